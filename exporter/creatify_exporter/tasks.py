@@ -1,43 +1,54 @@
 """A task as the API lists it, reduced to what is counted."""
 
-from datetime import UTC, datetime
-from typing import Final, Literal
+from datetime import datetime
+from typing import Annotated, Final, Literal, cast
 
 import msgspec
+from msgspec import Meta
 
 API: Final = "text_generator"
 
-Status = Literal["unknown", "pending", "running", "done", "failed"]
+Status = Literal["pending", "running", "done", "failed", "unknown"]
 STATUSES: Final[tuple[Status, ...]] = ("pending", "running", "done", "failed")
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]
 """What can be at fault in an entry of the list; `task` where the entry is no object at all."""
 
+# An id is a UUID; a key of the ledger must not be as long as somebody's text. No task costs a billion credits, and a
+# sum that once took in 1e300 would never feel another credit.
+TaskId = Annotated[str, Meta(min_length=1, max_length=255)]
+Credits = Annotated[float, Meta(ge=0, le=1e9)]
+Moment = Annotated[datetime, Meta(tz=True)]
+
 
 class Task(msgspec.Struct, gc=False):
-    """One entry of the list; None stands for absent, `null` or unreadable.
+    """One entry of the list. None stands for absent, `null` or unreadable, and so does an empty `id`.
 
-    `id` is None where it cannot be read: such an entry is seen in the list, but cannot be counted.
-    `created_at` is as the API wrote it; a time without offset means UTC (see `created`).
+    `created_at` has an offset; `credits_used` is finite and not negative.
     """
 
-    id: str | None = None
+    id: TaskId
     model_name: str | None = None
     status: str | None = None
     failed_reason: str | None = None
-    credits_used: float | None = None
-    created_at: datetime | None = None
+    credits_used: Credits | None = None
+    created_at: Moment | None = None
 
 
 def known(status: str | None) -> Status:
-    """The status as a label value: one of the documented four, else `unknown`."""
-    return status if status in STATUSES else "unknown"  # type: ignore[return-value]
+    """Return the status as a label value: one of the documented four, else `unknown`."""
+    return cast("Status", status) if status in STATUSES else "unknown"
 
 
-def created(task: Task) -> float | None:
-    """When the task was created, in seconds since the epoch."""
-    moment = task.created_at
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+OTHER: Final = "other"
+_LONGEST_LABEL: Final = 100
+
+
+def model_label(name: str | None) -> str:
+    """Return a model's name as a label value: one line of at most 100 characters, `unknown` where there is none.
+
+    Prometheus drops a label whose value is empty, and cannot store a lone surrogate.
+    """
+    printable = "".join(c if c.isprintable() else " " for c in (name or "")[: 4 * _LONGEST_LABEL])
+    return " ".join(printable.split())[:_LONGEST_LABEL] or "unknown"

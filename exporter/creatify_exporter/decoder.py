@@ -1,0 +1,336 @@
+"""The body of a list, in pieces, becomes batches of tasks.
+
+A list may be gigabytes; what is kept of it is one buffer of a few hundred kilobytes. The buffer is cut where a task
+seems to begin, and the part before the cut is decoded as an array of its own, at the speed of C. The decoding is the
+proof of the cut: anywhere but between two elements it leaves a bracket or a string open, and is refused. Then, and
+wherever tasks do not look alike, the cut is found by an exact, linear scan for the brackets outside of strings.
+
+What is accepted is what decoding the whole body at once would accept, with one difference: an element that only the
+standard library can read (a lone surrogate, bytes that are not UTF-8), that is nested too deeply for either, or that
+has fields of the wrong type, costs at most itself.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+import msgspec
+
+from creatify_exporter.errors import FetchError
+from creatify_exporter.tasks import Credits, Field, Task, TaskId
+
+BATCH_BYTES: Final = 256 * 1024
+"""How full the buffer gets before it is cut; with pieces of half of it, the fastest of what was measured."""
+
+_MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
+
+_WHITE: Final = b" \t\n\r"
+_SCALAR: Final = rb'(?:"(?:[^"\\]++|\\.)*+"|[^\s",\[\]{}]++)'
+_FIRST_KEYS: Final = re.compile(
+    rb'\[\s*+\{\s*+("[^"\\]*+")\s*+:(?:\s*+' + _SCALAR + rb'\s*+,\s*+("[^"\\]*+")\s*+:)?', re.DOTALL
+)
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[\[\]{},]', re.DOTALL)
+_REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+
+_batch_decoder = msgspec.json.Decoder(list[Task])
+_task_decoder = msgspec.json.Decoder(Task)
+
+# Text is refused with a ValueError (msgspec's own, or Python's for bytes that are not UTF-8), depth with the other.
+_REFUSALS: Final = (ValueError, RecursionError)
+
+
+class Decoder:
+    """Decodes one list, which may come in several pages.
+
+    `invalid` counts the entries that cannot be read, by the field at fault. `next_page` is the URL of the page after
+    the last one decoded, None when there is none.
+    """
+
+    def __init__(self, max_task: int) -> None:
+        self.invalid: Counter[Field] = Counter()
+        self.next_page: str | None = None
+        self._max_task = max_task
+
+    def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task]]:
+        """Yield the tasks of one body: decoded bytes, in pieces of any size.
+
+        A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
+        (`invalid_body`, `too_large`).
+        """
+        self.next_page = None
+        source = iter(pieces)
+        start = _beginning(source)
+        if start.startswith(b"["):
+            return self._array(start, source)
+        if start.startswith(b"{"):
+            return self._array(self._results(start, source), iter(()))
+        raise _instead(start)
+
+    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[list[Task]]:
+        cutter = _Cutter()
+        separated = False
+        for piece in source:
+            buffer += piece
+            if len(buffer) < BATCH_BYTES:
+                continue
+            cut, batch = cutter.cut(buffer)
+            if not cut:
+                self._check_size(buffer)
+                continue
+            yield batch if batch is not None else self._one_by_one(buffer, cutter.commas)
+            separated = True
+            del buffer[:cut]
+            buffer[0] = ord("[")
+            cutter.restart()
+        yield self._rest(buffer, cutter, separated=separated)
+
+    def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
+        batch = _decoded(buffer)
+        if batch is None:
+            end = cutter.end(buffer)
+            return self._one_by_one(buffer, [*cutter.commas, end])
+        if separated and not batch:
+            raise _malformed("a comma stands before its end")
+        return batch
+
+    def _one_by_one(self, buffer: bytearray, commas: list[int]) -> list[Task]:
+        """Decode the elements between the bracket that opens the buffer and each of `commas`, the last one included."""
+        begins = [1, *(comma + 1 for comma in commas)]
+        tasks = (self._task(bytes(buffer[begin:end])) for begin, end in zip(begins, commas, strict=False))
+        return [task for task in tasks if task]
+
+    def _task(self, element: bytes) -> Task | None:
+        try:
+            return _task_decoder.decode(element)
+        except _REFUSALS:
+            entry = _loaded(element)
+        if not isinstance(entry, dict):
+            self.invalid["task"] += 1
+            return None
+        created_at = self._read(entry, "created_at", datetime)
+        return Task(
+            id=self._id(entry),
+            model_name=self._read(entry, "model_name", str),
+            status=self._read(entry, "status", str),
+            failed_reason=self._read(entry, "failed_reason", str),
+            # Where documented strings turned out to be numbers, numbers may turn out to be strings.
+            credits_used=self._read(entry, "credits_used", Credits, strict=False),
+            created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
+        )
+
+    def _read(self, entry: dict[str, Any], field: Field, kind: Any, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
+        value = entry.get(field)
+        if value is None:
+            return None
+        try:
+            return msgspec.convert(value, kind, strict=strict)
+        except ValueError:
+            self.invalid[field] += 1
+            return None
+
+    def _id(self, entry: dict[str, Any]) -> str:
+        value = entry.get("id")
+        if type(value) is int:
+            value = str(value)
+        try:
+            identity: str = msgspec.convert(value, TaskId)
+            identity.encode()  # a lone surrogate cannot be stored
+        except ValueError:
+            self.invalid["id"] += 1
+            return ""
+        return identity
+
+    def _results(self, body: bytearray, source: Iterator[bytes]) -> bytearray:
+        """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
+        for piece in source:
+            body += piece
+            self._check_size(body)
+        try:
+            page = msgspec.json.decode(body, type=_Page)
+        except _REFUSALS:
+            raise _instead(body) from None
+        if not bytes(page.results).startswith(b"["):
+            raise _instead(body)
+        self.next_page = page.next or None
+        return bytearray(page.results)
+
+    def _check_size(self, buffer: bytearray) -> None:
+        if len(buffer) > self._max_task:
+            raise FetchError(
+                "too_large", f"a task (or a page in an envelope) is longer than fetch.max_task, {self._max_task} bytes"
+            )
+
+
+class _Page(msgspec.Struct):
+    """The envelope of Creatify's newer lists: `{"count", "next", "previous", "results"}`."""
+
+    results: msgspec.Raw
+    next: str | None = None
+
+
+class _Cutter:
+    """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
+
+    `commas` are those that the exact scan has found, in order. The scan keeps its place between calls, for as long as
+    the buffer only grows; after a cut, `restart` it.
+    """
+
+    def __init__(self) -> None:
+        self._look: re.Pattern[bytes] | None = None
+        self._skip, self._penalty = 0, 1
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew behind the opening bracket."""
+        self.commas: list[int] = []
+        self._position, self._depth, self._in_string = 1, 1, False
+
+    def cut(self, buffer: bytearray) -> tuple[int, list[Task] | None]:
+        """Return the place of a comma (0: none yet) and the tasks before it (None: they must be read one by one)."""
+        if not self._skip and self._position == 1:
+            cut = self._guess(buffer)
+            if cut and (batch := _decoded(buffer, cut)):
+                self._penalty = 1
+                return cut, batch
+            # Hostile shapes refute each guess; the more often in a row, the longer until the next.
+            self._skip, self._penalty = self._penalty, min(2 * self._penalty, _MOST_SKIPPED)
+        self._scan(buffer)
+        if not self.commas:
+            return 0, None
+        self._skip -= self._skip > 0
+        return self.commas[-1], _decoded(buffer, self.commas[-1]) or None
+
+    def end(self, buffer: bytearray) -> int:
+        """Return the place of the bracket that closes the list; raise `FetchError` where there is none, or more."""
+        self._scan(buffer)
+        if self._depth > 0 or self._in_string:
+            raise _malformed("it ends in the middle")
+        body = buffer.rstrip(_WHITE)
+        if self._depth < 0 or not body.endswith(b"]"):
+            raise _malformed("something follows its end")
+        return len(body) - 1
+
+    def _guess(self, buffer: bytearray) -> int:
+        """Return the last comma before what looks like the first two keys of the first element, 0 if there is none."""
+        if self._look is None:
+            self._look = _look_of_an_element(buffer)
+        for window in (8 * 1024, 64 * 1024, len(buffer)):
+            last = 0
+            for found in self._look.finditer(buffer, max(1, len(buffer) - window)):
+                last = found.start()
+            if last:
+                return last
+        return 0
+
+    def _scan(self, buffer: bytearray) -> None:
+        """Note the commas between elements in what has been added to the buffer."""
+        if self._in_string:
+            self._take_string(_REST_OF_STRING.match(buffer, self._position))
+        if self._in_string:
+            return
+        for token in _TOKEN.finditer(buffer, self._position):
+            kind = buffer[token.start()]
+            if kind == ord(","):
+                if self._depth == 1:
+                    self.commas.append(token.start())
+            elif kind in b"[{":
+                self._depth += 1
+            elif kind in b"]}":
+                self._depth -= 1
+            elif not token[1]:
+                self._take_string(token)
+                return
+        self._position = len(buffer)
+
+    def _take_string(self, text: re.Match[bytes] | None) -> None:
+        """Go on behind a string that may not have ended yet; a last backslash waits for what it escapes."""
+        if text:  # both patterns match always
+            self._in_string, self._position = not text[1], text.end()
+
+
+def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
+    first = _FIRST_KEYS.match(buffer)
+    if not first:
+        return re.compile(rb",\s*+\{")
+    look = rb",\s*+\{\s*+" + re.escape(first[1]) + rb"\s*+:"
+    if first[2]:
+        look += rb"\s*+" + _SCALAR + rb"\s*+,\s*+" + re.escape(first[2]) + rb"\s*+:"
+    return re.compile(look, re.DOTALL)
+
+
+def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
+    """Decode the buffer, or the part before a cut as an array of its own; None where that is refused."""
+    try:
+        if cut is None:
+            return _batch_decoder.decode(buffer)
+        buffer[cut] = ord("]")
+        try:
+            with memoryview(buffer) as whole, whole[: cut + 1] as head:
+                return _batch_decoder.decode(head)
+        finally:
+            buffer[cut] = ord(",")
+    except _REFUSALS:
+        return None
+
+
+def _loaded(element: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Read one element with the standard library, without what is nested in it where that is too deep."""
+    try:
+        return _loads(element)
+    except RecursionError:
+        return _loads(_without_nested(element))
+
+
+def _loads(element: bytes) -> Any:  # noqa: ANN401 - any JSON
+    try:
+        text = element.decode("utf-8", "surrogateescape")
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer)
+    except ValueError:
+        raise _malformed("an entry is not valid JSON") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> float:
+    # Python refuses to read thousands of digits as an int, and JSON does not.
+    return int(digits) if len(digits) < 32 else float(digits)  # noqa: PLR2004 - longer than any id or amount
+
+
+def _without_nested(element: bytes) -> bytes:
+    """Put `null` in the place of whatever is nested in an element; no depth is too deep for this."""
+    kept, depth, mark = bytearray(), 0, 0
+    for token in _TOKEN.finditer(element):
+        kind = token[0][:1]
+        if kind in (b"[", b"{"):
+            depth += 1
+            if depth == 2:  # noqa: PLR2004 - a value of the element itself begins
+                kept += element[mark : token.start()] + b"null"
+        elif kind in (b"]", b"}"):
+            depth -= 1
+            if depth == 1:
+                mark = token.end()
+    return bytes(kept + element[mark:])
+
+
+def _beginning(source: Iterator[bytes]) -> bytearray:
+    """Return the first piece that is not all white space, without the white space at its start."""
+    for piece in source:
+        if start := piece.lstrip(_WHITE):
+            return bytearray(start)
+    return bytearray()
+
+
+def _instead(body: bytes | bytearray) -> FetchError:
+    if not body:
+        return FetchError("invalid_body", "expected a list of tasks, got an empty body")
+    excerpt = " ".join(bytes(body[:120]).decode("utf-8", "replace").split())
+    return FetchError("invalid_body", f"expected a list of tasks, got a body that begins with {excerpt!r}")
+
+
+def _malformed(what: str) -> FetchError:
+    return FetchError("invalid_body", f"the list is not valid JSON: {what}")

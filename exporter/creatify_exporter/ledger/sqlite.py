@@ -1,0 +1,299 @@
+"""The ledger in an SQLite file, of which this process is the only writer."""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from msgspec.structs import astuple
+
+from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger.book import Book, Changes, Key, Marks, Row, Series
+
+_APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
+_LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """
+        CREATE TABLE book (
+          number INTEGER PRIMARY KEY, workspace TEXT NOT NULL, api TEXT NOT NULL,
+          generation INTEGER NOT NULL, dated INTEGER NOT NULL,
+          created_at REAL, recorded_at REAL, settled_before REAL,
+          UNIQUE (workspace, api)
+        )
+        """,
+        """
+        CREATE TABLE task (
+          book INTEGER NOT NULL, id TEXT NOT NULL, model TEXT NOT NULL, status TEXT NOT NULL, credits REAL,
+          uncounted REAL NOT NULL, created_at REAL NOT NULL, dated INTEGER NOT NULL, changed_at REAL NOT NULL,
+          absent_since REAL, PRIMARY KEY (book, id)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE series (
+          book INTEGER NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL, label TEXT NOT NULL,
+          value REAL NOT NULL, born_at REAL NOT NULL, held INTEGER NOT NULL,
+          PRIMARY KEY (book, model, total, label)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE day (
+          book INTEGER NOT NULL, day TEXT NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL, value REAL NOT NULL,
+          PRIMARY KEY (book, day, model, total)
+        ) WITHOUT ROWID
+        """,
+    ),
+)
+"""Each entry brings a ledger from the version that is its index to the next, in one transaction."""
+
+
+class Day(NamedTuple):
+    """A daily total as `report` reads it."""
+
+    day: str
+    workspace: str
+    api: str
+    model: str
+    total: str
+    value: float
+
+
+class SqliteStore:
+    """Reads and writes books; every method may raise `LedgerUnavailable`. Calls must not overlap.
+
+    Opening it raises `LedgerRefused` where the file is damaged, foreign, newer, or in use by another process, and
+    leaves such a file as it was.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """Open the ledger at `path`, or one in memory where that is None."""
+        self._path = path
+        self._lock = _locked(path) if path else None
+        try:
+            self._database = _opened(path)
+            self._place = _place(path)
+        except BaseException:
+            self._unlock()
+            raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the block writes, all or nothing."""
+        with unavailable():
+            self._check_place()
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def load(self, workspace: str, api: str) -> Book:
+        """Read a workspace's book, making an empty one where there is none."""
+        with unavailable():
+            found = self._book(workspace, api)
+            if found:
+                return found
+            with self.transaction():
+                self._database.execute(
+                    "INSERT INTO book (workspace, api, generation, dated) VALUES (?, ?, 0, 0)", (workspace, api)
+                )
+            made = self._book(workspace, api)
+            assert made is not None  # noqa: S101 - it has just been written
+            return made
+
+    def write(self, book: Book, changes: Changes) -> None:
+        """Write what a list changes; to be called in a transaction."""
+        number = book.number
+        gone = [(number, task) for task, row in changes.rows.items() if row is None]
+        self._database.executemany("DELETE FROM task WHERE book = ? AND id = ?", gone)
+        self._database.executemany(
+            """
+            INSERT OR REPLACE INTO task
+              (book, id, model, status, credits, uncounted, created_at, dated, changed_at, absent_since)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """,
+            ((number, task, *astuple(row)) for task, row in changes.rows.items() if row is not None),
+        )
+        self._database.executemany(
+            "INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            ((number, *key, s.value, s.born_at, s.held) for key, s in changes.born.items()),
+        )
+        self._database.executemany(
+            "UPDATE series SET value = value + ? WHERE book = ? AND model = ? AND total = ? AND label = ?",
+            ((increase, number, *key) for key, increase in changes.totals.items()),
+        )
+        self._database.executemany(
+            """
+            INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
+            ON CONFLICT (book, day, model, total) DO UPDATE SET value = value + excluded.value
+            """,
+            ((number, *key, increase) for key, increase in changes.days.items()),
+        )
+        marks = changes.marks
+        self._database.execute(
+            """
+            UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
+            WHERE number = ?
+            """,
+            (marks.generation, marks.dated, marks.created_at, marks.recorded_at, marks.settled_before, number),
+        )
+
+    def release(self, book: Book, keys: Iterable[Key]) -> None:
+        """Write that the hold of some series has ended; to be called in a transaction."""
+        self._database.executemany(
+            "UPDATE series SET held = 0 WHERE book = ? AND model = ? AND total = ? AND label = ?",
+            ((book.number, *key) for key in keys),
+        )
+
+    def close(self) -> None:
+        """Close the file and let others have it."""
+        self._database.close()
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _book(self, workspace: str, api: str) -> Book | None:
+        found = self._database.execute(
+            """
+            SELECT number, generation, dated, created_at, recorded_at, settled_before
+            FROM book WHERE workspace = ? AND api = ?
+            """,
+            (workspace, api),
+        ).fetchone()
+        if not found:
+            return None
+        number, generation, dated, *times = found
+        rows = self._database.execute(
+            """
+            SELECT id, model, status, credits, uncounted, created_at, dated, changed_at, absent_since
+            FROM task WHERE book = ?
+            """,
+            (number,),
+        )
+        series = self._database.execute(
+            "SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,)
+        )
+        book = Book(number=number, marks=Marks(generation, bool(dated), *times))
+        for task, model, status, credit, uncounted, created_at, has_date, *rest in rows:
+            book.rows[task] = Row(model, status, credit, uncounted, created_at, bool(has_date), *rest)
+        for model, total, label, value, born_at, held in series:
+            book.series[Key(model, total, label)] = Series(value, born_at, bool(held))
+            book.models.add(model)
+        return book
+
+    def _check_place(self) -> None:
+        """Refuse to write to a file that has been deleted or replaced: what is written there is lost."""
+        if _place(self._path) != self._place:
+            raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
+
+
+def days(path: Path, since: str, before: str) -> list[Day]:
+    """Read the daily totals of the days from `since` until `before`, without disturbing whoever writes the ledger."""
+    _refuse_foreign(path)
+    with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        rows = database.execute(
+            """
+            SELECT day, workspace, api, model, total, value FROM day JOIN book ON day.book = book.number
+            WHERE day >= ? AND day < ? ORDER BY day, workspace, api, model
+            """,
+            (since, before),
+        )
+        return [Day._make(row) for row in rows]
+
+
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Raise `LedgerUnavailable` where SQLite could not do what the block asks of it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
+
+
+@contextmanager
+def _refused(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
+
+
+def _locked(path: Path) -> int:
+    """Take the lock that makes this process the only writer; return its file descriptor.
+
+    The lock has a file of its own: SQLite loses its own locks on a file that the same process opens and closes.
+    """
+    with _refused(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise LedgerRefused(
+            f"the ledger {path} is in use by another exporter; stop that one, or give this one its own --ledger.url"
+        ) from None
+    return lock
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    if path:
+        _refuse_foreign(path)
+    with _refused(path):
+        database = sqlite3.connect(
+            path or ":memory:", timeout=_LONGEST_WAIT, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _migrate(database, path)
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")  # what has been exposed survives a power failure
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse what is no ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the database header."""
+    with _refused(path):
+        header = path.open("rb").read(100) if path.exists() else b""
+    if header and not (header[:16] == b"SQLite format 3\0" and header[68:72] == _APPLICATION_ID.to_bytes(4)):
+        raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
+
+
+def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise LedgerRefused(
+            f"the ledger {path} has version {version}, this exporter knows {len(MIGRATIONS)}: install a newer one"
+        )
+    if version and (damage := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        database.execute("BEGIN IMMEDIATE")
+        for statement in (
+            *statements,
+            f"PRAGMA application_id = {_APPLICATION_ID}",
+            f"PRAGMA user_version = {number}",
+        ):
+            database.execute(statement)
+        database.execute("COMMIT")
+
+
+def _place(path: Path | None) -> tuple[int, int] | None:
+    """Return what tells a file from another one that takes its name."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found else None
