@@ -1,0 +1,53 @@
+"""The Creatify API, simulated: one account whose tasks arrive, run, finish and fail, behind an HTTP server.
+
+It stands aside: it knows nothing of the exporter, and what it serves depends on a seed and a clock alone.
+"""
+
+from creatify_exporter.simulator.account import Account, Task, Truth
+from creatify_exporter.simulator.clock import Clock
+from creatify_exporter.simulator.faults import (
+    FAULTS,
+    LIST_PATH,
+    Fault,
+    Faults,
+    Response,
+    delayed,
+    dripping,
+    inserted,
+    odd_task,
+    replied,
+)
+from creatify_exporter.simulator.listing import COMPACT, REVERSED, SPACED, Listing
+from creatify_exporter.simulator.scenes import demo_simulator, serve
+from creatify_exporter.simulator.server import BALANCE_PATH, Request, Simulator
+from creatify_exporter.simulator.traffic import MODELS, Incident, Model, Traffic
+
+__all__ = [
+    "BALANCE_PATH",
+    "COMPACT",
+    "FAULTS",
+    "LIST_PATH",
+    "MODELS",
+    "REVERSED",
+    "SPACED",
+    "Account",
+    "Clock",
+    "Fault",
+    "Faults",
+    "Incident",
+    "Listing",
+    "Model",
+    "Request",
+    "Response",
+    "Simulator",
+    "Task",
+    "Traffic",
+    "Truth",
+    "delayed",
+    "demo_simulator",
+    "dripping",
+    "inserted",
+    "odd_task",
+    "replied",
+    "serve",
+]

@@ -1,0 +1,296 @@
+"""What can go wrong with a reply, each as a named function of the reply that would have been right."""
+
+import gzip
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from email.utils import formatdate
+from typing import Protocol
+
+LIST_PATH = "/sse/text_generator/"
+ODD_ID = "0dd0dd0d-0000-4000-8000-000000000000"
+
+MIB = 1 << 20
+
+
+class Wire(Protocol):
+    """A connection, as far as a delivery needs it. Its methods raise OSError when the peer or the server goes."""
+
+    def send(self, data: bytes) -> None:
+        """Send all of it."""
+
+    def wait(self, seconds: float) -> None:
+        """Sleep."""
+
+    def hang(self) -> None:
+        """Wait until the peer gives up."""
+
+    def close(self) -> None:
+        """Close after this reply; until then the connection is kept alive."""
+
+    def reset(self) -> None:
+        """End the connection with RST instead of FIN."""
+
+
+Delivery = Callable[[Wire, bytes, Iterable[bytes]], None]
+"""Brings head and framed body (blocks of some 100 KB) onto the wire."""
+
+
+def whole(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    """Deliver as it should be."""
+    for block in blocks:
+        wire.send(head + block)
+        head = b""
+    wire.send(head)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A reply to be: `pieces` are its body, `at` is the simulated instant (epoch seconds) that it shows."""
+
+    at: float
+    path: str
+    host: str
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    pieces: list[bytes] = field(default_factory=list)
+    chunked: bool = False
+    deliver: Delivery = whole
+
+
+Fault = Callable[[Response], Response]
+
+
+def replied(status: int, body: bytes = b"", **headers: str) -> Fault:
+    """Reply this instead, as JSON unless `content_type` says otherwise."""
+    named = {name.replace("_", "-").title(): value for name, value in headers.items()}
+    return lambda response: replace(response, status=status, headers=named, pieces=[body], chunked=False)
+
+
+def refused(status: int, detail: str, **headers: str) -> Fault:
+    """Reply an error as the API words it."""
+    return replied(status, json.dumps({"detail": detail}).encode(), **headers)
+
+
+def _rate_limited_until(response: Response) -> Response:
+    return refused(429, "Too many requests.", retry_after=formatdate(response.at + 30, usegmt=True))(response)
+
+
+def redirected(location: str) -> Fault:
+    """Redirect; the location may name `{path}` and `{port}`."""
+
+    def fault(response: Response) -> Response:
+        target = location.format(path=response.path, port=response.host.rpartition(":")[2])
+        return replied(302, location=target)(response)
+
+    return fault
+
+
+def odd_task(at: float, without: str = "", **raw: bytes) -> bytes:
+    """Encode a task that is done, created a minute before `at`; `raw` holds JSON to stand for some of its fields."""
+    created = datetime.fromtimestamp(at - 60, UTC).isoformat().replace("+00:00", "Z").encode()
+    fields = {
+        "id": b'"' + ODD_ID.encode() + b'"',
+        "model_name": b'"gemini-2.5-pro"',
+        "messages": b'[{"role":"user","content":"odd"}]',
+        "config": b"{}",
+        "response_function_calls": b"[]",
+        "status": b'"done"',
+        "response_text": b'"odd"',
+        "failed_reason": b"null",
+        "credits_used": b"1",
+        "created_at": b'"' + created + b'"',
+        "updated_at": b'"' + created + b'"',
+    }
+    fields = {name: value for name, value in (fields | raw).items() if name != without}
+    return b"{" + b",".join(b'"%s":%s' % (name.encode(), value) for name, value in fields.items()) + b"}"
+
+
+def inserted(without: str = "", **raw: bytes) -> Fault:
+    """Put an odd task before all others of the list."""
+
+    def fault(response: Response) -> Response:
+        opening, *rest = response.pieces
+        comma = [b","] if len(rest) > 1 else []
+        return replace(response, pieces=[opening, odd_task(response.at, without, **raw), *comma, *rest])
+
+    return fault
+
+
+def followed(tail: bytes) -> Fault:
+    """Let bytes follow the body, and count them to it."""
+    return lambda response: replace(response, pieces=[*response.pieces, tail])
+
+
+def _white_space(response: Response) -> Response:
+    opening, *rest = response.pieces
+    return replace(response, pieces=[opening, *[b" \n\r\t" * (MIB // 4)] * 32, *rest])
+
+
+def _gzip_bomb(response: Response) -> Response:
+    """10 GiB of white space in 10 MB, as members of one gzip body."""
+    member = gzip.compress(b" " * (10 * MIB))
+    headers = response.headers | {"Content-Encoding": "gzip"}
+    return replace(response, headers=headers, pieces=[gzip.compress(b"["), *[member] * 1024])
+
+
+def _gzip_cut(response: Response) -> Response:
+    """Leave out checksum and length, the last eight bytes."""
+    headers = response.headers | {"Content-Encoding": "gzip"}
+    return replace(response, headers=headers, pieces=[gzip.compress(b"".join(response.pieces), 1)[:-8]])
+
+
+def _said_to_be_gzip(response: Response) -> Response:
+    return replace(response, headers=response.headers | {"Content-Encoding": "gzip"})
+
+
+def delivered(deliver: Delivery, *, chunked: bool = False) -> Fault:
+    """Deliver the right reply in another manner."""
+    return lambda response: replace(response, deliver=deliver, chunked=chunked)
+
+
+def _cut(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    body = b"".join(blocks)
+    wire.send(head + body[: len(body) // 2])
+    wire.close()
+
+
+def _reset(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    body = b"".join(blocks)
+    wire.send(head + body[: len(body) // 2])
+    wire.wait(0.05)  # RST overtakes what the peer has not read yet
+    wire.reset()
+
+
+def _silence(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
+    wire.hang()
+    wire.close()
+
+
+def delayed(seconds: float) -> Fault:
+    """Wait before anything is sent."""
+
+    def deliver(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+        wire.wait(seconds)
+        whole(wire, head, blocks)
+
+    return lambda response: replace(response, deliver=deliver)
+
+
+def dripping(seconds: float, *, headers: bool = False) -> Fault:
+    """Send the body, or the headers, a byte at a time, so many seconds apart."""
+
+    def deliver(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+        slow = head if headers else b"".join(blocks)
+        wire.send(b"" if headers else head)
+        for byte in slow:
+            wire.send(bytes((byte,)))
+            wire.wait(seconds)
+        whole(wire, b"", blocks if headers else ())
+
+    return delivered(deliver)
+
+
+_WRONG = {
+    "id": b"7",
+    "model_name": b'["gemini-2.5-pro"]',
+    "messages": b'"hello"',
+    "config": b"null",
+    "response_function_calls": b"{}",
+    "status": b"200",
+    "response_text": b"false",
+    "failed_reason": b'{"code":13}',
+    "credits_used": b'"2.5"',
+    "created_at": b"1759579200",
+    "updated_at": b'"yesterday"',
+}
+
+FAULTS: dict[str, Fault] = {
+    "unauthorized": refused(401, "Invalid API credentials."),
+    "forbidden": refused(403, "You do not have permission to perform this action."),
+    "rate_limited": refused(429, "Too many requests."),
+    "rate_limited_seconds": refused(429, "Too many requests.", retry_after="30"),
+    "rate_limited_date": _rate_limited_until,
+    "server_error": refused(500, "Internal server error."),
+    "bad_gateway": replied(502, b"<html><h1>502 Bad Gateway</h1></html>", content_type="text/html"),
+    "unavailable": refused(503, "Service unavailable."),
+    "gateway_timeout": replied(504, b"<html><h1>504 Gateway Time-out</h1></html>", content_type="text/html"),
+    "html": replied(200, b"<!doctype html><title>Sign in to the proxy</title>", content_type="text/html"),
+    "empty": replied(200),
+    "null": replied(200, b"null"),
+    "object": replied(200, b'{"detail":"this is no list"}'),
+    "truncated": delivered(_cut),
+    "truncated_chunk": delivered(_cut, chunked=True),
+    "unclosed": lambda response: replace(response, pieces=response.pieces[:-1]),
+    "trailing_bytes": followed(b'\n{"id":"late"}'),
+    "trailing_space": followed(b" \r\n\t" * 1000),
+    "wrong_content_encoding": _said_to_be_gzip,
+    "gzip_bomb": _gzip_bomb,
+    "gzip_without_trailer": _gzip_cut,
+    "white_space": _white_space,
+    "giant_task": inserted(response_text=b'"' + b"giant " * (4 * MIB) + b'"'),
+    "nested_brackets": inserted(messages=b"[" * 100_000 + b"]" * 100_000),
+    "invalid_utf8": inserted(response_text=b'"\xff\xfe\xc3("'),
+    "lone_surrogates": inserted(response_text=b'"\\ud83d and \\ude80"'),
+    "nan": inserted(credits_used=b"NaN"),
+    "infinite": inserted(credits_used=b"1e999"),
+    "negative_credits": inserted(credits_used=b"-3"),
+    "duplicate_keys": inserted(status=b'"failed","credits_used":7,"status":"done"'),
+    "unknown_status": inserted(status=b'"in_queue"'),
+    "year_0": inserted(created_at=b'"0000-01-01T00:00:00Z"'),
+    "year_9999": inserted(created_at=b'"9999-12-31T23:59:59.999999-23:59"'),
+    "not_a_task": lambda response: replace(response, pieces=[response.pieces[0], b"17,null,[],", *response.pieces[1:]]),
+    "dripping_body": dripping(0.02),
+    "dripping_headers": dripping(0.02, headers=True),
+    "silence": delivered(_silence),
+    "reset": delivered(_reset),
+    "delayed": delayed(1),
+    "redirect_same_origin": redirected("{path}?redirected"),
+    "redirect_other_origin": redirected("http://localhost:{port}{path}"),
+    "redirect_loop": redirected("{path}"),
+    **{f"wrong_{name}": inserted("", **{name: value}) for name, value in _WRONG.items()},
+    **{f"null_{name}": inserted("", **{name: b"null"}) for name in _WRONG},
+    **{f"without_{name}": inserted(without=name) for name in _WRONG},
+}
+"""Every fault by its name. A redirect loop needs `always`: each reply redirects to where it came from."""
+
+
+class Faults:
+    """The faults to come: first those for the next requests, in order, else the one that always applies."""
+
+    def __init__(self) -> None:
+        self._next: deque[tuple[str | None, Fault]] = deque()
+        self._always: list[tuple[str | None, Fault]] = []
+        self._lock = threading.Lock()
+
+    def next(self, *faults: str | Fault, path: str | None = LIST_PATH, times: int = 1) -> None:
+        """Let the next requests of a path (None: of any) meet these faults, one each, the whole row so many times."""
+        with self._lock:
+            self._next += [(path, _named(fault)) for fault in faults * times]
+
+    def always(self, fault: str | Fault, path: str | None = LIST_PATH) -> None:
+        """Let every request of a path (None: of any) meet this fault, until `clear`; the latest one wins."""
+        with self._lock:
+            self._always.insert(0, (path, _named(fault)))
+
+    def clear(self) -> None:
+        """Let all go well again."""
+        with self._lock:
+            self._next.clear()
+            self._always.clear()
+
+    def take(self, path: str) -> Fault | None:
+        """Return the fault that the present request of a path meets."""
+        with self._lock:
+            for number, (where, fault) in enumerate(self._next):
+                if where in (None, path):
+                    del self._next[number]
+                    return fault
+            return next((fault for where, fault in self._always if where in (None, path)), None)
+
+
+def _named(fault: str | Fault) -> Fault:
+    return FAULTS[fault] if isinstance(fault, str) else fault

@@ -1,0 +1,580 @@
+import ast
+import gzip
+import http.client
+import itertools
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import creatify_exporter.simulator
+from creatify_exporter.simulator import (
+    BALANCE_PATH,
+    COMPACT,
+    FAULTS,
+    LIST_PATH,
+    MODELS,
+    REVERSED,
+    SPACED,
+    Account,
+    Clock,
+    Incident,
+    Listing,
+    Model,
+    Simulator,
+    Task,
+    Traffic,
+    Truth,
+    delayed,
+    dripping,
+    inserted,
+    odd_task,
+)
+from creatify_exporter.simulator.faults import ODD_ID
+from creatify_exporter.simulator.listing import Encoder
+from creatify_exporter.simulator.scenes import lively
+
+START = 1_760_000_000.0
+KEYS = {"X-API-ID": "simulated-id", "X-API-KEY": "simulated-key"}
+SHORT = Traffic(rate=0.5, text_bytes=200)
+
+
+@dataclass
+class Hand:
+    """A clock's real time, moved by hand."""
+
+    at: float = START + 600
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def hand() -> Hand:
+    return Hand()
+
+
+@pytest.fixture
+def simulator(hand: Hand) -> Iterator[Simulator]:
+    with Simulator(Account(1, START, SHORT), Clock(real=hand)) as simulator:
+        yield simulator
+
+
+def listed(account: Account, at: float, listing: Listing | None = None) -> list[dict[str, Any]]:
+    listing = listing or Listing()
+    tasks: list[dict[str, Any]] = json.loads(
+        b"".join(Encoder(account, listing.style).array(listing.tasks(account, at), at))
+    )
+    return tasks
+
+
+def get(simulator: Simulator, path: str = LIST_PATH, **headers: str) -> requests.Response:
+    return requests.get(simulator.url + path, headers=KEYS | headers, timeout=5, allow_redirects=False)
+
+
+def instant(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+# The clock
+
+
+def test_an_accelerated_clock_starts_in_the_past_and_arrives_with_real_time() -> None:
+    hand = Hand(1000)
+    clock = Clock.behind(5900, speed=60, real=hand)
+    assert clock.now() == 1000 - 5900
+    for hand.at in (1010, 1050, 1099.9):
+        assert clock.now() == pytest.approx(1000 - 5900 + 60 * (hand.at - 1000))
+        assert clock.now() < hand.at
+    for hand.at in (1100, 1200):
+        assert clock.now() == hand.at
+
+
+@pytest.mark.parametrize("make", [lambda: Clock(speed=0.5), lambda: Clock.behind(10, speed=1)])
+def test_a_clock_that_would_never_arrive_is_refused(make: Callable[[], Clock]) -> None:
+    with pytest.raises(ValueError, match="speed"):
+        make()
+
+
+# The account
+
+
+def test_the_same_seed_and_instant_give_the_same_bytes_in_whatever_steps_one_looks() -> None:
+    impatient, patient, other = Account(1, START, SHORT), Account(1, START, SHORT), Account(2, START, SHORT)
+    for at in range(int(START), int(START) + 900, 7):
+        impatient.tasks(at)
+    for listing in (Listing(), Listing(order="shuffled", repeats=True), Listing(style=SPACED, newest=50)):
+        bodies = [
+            b"".join(Encoder(account, listing.style).array(listing.tasks(account, START + 900), START + 900))
+            for account in (impatient, patient, other)
+        ]
+        assert bodies[0] == bodies[1] != bodies[2]
+
+
+def test_an_encoder_that_has_seen_a_task_settled_still_shows_its_past() -> None:
+    account = Account(1, START, SHORT)
+    used, tasks = Encoder(account, COMPACT), account.tasks(START + 300)
+    used.array(account.tasks(START + 5000), START + 5000)
+    assert used.array(tasks, START + 300) == Encoder(account, COMPACT).array(tasks, START + 300)
+
+
+def test_tasks_go_from_pending_to_running_to_an_end_that_lasts_and_none_is_of_the_future() -> None:
+    account = Account(
+        3, START, Traffic(rate=0.3, text_bytes=100, incidents=[Incident(START + 60, START + 90, stuck=True)])
+    )
+    legal = {
+        None: {"pending", "running", "done", "failed"},
+        "pending": {"pending", "running", "done", "failed"},
+        "running": {"running", "done", "failed"},
+        "done": {"done"},
+        "failed": {"failed"},
+    }
+    before: dict[str, str] = {}
+    for second in range(250):
+        at = START + second
+        tasks = listed(account, at)
+        assert all(instant(task["created_at"]) <= instant(task["updated_at"]) <= at for task in tasks)
+        assert all(task["status"] in legal[before.get(task["id"])] for task in tasks)
+        assert all(bool(task["failed_reason"]) <= (task["status"] == "failed") for task in tasks)
+        before = {task["id"]: task["status"] for task in tasks}
+    assert set(before.values()) >= {"done", "failed", "running"}
+
+
+def test_the_truth_is_what_a_replay_of_every_instant_counts() -> None:
+    account = Account(
+        5, START, Traffic(rate=0.3, text_bytes=100, models=[replace(m, failure_ratio=0.3) for m in MODELS])
+    )
+    tasks = account.tasks(START + 240)
+    instants = {moment for t in tasks for moment in (t.created, t.started, t.finished, *(at for at, _ in t.bills))}
+    replayed = Truth()
+    seen: dict[str, dict[str, Any]] = {}
+    for at in sorted(at for at in instants if at <= START + 240):
+        for task in listed(account, at):
+            _count(replayed, task, seen.get(task["id"]))
+            seen[task["id"]] = task
+    truth = account.truth(START + 240)
+    for name in ("submitted", "finished", "failed", "credits_used", "credits_refunded"):
+        assert getattr(truth, name) == {key: value for key, value in getattr(replayed, name).items() if value}, name
+    assert sum(truth.kinds.values()) == sum(truth.failed.values()) > 0
+
+
+def _count(truth: Truth, task: dict[str, Any], before: dict[str, Any] | None) -> None:
+    model, status = task["model_name"], task["status"]
+    before = before or {"status": None, "credits_used": 0}
+    truth.submitted[model] += before["status"] is None
+    if status != before["status"]:
+        truth.finished[model] += status in ("done", "failed")
+        truth.failed[model] += status == "failed"
+    change = task["credits_used"] - before["credits_used"]
+    truth.credits_used[model] += max(0, change)
+    truth.credits_refunded[model] += max(0, -change)
+
+
+def test_the_truth_subtracts_and_can_leave_out_older_tasks() -> None:
+    account = Account(1, START, SHORT)
+    early, late = START + 300, START + 5000
+    between = account.truth(late) - account.truth(early)
+    assert sum(between.submitted.values()) == len(account.tasks(late, early))
+    assert account.truth(late, early).submitted == between.submitted
+    assert sum(between.finished.values()) > sum(account.truth(late, early).finished.values())
+    assert sum(account.truth(late).credits.values()) == sum(task.credits(late) for task in account.tasks(late))
+
+
+def test_lists_show_the_traps_of_the_real_api() -> None:
+    account = Account(1, START, Traffic(rate=0.5, text_bytes=2000))
+    tasks = listed(account, START + 3000)
+    done = [task for task in tasks if task["status"] == "done"]
+    at_once = [task for task in done if instant(task["updated_at"]) - instant(task["created_at"]) < 0.05]
+    assert len(at_once) > len(done) / 2
+    assert {task["created_at"][-6:] == "-07:00" for task in tasks} == {True, False}
+    assert {task["failed_reason"] for task in done} == {None, ""}
+    assert {type(task["credits_used"]) for task in tasks} == {int, float}
+    calls = [m["function_call"]["args"] for task in tasks for m in task["messages"] if "function_call" in m]
+    assert any(args["tasks"][0]["status"] == "failed" for args in calls)
+    late = [task for task in account.tasks(START + 3000) if task.bills and task.settled > task.finished]
+    refunded = [task for task in late if task.bills[-1][1] < max(value for _, value in task.bills)]
+    assert len(late) > len(refunded) > 0
+
+
+def test_incidents_and_a_newcomer_whose_first_tasks_fail() -> None:
+    newcomer = Model("newcomer", 10, 5, 0, 1, since=START + 3000, first_failures=4)
+    incidents = [
+        Incident(START + 600, START + 1200, "gemini-2.5-flash", failure_ratio=1, reason="timeout"),
+        Incident(START + 1800, START + 2100, stuck=True),
+        Incident(START + 2400, START + 3000, burn=5),
+        Incident(START + 3600, START + 4200, arrivals=0),
+    ]
+    account = Account(1, START, Traffic(rate=1, rhythm=0, models=[*MODELS, newcomer], incidents=incidents))
+    tasks = account.tasks(START + 6000)
+
+    def born(low: float, high: float) -> list[Task]:
+        return [task for task in tasks if START + low <= task.created < START + high]
+
+    assert {task.kind for task in born(600, 1200) if task.model == "gemini-2.5-flash"} == {"timeout"}
+    assert not [task for task in tasks if START + 1800 <= task.finished < START + 2100]
+    burnt, usual = (
+        sum(task.credits(START + 9e9) for task in span) / len(span) for span in (born(2400, 3000), born(0, 600))
+    )
+    assert burnt > 3 * usual
+    assert not born(3600, 4200)
+    assert [task.failed for task in tasks if task.model == "newcomer"][:5] == [True] * 4 + [False]
+
+
+def test_an_hour_of_silence_and_no_tasks_at_all_are_answered() -> None:
+    account = Account(1, START, Traffic(rate=0))
+    assert listed(account, START + 3600) == []
+
+
+def test_somebody_who_watches_the_demo_sees_numbers_change_within_15_seconds() -> None:
+    account = Account(1, START - 86400, lively(START))
+    assert 10_000 < len(account.tasks(START)) < 40_000
+    truths = [account.truth(START + second, START - 3600) for second in range(0, 600, 15)]
+    assert all(truths[step] != truths[step + 1] for step in range(len(truths) - 1))
+
+
+# The list
+
+
+def test_the_list_can_be_windowed_reordered_and_repeated() -> None:
+    account, at = Account(1, START, SHORT), START + 600
+    ids = [task.id for task in account.tasks(at)]
+    order = {name: [t.id for t in Listing(order=name).tasks(account, at)] for name in ("newest", "oldest", "shuffled")}
+    assert order["oldest"] == ids == order["newest"][::-1]
+    assert order["shuffled"] not in (ids, ids[::-1])
+    assert sorted(order["shuffled"]) == sorted(ids)
+    assert [t.id for t in Listing(newest=20).tasks(account, at)] == ids[:-21:-1]
+    assert Listing(newest=0).tasks(account, at) == []
+    young = Listing(younger_than=60).tasks(account, at)
+    assert 0 < len(young) < len(ids)
+    assert all(at - task.created < 60 for task in young)
+    repeated = [task.id for task in Listing(repeats=True).tasks(account, at)]
+    assert len(repeated) > len(ids) == len(set(repeated))
+
+
+def test_every_notation_says_the_same() -> None:
+    account, at = Account(1, START, SHORT), START + 600
+    compact, spaced, reverse = (listed(account, at, Listing(style=style)) for style in (COMPACT, SPACED, REVERSED))
+    assert compact == spaced == reverse
+    assert list(compact[0]) != list(reverse[0])
+
+
+# The server
+
+
+def test_both_keys_are_checked(simulator: Simulator) -> None:
+    for path in (LIST_PATH, BALANCE_PATH):
+        for wrong in ({"X-API-ID": "no"}, {"X-API-KEY": "no"}, {"X-API-ID": ""}):
+            assert get(simulator, path, **wrong).status_code == 401
+        for missing in KEYS:
+            keys = {name: value for name, value in KEYS.items() if name != missing}
+            reply = requests.get(simulator.url + path, headers=keys, timeout=5)
+            assert (reply.status_code, list(reply.json())) == (401, ["detail"])
+        assert get(simulator, path).status_code == 200
+
+
+def test_the_list_is_the_account_at_the_instant_of_the_request(simulator: Simulator, hand: Hand) -> None:
+    reply = get(simulator)
+    assert reply.json() == listed(simulator.account, hand.at)
+    assert parsedate_to_datetime(reply.headers["Date"]).timestamp() == hand.at
+    [request] = simulator.listings()
+    assert (request.at, request.path, request.headers["x-api-id"]) == (hand.at, LIST_PATH, "simulated-id")
+
+
+def test_one_task_the_balance_and_unknown_paths(simulator: Simulator, hand: Hand) -> None:
+    task = listed(simulator.account, hand.at)[7]
+    assert get(simulator, f"{LIST_PATH}{task['id']}/").json() == task
+    assert get(simulator, f"{LIST_PATH}00000000/").status_code == 404
+    spent = sum(simulator.account.truth(hand.at).credits.values())
+    assert get(simulator, BALANCE_PATH).json() == {"remaining_credits": 10_000 - spent}
+    for path in ("/", "/metrics", "/-/faults", "/-/faults/", "/sse//", LIST_PATH + "a/b/"):
+        assert get(simulator, path).status_code == 404
+    bare = get(simulator, LIST_PATH.rstrip("/") + "?ids=1")
+    assert (bare.status_code, bare.headers["Location"]) == (301, LIST_PATH + "?ids=1")
+
+
+def test_the_account_can_be_exchanged_while_it_is_served(simulator: Simulator, hand: Hand) -> None:
+    hand.at += 3600
+    get(simulator)
+    simulator.account = Account(2, START, SHORT)
+    assert get(simulator).json() == listed(simulator.account, hand.at)
+
+
+def test_pages_hold_the_whole_list(simulator: Simulator, hand: Hand) -> None:
+    simulator.listing = Listing(page_size=100)
+    tasks: list[dict[str, Any]] = []
+    url, pages = simulator.url + LIST_PATH, 0
+    while url:
+        page = requests.get(url, headers=KEYS, timeout=5).json()
+        assert list(page) == ["count", "next", "previous", "results"]
+        tasks, url, pages = tasks + page["results"], page["next"], pages + 1
+    assert tasks == listed(simulator.account, hand.at)
+    assert (page["count"], pages) == (len(tasks), -(-len(tasks) // 100))
+    assert page["previous"] == f"{simulator.url}{LIST_PATH}?page={pages - 1}"
+    assert get(simulator, LIST_PATH + "?page=99").status_code == 404
+    assert get(simulator, LIST_PATH + "?page=x").status_code == 404
+
+
+def test_bodies_come_compressed_or_in_chunks_when_that_is_switched_on(simulator: Simulator) -> None:
+    plain = get(simulator)
+    assert "Content-Length" in plain.headers
+    assert "Content-Encoding" not in plain.headers
+    simulator.chunked = True
+    chunked = get(simulator)
+    assert chunked.headers["Transfer-Encoding"] == "chunked"
+    simulator.gzip = True
+    compressed = get(simulator)
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert "Content-Encoding" not in get(simulator, **{"Accept-Encoding": "identity"}).headers
+    assert plain.content == chunked.content == compressed.content
+
+
+def test_connections_are_kept_alive(simulator: Simulator) -> None:
+    connection = http.client.HTTPConnection(simulator.host, simulator.port, timeout=5)
+    connection.connect()
+    connection.auto_open = 0  # a connection that was closed stays closed
+    for _ in range(3):
+        connection.request("GET", LIST_PATH, headers=KEYS)
+        assert json.loads(connection.getresponse().read())
+    connection.close()
+
+
+# What goes wrong
+
+
+@dataclass
+class Reply:
+    """What came over the wire until it closed, or brought `limit` bytes, or `seconds` or a silent `patience` ended."""
+
+    head: str
+    body: bytes
+    reset: bool
+    seconds: float
+
+    @property
+    def status(self) -> int:
+        return int(self.head.split()[1]) if self.head else 0
+
+    def header(self, name: str) -> str:
+        found = re.search(rf"^{name}: (.*)\r$", self.head, re.MULTILINE)
+        return found[1] if found else ""
+
+    @property
+    def odd(self) -> dict[str, Any]:
+        first: dict[str, Any] = json.loads(self.body)[0]
+        return first
+
+
+def converse(simulator: Simulator, limit: int, seconds: float, patience: float) -> Reply:
+    lines = [f"GET {LIST_PATH} HTTP/1.1", f"Host: 127.0.0.1:{simulator.port}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in KEYS.items()]
+    began, data, reset = time.monotonic(), bytearray(), False
+    with socket.create_connection((simulator.host, simulator.port), timeout=5) as connection:
+        connection.settimeout(patience)
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        try:
+            while len(data) < limit and time.monotonic() - began < seconds and (piece := connection.recv(1 << 20)):
+                data += piece
+        except ConnectionResetError:
+            reset = True
+        except TimeoutError:
+            pass
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    return Reply((head + b"\r\n").decode() if head else "", body, reset, time.monotonic() - began)
+
+
+def refuses(parse: Callable[[bytes], object], body: bytes) -> bool:
+    try:
+        parse(body)
+    except (ValueError, OSError, EOFError):
+        return True
+    return False
+
+
+def status(code: int) -> Callable[[Reply], bool]:
+    return lambda reply: reply.status == code and int(reply.header("Content-Length")) == len(reply.body)
+
+
+def body(expected: bytes) -> Callable[[Reply], bool]:
+    return lambda reply: reply.status == 200 and reply.body == expected
+
+
+def incomplete(reply: Reply) -> bool:
+    return 0 < len(reply.body) < int(reply.header("Content-Length"))
+
+
+CHECKS: dict[str, Callable[[Reply], object]] = {
+    "unauthorized": status(401),
+    "forbidden": status(403),
+    "rate_limited": lambda reply: status(429)(reply) and not reply.header("Retry-After"),
+    "rate_limited_seconds": lambda reply: status(429)(reply) and reply.header("Retry-After") == "30",
+    "rate_limited_date": lambda reply: (
+        (parsedate_to_datetime(reply.header("Retry-After")) - parsedate_to_datetime(reply.header("Date"))).seconds == 30
+    ),
+    "server_error": status(500),
+    "bad_gateway": status(502),
+    "unavailable": status(503),
+    "gateway_timeout": status(504),
+    "html": lambda reply: status(200)(reply) and reply.header("Content-Type") == "text/html",
+    "empty": body(b""),
+    "null": body(b"null"),
+    "object": lambda reply: list(json.loads(reply.body)) == ["detail"],
+    "truncated": incomplete,
+    "truncated_chunk": lambda reply: reply.header("Transfer-Encoding") == "chunked" and b"\r\n0\r\n" not in reply.body,
+    "unclosed": lambda reply: status(200)(reply) and not refuses(json.loads, reply.body + b"]"),
+    "trailing_bytes": lambda reply: status(200)(reply) and reply.body.endswith(b']\n{"id":"late"}'),
+    "trailing_space": lambda reply: reply.body.endswith(b"] \r\n\t" + b" \r\n\t" * 999) and json.loads(reply.body),
+    "wrong_content_encoding": lambda reply: reply.header("Content-Encoding") == "gzip" and json.loads(reply.body),
+    "gzip_bomb": lambda reply: len(gzip.decompress(_members(reply.body))) > 500 * len(reply.body),
+    "gzip_without_trailer": lambda reply: status(200)(reply) and refuses(gzip.decompress, reply.body),
+    "white_space": lambda reply: len(reply.body) > 32 << 20 and json.loads(reply.body),
+    "giant_task": lambda reply: len(reply.odd["response_text"]) > 16 << 20,
+    "nested_brackets": lambda reply: b"[" * 100_000 + b"]" * 100_000 in reply.body,
+    "invalid_utf8": lambda reply: refuses(bytes.decode, reply.body),
+    "lone_surrogates": lambda reply: reply.odd["response_text"] == "\ud83d and \ude80",
+    "nan": lambda reply: reply.odd["credits_used"] != reply.odd["credits_used"],
+    "infinite": lambda reply: b'"credits_used":1e999' in reply.body and reply.odd["credits_used"] == float("inf"),
+    "negative_credits": lambda reply: reply.odd["credits_used"] == -3,
+    "duplicate_keys": lambda reply: reply.body.partition(b"updated_at")[0].count(b'"status"') == 2,
+    "unknown_status": lambda reply: reply.odd["status"] == "in_queue",
+    "year_0": lambda reply: reply.odd["created_at"].startswith("0000-"),
+    "year_9999": lambda reply: reply.odd["created_at"].startswith("9999-"),
+    "not_a_task": lambda reply: json.loads(reply.body)[:3] == [17, None, []],
+    "dripping_body": lambda reply: reply.status == 200 and len(reply.body) < 100 and reply.seconds > 0.9,
+    "dripping_headers": lambda reply: reply.status == 200 and not reply.body and reply.seconds > 0.9,
+    "silence": lambda reply: not reply.head and not reply.reset and reply.seconds > 0.4,
+    "reset": lambda reply: reply.reset,
+    "delayed": lambda reply: not reply.head and reply.seconds > 0.4,
+    "redirect_same_origin": lambda reply: reply.header("Location") == LIST_PATH + "?redirected",
+    "redirect_other_origin": lambda reply: re.fullmatch(rf"http://localhost:\d+{LIST_PATH}", reply.header("Location")),
+    "redirect_loop": lambda reply: reply.status == 302 and reply.header("Location") == LIST_PATH,
+}
+FIELDS = {name.removeprefix("without_") for name in FAULTS if name.startswith("without_")}
+FAMILIES: dict[str, Callable[[Reply, str], object]] = {
+    "wrong": lambda reply, name: (
+        type(reply.odd[name]) is not type(json.loads(odd_task(START))[name]) or name == "updated_at"
+    ),
+    "null": lambda reply, name: reply.odd[name] is None,
+    "without": lambda reply, name: set(reply.odd) == FIELDS - {name},
+}
+
+
+def _members(data: bytes) -> bytes:
+    """Cut a row of equal gzip members after the last whole one."""
+    return data[: data.rindex(b"\x1f\x8b\x08")]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_does_what_it_is_called_and_only_once(simulator: Simulator, name: str) -> None:
+    simulator.listing = Listing(newest=20)
+    simulator.faults.next(name)
+    limit = 50_000 if name == "gzip_bomb" else 1 << 30
+    patience = 0.5 if name in {"silence", "delayed"} else 20
+    reply = converse(simulator, limit, seconds=1 if "drip" in name else 20, patience=patience)
+    family, _, part = name.partition("_")
+    assert CHECKS[name](reply) if name in CHECKS else FAMILIES[family](reply, part)
+    assert len(get(simulator).json()) == 20
+
+
+def test_faults_come_in_order_for_their_path_and_then_the_lasting_one(simulator: Simulator) -> None:
+    simulator.faults.next("unavailable", "forbidden", times=2)
+    simulator.faults.next("server_error", path=BALANCE_PATH)
+    simulator.faults.always("bad_gateway")
+    assert get(simulator, BALANCE_PATH).status_code == 500
+    assert [get(simulator).status_code for _ in range(6)] == [503, 403, 503, 403, 502, 502]
+    assert get(simulator, BALANCE_PATH).status_code == 200
+    simulator.faults.clear()
+    assert get(simulator).status_code == 200
+
+
+def test_a_fault_can_be_made_to_measure(simulator: Simulator) -> None:
+    simulator.listing = Listing(newest=0)
+    simulator.faults.next(inserted(model_name=b'"mine"'), delayed(0.3), dripping(0.1))
+    [task] = get(simulator).json()
+    assert (task["id"], task["model_name"]) == (ODD_ID, "mine")
+    for slow in (0.3, 0.2):
+        assert get(simulator).elapsed.total_seconds() + 0.2 > slow
+    simulator.faults.always("redirect_loop")
+    with pytest.raises(requests.TooManyRedirects):
+        requests.get(simulator.url + LIST_PATH, headers=KEYS, timeout=5)
+
+
+def test_the_other_origin_of_a_redirect_sees_what_follows_it(simulator: Simulator) -> None:
+    simulator.faults.next("redirect_other_origin")
+    requests.get(simulator.url + LIST_PATH, headers=KEYS, timeout=5)
+    assert [request.headers["host"].partition(":")[0] for request in simulator.listings()] == ["127.0.0.1", "localhost"]
+    assert "x-api-key" in simulator.listings()[1].headers
+
+
+def test_it_stops_at_once_however_stuck_its_handlers_are(hand: Hand) -> None:
+    with Simulator(Account(1, START, SHORT), Clock(real=hand)) as simulator:
+        connections = [socket.create_connection((simulator.host, simulator.port)) for _ in range(4)]
+        simulator.faults.next("silence", "dripping_body", delayed(60), "dripping_headers")
+        for connection in connections:
+            keys = "".join(f"{name}: {value}\r\n" for name, value in KEYS.items())
+            connection.sendall(f"GET {LIST_PATH} HTTP/1.1\r\nHost: x\r\n{keys}\r\n".encode())
+        while len(simulator.requests) < len(connections):
+            time.sleep(0.01)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1
+    for connection in connections:
+        connection.close()
+
+
+def test_the_command_serves_until_it_is_told_to_stop() -> None:
+    code = (
+        "from creatify_exporter.simulator import serve\n"
+        "serve('127.0.0.1:0', seed=1, speed=60, tasks=50, api_id='me', api_key='mine')"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        url = process.stdout.readline().split()[-1]
+        reply = requests.get(url + LIST_PATH, headers={"X-API-ID": "me", "X-API-KEY": "mine"}, timeout=5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    assert len(reply.json()) == 50
+    assert 80000 < time.time() - parsedate_to_datetime(reply.headers["Date"]).timestamp() < 86401
+
+
+# Why any of this
+
+
+def naive_failures(simulator: Simulator) -> int:
+    """Count as many an exporter does: the failed tasks in the list, exposed as a counter."""
+    return sum(task["status"] == "failed" for task in get(simulator).json())
+
+
+def test_a_naive_exporter_gives_wrong_numbers(simulator: Simulator, hand: Hand) -> None:
+    outage = Incident(START + 300, START + 600, failure_ratio=0.9)
+    simulator.account = Account(1, START, replace(SHORT, incidents=[outage], rhythm=0))
+    simulator.listing = Listing(newest=200)
+    samples = []
+    for hand.at in range(int(START) + 600, int(START) + 1800, 15):
+        samples.append(naive_failures(simulator))
+    steps = list(itertools.pairwise(samples))
+    assert any(late < early for early, late in steps), "a counter that goes down"
+    increase = sum(late - early if late >= early else late for early, late in steps)
+    first, last = simulator.listings()[0].at, simulator.listings()[-1].at
+    truth = simulator.account.truth(last) - simulator.account.truth(first)
+    assert 0 < sum(truth.failed.values()) < 40
+    assert increase > 10 * sum(truth.failed.values())
+
+
+def test_it_knows_nothing_of_the_exporter() -> None:
+    for module in Path(creatify_exporter.simulator.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("creatify_exporter"):
+                assert (node.module or "").startswith("creatify_exporter.simulator")
+            if isinstance(node, ast.Import):
+                assert not [alias for alias in node.names if alias.name.startswith("creatify_exporter")]
