@@ -19,6 +19,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from creatify_exporter import log
 from creatify_exporter.errors import FetchError
 from creatify_exporter.tasks import Credits, Field, Task, TaskId
 
@@ -325,11 +326,16 @@ def _beginning(source: Iterator[bytes]) -> bytearray:
     return bytearray()
 
 
+def excerpt(body: bytes | bytearray) -> str:
+    """Return the beginning of a body as one line to be quoted; an API that echoes the keys does not get them there."""
+    text = log.without_secrets(bytes(body[: 64 * 1024]).decode("utf-8", "replace"))
+    return repr(" ".join(text[:1000].split())[:120])
+
+
 def _instead(body: bytes | bytearray) -> FetchError:
     if not body:
         return FetchError("invalid_body", "expected a list of tasks, got an empty body")
-    excerpt = " ".join(bytes(body[:120]).decode("utf-8", "replace").split())
-    return FetchError("invalid_body", f"expected a list of tasks, got a body that begins with {excerpt!r}")
+    return FetchError("invalid_body", f"expected a list of tasks, got a body that begins with {excerpt(body)}")
 
 
 def _malformed(what: str) -> FetchError:

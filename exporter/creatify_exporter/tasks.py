@@ -1,7 +1,7 @@
 """A task as the API lists it, reduced to what is counted."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,7 @@ FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]
 """What can be at fault in an entry of the list; `task` where the entry is no object at all."""
+FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 
 # An id is a UUID; a key of the ledger must not be as long as somebody's text. No task costs a billion credits, and a
 # sum that once took in 1e300 would never feel another credit.

@@ -35,22 +35,34 @@ class Account(NamedTuple):
 class Ledger:
     """All workspaces' books on one store. Safe to use from several threads.
 
-    `clock` returns seconds since the epoch; it ends the holds of new series. `rules` may be replaced at any time and
-    hold for the recordings that are committed from then on.
+    `clock` returns seconds since the epoch; it ends the holds of new series. No hold ends sooner after `held_since`
+    than it lasts: by default now, since who scrapes may have missed what was served before a restart. `rules` may be
+    replaced at any time and hold for the recordings that are begun from then on.
     """
 
-    def __init__(self, store: SqliteStore, rules: Rules, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: SqliteStore,
+        rules: Rules,
+        clock: Callable[[], float] = time.time,
+        *,
+        held_since: float | None = None,
+    ) -> None:
         self.rules = rules
         self._store, self._clock = store, clock
-        self._opened_at = clock()
+        self._held_since = clock() if held_since is None else held_since
         self._lock = threading.Lock()
         self._books: dict[tuple[str, str], Book] = {}
         self._doubtful: set[tuple[str, str]] = set()
 
     def begin(self, workspace: str, api: str) -> "Recording":
-        """Start to follow a fetch; raise `LedgerUnavailable` where its workspace's book cannot be read."""
+        """Start to follow a fetch; where the book cannot be read, the commit will say so."""
+        name = (workspace, api)
         with self._lock:
-            return Recording(self, (workspace, api), self._book(workspace, api))
+            try:
+                return Recording(self, name, self._book(*name))
+            except LedgerUnavailable as error:
+                return Recording(self, name, Book(number=0), error)
 
     def account(self, workspace: str, api: str) -> Account:
         """Return what is committed, ending the holds that are due; after a failed write, what is last known of it."""
@@ -75,9 +87,9 @@ class Ledger:
     def _release(self, book: Book) -> None:
         """End the holds that are due: first in the store, so that no restart and no other replica shows 0 again."""
         now, hold = self._clock(), self.rules.new_series_hold
-        # A hold begins again where a restart may have kept Prometheus from seeing the 0; a clock that was far off and
-        # has been set right must not prolong one for ever.
-        due = [key for key, s in book.series.items() if s.held and abs(now - max(s.born_at, self._opened_at)) >= hold]
+        since = self._held_since
+        # The distance, not the difference: a clock that was ahead and is set right must not prolong a hold for ever.
+        due = [key for key, s in book.series.items() if s.held and abs(now - max(s.born_at, since)) >= hold]
         if not due:
             return
         try:
@@ -93,7 +105,7 @@ class Ledger:
             book = self._books[name]
             if book is not recording.book or book.marks.generation != recording.generation:
                 return False
-            judgement = Judgement(book, self.rules, now=now, clock=self._clock(), dated=recording.dated)
+            judgement = Judgement(book, recording.rules, now=now, clock=self._clock(), dated=recording.dated)
             try:
                 with unavailable():
                     changes = judgement.changes(recording.fold, recording.seen)
@@ -113,8 +125,10 @@ class Recording:
     of a settled one, nothing.
     """
 
-    def __init__(self, ledger: Ledger, name: tuple[str, str], book: Book) -> None:
-        self.book = book
+    def __init__(
+        self, ledger: Ledger, name: tuple[str, str], book: Book, failure: LedgerUnavailable | None = None
+    ) -> None:
+        self.book, self.rules = book, ledger.rules
         self.generation = book.marks.generation
         self.fold = Fold()
         self.seen: set[str] = set()
@@ -122,7 +136,7 @@ class Recording:
         self._ledger, self._name = ledger, name
         self._listed = False
         self._changed: set[str] = set()
-        self._failure: LedgerUnavailable | None = None
+        self._failure = failure
         mark = book.marks.settled_before
         self._settled_before = None if mark is None else datetime.fromtimestamp(mark, UTC)
 
@@ -183,6 +197,6 @@ class Recording:
             status=status,
             credits=task.credits_used,
             model=model_label(task.model_name),
-            reason=self._ledger.rules.classify(task.failed_reason) if status == "failed" else "",
+            reason=self.rules.classify(task.failed_reason) if status == "failed" else "",
             created_at=None if task.created_at is None else task.created_at.timestamp(),
         )

@@ -190,5 +190,6 @@ class Judgement:
 
     def _day(self, row: Row) -> str:
         """Return the UTC day to book under: today, or for what the first list tells of the past, the task's own."""
-        moment = min(row.created_at, self._now) if self._first else self._now
+        # A date of the year 1 in a zone east of Greenwich has no UTC day that can be written.
+        moment = max(0.0, min(row.created_at, self._now)) if self._first else self._now
         return datetime.fromtimestamp(moment, UTC).date().isoformat()

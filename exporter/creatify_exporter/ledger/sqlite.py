@@ -266,7 +266,10 @@ def _opened(path: Path | None) -> sqlite3.Connection:
 def _refuse_foreign(path: Path) -> None:
     """Refuse what is no ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the database header."""
     with _refused(path):
-        header = path.open("rb").read(100) if path.exists() else b""
+        header = b""
+        if path.exists():
+            with path.open("rb") as file:
+                header = file.read(100)
     if header and not (header[:16] == b"SQLite format 3\0" and header[68:72] == _APPLICATION_ID.to_bytes(4)):
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 

@@ -1,0 +1,268 @@
+"""The command line."""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client import generate_latest
+
+from creatify_exporter import __version__, config, log, report
+from creatify_exporter.client import Client
+from creatify_exporter.collector import Collector, rules
+from creatify_exporter.config import Config
+from creatify_exporter.credential import Credential
+from creatify_exporter.errors import ConfigError, ExporterError
+from creatify_exporter.ledger import Ledger
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.reasons import Classifier
+from creatify_exporter.server import Server, listen
+from creatify_exporter.simulator import demo_simulator, serve
+
+_INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
+
+_LEVELS: Final = ("debug", "info", "warning", "error")
+
+_log = structlog.get_logger()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. A user's mistake gets one line on standard error, and 1."""
+    arguments = _parser().parse_args(argv)
+    try:
+        log.configure(arguments.log_level, arguments.log_format)
+        return int(arguments.run(arguments) or 0)
+    except ConfigError as error:
+        return _refused(error.problems)
+    except ExporterError as error:
+        return _refused([str(error)])
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not find that out again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _refused(problems: Iterable[str]) -> int:
+    for problem in problems:
+        print(f"creatify-exporter: {problem}", file=sys.stderr)
+    return 1
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    if arguments.demo:
+        _demonstrate(arguments)
+    else:
+        _run_server(arguments, lambda: _loaded(arguments))
+
+
+def _demonstrate(arguments: argparse.Namespace) -> None:
+    """Serve metrics of a simulated account, from a ledger that is thrown away."""
+    with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
+        workspace = config.Workspace(
+            name="default",
+            api_id=Credential(simulator.api_id),
+            api_key=Credential(simulator.api_key),
+            base_url=simulator.url,
+        )
+        demo = Config(
+            workspaces=(workspace,),
+            fetch=config.Fetch(min_interval=config.Seconds(1)),  # for those who look by hand
+            ledger=config.Ledger(url=f"sqlite:///{directory}/ledger.db"),
+        )
+        _run_server(arguments, lambda: demo)
+
+
+def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
+    loaded = load()
+    _warn(loaded)
+    sockets = listen(arguments.listen_address or [":10081"])
+    with closing(Collector(loaded, _opened(loaded))) as collector:
+        server = Server(collector, load, telemetry_path=arguments.telemetry_path, external_url=arguments.external_url)
+        for each in sockets:
+            host, port, *_ = each.getsockname()
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            _log.info("listening", address=address, version=__version__, workspaces=len(loaded.workspaces))
+        asyncio.run(server.run(sockets))
+    _log.info("stopped")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    loaded = _loaded(arguments)
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
+
+
+def _dump(arguments: argparse.Namespace) -> int:
+    """Print one scrape; return 1 where a fetch failed."""
+    loaded = _loaded(arguments)
+    _warn(loaded)
+    with closing(Collector(loaded, _opened(loaded, held_since=0.0))) as collector:
+        visits = collector.visit()
+        futures = [future for visit in visits for future in visit.futures.values()]
+        wait(futures, timeout=loaded.fetch.timeout + 1)
+        exposition = collector.exposition(visits, own=False)
+        sys.stdout.write(generate_latest(exposition).decode())
+        sys.stdout.flush()
+        return int(any(visit.outcome(api).cause for visit in visits for api in visit.futures))
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    path = config.ledger_path(arguments.config_file, os.environ, ledger_url=arguments.ledger_url)
+    report.write(path, arguments.month, as_csv=arguments.csv)
+
+
+def _classify(arguments: argparse.Namespace) -> None:
+    """Print how failure reasons map to classes: how often, the class, the text."""
+    if arguments.live:
+        loaded = _loaded(arguments)
+        texts, failure_reasons = _live_reasons(loaded), loaded.failure_reasons
+    else:
+        texts = (line.rstrip("\n") for line in sys.stdin)
+        failure_reasons = config.failure_reasons(arguments.config_file, os.environ)
+    classifier = Classifier(failure_reasons)
+    for text, count in Counter(texts).most_common():
+        print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
+
+
+def _live_reasons(loaded: Config) -> Iterator[str]:
+    for workspace in loaded.workspaces:
+        with closing(Client(workspace, loaded.fetch)) as client:
+            for batch in client.tasks():
+                yield from (task.failed_reason or "" for task in batch if task.status == "failed")
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    serve(
+        arguments.listen,
+        seed=arguments.seed,
+        speed=arguments.speed,
+        tasks=arguments.tasks,
+        api_id=arguments.api_id,
+        api_key=arguments.api_key,
+    )
+
+
+def _loaded(arguments: argparse.Namespace) -> Config:
+    return config.load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url)
+
+
+def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
+    return Ledger(SqliteStore(loaded.ledger.path), rules(loaded), held_since=held_since)
+
+
+def _warn(loaded: Config) -> None:
+    for warning in loaded.warnings:
+        _log.warning("doubtful configuration", warning=warning)
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
+    shared = _shared_flags()
+    serving = _serving_flags()
+    parser = argparse.ArgumentParser(
+        prog="creatify-exporter",
+        description="Prometheus exporter for Creatify text generation tasks. Without a command, it serves.",
+        parents=[shared, serving],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
+    parser.set_defaults(
+        run=_serve,
+        config_file=None,
+        ledger_url=None,
+        log_level="info",
+        log_format="logfmt",
+        demo=False,
+        listen_address=None,
+        telemetry_path="/metrics",
+        external_url=None,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
+        parents = [shared, serving] if run is _serve else [shared]
+        added = commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    command("serve", _serve, "serve metrics (the default)")
+    command("check", _check, "check the configuration; exit 1 with all that is wrong with it")
+    command("dump", _dump, "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
+    _report_flags(command("report", _report, "print the totals of a month by day, workspace and model"))
+    classify = command("classify", _classify, "show to which classes failure reasons belong")
+    classify.add_argument("--live", action="store_true", help="those in the list now, not those on standard input")
+    _simulate_flags(command("simulate", _simulate, "serve a simulated Creatify API"))
+    return parser
+
+
+def _shared_flags() -> argparse.ArgumentParser:
+    # Without defaults: those of a command would overwrite what stands before it.
+    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=Path, help="configuration (YAML)")
+    flags.add_argument(
+        "--ledger.url",
+        dest="ledger_url",
+        metavar="URL",
+        help="where counted tasks are remembered: sqlite:///PATH or memory:",
+    )
+    flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, help="least level that is logged")
+    flags.add_argument("--log.format", dest="log_format", choices=["logfmt", "json"], help="format of the log")
+    return flags
+
+
+def _serving_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add_argument(
+        "--web.listen-address",
+        dest="listen_address",
+        metavar="HOST:PORT",
+        action="append",
+        help="address to listen on, :10081 by default; may be given more than once",
+    )
+    flags.add_argument(
+        "--web.telemetry-path", dest="telemetry_path", metavar="PATH", type=_path, help="path of the metrics: /metrics"
+    )
+    flags.add_argument(
+        "--web.external-url", dest="external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
+    )
+    return flags
+
+
+def _report_flags(report_parser: argparse.ArgumentParser) -> None:
+    report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC; this month by default")
+    report_parser.add_argument("--csv", action="store_true", help="comma-separated values, without sums")
+
+
+def _simulate_flags(simulate: argparse.ArgumentParser) -> None:
+    simulate.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:10082", help="address: %(default)s")
+    simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
+    simulate.add_argument("--speed", type=float, default=1.0, help="how fast its time goes: %(default)s")
+    simulate.add_argument("--tasks", type=int, default=10_000, help="length of the list: %(default)s")
+    simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts: %(default)s")
+    simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts: %(default)s")
+
+
+def _path(text: str) -> str:
+    if not text.startswith("/") or text == "/" or set(text) & set("{}?#"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /metrics")
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL; write it like https://exporter.example:10081")
+    return text

@@ -1,0 +1,211 @@
+"""A scrape: refreshes the feeds of the workspaces it asks for, and puts what they say into families."""
+
+import calendar
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import PlatformCollector, ProcessCollector
+
+from creatify_exporter import __revision__, __version__, metrics
+from creatify_exporter.config import Config, Plan
+from creatify_exporter.errors import CAUSES, ConfigError
+from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.ledger import Account, Ledger, Rules
+from creatify_exporter.ledger.book import DURATION_BOUNDS, Key, Total
+from creatify_exporter.metrics import Exposition, Family
+from creatify_exporter.reasons import Classifier
+from creatify_exporter.snapshot import Cell
+from creatify_exporter.target import BALANCE, Target
+from creatify_exporter.tasks import API, FIELDS, OTHER, STATUSES
+
+_COUNTERS: Final[dict[Total, Family]] = {
+    "submitted": metrics.TASKS_SUBMITTED,
+    "finished": metrics.TASKS_FINISHED,
+    "failed": metrics.TASKS_FAILED,
+    "vanished": metrics.TASKS_VANISHED,
+    "credits_used": metrics.CREDITS_USED,
+    "credits_refunded": metrics.CREDITS_REFUNDED,
+    "failed_credits_used": metrics.FAILED_CREDITS_USED,
+    "failed_credits_refunded": metrics.FAILED_CREDITS_REFUNDED,
+}
+
+
+class Visit:
+    """One scrape's part in the fetches of one workspace, by the value of the label `api`."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.futures: dict[str, Future[Outcome]] = {api: feed.refresh() for api, feed in target.feeds.items()}
+
+    def outcome(self, api: str) -> Outcome:
+        """Return how the fetch ended; to a scrape that cannot wait any longer, that it has not."""
+        future = self.futures[api]
+        if not future.done():
+            return Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
+        outcome = future.result()
+        self.target.feeds[api].served(outcome)
+        return outcome
+
+
+class Collector:
+    """Holds the targets of a configuration. `clock` returns seconds since the epoch."""
+
+    def __init__(self, config: Config, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.targets: dict[str, Target] = {}
+        self._ledger, self._clock = ledger, clock
+        self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
+        self._reload_successful, self._loaded_at = True, clock()
+        self._take(config)
+
+    def visit(self, names: Iterable[str] | None = None) -> list[Visit]:
+        """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them."""
+        targets = self.targets
+        return [Visit(targets[name]) for name in (targets if names is None else names)]
+
+    def exposition(self, visits: Sequence[Visit], *, own: bool) -> Exposition:
+        """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
+        exposition = Exposition()
+        for visit in visits:
+            self._add_target(exposition, visit)
+        if own:
+            self._add_own(exposition)
+        return exposition
+
+    def reload(self, config: Config) -> None:
+        """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
+        if config.ledger.url != self.config.ledger.url:
+            raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
+        self._take(config)
+        self._reload_successful, self._loaded_at = True, self._clock()
+
+    def reload_failed(self) -> None:
+        """Show that the last attempt to load the configuration failed."""
+        self._reload_successful = False
+
+    def close(self) -> None:
+        """Close connections and ledger, when a commit under way has ended."""
+        for target in self.targets.values():
+            target.close()
+        self._ledger.close()
+
+    def _take(self, config: Config) -> None:
+        """Keep the targets that have not changed, with their fetches and their counts."""
+        before, fetch_before = self.targets, self.config.fetch
+        self._ledger.rules = rules(config)
+        self.targets = {
+            workspace.name: kept
+            if (kept := before.get(workspace.name)) and (kept.workspace, fetch_before) == (workspace, config.fetch)
+            else Target(workspace, config.fetch, self._ledger, self._clock)
+            for workspace in config.workspaces
+        }
+        self.config = config
+
+    def _add_target(self, exposition: Exposition, visit: Visit) -> None:
+        target = visit.target
+        account = target.account()
+        names = (target.workspace.name, API)
+        _add_snapshot(exposition, names, visit.outcome(API), account)
+        if account:
+            _add_account(exposition, names, account)
+        for api, feed in target.feeds.items():
+            _add_feed(exposition, (target.workspace.name, api), feed, visit.outcome(api))
+        if BALANCE in target.feeds and (balance := visit.outcome(BALANCE).balance) is not None:
+            exposition.add(metrics.REMAINING_CREDITS, names[:1], balance)
+        if target.workspace.plan:
+            _add_plan(exposition, names[:1], target.workspace.plan, self._clock())
+
+    def _add_own(self, exposition: Exposition) -> None:
+        exposition.add(metrics.BUILD_INFO, (__version__, __revision__, platform.python_version()), 1)
+        exposition.add(metrics.RELOAD_SUCCESSFUL, (), self._reload_successful)
+        exposition.add(metrics.RELOAD_TIME, (), self._loaded_at)
+        for collector in self._own:
+            exposition.include(collector.collect())
+
+
+def rules(config: Config) -> Rules:
+    """Return what the ledger has to know of a configuration."""
+    classifier = Classifier(config.failure_reasons)
+    return Rules(
+        reasons=classifier.reasons,
+        classify=classifier.classify,
+        history=config.ledger.history,
+        settle_after=config.ledger.settle_after,
+        new_series_hold=config.ledger.new_series_hold,
+        max_models=config.labels.max_models,
+        models=frozenset(config.labels.models),
+    )
+
+
+def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outcome, account: Account | None) -> None:
+    snapshot = outcome.snapshot
+    if snapshot is None:
+        return
+    for field in FIELDS:
+        exposition.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
+    if snapshot.oldest and snapshot.newest:
+        exposition.add(metrics.LIST_OLDEST, names, snapshot.oldest.timestamp())
+        exposition.add(metrics.LIST_NEWEST, names, snapshot.newest.timestamp())
+    for model, cells in snapshot.by_model(account.models if account else frozenset(), OTHER).items():
+        for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
+            cell = cells.get(status, Cell())
+            exposition.add(metrics.TASKS, (*names, model, status), cell.tasks)
+            exposition.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
+            if cell.oldest and status in ("pending", "running"):
+                exposition.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest.timestamp())
+
+
+def _add_account(exposition: Exposition, names: tuple[str, str], account: Account) -> None:
+    values = dict(account.values)
+    for key, value in sorted(values.items()):
+        if family := _COUNTERS.get(key.total):
+            exposition.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
+    for model in sorted(account.models):
+        counts = accumulate(values[Key(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
+        buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
+        exposition.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
+    exposition.add(metrics.LEDGER_TASKS, names, account.tracked)
+    if account.marks.created_at is not None and account.marks.recorded_at is not None:
+        exposition.add(metrics.LEDGER_CREATED, names, account.marks.created_at)
+        exposition.add(metrics.LAST_SUCCESS, names, account.marks.recorded_at)
+
+
+def _add_feed(exposition: Exposition, names: tuple[str, str], feed: Feed, outcome: Outcome) -> None:
+    exposition.add(metrics.UP, names, outcome.cause is None)
+    if feed.last and feed.last.duration is not None:
+        exposition.add(metrics.FETCH_DURATION, names, feed.last.duration)
+    if feed.last and feed.last.received is not None:
+        exposition.add(metrics.FETCH_BYTES, names, feed.last.received)
+    exposition.add(metrics.FETCHES, names, feed.fetches)
+    for cause in CAUSES:
+        exposition.add(metrics.FETCH_FAILURES, (*names, cause), feed.failures[cause])
+
+
+def _add_plan(exposition: Exposition, names: tuple[str, ...], plan: Plan, now: float) -> None:
+    if plan.credits is not None:
+        exposition.add(metrics.PLAN_CREDITS, names, plan.credits)
+    if plan.renews_on_day is not None:
+        exposition.add(metrics.PLAN_RENEWAL, names, renewal(plan.renews_on_day, now))
+    if plan.price_per_credit is not None and plan.currency is not None:
+        exposition.add(metrics.CREDIT_PRICE, (*names, plan.currency), plan.price_per_credit)
+
+
+def renewal(day: int, now: float) -> float:
+    """Return when a plan renews next: 00:00 UTC on that day of a month, on the last day of a shorter one."""
+    today = datetime.fromtimestamp(now, UTC)
+    year, month = today.year, today.month
+    moment = _day_of_month(year, month, day)
+    if moment <= now:
+        year, month = (year, month + 1) if month < 12 else (year + 1, 1)  # noqa: PLR2004 - December
+        moment = _day_of_month(year, month, day)
+    return moment
+
+
+def _day_of_month(year: int, month: int, day: int) -> float:
+    last = calendar.monthrange(year, month)[1]
+    return datetime(year, month, min(day, last), tzinfo=UTC).timestamp()

@@ -1,0 +1,366 @@
+"""The configuration: frozen structs, the rules between their fields, and `load`, which makes them from a file.
+
+A rule of one value stands in the function that parses it, a rule between values in its struct's `faults`;
+how a document becomes structs, and mistakes become lines, is `document`'s business.
+"""
+
+import ipaddress
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import msgspec
+
+from creatify_exporter import document, log
+from creatify_exporter.credential import Credential
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.quantity import ByteSize, Seconds
+
+__all__ = ["TLS", "ByteSize", "Config", "Credential", "Fetch", "Labels", "Ledger", "Plan", "ReasonRule", "Seconds",
+           "Workspace", "load"]  # fmt: skip
+
+History = Literal["count", "skip"]
+
+_LONGEST_LABEL = 100
+
+
+class HiddenUrl(str):
+    """A URL that may carry a password: its repr, and so the repr of the configuration, leaves that out."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"//[^/]*@", "//<hidden>@", self))
+
+
+def _label(text: str) -> str:
+    if not text or text != text.strip() or len(text) > _LONGEST_LABEL or not text.isprintable():
+        raise ValueError(f"must be 1 to {_LONGEST_LABEL} printable characters, no space at either end; choose another")
+    return text
+
+
+def _reason(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", text) or len(text) > _LONGEST_LABEL:
+        raise ValueError("is no label value; write small letters, digits and _, like rate_limited")
+    return text
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", text):
+        raise ValueError("is no currency; write its three capital letters, like USD")
+    return text
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pattern = re.compile(text)
+    except re.error as error:
+        place = "" if error.pos is None else f" at position {error.pos}"
+        raise ValueError(f"is not a regular expression: {error.msg}{place}; mend it or escape it with \\") from None
+    except (Warning, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no good regular expression: {error}; mend it or escape it with \\") from None
+    if pattern.fullmatch(""):
+        raise ValueError("matches every text, even none; write what the text must contain")
+    return pattern
+
+
+def _http(text: str) -> SplitResult:
+    """Split an http(s) URL. No message quotes it: it may hold a password."""
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018  looks at the port, which may raise
+    except ValueError:
+        raise ValueError("is not a URL; write it like https://host.example:8443") from None
+    if url.scheme not in ("http", "https") or not url.hostname or not text.isprintable() or " " in text:
+        raise ValueError("is not an http or https URL; write it like https://host.example:8443")
+    return url
+
+
+def _base_url(text: str) -> str:
+    url = _http(text)
+    if "@" in url.netloc:
+        raise ValueError("must not hold a user or a password; use api_id and api_key")
+    if "?" in text or "#" in text:
+        raise ValueError("must not have a query or a fragment; end it after the path")
+    return text.rstrip("/")
+
+
+def _proxy_url(text: str) -> str:
+    url = _http(text)
+    if url.password:
+        log.redact(url.password)
+        log.redact(unquote(url.password))
+    return HiddenUrl(text)
+
+
+def _ledger_url(text: str) -> str:
+    if text == "memory:":
+        return text
+    scheme, slashes, path = text.partition(":///")
+    if not (scheme == "sqlite" and slashes and path.strip("/") and path.isprintable() and "?" not in path):
+        raise ValueError("is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db or memory:")
+    return text
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _secret_file(path: Path) -> Credential:
+    credential = Credential(file=path)
+    try:
+        credential.read()
+    except ConfigError as error:  # without the name, which may be the key itself, put under the wrong one of two keys
+        raise ConfigError([line.replace(str(path), "the file") for line in error.problems]) from None
+    return credential
+
+
+def _secret(text: str) -> Credential:
+    credential = Credential(text)
+    credential.read()
+    return credential
+
+
+def _read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
+    """Tell `document` how to make a value of a text; what else it understands stands in its `Reader`."""
+    return msgspec.Meta(extra={"parse": parse, **extra})
+
+
+Label = Annotated[str, _read_by(_label)]
+Duration = Annotated[Seconds, _read_by(Seconds.parse, bare_number="has no unit; add one, like 30s, 2m or 24h")]
+Size = Annotated[ByteSize, _read_by(ByteSize.parse, bare_number="has no unit; add one, like 16MiB or 4GiB")]
+Secret = Annotated[Credential, _read_by(_secret, parse_file=_secret_file)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping of the file. A field without a default is a key that must be given."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong; how to mend it) for each broken rule between several values.
+
+        It is asked even if some keys were unreadable: a required one is then None, another at its default.
+        """
+        yield from ()
+
+
+class TLS(Section, frozen=True, kw_only=True):
+    """How to verify the API's certificate and which one to show it: `tls_config`, named as Prometheus does."""
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Keep a certificate and its key together."""
+        if self.cert_file and not self.key_file:
+            yield "cert_file", "has no key; add key_file"
+        if self.key_file and not self.cert_file:
+            yield "key_file", "has no certificate; add cert_file"
+
+
+class Plan(Section, frozen=True, kw_only=True):
+    """What the API does not tell: credits for each period, the day of the month it starts, the price of a credit."""
+
+    credits: Amount | None = None
+    renews_on_day: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
+    price_per_credit: Amount | None = None
+    currency: Annotated[str, _read_by(_currency)] | None = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Ask for a currency: a price without one is a number without a unit."""
+        if self.price_per_credit is not None and self.currency is None:
+            yield "price_per_credit", "has no currency; add currency, like USD"
+
+
+class Workspace(Section, frozen=True, kw_only=True):
+    """One workspace of Creatify with its pair of keys; `base_url` has no slash at its end."""
+
+    name: Label
+    api_id: Secret
+    api_key: Secret
+    base_url: Annotated[str, _read_by(_base_url)] = "https://api.creatify.ai"
+    allow_insecure: bool = False
+    remaining_credits: bool = True
+    plan: Plan | None = None
+    proxy_url: Annotated[str, _read_by(_proxy_url)] | None = None
+    tls_config: TLS | None = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Refuse to send the keys, which are in every request, in clear."""
+        url = urlsplit(self.base_url)
+        if url.scheme != "https" and not self.allow_insecure and not _is_loopback(url.hostname or ""):
+            yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
+
+
+class Fetch(Section, frozen=True, kw_only=True):
+    """The limits of one fetch: seconds for all of it, seconds between two, decoded bytes of the body and of a task."""
+
+    timeout: Duration = Seconds(30)
+    min_interval: Duration = Seconds(14)
+    max_body: Size = ByteSize(4 * 2**30)
+    max_task: Size = ByteSize(16 * 2**20)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Limits of nothing would end every fetch."""
+        if self.timeout <= 0:
+            yield "timeout", "must be longer than 0s; write it like 30s"
+        if self.max_task <= 0:
+            yield "max_task", "must be larger than 0B; write it like 16MiB"
+        if self.max_body < self.max_task:
+            yield "max_body", "is smaller than max_task; raise it or lower max_task"
+
+
+class Ledger(Section, frozen=True, kw_only=True):
+    """Where counted tasks are remembered, and for how many seconds; `history` is what the first list means.
+
+    A ledger in memory is new at each start, so that it skips the history unless it is told otherwise.
+    """
+
+    url: Annotated[str, _read_by(_ledger_url)] = "memory:"
+    history: History = None  # type: ignore[assignment]  # `__post_init__` decides, by the url
+    settle_after: Duration = Seconds(24 * 3600)
+    new_series_hold: Duration = Seconds(120)
+
+    def __post_init__(self) -> None:
+        if self.history is None:
+            msgspec.structs.force_setattr(self, "history", "count" if self.path else "skip")
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file, None for a ledger in memory."""
+        return None if self.url == "memory:" else Path(self.url.removeprefix("sqlite:///"))
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Refuse a ledger that forgets at once, and so would miss every change."""
+        if self.settle_after <= 0:
+            yield "settle_after", "must be longer than 0s; write it like 24h"
+
+
+class Labels(Section, frozen=True, kw_only=True):
+    """How many models get series of their own, and which ones always do."""
+
+    max_models: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    models: tuple[Label, ...] = ()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Make room for what is always admitted."""
+        if len(set(self.models)) > self.max_models:
+            yield "models", "names more models than max_models admits; raise max_models"
+
+
+class ReasonRule(Section, frozen=True, kw_only=True):
+    """A class of failures: the label value, and what a failure's text must contain for it."""
+
+    reason: Annotated[str, _read_by(_reason)]
+    match: Annotated[re.Pattern[str], _read_by(_pattern)]
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """All of it. `failure_reasons` is None where the file has none: then the default classes hold."""
+
+    workspaces: tuple[Workspace, ...] = ()
+    fetch: Fetch = Fetch()
+    ledger: Ledger = Ledger()
+    labels: Labels = Labels()
+    failure_reasons: tuple[ReasonRule, ...] | None = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Keep names apart: two workspaces of one name would mix their series."""
+        seen = set[str]()
+        for index, workspace in enumerate(self.workspaces):
+            if workspace.name and workspace.name in seen:
+                yield f"workspaces[{index}].name", "is the name of an earlier workspace too; rename one of them"
+            seen.add(workspace.name)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed, but hardly meant; reads the credentials, so ConfigError is possible."""
+        return tuple(self._doubts())
+
+    def _doubts(self) -> Iterator[str]:
+        keys = [(w.base_url, w.api_id.read(), w.api_key.read()) for w in self.workspaces]
+        for (a, first), (b, second) in combinations(enumerate(keys), 2):
+            if first == second:
+                one, two = self.workspaces[a].name, self.workspaces[b].name
+                yield f"workspaces {one!r} and {two!r} have the same keys: their tasks are counted twice"
+        if self.ledger.path is None and self.ledger.history == "count":
+            yield "ledger.url memory: with history: count counts the whole list again at each start"
+        if self.ledger.new_series_hold <= 0:
+            yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"
+        for workspace in self.workspaces:
+            if workspace.allow_insecure and not workspace.base_url.startswith("https:"):
+                yield f"workspace {workspace.name!r} sends its keys unencrypted (allow_insecure)"
+
+
+def load(path: Path | None, environ: Mapping[str, str], *, ledger_url: str | None = None) -> Config:
+    """Read the file, if there is one, and the environment; ConfigError holds every mistake in them.
+
+    `ledger_url` is the flag of that name, and wins over the file. Relative names of files start at the
+    folder of the configuration file, in the environment and in a ledger's URL at the working directory.
+    """
+    raw, problems = document.read(path) if path else ({}, [])
+    reader = document.Reader(str(path or "environment"), path.parent if path else Path(), environ)
+    reader.problems.extend(problems)
+    if isinstance(raw, dict):
+        raw = {**raw, "ledger": _with_url(raw.get("ledger"), environ, ledger_url)}
+        if raw.get("workspaces") in (None, []):
+            raw["workspaces"] = _from_environment(reader, environ)
+    return reader.build(Config, raw)
+
+
+def _with_url(ledger: object, environ: Mapping[str, str], flag: str | None) -> object:
+    """Complete the file's `ledger` by the flag or the default; what is no mapping is left for its error."""
+    if not isinstance(ledger, dict | None):
+        return ledger
+    url = (ledger or {}).get("url")
+    if flag is not None:
+        url = document.Given("--ledger.url", flag)
+    elif url is None:
+        url = document.Given("the default of ledger.url", f"sqlite:///{_state_folder(environ)}/ledger.db")
+    return {**(ledger or {}), "url": url}
+
+
+def _state_folder(environ: Mapping[str, str]) -> Path:
+    """Return where this program may keep its state: systemd says, else the XDG base directories do."""
+    if folders := environ.get("STATE_DIRECTORY"):
+        return Path(folders.split(":")[0])
+    home = Path(environ.get("XDG_STATE_HOME", ""))
+    if not home.is_absolute():  # the specification says to ignore it then
+        home = Path(environ.get("HOME") or os.path.expanduser("~")) / ".local/state"  # noqa: PTH111  never raises
+    return home / "creatify-exporter"
+
+
+def _from_environment(reader: document.Reader, environ: Mapping[str, str]) -> list[dict[str, document.Given]]:
+    """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
+    names = [name for key in ("CREATIFY_API_ID", "CREATIFY_API_KEY") for name in (key, f"{key}_FILE")]
+    given = {name: document.Given(f"environment: {name}", environ[name]) for name in names if environ.get(name)}
+    if not given:
+        reader.fault(
+            "workspaces",
+            "there is none; list one with name, api_id and api_key in a file (--config.file), "
+            "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment",
+        )
+        return []
+    faults = []
+    for name in names[::2]:
+        literal, file = name in given, f"{name}_FILE" in given
+        if literal and file:
+            faults.append(f"environment: {name}: is given together with {name}_FILE; keep one of them")
+        if not literal and not file:
+            faults.append(f"environment: {name}: is missing; set it or {name}_FILE")
+    reader.problems.extend(faults)
+    keys = {name.removeprefix("CREATIFY_").lower(): value for name, value in given.items()}
+    return [] if faults else [{"name": document.Given("environment", "default"), **keys}]

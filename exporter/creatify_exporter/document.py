@@ -1,0 +1,331 @@
+"""A YAML document becomes structs; every mistake in it becomes one line: where, what, how to mend it.
+
+No line quotes a value: any of them may be a key that was pasted into the wrong place.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+
+import msgspec
+import yaml
+from msgspec import inspect
+
+from creatify_exporter.errors import ConfigError
+
+_LONGEST: Final = 2**20  # bytes of a configuration file
+_VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+_QUOTED = re.compile(r"'(?!\\?.'|<[a-z ]+>').*?'")
+_UNREAD: Final = object()
+"""Stands for a value that could not be read; why not was noted."""
+_PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
+    inspect.BoolType: ("true or false", bool),
+    inspect.IntType: ("a whole number", int),
+    inspect.FloatType: ("a number", float),
+}
+
+
+class Section(Protocol):
+    """What a struct must offer besides its fields."""
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, what is wrong; how to mend it) for each broken rule between several values."""
+        ...
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Given(NamedTuple):
+    """A text from elsewhere than the file: `where` names the variable or flag. It is not expanded."""
+
+    where: str
+    text: str
+
+
+def read(path: Path) -> tuple[object, list[str]]:
+    """Parse the file; returns what it holds and a line for each duplicate key.
+
+    ConfigError, with those lines too, when it cannot be parsed at all.
+    """
+    try:
+        text = _read_text(path)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    duplicates: list[str] = []
+    try:
+        raw = _parse(text, duplicates)
+    except ValueError as error:
+        duplicates.append(str(error))
+    else:
+        if raw is not None:
+            return raw, [f"{path}: {line}" for line in duplicates]
+        duplicates.append("is empty; put at least one key into it, or leave --config.file out")
+    raise ConfigError([f"{path}: {line}" for line in duplicates])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LONGEST + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}; name a readable file with --config.file") from None
+    except ValueError:  # a NUL or a lone surrogate in the name
+        raise ValueError("cannot be a file name; name a readable file with --config.file") from None
+    if len(content) > _LONGEST:
+        raise ValueError("is larger than 1 MiB; name the configuration file with --config.file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: is not UTF-8; save the file as UTF-8") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, in which a second value for a key is noted instead of silently winning."""
+
+    def __init__(self, text: str, duplicates: list[str]) -> None:
+        super().__init__(text)
+        self.duplicates = duplicates
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        # Here and not at construction, where merged keys (<<) already stand among the mapping's own.
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in first:
+                earlier = first[key.tag, key.value]
+                self.duplicates.append(
+                    f"line {line}, column {key.start_mark.column + 1}: "
+                    f"{_key_name(key.value)} was already given in line {earlier}; remove one of them"
+                )
+            first.setdefault((key.tag, key.value), line)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+            # PyYAML lets them through: `2026-13-45` is a date to it, `!!int x` a number.
+            raise yaml.constructor.ConstructorError(
+                None, None, "this looks like a number or a date, but is none", node.start_mark
+            ) from None
+
+
+def _parse(text: str, duplicates: list[str]) -> object:
+    try:
+        loader = _Loader(text, duplicates)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        words = ", ".join(filter(None, (error.context, error.problem)))
+        raise ValueError(f"{place}{_QUOTED.sub('<hidden>', words)}; mend the YAML there, or put the text in quotes") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        raise ValueError(f"line {line}, column {column}: holds a control character; remove it") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply; the configuration has four levels") from None
+
+
+class Reader:
+    """Makes structs of a document and collects what is wrong with it.
+
+    `source` begins each line, `folder` is where relative file names start, `environ` is what `${NAME}` stands for.
+    """
+
+    def __init__(self, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.source = source
+        self.folder = folder
+        self.environ = environ
+        self.problems: list[str] = []
+
+    def build(self, section: type[S], raw: object) -> S:
+        """Return the struct that `raw` describes; ConfigError with every problem met so far, if there is one."""
+        built = self._read(inspect.type_info(section), raw, "")
+        if self.problems:
+            raise ConfigError(self.problems)
+        return cast("S", built)
+
+    def fault(self, path: str, words: str) -> None:
+        """Note what is wrong with the value at `path`, such as `workspaces[0].name`."""
+        self.problems.append(f"{self.source}: {path}: {words}" if path else f"{self.source}: {words}")
+
+    def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
+        if isinstance(kind, inspect.UnionType):  # of one type and None; a null counts as not given
+            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+        if isinstance(kind, inspect.StructType):
+            return self._read_struct(kind, raw, path)
+        if isinstance(kind, inspect.VarTupleType):
+            return self._read_list(kind, raw, path)
+        return self._read_leaf(raw, path, lambda value: self._leaf(kind, value))
+
+    def _read_list(self, kind: inspect.VarTupleType, raw: object, path: str) -> object:
+        if not isinstance(raw, list):
+            self.fault(path, f"must be a list, not {_words(raw)}; write each item on a line of its own after '- '")
+            return _UNREAD
+        items = tuple(self._read(kind.item_type, item, f"{path}[{index}]") for index, item in enumerate(raw))
+        return _UNREAD if any(item is _UNREAD for item in items) else items
+
+    def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
+        if not isinstance(raw, dict):
+            keys = ", ".join(field.name for field in kind.fields)
+            self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
+            return _UNREAD
+        self._find_unknown_keys(kind, raw, path)
+        values: dict[str, Any] = {}
+        for field in kind.fields:
+            value = self._read_field(field, raw, path)
+            if value is not _UNREAD:
+                values[field.name] = value
+            elif field.required or (field.default is None and _given(field, raw)):
+                values[field.name] = None if field.required else _UNREAD
+        section = cast("Section", kind.cls(**values))
+        for key, words in section.faults():
+            self.fault(_join(path, key), words)
+        return section
+
+    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> None:
+        known = [name for field in kind.fields for name in _names(field)]
+        for key in raw:
+            if key in known:
+                continue
+            name = _key_name(key)
+            near = difflib.get_close_matches(name, known, n=1)
+            if name in known:  # `{api_id:x}` is a key of that whole text
+                remedy = "put a space after its colon"
+            else:
+                remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+            self.fault(_join(path, name), f"is not a key; {remedy}")
+
+    def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
+        given = _given(field, raw)
+        if len(given) > 1:
+            self.fault(_join(path, given[0]), f"is given together with {given[1]}; keep one of them")
+        elif given == [field.name]:
+            return self._read(field.type, raw[field.name], _join(path, field.name))
+        elif given:
+            open_file = _extra(field.type)["parse_file"]
+            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: open_file(self._path(name)))
+        elif field.required:
+            self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
+        return _UNREAD
+
+    def _read_leaf(self, raw: object, path: str, parse: Callable[[object], object]) -> object:
+        try:
+            return parse(raw)
+        except ConfigError as error:
+            problems: Sequence[str] = error.problems
+        except ValueError as error:
+            problems = [str(error)]
+        where = raw.where if isinstance(raw, Given) else f"{self.source}: {path}"
+        self.problems.extend(f"{where}: {line}" for line in problems)
+        return _UNREAD
+
+    def _leaf(self, kind: inspect.Type, raw: object) -> object:
+        extra = _extra(kind)
+        if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
+            raise ValueError(extra["bare_number"])
+        if "parse" in extra:
+            return extra["parse"](self._text(raw))
+        if isinstance(kind, inspect.CustomType):
+            return _existing(self._path(raw))
+        # What an expanded variable brings is text, but may mean a number.
+        value = self._text(raw) if isinstance(raw, str) else raw
+        return _scalar(kind, value, strict=value == raw)
+
+    def _path(self, raw: object) -> Path:
+        text = self._text(raw)
+        if not text:
+            raise ValueError("is empty; name a file, or leave the key out")
+        return Path(text) if isinstance(raw, Given) else self.folder / text
+
+    def _text(self, raw: object) -> str:
+        """Return the text with its `${NAME}` replaced."""
+        if isinstance(raw, Given):
+            return raw.text
+        if not isinstance(raw, str):
+            hint = "write it as text" if isinstance(raw, list | dict) else "put it in quotes"
+            raise ValueError(  # noqa: TRY004  the user's mistake, as the others are
+                f"must be text, but is read as {_words(raw)}; {hint}"
+            )
+        missing = [
+            f"the environment variable {name} is not set; set it, or write $${{{name}}} for these very characters"
+            for name in dict.fromkeys(match[2] for match in _VARIABLE.finditer(raw) if match[2])
+            if name not in self.environ
+        ]
+        if any(match[0] == "${" for match in _VARIABLE.finditer(raw)):
+            missing.append("has a ${ without a name; write ${NAME}, or $${ for these very characters")
+        if missing:
+            raise ConfigError(missing)
+        return _VARIABLE.sub(lambda match: match[1] or self.environ[match[2]], raw)
+
+
+def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
+    """Return `value` if it is what `kind` asks for; ValueError says what that would be."""
+    if isinstance(kind, inspect.LiteralType):
+        if value in kind.values:
+            return value
+        raise ValueError(f"must be {' or '.join(map(str, kind.values))}; write one of them")
+    expected, plain = _PLAIN[type(kind)]
+    least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
+    bounds = (f" of at least {least}" if most is None else f" from {least} to {most}") if least is not None else ""
+    try:
+        number = msgspec.convert(value, plain, strict=strict)
+        if math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most):
+            return number
+    except (msgspec.ValidationError, OverflowError):
+        pass
+    remedy = "it is read as text, so look at its spelling and quotes" if isinstance(value, str) else "correct it"
+    raise ValueError(f"must be {expected}{bounds}; {remedy}")
+
+
+def _existing(path: Path) -> Path:
+    try:
+        if path.is_file():
+            with path.open("rb"):
+                return path
+    except OSError as error:
+        raise ValueError(f"this file cannot be read: {error.strerror}; make it readable or name another") from None
+    except ValueError:  # a lone surrogate in the name
+        pass
+    raise ValueError("there is no such file; name one, starting at the folder of the configuration file") from None
+
+
+def _names(field: inspect.Field) -> list[str]:
+    """Return the keys under which a field may be given: NAME, and NAME_file where its text may come from a file."""
+    return [field.name, f"{field.name}_file"] if "parse_file" in _extra(field.type) else [field.name]
+
+
+def _given(field: inspect.Field, raw: Mapping[str, object]) -> list[str]:
+    """Return those of its keys that have a value; a null is none, as templates leave it behind."""
+    return [name for name in _names(field) if raw.get(name) is not None]
+
+
+def _extra(kind: inspect.Type) -> dict[str, Any]:
+    return kind.extra or {} if isinstance(kind, inspect.Metadata) else {}
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _key_name(key: object) -> str:
+    """Return what may be shown of a key: `{api_key:x}` is one key to YAML, and x no name."""
+    match = re.match(r"[A-Za-z0-9_.-]{1,60}", key) if isinstance(key, str) else None
+    return match[0] if match else "a key that is no name"
+
+
+def _words(raw: object) -> str:
+    if raw is None:
+        return "nothing"
+    names: dict[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "a mapping"}
+    return names.get(type(raw)) or ("a number" if isinstance(raw, int | float) else "a date or another special value")

@@ -1,0 +1,154 @@
+"""One endpoint of one workspace: when it is fetched, by whom the fetch is shared, and how that went."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Final
+
+import msgspec
+import structlog
+
+from creatify_exporter.errors import Cause
+from creatify_exporter.snapshot import Snapshot
+
+_GRACE: Final = 1.0  # seconds that a fetch may need beyond its deadline to notice it
+_FIRST_PAUSE: Final = 30.0  # seconds; doubled by each 429 that does not say how long to wait
+_LONGEST_PAUSE: Final = 15 * 60.0
+_LONGEST_LATE: Final = 5 * 60.0  # seconds for which Prometheus, too, takes a sample for current
+
+_log = structlog.get_logger()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a fetch ended. `cause` and `reason` tell why it failed, None where it did not.
+
+    A list that is complete, but could not be counted, has both a snapshot and a cause. `duration` is in seconds,
+    `received` in decoded bytes; both are None where nothing was fetched.
+    """
+
+    snapshot: Snapshot | None = None
+    invalid: dict[str, int] = {}
+    balance: float | None = None
+    cause: Cause | None = None
+    reason: str | None = None
+    duration: float | None = None
+    received: int | None = None
+    retry_after: float | None = None
+
+
+class Feed:
+    """Shares fetches between scrapes.
+
+    `fetch` runs in a thread of its own and raises nothing. Nobody waits for that thread, since nothing can end one
+    that hangs in a name lookup: it is left behind, one at most.
+    """
+
+    def __init__(
+        self,
+        names: tuple[str, str],
+        fetch: Callable[[], Outcome],
+        *,
+        min_interval: float,
+        timeout: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fetches = 0
+        self.failures: Counter[Cause] = Counter()
+        self.last: Outcome | None = None
+        self._names, self._fetch, self._monotonic = names, fetch, monotonic
+        self._min_interval, self._timeout = min_interval, timeout
+        self._lock = threading.Lock()
+        self._running: _Fetch | None = None
+        self._left_behind: _Fetch | None = None
+        self._late: tuple[float, Outcome] | None = None
+        self._started_at = float("-inf")
+        self._paused_until = float("-inf")
+        self._pause = _FIRST_PAUSE
+
+    def refresh(self) -> "Future[Outcome]":
+        """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block."""
+        with self._lock:
+            now = self._monotonic()
+            if self._running and now < self._running.overdue_at:
+                return self._running.future
+            if now < self._paused_until and self.last:
+                return _at_hand(Outcome(cause=self.last.cause, reason=self.last.reason))
+            if self.last and now - self._started_at < self._min_interval:
+                self._late = None
+                return _at_hand(self.last)
+            if self._running and not self._leave_behind(self._running):
+                return _at_hand(self.last or Outcome(cause="timeout", reason="the fetches hang"))
+            late, self._late = self._late, None
+            started = self._start(now)
+            return _at_hand(late[1]) if late and now - late[0] < _LONGEST_LATE else started
+
+    def served(self, outcome: Outcome) -> None:
+        """Tell that a scrape has been answered with an outcome, so that no later one is given it as news."""
+        with self._lock:
+            if self._late and self._late[1] is outcome:
+                self._late = None
+
+    def _start(self, now: float) -> "Future[Outcome]":
+        fetch = self._running = _Fetch(now + self._timeout + _GRACE)
+        self._started_at = now
+        threading.Thread(target=self._run, args=(fetch,), name="/".join(self._names), daemon=True).start()
+        return fetch.future
+
+    def _run(self, fetch: "_Fetch") -> None:
+        outcome = self._fetch()
+        with self._lock:
+            if self._left_behind is fetch:
+                self._left_behind = None
+            elif self._running is fetch:
+                self._running = None
+                if not fetch.given_up:
+                    self._account(outcome)
+        fetch.future.set_result(outcome)
+
+    def _leave_behind(self, fetch: "_Fetch") -> bool:
+        """Give up a fetch that is overdue; return whether another may run beside it."""
+        if not fetch.given_up:
+            fetch.given_up = True
+            self._account(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+        if self._left_behind:
+            return False
+        self._left_behind, self._running = fetch, None
+        return True
+
+    def _account(self, outcome: Outcome) -> None:
+        """Count a fetch that has ended, and say so where it changes the state."""
+        self.fetches += 1
+        before = self.last.cause if self.last else None
+        self.last = outcome
+        workspace, api = self._names
+        log = _log.bind(workspace=workspace, api=api)
+        if outcome.cause:
+            self.failures[outcome.cause] += 1
+            if outcome.cause != before:
+                log.warning("fetch failed", cause=outcome.cause, reason=outcome.reason)
+        else:
+            self._late = (self._monotonic(), outcome)
+            self._pause = _FIRST_PAUSE
+            if before:
+                log.info("fetch succeeded again", cause_before=before)
+        if outcome.cause == "rate_limited":
+            pause = self._pause if outcome.retry_after is None else outcome.retry_after
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._paused_until = self._monotonic() + min(pause, _LONGEST_PAUSE)
+
+
+class _Fetch:
+    """A fetch under way."""
+
+    def __init__(self, overdue_at: float) -> None:
+        self.future: Future[Outcome] = Future()
+        self.overdue_at = overdue_at
+        self.given_up = False
+
+
+def _at_hand(outcome: Outcome) -> "Future[Outcome]":
+    future: Future[Outcome] = Future()
+    future.set_result(outcome)
+    return future

@@ -1,0 +1,151 @@
+"""The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
+
+What the standard library's loggers say (hypercorn, urllib3, asyncio, warnings) takes the same way, and so do
+exceptions that nobody caught.
+"""
+
+import contextlib
+import json
+import logging
+import re
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Final, Literal, TextIO
+from urllib.parse import quote, quote_plus
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+Format = Literal["logfmt", "json"]
+HIDDEN: Final = "<hidden>"
+_DEEPEST: Final = 8  # levels of nested values; below, their repr is shown
+
+_lock = threading.Lock()
+_secrets: frozenset[str] = frozenset()
+_forms: re.Pattern[str] | None = None
+"""Matches every form of every secret; replaced as a whole, so that reading it needs no lock."""
+
+
+def redact(secret: str) -> None:
+    """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr."""
+    global _secrets, _forms  # noqa: PLW0603  secrets are the process's, as its log is
+    with _lock:
+        if not secret or secret in _secrets:
+            return
+        secrets = _secrets | {secret}
+        forms = {form for known in secrets for form in _spellings(known)}
+        # The longest first: else a short secret would show what is left of a longer one that contains it.
+        _forms = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+        _secrets = secrets
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with every registered secret replaced."""
+    return _forms.sub(HIDDEN, text) if _forms else text
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    yield secret
+    yield repr(secret)[1:-1]
+    yield json.dumps(secret)[1:-1]
+    for octets in {secret.encode("utf-8", "surrogatepass"), secret.encode("latin-1", "replace")}:
+        yield repr(octets)[2:-1]
+        for encoded in (quote(octets, safe=""), quote(octets), quote_plus(octets)):
+            yield encoded
+            yield re.sub("%..", lambda match: match[0].lower(), encoded)
+
+
+def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says
+    """Send events of `level` (debug, info, warning, error) and above to `stream`, by default standard error.
+
+    May be called again; the last call holds.
+    """
+    handler = _Handler(stream or sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=_processors(format), foreign_pre_chain=[structlog.stdlib.add_logger_name]
+        )
+    )
+    root = logging.getLogger()
+    for earlier in [known for known in root.handlers if isinstance(known, _Handler)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+def _processors(format: Format) -> list[Processor]:  # noqa: A002  as the flag says
+    ends: dict[Format, list[Processor]] = {
+        "json": [structlog.processors.JSONRenderer()],
+        "logfmt": [
+            _printable,
+            structlog.processors.LogfmtRenderer(key_order=["time", "level", "msg"], bool_as_flag=False),
+        ],
+    }
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("msg"),
+        _redacted,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        *ends[format],
+    ]
+
+
+def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace secrets in all values; after this one, everything is a plain value."""
+    return {key: _plain(value, _DEEPEST) for key, value in event.items()}
+
+
+def _plain(value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        text = without_secrets(str(value))  # a key may be a number
+        return value if text == str(value) else text
+    if isinstance(value, Mapping) and depth:
+        return {without_secrets(str(key)): _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth:
+        return [_plain(item, depth - 1) for item in value]
+    return without_secrets(value if isinstance(value, str) else repr(value))
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    r"""Escape control characters: a reply must not write lines of its own, nor colours. The renderer escapes \n."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in value)
+    return event
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the standard library's name
+        """Say that an event was lost; the inherited one prints its arguments, secrets and all."""
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(f'level=error msg="an event cannot be logged" logger={record.name}\n')
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger(__name__).error("nobody caught an exception", exc_info=(kind, error, trace))
+
+
+def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
+        _uncaught(args.exc_type, args.exc_value, args.exc_traceback)

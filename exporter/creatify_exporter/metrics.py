@@ -1,0 +1,169 @@
+"""Every metric that is exported: this list is the contract with those who write queries."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal
+
+import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+Kind = Literal["gauge", "counter", "histogram"]
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A metric family; `name` is the one that is queried."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+_FEED: Final = ("workspace", "api")
+_MODEL: Final = ("workspace", "api", "model")
+_STATUS: Final = ("workspace", "api", "model", "status")
+
+# From the snapshot: what the list says now. Absent while the last fetch failed.
+TASKS = Family("creatify_tasks", "gauge", _STATUS, "Tasks in the list.")
+TASKS_CREDITS = Family("creatify_tasks_credits", "gauge", _STATUS, "Credits used by the tasks in the list.")
+OLDEST_TASK = Family(
+    "creatify_oldest_task_created_timestamp_seconds",
+    "gauge",
+    _STATUS,
+    "When the oldest pending or running task in the list was created.",
+)
+LIST_OLDEST = Family(
+    "creatify_list_oldest_created_timestamp_seconds", "gauge", _FEED, "When the oldest task in the list was created."
+)
+LIST_NEWEST = Family(
+    "creatify_list_newest_created_timestamp_seconds", "gauge", _FEED, "When the newest task in the list was created."
+)
+INVALID_TASKS = Family(
+    "creatify_invalid_tasks",
+    "gauge",
+    (*_FEED, "field"),
+    "Entries of the list that cannot be read, by the field at fault; task where the entry is no object.",
+)
+REMAINING_CREDITS = Family("creatify_remaining_credits", "gauge", ("workspace",), "Balance of the workspace.")
+
+# From the configuration; absent without a plan.
+PLAN_CREDITS = Family("creatify_plan_credits", "gauge", ("workspace",), "Credits in the configured plan.")
+PLAN_RENEWAL = Family(
+    "creatify_plan_renewal_timestamp_seconds", "gauge", ("workspace",), "When the configured plan renews next (UTC)."
+)
+CREDIT_PRICE = Family(
+    "creatify_credit_price", "gauge", ("workspace", "currency"), "Configured price of one credit, in the currency."
+)
+
+# From the ledger: what has happened since ever. Each task is counted once, also across restarts.
+TASKS_SUBMITTED = Family("creatify_tasks_submitted_total", "counter", _MODEL, "Tasks seen for the first time.")
+TASKS_FINISHED = Family("creatify_tasks_finished_total", "counter", _MODEL, "Tasks that reached done or failed.")
+TASKS_FAILED = Family(
+    "creatify_tasks_failed_total",
+    "counter",
+    (*_MODEL, "reason"),
+    "Tasks that reached failed, by the reason that was given first.",
+)
+TASKS_VANISHED = Family("creatify_tasks_vanished_total", "counter", _MODEL, "Tasks that left the list unfinished.")
+CREDITS_USED = Family(
+    "creatify_credits_used_total",
+    "counter",
+    _MODEL,
+    "Increases of the tasks' credits_used; what was spent is used less refunded.",
+)
+CREDITS_REFUNDED = Family("creatify_credits_refunded_total", "counter", _MODEL, "Decreases of the tasks' credits_used.")
+FAILED_CREDITS_USED = Family(
+    "creatify_failed_tasks_credits_used_total",
+    "counter",
+    _MODEL,
+    "The part of the credits used that went into tasks that failed.",
+)
+FAILED_CREDITS_REFUNDED = Family(
+    "creatify_failed_tasks_credits_refunded_total",
+    "counter",
+    _MODEL,
+    "The part of the credits refunded that came from tasks that failed.",
+)
+TASK_DURATION = Family(
+    "creatify_task_duration_seconds",
+    "histogram",
+    _MODEL,
+    "From a task's creation to the fetch that first saw it finished; its resolution is the scrape interval.",
+)
+
+# About the exporter.
+UP = Family("creatify_up", "gauge", _FEED, "Whether the last fetch was complete and has been counted.")
+LAST_SUCCESS = Family(
+    "creatify_last_success_timestamp_seconds", "gauge", _FEED, "When a complete answer was last received and counted."
+)
+FETCH_DURATION = Family("creatify_last_fetch_duration_seconds", "gauge", _FEED, "How long the last fetch took.")
+FETCH_BYTES = Family("creatify_last_fetch_response_bytes", "gauge", _FEED, "Size of the last answer, decoded.")
+FETCHES = Family("creatify_fetches_total", "counter", _FEED, "Fetches that have ended.")
+FETCH_FAILURES = Family(
+    "creatify_fetch_failures_total", "counter", (*_FEED, "cause"), "Fetches that brought no complete answer, by cause."
+)
+BUILD_INFO = Family(
+    "creatify_exporter_build_info",
+    "gauge",
+    ("version", "revision", "python"),
+    "Always 1; the exporter's version, its revision and Python's version.",
+)
+LEDGER_TASKS = Family("creatify_exporter_ledger_tasks", "gauge", _FEED, "Tasks that the ledger tracks.")
+LEDGER_CREATED = Family(
+    "creatify_exporter_ledger_created_timestamp_seconds", "gauge", _FEED, "When the first list ever was recorded."
+)
+RELOAD_SUCCESSFUL = Family(
+    "creatify_exporter_config_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the last attempt to load the configuration succeeded.",
+)
+RELOAD_TIME = Family(
+    "creatify_exporter_config_last_reload_success_timestamp_seconds",
+    "gauge",
+    (),
+    "When the configuration was last loaded successfully.",
+)
+
+FAMILIES: Final[tuple[Family, ...]] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
+
+
+class Exposition:
+    """Collects samples and yields them as families, in the order of the contract; a family without samples is left out.
+
+    It is what `prometheus_client` calls a registry, for one answer.
+    """
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+        self._others: list[Metric] = []
+
+    def add(self, family: Family, labels: Sequence[str], value: float) -> None:
+        """Add a gauge or a counter."""
+        made = self._family(family)
+        made.add_metric(labels, value)  # type: ignore[attr-defined] # which all three kinds have
+
+    def add_histogram(
+        self, family: Family, labels: Sequence[str], buckets: Sequence[tuple[str, float]], total: float
+    ) -> None:
+        """Add a histogram of cumulative buckets, the last of which is `+Inf`."""
+        made = self._family(family)
+        made.add_metric(labels, buckets, total)  # type: ignore[attr-defined] # as above
+
+    def include(self, metrics: Iterable[Metric]) -> None:
+        """Add what another collector yields."""
+        self._others.extend(metrics)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families."""
+        yield from (self._families[family.name] for family in FAMILIES if family.name in self._families)
+        yield from self._others
+
+    def _family(self, family: Family) -> Metric:
+        made = self._families.get(family.name)
+        if made is None:
+            made = self._families[family.name] = _KINDS[family.kind](family.name, family.help, labels=family.labels)
+        return made
+
+
+_KINDS: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}

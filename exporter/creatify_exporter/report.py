@@ -1,0 +1,64 @@
+"""Daily and monthly totals from the ledger, for whoever has to explain last month's credits."""
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.ledger.book import DAY_TOTALS
+from creatify_exporter.ledger.sqlite import Day, days
+
+_COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")
+
+_Line = tuple[str, ...]
+
+
+def write(ledger: Path, month: str | None, *, as_csv: bool) -> None:
+    """Print a month's totals by day, workspace and model, and their sums; `month` is like 2026-10, by default this."""
+    since, before = _month(month)
+    totals = days(ledger, since.isoformat(), before.isoformat())
+    if as_csv:
+        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *_lines(totals)])
+        return
+    monthly = [total._replace(day=f"{since:%Y-%m}") for total in totals]
+    lines = [_COLUMNS, *_lines(totals), *_lines(monthly), *_lines(total._replace(model="all") for total in monthly)]
+    print(*_aligned(lines), sep="\n")
+    if not totals:
+        print(f"The ledger has no totals for {since:%Y-%m}.")
+
+
+def _month(text: str | None) -> tuple[date, date]:
+    """Return the first day of a month and of the next."""
+    text = text or f"{datetime.now(UTC):%Y-%m}"
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}", text):
+        raise ConfigError([f"--month {text}: not a month; write it like 2026-10"])
+    try:
+        first = date.fromisoformat(f"{text}-01")
+    except ValueError:
+        raise ConfigError([f"--month {text}: there is no such month; write it like 2026-10"]) from None
+    return first, (first + timedelta(days=31)).replace(day=1)
+
+
+def _lines(totals: Iterable[Day]) -> Iterator[_Line]:
+    """Yield a line for each day, workspace and model."""
+    sums: dict[tuple[str, str, str], Counter[str]] = {}
+    for total in totals:
+        sums.setdefault((total.day, total.workspace, total.model), Counter())[total.total] += total.value  # type: ignore[assignment] # sums of credits are no integers
+    for names, values in sums.items():
+        net = values["credits_used"] - values["credits_refunded"]
+        yield (*names, *(f"{values[total]:g}" for total in DAY_TOTALS), f"{net:g}")
+
+
+def _aligned(lines: list[_Line]) -> Iterator[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [
+            cell.ljust(width) if index < 3 else cell.rjust(width)  # noqa: PLR2004 - the columns that hold names
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

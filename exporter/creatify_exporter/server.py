@@ -1,0 +1,210 @@
+"""The HTTP server: routes, and its life from the first connection to SIGTERM."""
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import hypercorn.asyncio
+import hypercorn.config
+import structlog
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from creatify_exporter import page
+from creatify_exporter.collector import Collector, Visit
+from creatify_exporter.config import Config
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.metrics import Exposition
+
+_SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
+_SLOWEST_REQUEST: Final = 30.0  # seconds until a connection without a complete request is closed
+_GRACE: Final = 25.0  # seconds for scrapes in flight after SIGTERM; Kubernetes allows 30
+
+_log = structlog.get_logger()
+
+
+class Server:
+    """Answers requests from a collector.
+
+    `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
+    server, None for the address that it asks at.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        load: Callable[[], Config],
+        *,
+        telemetry_path: str = "/metrics",
+        external_url: str | None = None,
+    ) -> None:
+        self._collector, self._load = collector, load
+        self._telemetry_path, self._external_url = telemetry_path, external_url
+
+    def app(self) -> Starlette:
+        """Return the routes."""
+        return Starlette(
+            routes=[
+                Route(self._telemetry_path, self._metrics),
+                Route(f"{self._telemetry_path.rstrip('/')}/exporter", self._own_metrics),
+                Route("/probe", self._probe),
+                Route("/sd", self._discovery),
+                Route("/-/healthy", _healthy),
+                Route("/-/ready", _ready),
+                Route("/-/reload", self._reload, methods=["POST"]),
+                Route("/", self._page),
+            ],
+            # Level 1: level 9, which is usual, costs more than the rendering and saves a few per cent of bytes.
+            middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)],
+        )
+
+    async def run(self, sockets: Sequence[socket.socket]) -> None:
+        """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
+        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(self._reloaded())))
+        app: Any = self.app()  # hypercorn has types of its own for ASGI
+        await hypercorn.asyncio.serve(app, _Settings(sockets), shutdown_trigger=stop.wait)
+
+    async def _metrics(self, request: Request) -> Response:
+        return await self._scrape(request, self._collector.visit(), own=True)
+
+    async def _own_metrics(self, request: Request) -> Response:
+        return await self._scrape(request, [], own=True)
+
+    async def _probe(self, request: Request) -> Response:
+        name = request.query_params.get("workspace")
+        if name is None:
+            return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
+        if name not in self._collector.targets:
+            return PlainTextResponse("no workspace of that name is configured\n", 404)
+        return await self._scrape(request, self._collector.visit([name]), own=False)
+
+    async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
+        """Wait for the fetches as long as the scrape may, then answer with what is known."""
+        waiting = [asyncio.wrap_future(future) for visit in visits for future in visit.futures.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._patience(request.headers))
+        encode, content_type = _encoder(request.headers.get("Accept", ""))
+        # Rendering thousands of series takes a while, and may wait for the ledger: not in the event loop.
+        body = await asyncio.to_thread(lambda: encode(self._collector.exposition(visits, own=own)))
+        return Response(body, media_type=None, headers={"Content-Type": content_type})
+
+    def _patience(self, headers: Mapping[str, str]) -> float:
+        """Return for how many seconds a scrape may wait: a little less than its own timeout."""
+        with suppress(ValueError):
+            timeout = float(headers.get(_SCRAPE_TIMEOUT, ""))
+            if math.isfinite(timeout) and timeout > 0:
+                return max(timeout / 2, timeout - 0.5)
+        return self._collector.config.fetch.timeout + 1
+
+    async def _discovery(self, request: Request) -> Response:
+        """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard."""
+        url = urlsplit(self._external_url or str(request.base_url))
+        prefix = url.path.rstrip("/")
+        groups = [
+            {
+                "targets": [url.netloc],
+                "labels": {
+                    "__scheme__": url.scheme,
+                    "__metrics_path__": f"{prefix}/probe",
+                    "__param_workspace": name,
+                    # All have one address, and two targets must not have the same labels.
+                    "instance": f"{url.netloc}/{name}",
+                },
+            }
+            for name in self._collector.targets
+        ]
+        own_path = f"{prefix}{self._telemetry_path.rstrip('/')}/exporter"
+        own = {"__scheme__": url.scheme, "__metrics_path__": own_path, "instance": url.netloc}
+        return JSONResponse([*groups, {"targets": [url.netloc], "labels": own}])
+
+    async def _reload(self, _: Request) -> Response:
+        problems = await self._reloaded()
+        return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
+
+    async def _reloaded(self) -> str:
+        """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
+        try:
+            self._collector.reload(await asyncio.to_thread(self._load))
+        except ConfigError as error:
+            self._collector.reload_failed()
+            for problem in error.problems:
+                _log.error("configuration not reloaded", problem=problem)
+            return f"the configuration was not reloaded, the old one holds:\n{error}\n"
+        _log.info("configuration reloaded", workspaces=len(self._collector.targets))
+        return ""
+
+    async def _page(self, _: Request) -> Response:
+        body = await asyncio.to_thread(page.render, self._collector, self._telemetry_path)
+        return HTMLResponse(body, headers=page.HEADERS)
+
+
+def _encoder(accept: str) -> tuple[Callable[[Exposition], bytes], str]:
+    """Return what renders OpenMetrics where it is asked for, else the classic text format, and its content type."""
+    try:
+        return choose_encoder(accept)
+    except ValueError:  # a header that asks for no version there is
+        return choose_encoder("")
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
+async def _ready(_: Request) -> Response:
+    # Configuration and ledger are in order before the server listens. An upstream that is down does not make it
+    # unready: `creatify_up 0` has to be scraped.
+    return PlainTextResponse("ready\n")
+
+
+def listen(addresses: Sequence[str]) -> list[socket.socket]:
+    """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
+    return [_listening(address) for address in addresses]
+
+
+def _listening(address: str) -> socket.socket:
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or not int(port) < 2**16:
+        raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        if not host and socket.has_dualstack_ipv6():
+            return socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, int(port)), family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None
+
+
+class _Settings(hypercorn.config.Config):
+    """Hypercorn's settings, with sockets that listen already."""
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        super().__init__()
+        self._listening = list(sockets)
+        # Hypercorn's time for an idle connection is also the time in which a request has to be complete. Its
+        # read_timeout would end connections that wait for their answer.
+        self.keep_alive_timeout = _SLOWEST_REQUEST
+        self.graceful_timeout = _GRACE
+        self.include_server_header = False
+        self.errorlog = logging.getLogger("hypercorn")
+
+    def create_sockets(self) -> hypercorn.config.Sockets:
+        """Return the sockets."""
+        return hypercorn.config.Sockets([], self._listening, [])

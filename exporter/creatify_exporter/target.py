@@ -1,0 +1,103 @@
+"""One workspace: what is fetched for it, and into what."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Final
+
+import structlog
+
+from creatify_exporter import log
+from creatify_exporter.client import Client, Listing
+from creatify_exporter.config import Fetch, Workspace
+from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
+from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.ledger import Account, Ledger
+from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.tasks import API
+
+BALANCE: Final = "remaining_credits"
+_BALANCE_INTERVAL: Final = 120.0  # seconds; with a list every 15 s it keeps a workspace under 5 requests a minute
+
+_log = structlog.get_logger()
+
+
+class Target:
+    """A workspace with its feeds, by the value of the label `api`."""
+
+    def __init__(self, workspace: Workspace, fetch: Fetch, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self.workspace = workspace
+        self._ledger, self._clock = ledger, clock
+        self._list = Client(workspace, fetch, clock)
+        self._balance = Client(workspace, fetch, clock)
+        self.feeds = {API: self._feed(API, self._fetch_list, fetch, fetch.min_interval)}
+        if workspace.remaining_credits:
+            interval = max(fetch.min_interval, _BALANCE_INTERVAL)
+            self.feeds[BALANCE] = self._feed(BALANCE, self._fetch_balance, fetch, interval)
+
+    def account(self) -> Account | None:
+        """Return what the ledger has committed for this workspace, None where it cannot be read."""
+        try:
+            return self._ledger.account(self.workspace.name, API)
+        except LedgerUnavailable:
+            return None
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._list.close()
+        self._balance.close()
+
+    def _feed(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Feed:
+        names = (self.workspace.name, api)
+        return Feed(names, lambda: _safely(fetch, names), min_interval=min_interval, timeout=limits.timeout)
+
+    def _fetch_list(self) -> Outcome:
+        began = time.monotonic()
+        listing, snapshot = self._list.tasks(), Snapshot()
+        failure: ExporterError | None = None
+        try:
+            self._record(listing, snapshot)
+        except (FetchError, LedgerUnavailable) as error:
+            failure = error
+        # A list that only the ledger did not take is whole; one that was not fetched to its end is nothing.
+        whole = None if isinstance(failure, FetchError) else snapshot
+        return _outcome(failure, began, listing.received, snapshot=whole, invalid=dict(listing.decoder.invalid))
+
+    def _record(self, listing: Listing, snapshot: Snapshot) -> None:
+        """Read the list to its end, and only then commit it."""
+        with closing(self._ledger.begin(self.workspace.name, API)) as recording:
+            for batch in listing:
+                snapshot.add(batch)
+                recording.add(batch)
+            # A clock that is ahead must not settle the future.
+            now = self._clock() if listing.date is None else min(self._clock(), listing.date)
+            recording.commit(now)
+
+    def _fetch_balance(self) -> Outcome:
+        began = time.monotonic()
+        try:
+            balance = self._balance.remaining_credits()
+        except FetchError as error:
+            return _outcome(error, began, None)
+        return _outcome(None, began, None, balance=balance)
+
+
+def _outcome(failure: ExporterError | None, began: float, received: int | None, **facts: object) -> Outcome:
+    return Outcome(
+        cause=failure.cause if isinstance(failure, FetchError) else "ledger" if failure else None,
+        reason=log.without_secrets(str(failure)) if failure else None,
+        duration=time.monotonic() - began,
+        received=received,
+        retry_after=failure.retry_after if isinstance(failure, RateLimited) else None,
+        **facts,  # type: ignore[arg-type] # the rest of its fields
+    )
+
+
+def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
+    """Turn whatever a fetch raises into its failure: no defect here may take the counters off the page."""
+    began = time.monotonic()
+    try:
+        return fetch()
+    except Exception as error:  # noqa: BLE001 - the one boundary
+        _log.exception("fetch broke", workspace=names[0], api=names[1])
+        return _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)

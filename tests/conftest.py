@@ -1,0 +1,41 @@
+"""What tests of several modules share: real servers, real processes and the tools that must be there."""
+
+import os
+import shutil
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Everybody's run is the same; `make soak` looks further and prints its seed.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("soak", parent=settings.get_profile("repeatable"), derandomize=False, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+def tool(name: str, package: str) -> str:
+    """Return the path of a program that is not installed by this project.
+
+    A user's machine may lack it; where `REQUIRE_TOOLS` is set, as in CI, that is a failure.
+    """
+    path = shutil.which(name)
+    if path:
+        return path
+    reason = f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}"
+    if os.environ.get("REQUIRE_TOOLS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def promtool() -> str:
+    return tool("promtool", "prometheus")
+
+
+@pytest.fixture
+def prometheus() -> str:
+    return tool("prometheus", "prometheus")

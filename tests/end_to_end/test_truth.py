@@ -1,0 +1,119 @@
+"""Prometheus ends up with the truth: real exporter, real Prometheus, an account that is known to the last task."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from conftest import tool
+from creatify_exporter.simulator import MODELS, Account, Clock, Incident, Listing, Model, Simulator, Traffic, Truth
+from processes import Exporter, Prometheus, free_port, running_prometheus, until, write_config
+
+MINUTE = 60.0
+SPEED = 120.0
+LASTING = 90.0  # real seconds: three hours of the account's time
+KILLS = (25.0, 45.0, 65.0)
+NEWCOMER = "gemini-4-flash-preview"
+
+
+def busy_account(clock: Clock) -> Account:
+    """Two hours of the past, three to come; a model whose very first tasks fail; at the end all goes quiet."""
+    now = clock.now()
+    newcomer = Model(
+        NEWCOMER, weight=10, seconds=5, failure_ratio=0.0, credits=1, since=now + 80 * MINUTE, first_failures=4
+    )
+    quiet = Incident(clock.end - 30 * MINUTE, clock.end + 60 * MINUTE, arrivals=0)
+    traffic = Traffic(rate=1 / 3, rhythm=0.2, models=(*MODELS, newcomer), incidents=(quiet,), text_bytes=300)
+    return Account(7, now - 120 * MINUTE, traffic)
+
+
+class Run:
+    """What Prometheus holds after the run, and what was true between its first and its last sample."""
+
+    def __init__(self, prometheus: Prometheus, truth: Truth, began: float) -> None:
+        self.prometheus, self.truth, self.began = prometheus, truth, began
+
+    def increases(self, metric: str) -> dict[str, float]:
+        """Return the last raw sample less the first one, by model; no function of Prometheus touches them."""
+        sums: dict[str, float] = {}
+        for series in self.samples(metric):
+            values = [float(value) for _, value in series["values"]]
+            model = series["metric"]["model"]
+            sums[model] = sums.get(model, 0.0) + values[-1] - values[0]
+        return sums
+
+    def samples(self, metric: str) -> list[dict[str, Any]]:
+        return self.prometheus.query(f"{metric}[{int(time.time() - self.began) + 5}s]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Let the account live, kill the exporter three times, and wait until the last task has its last credits."""
+    binary, folder = tool("prometheus", "prometheus"), tmp_path_factory.mktemp("truth")
+    clock = Clock.accelerated(LASTING, SPEED)
+    began, port = time.time(), free_port()
+    listing = Listing(younger_than=70 * MINUTE, order="shuffled", repeats=True)
+    with Simulator(busy_account(clock), clock, listing=listing) as simulator:
+        config = write_config(
+            folder / "config.yml",
+            simulator,
+            fetch={"min_interval": "100ms"},
+            ledger={"url": f"sqlite:///{folder}/ledger.db", "settle_after": "45m", "new_series_hold": "3s"},
+        )
+        flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}")
+        exporter = Exporter(*flags)
+        job = {"job_name": "creatify", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+        settings = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [job]}
+        with running_prometheus(binary, folder / "prometheus", settings) as prometheus:
+            until(lambda: prometheus.value("creatify_up"))
+            first = simulator.listings()[0].at
+            for moment in KILLS:
+                time.sleep(max(0.0, began + moment - time.time()))
+                exporter.kill()
+                exporter = Exporter(*flags)
+            time.sleep(max(0.0, began + LASTING + 4 - time.time()))
+            truth = simulator.account.truth(clock.now()) - simulator.account.truth(first)
+            yield Run(prometheus, truth, began)
+        exporter.kill()
+
+
+def nonzero(counts: dict[str, float]) -> dict[str, float]:
+    return {model: count for model, count in counts.items() if count}
+
+
+def test_the_run_was_long_enough_to_mean_something(run: Run) -> None:
+    assert sum(run.truth.finished.values()) > 1000
+    assert sum(run.truth.failed.values()) > 20
+
+
+def test_finished_tasks_are_those_that_finished(run: Run) -> None:
+    assert nonzero(run.increases("creatify_tasks_finished_total")) == nonzero(run.truth.finished)
+
+
+def test_failed_tasks_are_those_that_failed(run: Run) -> None:
+    assert nonzero(run.increases("creatify_tasks_failed_total")) == nonzero(run.truth.failed)
+
+
+def test_credits_are_those_that_were_spent(run: Run) -> None:
+    used = run.increases("creatify_credits_used_total")
+    refunded = run.increases("creatify_credits_refunded_total")
+    assert nonzero({model: used[model] - refunded[model] for model in used}) == nonzero(run.truth.credits)
+
+
+def test_no_counter_is_ever_reset(run: Run) -> None:
+    assert len(run.samples("creatify_tasks_finished_total")) == len(MODELS) + 1
+    for name in ("tasks_submitted", "tasks_finished", "tasks_failed", "credits_used", "credits_refunded"):
+        for series in run.prometheus.query(f"resets(creatify_{name}_total[10m])"):
+            assert series["value"][1] == "0", series["metric"]
+
+
+def test_increase_is_true_within_two_scrape_intervals(run: Run) -> None:
+    seconds = int(time.time() - run.began)
+    [series] = run.prometheus.query(f"sum(increase(creatify_tasks_finished_total[{seconds}s]))")
+    assert float(series["value"][1]) == pytest.approx(sum(run.truth.finished.values()), rel=4 / LASTING)
+
+
+def test_a_model_whose_very_first_tasks_fail_is_visible_in_increase(run: Run) -> None:
+    failures = f'sum(increase(creatify_tasks_failed_total{{model="{NEWCOMER}"}}[10m]))'
+    assert run.prometheus.value(failures) == pytest.approx(4, abs=0.5)
