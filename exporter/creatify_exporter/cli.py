@@ -26,7 +26,6 @@ from creatify_exporter.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.reasons import Classifier
 from creatify_exporter.server import Server, listen
-from creatify_exporter.simulator import demo_simulator, serve
 
 _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 
@@ -68,6 +67,8 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _demonstrate(arguments: argparse.Namespace) -> None:
     """Serve metrics of a simulated account, from a ledger that is thrown away."""
+    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - only those who ask for it load it
+
     with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
         workspace = config.Workspace(
             name="default",
@@ -119,19 +120,17 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    path = config.ledger_path(arguments.config_file, os.environ, ledger_url=arguments.ledger_url)
+    path = _loaded(arguments, keys_needed=False).ledger.path
+    if path is None:
+        raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; name a file to report on"])
     report.write(path, arguments.month, as_csv=arguments.csv)
 
 
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the class, the text."""
-    if arguments.live:
-        loaded = _loaded(arguments)
-        texts, failure_reasons = _live_reasons(loaded), loaded.failure_reasons
-    else:
-        texts = (line.rstrip("\n") for line in sys.stdin)
-        failure_reasons = config.failure_reasons(arguments.config_file, os.environ)
-    classifier = Classifier(failure_reasons)
+    loaded = _loaded(arguments, keys_needed=arguments.live)
+    texts = _live_reasons(loaded) if arguments.live else (line.rstrip("\n") for line in sys.stdin)
+    classifier = Classifier(loaded.failure_reasons)
     for text, count in Counter(texts).most_common():
         print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
 
@@ -144,6 +143,8 @@ def _live_reasons(loaded: Config) -> Iterator[str]:
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
+    from creatify_exporter.simulator import serve  # noqa: PLC0415 - as above
+
     serve(
         arguments.listen,
         seed=arguments.seed,
@@ -154,8 +155,8 @@ def _simulate(arguments: argparse.Namespace) -> None:
     )
 
 
-def _loaded(arguments: argparse.Namespace) -> Config:
-    return config.load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url)
+def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
+    return config.load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url, keys_needed=keys_needed)
 
 
 def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:

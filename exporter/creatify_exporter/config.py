@@ -305,18 +305,21 @@ class Config(Section, frozen=True, kw_only=True):
                 yield f"workspace {workspace.name!r} sends its keys unencrypted (allow_insecure)"
 
 
-def load(path: Path | None, environ: Mapping[str, str], *, ledger_url: str | None = None) -> Config:
+def load(
+    path: Path | None, environ: Mapping[str, str], *, ledger_url: str | None = None, keys_needed: bool = True
+) -> Config:
     """Read the file, if there is one, and the environment; ConfigError holds every mistake in them.
 
     `ledger_url` is the flag of that name, and wins over the file. Relative names of files start at the
     folder of the configuration file, in the environment and in a ledger's URL at the working directory.
+    A command that asks the API nothing does without workspaces, where it says that no keys are needed.
     """
     raw, problems = document.read(path) if path else ({}, [])
     reader = document.Reader(str(path or "environment"), path.parent if path else Path(), environ)
     reader.problems.extend(problems)
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), environ, ledger_url)}
-        if raw.get("workspaces") in (None, []):
+        if keys_needed and raw.get("workspaces") in (None, []):
             raw["workspaces"] = _from_environment(reader, environ)
     return reader.build(Config, raw)
 

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 import msgspec
 
@@ -29,11 +29,14 @@ BATCH_BYTES: Final = 256 * 1024
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
 
 _WHITE: Final = b" \t\n\r"
-_SCALAR: Final = rb'(?:"(?:[^"\\]++|\\.)*+"|[^\s",\[\]{}]++)'
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
+_SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
 _FIRST_KEYS: Final = re.compile(
     rb'\[\s*+\{\s*+("[^"\\]*+")\s*+:(?:\s*+' + _SCALAR + rb'\s*+,\s*+("[^"\\]*+")\s*+:)?', re.DOTALL
 )
-_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+("?)|[\[\]{},]', re.DOTALL)
+_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
+_TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+", re.DOTALL)
+_STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
 _batch_decoder = msgspec.json.Decoder(list[Task])
@@ -192,11 +195,11 @@ class _Cutter:
     def cut(self, buffer: bytearray) -> tuple[int, list[Task] | None]:
         """Return the place of a comma (0: none yet) and the tasks before it (None: they must be read one by one)."""
         if not self._skip and self._position == 1:
-            cut = self._guess(buffer)
-            if cut and (batch := _decoded(buffer, cut)):
-                self._penalty = 1
-                return cut, batch
-            # Hostile shapes refute each guess; the more often in a row, the longer until the next.
+            for cut in self._guesses(buffer):
+                if batch := _decoded(buffer, cut):
+                    self._penalty = 1
+                    return cut, batch
+            # Hostile shapes refute every guess; the more often in a row, the longer until the next.
             self._skip, self._penalty = self._penalty, min(2 * self._penalty, _MOST_SKIPPED)
         self._scan(buffer)
         if not self.commas:
@@ -214,42 +217,43 @@ class _Cutter:
             raise _malformed("something follows its end")
         return len(body) - 1
 
-    def _guess(self, buffer: bytearray) -> int:
-        """Return the last comma before what looks like the first two keys of the first element, 0 if there is none."""
+    def _guesses(self, buffer: bytearray) -> Iterator[int]:
+        """Yield commas before what looks like the first two keys of the first element: the last one, then earlier ones.
+
+        What looks like a task may be nested in one. A wrong guess costs little beside the exact scan, so that some
+        more are worth it, ever further from the end.
+        """
         if self._look is None:
             self._look = _look_of_an_element(buffer)
-        for window in (8 * 1024, 64 * 1024, len(buffer)):
-            last = 0
-            for found in self._look.finditer(buffer, max(1, len(buffer) - window)):
-                last = found.start()
-            if last:
-                return last
-        return 0
+        near = _places(self._look, buffer, len(buffer) - 16 * 1024)
+        yield from near[-1:]
+        places = _places(self._look, buffer, 1)
+        back = 2 if near else 1
+        while back <= len(places):
+            yield places[-back]
+            back *= 2
 
     def _scan(self, buffer: bytearray) -> None:
         """Note the commas between elements in what has been added to the buffer."""
-        if self._in_string:
-            self._take_string(_REST_OF_STRING.match(buffer, self._position))
-        if self._in_string:
-            return
-        for token in _TOKEN.finditer(buffer, self._position):
-            kind = buffer[token.start()]
-            if kind == ord(","):
-                if self._depth == 1:
-                    self.commas.append(token.start())
-            elif kind in b"[{":
-                self._depth += 1
-            elif kind in b"]}":
-                self._depth -= 1
-            elif not token[1]:
-                self._take_string(token)
-                return
+        while self._position < len(buffer):
+            if self._in_string:
+                rest = _matched(_REST_OF_STRING, buffer, self._position)
+                self._in_string, self._position = not rest[1], rest.end()
+                if self._in_string:  # a backslash may be left, which waits for what it escapes
+                    return
+            way = _TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET
+            place = _matched(way, buffer, self._position).end()
+            self._position = place + 1
+            match buffer[place : place + 1]:
+                case b",":
+                    self.commas.append(place)
+                case b"[" | b"{":
+                    self._depth += 1
+                case b"]" | b"}":
+                    self._depth -= 1
+                case b'"':  # the way leads past a string that has an end
+                    self._in_string = True
         self._position = len(buffer)
-
-    def _take_string(self, text: re.Match[bytes] | None) -> None:
-        """Go on behind a string that may not have ended yet; a last backslash waits for what it escapes."""
-        if text:  # both patterns match always
-            self._in_string, self._position = not text[1], text.end()
 
 
 def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
@@ -260,6 +264,14 @@ def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
     if first[2]:
         look += rb"\s*+" + _SCALAR + rb"\s*+,\s*+" + re.escape(first[2]) + rb"\s*+:"
     return re.compile(look, re.DOTALL)
+
+
+def _places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
+    return [found.start() for found in look.finditer(buffer, max(1, begin))]
+
+
+def _matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re.Match[bytes]:
+    return cast("re.Match[bytes]", pattern.match(buffer, position))  # those used here can match nothing at all
 
 
 def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
@@ -305,7 +317,7 @@ def _integer(digits: str) -> float:
 def _without_nested(element: bytes) -> bytes:
     """Put `null` in the place of whatever is nested in an element; no depth is too deep for this."""
     kept, depth, mark = bytearray(), 0, 0
-    for token in _TOKEN.finditer(element):
+    for token in _STRING_OR_BRACKET.finditer(element):
         kind = token[0][:1]
         if kind in (b"[", b"{"):
             depth += 1

@@ -127,7 +127,9 @@ def _parse(text: str, duplicates: list[str]) -> object:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         words = ", ".join(filter(None, (error.context, error.problem)))
-        raise ValueError(f"{place}{_QUOTED.sub('<hidden>', words)}; mend the YAML there, or put the text in quotes") from None
+        raise ValueError(
+            f"{place}{_QUOTED.sub('<hidden>', words)}; mend the YAML there, or put the text in quotes"
+        ) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)

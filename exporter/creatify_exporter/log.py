@@ -37,7 +37,7 @@ def redact(secret: str) -> None:
         secrets = _secrets | {secret}
         forms = {form for known in secrets for form in _spellings(known)}
         # The longest first: else a short secret would show what is left of a longer one that contains it.
-        _forms = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
+        _forms = re.compile("|".join(_quoted(form) for form in sorted(forms, key=len, reverse=True)))
         _secrets = secrets
 
 
@@ -55,6 +55,15 @@ def _spellings(secret: str) -> Iterator[str]:
         for encoded in (quote(octets, safe=""), quote(octets), quote_plus(octets)):
             yield encoded
             yield re.sub("%..", lambda match: match[0].lower(), encoded)
+
+
+def _quoted(form: str) -> str:
+    """Match `form` however often it was quoted: a repr in a JSON text in a repr has backslashes before backslashes."""
+    parts = re.findall(r"""\\*["'/]|\\+|[^"'/\\]+""", form)
+    return "".join(
+        r"\\+" if not part.strip("\\") else rf"\\*{part[-1]}" if part[-1] in "\"'/" else re.escape(part)
+        for part in parts
+    )
 
 
 def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says

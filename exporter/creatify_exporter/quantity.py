@@ -13,8 +13,6 @@ _SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB|TiB)", re.ASCII)
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-
-
 class Seconds(float):
     """A time in seconds, written as a Prometheus duration: `30s`, `1h30m`, `250ms`."""
 

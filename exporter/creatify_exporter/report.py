@@ -3,8 +3,7 @@
 import csv
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -15,19 +14,22 @@ from creatify_exporter.ledger.sqlite import Day, days
 
 _COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")
 
+_EPOCH: Final = date(1970, 1, 1).toordinal()
+
 _Line = tuple[str, ...]
 
 
 def write(ledger: Path, month: str | None, *, as_csv: bool) -> None:
     """Print a month's totals by day, workspace and model, and their sums; `month` is like 2026-10, by default this."""
     since, before = _month(month)
-    totals = days(ledger, since.isoformat(), before.isoformat())
+    totals = days(ledger, since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
+    daily = list(_lines(totals, lambda total: (date.fromordinal(total.day + _EPOCH).isoformat(), total.model)))
     if as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *_lines(totals)])
+        csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *daily])
         return
-    monthly = [total._replace(day=f"{since:%Y-%m}") for total in totals]
-    lines = [_COLUMNS, *_lines(totals), *_lines(monthly), *_lines(total._replace(model="all") for total in monthly)]
-    print(*_aligned(lines), sep="\n")
+    monthly = _lines(totals, lambda total: (f"{since:%Y-%m}", total.model))
+    sums = _lines(totals, lambda _: (f"{since:%Y-%m}", "all models"))
+    print(*_aligned([_COLUMNS, *daily, *monthly, *sums]), sep="\n")
     if not totals:
         print(f"The ledger has no totals for {since:%Y-%m}.")
 
@@ -44,14 +46,16 @@ def _month(text: str | None) -> tuple[date, date]:
     return first, (first + timedelta(days=31)).replace(day=1)
 
 
-def _lines(totals: Iterable[Day]) -> Iterator[_Line]:
-    """Yield a line for each day, workspace and model."""
-    sums: dict[tuple[str, str, str], Counter[str]] = {}
+def _lines(totals: Iterable[Day], names: Callable[[Day], tuple[str, str]]) -> Iterator[_Line]:
+    """Sum the totals up by period, workspace and model, and yield a line for each; `names` tells period and model."""
+    sums: dict[_Line, dict[str, float]] = {}
     for total in totals:
-        sums.setdefault((total.day, total.workspace, total.model), Counter())[total.total] += total.value  # type: ignore[assignment] # sums of credits are no integers
-    for names, values in sums.items():
+        period, model = names(total)
+        values = sums.setdefault((period, total.workspace, model), dict.fromkeys(DAY_TOTALS, 0.0))
+        values[total.total] += total.value
+    for line, values in sums.items():
         net = values["credits_used"] - values["credits_refunded"]
-        yield (*names, *(f"{values[total]:g}" for total in DAY_TOTALS), f"{net:g}")
+        yield (*line, *(f"{value:.12g}" for value in (*values.values(), net)))
 
 
 def _aligned(lines: list[_Line]) -> Iterator[str]:

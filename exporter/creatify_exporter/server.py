@@ -204,6 +204,7 @@ class _Settings(hypercorn.config.Config):
         self.graceful_timeout = _GRACE
         self.include_server_header = False
         self.errorlog = logging.getLogger("hypercorn")
+        self.errorlog.setLevel(logging.WARNING)  # where it listens is said already, under our own name
 
     def create_sockets(self) -> hypercorn.config.Sockets:
         """Return the sockets."""

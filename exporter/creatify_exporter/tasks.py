@@ -1,7 +1,8 @@
 """A task as the API lists it, reduced to what is counted."""
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, cast, get_args
+from functools import lru_cache
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -39,7 +40,7 @@ class Task(msgspec.Struct, gc=False):
 
 def known(status: str | None) -> Status:
     """Return the status as a label value: one of the documented four, else `unknown`."""
-    return cast("Status", status) if status in STATUSES else "unknown"
+    return status if status in STATUSES else "unknown"
 
 
 OTHER: Final = "other"
@@ -51,5 +52,10 @@ def model_label(name: str | None) -> str:
 
     Prometheus drops a label whose value is empty, and cannot store a lone surrogate.
     """
-    printable = "".join(c if c.isprintable() else " " for c in (name or "")[: 4 * _LONGEST_LABEL])
+    return _label((name or "")[: 4 * _LONGEST_LABEL])
+
+
+@lru_cache(maxsize=1000)
+def _label(name: str) -> str:
+    printable = "".join(c if c.isprintable() else " " for c in name)
     return " ".join(printable.split())[:_LONGEST_LABEL] or "unknown"

@@ -102,8 +102,8 @@ class Ledger:
 
     def _commit(self, name: tuple[str, str], recording: "Recording", now: float) -> bool:
         with self._lock:
-            book = self._books[name]
-            if book is not recording.book or book.marks.generation != recording.generation:
+            book = self._book(*name)  # read anew where a commit since the beginning may have succeeded after all
+            if book.marks.generation != recording.generation:
                 return False
             judgement = Judgement(book, recording.rules, now=now, clock=self._clock(), dated=recording.dated)
             try:

@@ -34,6 +34,7 @@ PLAIN_TOTALS: Final[tuple[Total, ...]] = (
 DURATION_BOUNDS: Final = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
 """Upper bounds of the buckets in seconds, as the values of the label `le`; here each bucket counts for itself."""
 
+DAY: Final = 24 * 3600.0
 DAY_TOTALS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "credits_used", "credits_refunded")
 """What is also kept by day."""
 
@@ -47,9 +48,9 @@ class Key(NamedTuple):
 
 
 class DayKey(NamedTuple):
-    """Names a daily total; `day` is a UTC date such as 2026-10-31."""
+    """Names a daily total; `day` is the UTC day as a number, 0 being 1970-01-01."""
 
-    day: str
+    day: int
     model: str
     total: Total
 

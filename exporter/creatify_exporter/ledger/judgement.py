@@ -6,7 +6,6 @@ docs/ledger.md.
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable
-from datetime import UTC, datetime
 from math import floor
 from typing import Final, Literal
 
@@ -14,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from creatify_exporter.ledger.book import (
+    DAY,
     DAY_TOTALS,
     DURATION_BOUNDS,
     Book,
@@ -75,15 +75,17 @@ class Judgement:
         """Judge the sights of new or changed tasks; `seen` are the tracked tasks that the list shows unchanged."""
         for model in self._book.models:
             self._bear(model)  # reasons that the configuration has added
+        compared = set()
         for sight in sights:
             row = self._book.rows.get(sight.id)
             if row is None:
                 self._meet(sight)
             else:
                 self._compare(sight, row)
+                compared.add(sight.id)
         for task, row in self._book.rows.items():
             if task not in self._changes.rows:
-                self._keep_or_drop(task, row, listed=task in seen)
+                self._keep_or_drop(task, row, listed=task in seen or task in compared)
         return self._changes
 
     def _meet(self, sight: Sight) -> None:
@@ -110,11 +112,7 @@ class Judgement:
     def _compare(self, sight: Sight, before: Row) -> None:
         """Count what has become of a tracked task."""
         row = self._progress(sight, replace(before, absent_since=None), before=before)
-        if row == before:
-            self._keep_or_drop(sight.id, before, listed=True)
-        elif (row.status, row.credits) == (before.status, before.credits):
-            self._changes.rows[sight.id] = row
-        else:
+        if (row.status, row.credits) != (before.status, before.credits):
             self._changes.rows[sight.id] = replace(row, changed_at=self._now)
 
     def _progress(self, sight: Sight, row: Row, before: Row | None) -> Row:
@@ -185,11 +183,7 @@ class Judgement:
         key = Key(row.model, total, label)
         self._changes.totals[key] = self._changes.totals.get(key, 0.0) + amount
         if total in DAY_TOTALS:
-            day = DayKey(self._day(row), row.model, total)
+            # Under today, or for what the first list tells of the past, under the day of the task's creation.
+            moment = max(0.0, min(row.created_at, self._now)) if self._first else self._now
+            day = DayKey(int(moment // DAY), row.model, total)
             self._changes.days[day] = self._changes.days.get(day, 0.0) + amount
-
-    def _day(self, row: Row) -> str:
-        """Return the UTC day to book under: today, or for what the first list tells of the past, the task's own."""
-        # A date of the year 1 in a zone east of Greenwich has no UTC day that can be written.
-        moment = max(0.0, min(row.created_at, self._now)) if self._first else self._now
-        return datetime.fromtimestamp(moment, UTC).date().isoformat()

@@ -42,7 +42,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
         """
         CREATE TABLE day (
-          book INTEGER NOT NULL, day TEXT NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL, value REAL NOT NULL,
+          book INTEGER NOT NULL, day INTEGER NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL, value REAL NOT NULL,
           PRIMARY KEY (book, day, model, total)
         ) WITHOUT ROWID
         """,
@@ -52,9 +52,9 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 
 
 class Day(NamedTuple):
-    """A daily total as `report` reads it."""
+    """A daily total as `report` reads it; `day` is a number as in `DayKey`."""
 
-    day: str
+    day: int
     workspace: str
     api: str
     model: str
@@ -85,8 +85,8 @@ class SqliteStore:
         """Commit what the block writes, all or nothing."""
         with unavailable():
             self._check_place()
-            self._database.execute("BEGIN IMMEDIATE")
             try:
+                self._database.execute("BEGIN IMMEDIATE")
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
@@ -197,7 +197,7 @@ class SqliteStore:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
 
 
-def days(path: Path, since: str, before: str) -> list[Day]:
+def days(path: Path, since: int, before: int) -> list[Day]:
     """Read the daily totals of the days from `since` until `before`, without disturbing whoever writes the ledger."""
     _refuse_foreign(path)
     with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:

@@ -130,6 +130,10 @@ def _white_space(response: Response) -> Response:
     return replace(response, pieces=[opening, *[b" \n\r\t" * (MIB // 4)] * 32, *rest])
 
 
+def _giant_task(response: Response) -> Response:
+    return inserted(response_text=b'"' + b"giant " * (4 * MIB) + b'"')(response)
+
+
 def _gzip_bomb(response: Response) -> Response:
     """10 GiB of white space in 10 MB, as members of one gzip body."""
     member = gzip.compress(b" " * (10 * MIB))
@@ -231,7 +235,7 @@ FAULTS: dict[str, Fault] = {
     "gzip_bomb": _gzip_bomb,
     "gzip_without_trailer": _gzip_cut,
     "white_space": _white_space,
-    "giant_task": inserted(response_text=b'"' + b"giant " * (4 * MIB) + b'"'),
+    "giant_task": _giant_task,
     "nested_brackets": inserted(messages=b"[" * 100_000 + b"]" * 100_000),
     "invalid_utf8": inserted(response_text=b'"\xff\xfe\xc3("'),
     "lone_surrogates": inserted(response_text=b'"\\ud83d and \\ude80"'),
