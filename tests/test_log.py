@@ -20,6 +20,20 @@ from creatify_exporter import log
 CANARY = "canary/9+8 \"7\\6'"
 
 
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Give the process back its own logging."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
 @pytest.fixture(params=["logfmt", "json"])
 def written(request: pytest.FixtureRequest) -> io.StringIO:
     stream = io.StringIO()
