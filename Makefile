@@ -21,6 +21,14 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+soak: $(VENV)/dev.stamp ## the property tests at length, with new random histories; the seed is printed
+	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
+	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
+	  tests/test_ledger.py tests/test_decoder.py $(ARGS)
+
+bench: $(VENV)/dev.stamp ## what a scrape costs, beside the bare download and a plain exporter
+	$(BIN)/python bench/scrape.py $(ARGS)
+
 lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \

@@ -12,6 +12,7 @@ has fields of the wrong type, costs at most itself.
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -28,12 +29,14 @@ BATCH_BYTES: Final = 256 * 1024
 
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
 
+_LARGEST: Final = sys.float_info.max
 _WHITE: Final = b" \t\n\r"
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
 _FIRST_KEYS: Final = re.compile(
-    rb'\[\s*+\{\s*+("[^"\\]*+")\s*+:(?:\s*+' + _SCALAR + rb'\s*+,\s*+("[^"\\]*+")\s*+:)?', re.DOTALL
+    rb'\[\s*+\{((?:\s*+"[^"\\]*+"\s*+:\s*+' + _SCALAR + rb'\s*+,){0,3})\s*+("[^"\\]*+")\s*+:', re.DOTALL
 )
+_KEY: Final = re.compile(rb'("[^"\\]*+")\s*+:\s*+' + _SCALAR + rb"\s*+,", re.DOTALL)
 _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
 _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+", re.DOTALL)
 _STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
@@ -50,13 +53,13 @@ class Decoder:
     """Decodes one list, which may come in several pages.
 
     `invalid` counts the entries that cannot be read, by the field at fault. `next_page` is the URL of the page after
-    the last one decoded, None when there is none.
+    the last one decoded, None when there is none. Bytes are held back until there are `batch_bytes` of them.
     """
 
-    def __init__(self, max_task: int) -> None:
+    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES) -> None:
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
-        self._max_task = max_task
+        self._max_task, self._batch_bytes = max_task, batch_bytes
 
     def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task]]:
         """Yield the tasks of one body: decoded bytes, in pieces of any size.
@@ -78,7 +81,7 @@ class Decoder:
         separated = False
         for piece in source:
             buffer += piece
-            if len(buffer) < BATCH_BYTES:
+            if len(buffer) < self._batch_bytes:
                 continue
             cut, batch = cutter.cut(buffer)
             if not cut:
@@ -155,7 +158,7 @@ class Decoder:
         try:
             page = msgspec.json.decode(body, type=_Page)
         except _REFUSALS:
-            raise _instead(body) from None
+            page = _page(body)
         if not bytes(page.results).startswith(b"["):
             raise _instead(body)
         self.next_page = page.next or None
@@ -218,7 +221,7 @@ class _Cutter:
         return len(body) - 1
 
     def _guesses(self, buffer: bytearray) -> Iterator[int]:
-        """Yield commas before what looks like the first two keys of the first element: the last one, then earlier ones.
+        """Yield commas before what looks like the first keys of the first element: the last one, then earlier ones.
 
         What looks like a task may be nested in one. A wrong guess costs little beside the exact scan, so that some
         more are worth it, ever further from the end.
@@ -257,13 +260,14 @@ class _Cutter:
 
 
 def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
+    """Return what the beginning of the first element looks like: its keys up to the first value with an inside."""
     first = _FIRST_KEYS.match(buffer)
     if not first:
         return re.compile(rb",\s*+\{")
-    look = rb",\s*+\{\s*+" + re.escape(first[1]) + rb"\s*+:"
-    if first[2]:
-        look += rb"\s*+" + _SCALAR + rb"\s*+,\s*+" + re.escape(first[2]) + rb"\s*+:"
-    return re.compile(look, re.DOTALL)
+    look = rb",\s*+\{"
+    for key in _KEY.findall(first[1]):
+        look += rb"\s*+" + re.escape(key) + rb"\s*+:\s*+" + _SCALAR + rb"\s*+,"
+    return re.compile(look + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
 
 
 def _places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
@@ -289,6 +293,16 @@ def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
         return None
 
 
+def _page(body: bytearray) -> _Page:
+    """Read an envelope with the standard library, which also takes the text that msgspec refuses."""
+    try:
+        page = _loads(bytes(body))
+        results = msgspec.Raw(json.dumps(page["results"]).encode())
+        return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
+    except (*_REFUSALS, KeyError):
+        raise _instead(body) from None
+
+
 def _loaded(element: bytes) -> Any:  # noqa: ANN401 - any JSON
     """Read one element with the standard library, without what is nested in it where that is too deep."""
     try:
@@ -300,7 +314,7 @@ def _loaded(element: bytes) -> Any:  # noqa: ANN401 - any JSON
 def _loads(element: bytes) -> Any:  # noqa: ANN401 - any JSON
     try:
         text = element.decode("utf-8", "surrogateescape")
-        return json.loads(text, parse_constant=_refuse, parse_int=_integer)
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
     except ValueError:
         raise _malformed("an entry is not valid JSON") from None
 
@@ -311,7 +325,12 @@ def _refuse(constant: str) -> NoReturn:
 
 def _integer(digits: str) -> float:
     # Python refuses to read thousands of digits as an int, and JSON does not.
-    return int(digits) if len(digits) < 32 else float(digits)  # noqa: PLR2004 - longer than any id or amount
+    return int(digits) if len(digits) < 32 else _float(digits)  # noqa: PLR2004 - longer than any id or amount
+
+
+def _float(digits: str) -> float:
+    # Not infinite, which JSON cannot say again where an envelope is taken apart; far beyond any amount in either case.
+    return min(max(float(digits), -_LARGEST), _LARGEST)
 
 
 def _without_nested(element: bytes) -> bytes:

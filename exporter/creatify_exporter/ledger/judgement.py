@@ -5,6 +5,7 @@ docs/ledger.md.
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from math import floor
 from typing import Final, Literal
@@ -61,6 +62,8 @@ class Judgement:
         # In whole seconds, so that the mark is the same as a float and as a datetime.
         self._mark = max(float(floor(now - rules.settle_after)), marks.settled_before or float("-inf"))
         self._models = set(book.models)
+        self._day = int(now // DAY)
+        self._counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
         self._changes = Changes(
             marks=Marks(
                 generation=marks.generation + 1,
@@ -86,11 +89,14 @@ class Judgement:
         for task, row in self._book.rows.items():
             if task not in self._changes.rows:
                 self._keep_or_drop(task, row, listed=task in seen or task in compared)
+        self._book_counts()
         return self._changes
 
     def _meet(self, sight: Sight) -> None:
         """Count a task that is seen for the first time."""
         created_at = self._now if sight.created_at is None else sight.created_at
+        if self._first:  # what this list tells of the past is booked under the day it happened
+            self._day = int(max(0.0, min(created_at, self._now)) // DAY)
         row = Row(
             model=self._admit(sight.model),
             status="unknown",
@@ -101,26 +107,29 @@ class Judgement:
             changed_at=self._now,
         )
         if self._first and self._rules.history == "skip":
-            row = replace(row, status=sight.status, credits=sight.credits, uncounted=sight.credits or 0.0)
+            row.status, row.credits, row.uncounted = sight.status, sight.credits, sight.credits or 0.0
         else:
             self._count(row, "submitted")
-            row = self._progress(sight, row, before=None)
+            self._progress(row, sight, before=None)
         settled = self._first and row.dated and row.finished and created_at < self._mark
         if not settled:
             self._changes.rows[sight.id] = row
 
     def _compare(self, sight: Sight, before: Row) -> None:
         """Count what has become of a tracked task."""
-        row = self._progress(sight, replace(before, absent_since=None), before=before)
+        row = replace(before, absent_since=None)
+        self._progress(row, sight, before)
         if (row.status, row.credits) != (before.status, before.credits):
-            self._changes.rows[sight.id] = replace(row, changed_at=self._now)
+            row.changed_at = self._now
+            self._changes.rows[sight.id] = row
 
-    def _progress(self, sight: Sight, row: Row, before: Row | None) -> Row:
-        used = self._credits_gained(sight, row)
-        row = replace(row, credits=row.credits if sight.credits is None else sight.credits)
-        self._count_signed(row, "credits_used", "credits_refunded", used)
+    def _progress(self, row: Row, sight: Sight, before: Row | None) -> None:
+        """Bring a row up to what is seen of its task, and count the difference."""
+        gained = 0.0 if sight.credits is None else sight.credits - (row.credits or 0.0)
+        row.credits = row.credits if sight.credits is None else sight.credits
+        self._count_signed(row, "credits_used", "credits_refunded", gained)
         if row.status == "failed":
-            self._count_signed(row, "failed_credits_used", "failed_credits_refunded", used)
+            self._count_signed(row, "failed_credits_used", "failed_credits_refunded", gained)
         elif sight.status == "failed":
             wasted = (row.credits or 0.0) - row.uncounted
             self._count_signed(row, "failed_credits_used", "failed_credits_refunded", wasted)
@@ -128,12 +137,8 @@ class Judgement:
         if sight.status in FINISHED and not row.finished:
             self._count(row, "finished")
             self._observe_duration(row, before)
-        onward = sight.status == "failed" or (not row.finished and sight.status != "unknown")
-        return replace(row, status=sight.status) if onward else row
-
-    @staticmethod
-    def _credits_gained(sight: Sight, row: Row) -> float:
-        return 0.0 if sight.credits is None else sight.credits - (row.credits or 0.0)
+        if sight.status == "failed" or (not row.finished and sight.status != "unknown"):
+            row.status = sight.status
 
     def _observe_duration(self, row: Row, before: Row | None) -> None:
         """Observe how long a task took, if the list before this one shows that it has finished only since."""
@@ -180,10 +185,14 @@ class Judgement:
             self._count(row, up if amount > 0 else down, abs(amount))
 
     def _count(self, row: Row, total: Total, amount: float = 1.0, *, label: str = "") -> None:
-        key = Key(row.model, total, label)
-        self._changes.totals[key] = self._changes.totals.get(key, 0.0) + amount
-        if total in DAY_TOTALS:
-            # Under today, or for what the first list tells of the past, under the day of the task's creation.
-            moment = max(0.0, min(row.created_at, self._now)) if self._first else self._now
-            day = DayKey(int(moment // DAY), row.model, total)
-            self._changes.days[day] = self._changes.days.get(day, 0.0) + amount
+        self._counts[self._day, row.model, total, label] += amount
+
+    def _book_counts(self) -> None:
+        """Add up what has been counted, by series and by day."""
+        totals, days = self._changes.totals, self._changes.days
+        for (day, model, total, label), amount in self._counts.items():
+            key = Key(model, total, label)
+            totals[key] = totals.get(key, 0.0) + amount
+            if total in DAY_TOTALS:
+                daily = DayKey(day, model, total)
+                days[daily] = days.get(daily, 0.0) + amount

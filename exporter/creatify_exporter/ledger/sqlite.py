@@ -281,7 +281,8 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             f"the ledger {path} has version {version}, this exporter knows {len(MIGRATIONS)}: install a newer one"
         )
     if version and (damage := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+        found = " ".join(damage.split())
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {found}; restore it from a backup")
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         database.execute("BEGIN IMMEDIATE")
         for statement in (
