@@ -105,6 +105,9 @@ class Collector:
             for workspace in config.workspaces
         }
         self.config = config
+        for target in before.values():
+            if self.targets.get(target.workspace.name) is not target:
+                target.close()
 
     def _add_target(self, exposition: Exposition, visit: Visit) -> None:
         target = visit.target

@@ -104,20 +104,20 @@ class Feed:
             elif self._running is fetch:
                 self._running = None
                 if not fetch.given_up:
-                    self._account(outcome)
+                    self._conclude(outcome)
         fetch.future.set_result(outcome)
 
     def _leave_behind(self, fetch: "_Fetch") -> bool:
         """Give up a fetch that is overdue; return whether another may run beside it."""
         if not fetch.given_up:
             fetch.given_up = True
-            self._account(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+            self._conclude(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
         if self._left_behind:
             return False
         self._left_behind, self._running = fetch, None
         return True
 
-    def _account(self, outcome: Outcome) -> None:
+    def _conclude(self, outcome: Outcome) -> None:
         """Count a fetch that has ended, and say so where it changes the state."""
         self.fetches += 1
         before = self.last.cause if self.last else None

@@ -1,0 +1,151 @@
+"""From a failing model to a message and the all-clear: exporter, Prometheus, Alertmanager, webhook.
+
+The project's own rules run sixty times as fast: whatever is an hour in them is a minute here, and so is it with the
+scrapes and with the tasks. Nothing else about them is changed.
+"""
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conftest import tool
+from creatify_exporter.simulator import Account, Clock, Incident, Listing, Model, Simulator, Traffic
+from processes import free_port, running_exporter, running_prometheus, until, write_config
+
+RULES = Path(__file__).parents[2] / "prometheus" / "rules"
+FASTER = 60
+MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+
+SICK, SOUND = "gemini-2.5-pro", "gemini-2.5-flash"
+STARTS, LASTS = 25.0, 15.0  # seconds; at full size an incident of a quarter of an hour
+
+
+def faster(duration: str) -> str:
+    return re.sub(r"(\d+)(ms|[smhdw])\b", lambda part: f"{int(part[1]) * MILLISECONDS[part[2]] // FASTER}ms", duration)
+
+
+def faster_expression(expression: str) -> str:
+    """Speed up the durations in brackets and behind `offset`, and the ages in seconds that are compared with."""
+    ranges = re.sub(r"\[[^]]+\]|offset \w+", lambda part: faster(part[0]), expression)
+    return re.sub(r"(_age:seconds < )(\d+)", lambda part: f"{part[1]}{int(part[2]) / FASTER}", ranges)
+
+
+def faster_rules(folder: Path) -> list[str]:
+    paths = []
+    for path in sorted(RULES.glob("*.yaml")):
+        document = yaml.safe_load(path.read_text())
+        for group in document["groups"]:
+            group["interval"] = faster(group["interval"])
+            for rule in group["rules"]:
+                rule["expr"] = faster_expression(str(rule["expr"]))
+                if rule.get("record", "").endswith("_seconds"):
+                    rule["expr"] = f"({rule['expr']}) / {FASTER}"
+                rule.update({key: faster(rule[key]) for key in ("for", "keep_firing_for") if key in rule})
+        paths.append(str(folder / path.name))
+        (folder / path.name).write_text(yaml.safe_dump(document))
+    return paths
+
+
+@contextmanager
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Receive what Alertmanager sends; yield the URL and the alerts so far."""
+    alerts: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            alerts.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/", alerts
+        server.shutdown()
+
+
+@contextmanager
+def alertmanager(folder: Path, receiver: str) -> Iterator[str]:
+    """Run Alertmanager; yield its address."""
+    route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "1s", "group_interval": "1s"}
+    receivers = [{"name": "webhook", "webhook_configs": [{"url": receiver, "send_resolved": True}]}]
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+    address = f"127.0.0.1:{free_port()}"
+    with (folder / "alertmanager.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                tool("prometheus-alertmanager", "prometheus-alertmanager"),
+                f"--config.file={folder / 'alertmanager.yml'}",
+                f"--storage.path={folder / 'alertmanager'}",
+                f"--web.listen-address={address}",
+                "--cluster.listen-address=",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield address
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def sick_account(clock: Clock) -> Account:
+    """Two models with four tasks a second each; four of five tasks of one of them fail for a while."""
+    now = clock.now()
+    models = tuple(Model(name, weight=1, seconds=0.2, failure_ratio=0.01, credits=1) for name in (SICK, SOUND))
+    incident = Incident(now + STARTS, now + STARTS + LASTS, SICK, failure_ratio=0.8, reason="model_unavailable")
+    traffic = Traffic(rate=8, rhythm=0, burst_ratio=0, models=models, incidents=(incident,), text_bytes=200)
+    return Account(11, now - 30, traffic)
+
+
+def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(tmp_path: Path) -> None:
+    clock = Clock()
+    with (
+        Simulator(sick_account(clock), clock, listing=Listing(younger_than=60)) as simulator,
+        webhook() as (receiver, alerts),
+        alertmanager(tmp_path, receiver) as address,
+    ):
+        ledger = {"url": f"sqlite:///{tmp_path}/ledger.db", "new_series_hold": "2s"}
+        config = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"}, ledger=ledger)
+        with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
+            settings = {
+                "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "1s"},
+                "rule_files": faster_rules(tmp_path),
+                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]},
+                "scrape_configs": [
+                    {
+                        "job_name": "creatify",
+                        "static_configs": [{"targets": [exporter.url.removeprefix("http://")]}],
+                    }
+                ],
+            }
+            with running_prometheus(tool("prometheus", "prometheus"), tmp_path / "prometheus", settings):
+                until(lambda: spikes(alerts, "firing"), 90)
+                until(lambda: spikes(alerts, "resolved"), 90)
+    [labels] = {tuple(sorted(alert["labels"].items())) for alert in spikes(alerts, "firing")}
+    assert dict(labels) == {
+        "alertname": "CreatifyFailureSpike",
+        "api": "text_generator",
+        "model": SICK,
+        "severity": "warning",
+        "workspace": "default",
+    }
+    annotations = spikes(alerts, "firing")[0]["annotations"]
+    assert annotations["summary"] == f"Tasks of {SICK} fail more than usual in workspace default."
+    assert annotations["runbook_url"].endswith("docs/runbooks.md#creatifyfailurespike")
+
+
+def spikes(alerts: list[dict[str, Any]], status: str) -> list[dict[str, Any]]:
+    kind = (status, "CreatifyFailureSpike")
+    return [alert for alert in alerts if (alert["status"], alert["labels"]["alertname"]) == kind]
