@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from urllib.parse import urljoin, urlsplit
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from creatify_exporter import __version__
+from creatify_exporter import __version__, log
 from creatify_exporter.config import Fetch, Workspace
 from creatify_exporter.decoder import BATCH_BYTES, Decoder, excerpt
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
@@ -125,7 +125,7 @@ class Client:
                 return response
             response.close()
             url = self._same_origin(url, response.headers["Location"])
-        raise FetchError("redirect", f"redirected {_MOST_REDIRECTS} times, lastly to {url}")
+        raise FetchError("redirect", f"redirected {_MOST_REDIRECTS} times, lastly to {excerpt(url.encode())}")
 
     def _sent(self, url: str, deadline: float) -> requests.Response:
         """Send one request, and once more where a connection or a gateway failed it."""
@@ -145,7 +145,7 @@ class Client:
             return self._session.get(
                 url, headers=self._credentials(), stream=True, allow_redirects=False, timeout=remaining
             )
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             return _failed_request(error)
 
     def _credentials(self) -> dict[str, str]:
@@ -178,6 +178,7 @@ class Client:
             try:
                 yield end
             except FetchError as error:
+                error.__context__ = None  # what was refused in the decoder knows the body
                 failure = self._explained(error, end)
         if failure:
             raise failure
@@ -189,7 +190,7 @@ class Client:
 
 
 class _Balance(msgspec.Struct):
-    remaining_credits: float
+    remaining_credits: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]  # bounded, so that neither "nan" nor "inf" is
 
 
 class _Watchdog:
@@ -237,15 +238,27 @@ class _GuardedAdapter(HTTPAdapter):
 
 def _guarded(connection: Any, watchdog: _Watchdog) -> type:  # noqa: ANN401 - any of urllib3's connection classes
     class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
+        def _new_conn(self) -> socket.socket:
+            plain: socket.socket = super()._new_conn()
+            watchdog.guard(plain)  # already now, since a proxy may be slow to say that it is connected
+            return plain
+
         def connect(self) -> None:
             super().connect()
-            watchdog.guard(self.sock)
+            watchdog.guard(self.sock)  # that of TLS, which has taken the place of the plain one
 
     return Guarded
 
 
+class _Session(requests.Session):
+    """Leaves redirects alone: even where it does not follow one, `requests` would read its body to the end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return nowhere."""
+
+
 def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False  # neither ~/.netrc, which would add an Authorization header, nor proxies unasked for
     session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
     session.headers["Accept"] = "application/json"
@@ -289,7 +302,7 @@ def _date(response: requests.Response) -> float | None:
 def _http_date(text: str) -> float | None:
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -306,7 +319,7 @@ def _failed_request(error: Exception) -> FetchError:
         return FetchError("tls", f"no secure connection: {_innermost(error)}")
     if isinstance(error, requests.ConnectionError):
         return FetchError("connection", f"no connection: {_innermost(error)}")
-    if isinstance(error, requests.RequestException):
+    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):
         return FetchError("connection", f"the request cannot be sent: {type(error).__name__}")
     return FetchError("tls", f"no secure connection: {error}")  # a CA or key file that cannot be read
 
@@ -323,6 +336,10 @@ def _broken_body(error: Exception, received: int) -> FetchError:
 
 
 def _innermost(error: Exception) -> str:
-    """Return the last part of urllib3's nested reasons, such as `Connection refused`; the others repeat the URL."""
-    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
-    return str(reason).rpartition(": ")[2].strip("()'\" ,") or type(reason).__name__
+    """Return the last of urllib3's nested reasons, such as `Connection refused`; the others repeat the URL."""
+    inner: object = error
+    while isinstance(inner, Exception):
+        reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
+    # It may quote the API, which may echo the keys.
+    text = log.without_secrets(str(reason)).rpartition(": ")[2].strip("()'\" ,")
+    return text[:200] or type(reason).__name__

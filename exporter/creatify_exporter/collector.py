@@ -111,14 +111,16 @@ class Collector:
 
     def _add_target(self, exposition: Exposition, visit: Visit) -> None:
         target = visit.target
+        # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
+        outcomes = {api: visit.outcome(api) for api in target.feeds}
         account = target.account()
         names = (target.workspace.name, API)
-        _add_snapshot(exposition, names, visit.outcome(API), account)
+        _add_snapshot(exposition, names, outcomes[API], account)
         if account:
             _add_account(exposition, names, account)
         for api, feed in target.feeds.items():
-            _add_feed(exposition, (target.workspace.name, api), feed, visit.outcome(api))
-        if BALANCE in target.feeds and (balance := visit.outcome(BALANCE).balance) is not None:
+            _add_feed(exposition, (target.workspace.name, api), feed, outcomes[api])
+        if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
             exposition.add(metrics.REMAINING_CREDITS, names[:1], balance)
         if target.workspace.plan:
             _add_plan(exposition, names[:1], target.workspace.plan, self._clock())
@@ -154,7 +156,9 @@ def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outco
     if snapshot.oldest and snapshot.newest:
         exposition.add(metrics.LIST_OLDEST, names, snapshot.oldest.timestamp())
         exposition.add(metrics.LIST_NEWEST, names, snapshot.newest.timestamp())
-    for model, cells in snapshot.by_model(account.models if account else frozenset(), OTHER).items():
+    if account is None:
+        return  # without the ledger, nobody knows which models have a name of their own
+    for model, cells in snapshot.by_model(account.models, OTHER).items():
         for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
             exposition.add(metrics.TASKS, (*names, model, status), cell.tasks)

@@ -71,8 +71,10 @@ class Feed:
         """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block."""
         with self._lock:
             now = self._monotonic()
-            if self._running and now < self._running.overdue_at:
-                return self._running.future
+            if self._running:
+                if now < self._running.overdue_at:
+                    return self._running.future
+                self._give_up(self._running)
             if now < self._paused_until and self.last:
                 return _at_hand(Outcome(cause=self.last.cause, reason=self.last.reason))
             if self.last and now - self._started_at < self._min_interval:
@@ -107,11 +109,14 @@ class Feed:
                     self._conclude(outcome)
         fetch.future.set_result(outcome)
 
-    def _leave_behind(self, fetch: "_Fetch") -> bool:
-        """Give up a fetch that is overdue; return whether another may run beside it."""
+    def _give_up(self, fetch: "_Fetch") -> None:
+        """Count a fetch that is overdue as failed, whatever becomes of it."""
         if not fetch.given_up:
             fetch.given_up = True
             self._conclude(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+
+    def _leave_behind(self, fetch: "_Fetch") -> bool:
+        """Make room for another fetch beside one that hangs; return whether there is any."""
         if self._left_behind:
             return False
         self._left_behind, self._running = fetch, None
@@ -134,8 +139,9 @@ class Feed:
             if before:
                 log.info("fetch succeeded again", cause_before=before)
         if outcome.cause == "rate_limited":
-            pause = self._pause if outcome.retry_after is None else outcome.retry_after
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            pause = outcome.retry_after
+            if pause is None:
+                pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
             self._paused_until = self._monotonic() + min(pause, _LONGEST_PAUSE)
 
 

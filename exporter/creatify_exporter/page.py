@@ -82,7 +82,7 @@ def _states(target: Target) -> Iterator[str]:
         elif outcome.cause:
             yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}")
         elif api == BALANCE and outcome.balance is not None:
-            yield _state("good", api, f"{outcome.balance:,g} credits")
+            yield _state("good", api, f"{outcome.balance:,.12g} credits")
         else:
             yield _state(
                 "good", api, f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
@@ -100,7 +100,7 @@ def _tasks(target: Target) -> Iterator[str]:
     yield _row("th", ["Model", *STATUSES, "credits used"])
     for model, cells in outcome.snapshot.by_model(account.models, OTHER).items():
         counts = (f"{cells.get(status, Cell()).tasks:,}" for status in STATUSES)
-        yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,g}"])
+        yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
     yield "</table>"
 
 

@@ -41,9 +41,9 @@ def _month(text: str | None) -> tuple[date, date]:
         raise ConfigError([f"--month {text}: not a month; write it like 2026-10"])
     try:
         first = date.fromisoformat(f"{text}-01")
-    except ValueError:
+        return first, (first + timedelta(days=31)).replace(day=1)
+    except (ValueError, OverflowError):
         raise ConfigError([f"--month {text}: there is no such month; write it like 2026-10"]) from None
-    return first, (first + timedelta(days=31)).replace(day=1)
 
 
 def _lines(totals: Iterable[Day], names: Callable[[Day], tuple[str, str]]) -> Iterator[_Line]:

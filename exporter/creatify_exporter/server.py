@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import math
+import re
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -105,12 +106,16 @@ class Server:
         return Response(body, media_type=None, headers={"Content-Type": content_type})
 
     def _patience(self, headers: Mapping[str, str]) -> float:
-        """Return for how many seconds a scrape may wait: a little less than its own timeout."""
+        """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
+
+        A fetch that is not over by then hangs where nothing can end it, as in a name lookup.
+        """
+        longest = self._collector.config.fetch.timeout + 1
         with suppress(ValueError):
             timeout = float(headers.get(_SCRAPE_TIMEOUT, ""))
             if math.isfinite(timeout) and timeout > 0:
-                return max(timeout / 2, timeout - 0.5)
-        return self._collector.config.fetch.timeout + 1
+                return min(longest, max(timeout / 2, timeout - 0.5))
+        return longest
 
     async def _discovery(self, request: Request) -> Response:
         """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard."""
@@ -174,12 +179,15 @@ async def _ready(_: Request) -> Response:
 
 def listen(addresses: Sequence[str]) -> list[socket.socket]:
     """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
-    return [_listening(address) for address in addresses]
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(_listening(address)) for address in addresses]
+        opened.pop_all()  # none of them was refused, so that they stay open
+        return sockets
 
 
 def _listening(address: str) -> socket.socket:
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal() or not int(port) < 2**16:
+    if not separator or not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 2**16:
         raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
     host = host.removeprefix("[").removesuffix("]")
     try:

@@ -169,7 +169,8 @@ class Judgement:
     def _admit(self, model: str) -> str:
         """Return the label value for a new task's model, admitting the model if there is room."""
         if model not in self._models:
-            if model not in self._rules.models and len(self._models - {OTHER}) >= self._rules.max_models:
+            taken = (self._models | self._rules.models) - {OTHER}  # a place is kept for those that are always admitted
+            if model not in self._rules.models and len(taken) >= self._rules.max_models:
                 model = OTHER
             self._models.add(model)
             self._bear(model)

@@ -250,6 +250,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     if path:
         _refuse_foreign(path)
     with _refused(path):
+        if path and not path.exists():
+            path.touch(mode=0o600)  # SQLite gives its other files the same mode
         database = sqlite3.connect(
             path or ":memory:", timeout=_LONGEST_WAIT, isolation_level=None, check_same_thread=False
         )

@@ -1,0 +1,357 @@
+"""When a feed fetches and when it does not. The clock stands still unless a test moves it; fetches end when told to."""
+
+import itertools
+import queue
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creatify_exporter.errors import CAUSES
+from creatify_exporter.feed import Feed, Outcome
+
+MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
+LIMIT = 15 * 60.0
+
+
+@dataclass
+class Hand:
+    """A monotonic clock, moved by hand."""
+
+    at: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@dataclass
+class Call:
+    """A fetch under way in a thread of the feed: it ends when the test says so."""
+
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    outcome: "Future[Outcome]" = field(default_factory=Future)
+
+    def end(self, outcome: Outcome) -> None:
+        """End the fetch, and wait until the feed knows."""
+        self.outcome.set_result(outcome)
+        self.thread.join(10)
+
+
+class Fetches:
+    """What a feed calls in threads of its own; `begun` hands out the calls, in order."""
+
+    def __init__(self) -> None:
+        self.calls: queue.Queue[Call] = queue.Queue()
+        self.seen: set[threading.Thread] = set()
+
+    def __call__(self) -> Outcome:
+        call = Call()
+        self.calls.put(call)
+        return call.outcome.result(60)
+
+    def begun(self) -> Call:
+        call = self.calls.get(timeout=10)
+        self.seen.add(call.thread)
+        return call
+
+
+class Bench:
+    """A feed with everything around it under control; its threads are known by a name of its own."""
+
+    _number = itertools.count()
+
+    def __init__(self, min_interval: float = MIN_INTERVAL, timeout: float = TIMEOUT) -> None:
+        self.clock, self.fetches = Hand(), Fetches()
+        names = ("bench", str(next(self._number)))
+        self.name = "/".join(names)
+        self.feed = Feed(
+            names,
+            self.fetches,
+            min_interval=min_interval,
+            timeout=timeout,
+            monotonic=self.clock,
+        )
+
+    def scrape(self) -> "Future[Outcome]":
+        return self.feed.refresh()
+
+    def fetched(self, outcome: Outcome, *, after: float = 0.0) -> Outcome:
+        """Scrape, let the fetch end, and answer the scrape with it."""
+        future = self.scrape()
+        call = self.fetches.begun()
+        self.clock.at += after
+        call.end(outcome)
+        self.feed.served(future.result(10))
+        return future.result()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no fetch has begun that the test has not seen."""
+        return {each for each in threading.enumerate() if each.name == self.name} <= self.fetches.seen
+
+    def end(self) -> None:
+        while not self.idle:
+            self.fetches.begun().end(Outcome())
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.end()
+
+
+def good(balance: float = 1.0) -> Outcome:
+    return Outcome(balance=balance, duration=0.1)
+
+
+def limited(retry_after: float | None = None) -> Outcome:
+    return Outcome(cause="rate_limited", reason="429", retry_after=retry_after, duration=0.1)
+
+
+def test_nothing_is_fetched_before_the_first_scrape(bench: Bench) -> None:
+    assert bench.feed.last is None
+    assert (bench.feed.fetches, bench.idle) == (0, True)
+
+
+def test_scrapes_at_one_time_share_one_fetch(bench: Bench) -> None:
+    futures = [bench.scrape() for _ in range(50)]
+    bench.clock.at += MIN_INTERVAL + 1
+    futures.append(bench.scrape())
+    outcome = good()
+    bench.fetches.begun().end(outcome)
+    assert all(future.result(10) is outcome for future in futures)
+    assert (bench.feed.fetches, bench.idle) == (1, True)
+
+
+@pytest.mark.parametrize("outcome", [good(), Outcome(cause="auth", reason="401", duration=0.2)])
+def test_a_scrape_within_the_interval_gets_the_last_fetch_good_or_bad(bench: Bench, outcome: Outcome) -> None:
+    bench.fetched(outcome)
+    bench.clock.at += MIN_INTERVAL - 0.01
+    assert bench.scrape().result(0) is outcome
+    assert bench.feed.fetches == 1
+    bench.clock.at += 0.01
+    assert bench.fetched(good(2.0)).balance == 2.0
+    assert bench.feed.fetches == 2
+
+
+def test_the_interval_counts_from_the_start_of_a_fetch(bench: Bench) -> None:
+    bench.fetched(good(), after=MIN_INTERVAL)
+    assert bench.fetched(good(2.0)).balance == 2.0
+
+
+def test_failures_are_counted_once_each_under_their_cause(bench: Bench) -> None:
+    for cause in CAUSES:
+        bench.fetched(Outcome(cause=cause, reason="as told", retry_after=0.0, duration=0.1))
+        bench.scrape()  # which costs nothing more
+        bench.clock.at += MIN_INTERVAL
+    assert bench.feed.fetches == len(CAUSES)
+    assert dict(bench.feed.failures) == dict.fromkeys(CAUSES, 1)
+
+
+# --- 429 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [(60.0, 60.0), (0.0, MIN_INTERVAL), (5.0, MIN_INTERVAL), (LIMIT, LIMIT), (LIMIT + 1, LIMIT), (float("inf"), LIMIT)],
+)
+def test_a_pause_lasts_as_long_as_the_api_says_but_no_longer_than_a_quarter_of_an_hour(
+    bench: Bench, retry_after: float, seconds: float
+) -> None:
+    bench.fetched(limited(retry_after))
+    bench.clock.at += seconds - 0.01
+    told = bench.scrape().result(0)
+    assert (told.cause, told.snapshot) == ("rate_limited", None)
+    bench.clock.at += 0.01
+    bench.fetched(good())
+    assert (bench.feed.fetches, bench.feed.failures["rate_limited"]) == (2, 1)
+
+
+def test_in_a_pause_there_is_no_request_no_fetch_and_no_failure(bench: Bench) -> None:
+    bench.fetched(limited(600.0))
+    for _ in range(30):
+        bench.clock.at += 15
+        assert bench.scrape().result(0).cause == "rate_limited"
+    assert bench.idle
+    assert (bench.feed.fetches, bench.feed.failures.total()) == (1, 1)
+
+
+def test_pauses_of_an_api_that_does_not_say_how_long_double_up_to_a_quarter_of_an_hour(bench: Bench) -> None:
+    pauses = []
+    for _ in range(8):
+        bench.fetched(limited())
+        ended = bench.clock.at
+        while bench.scrape().done():
+            bench.clock.at += 10
+        pauses.append(bench.clock.at - ended)
+        bench.fetches.begun().end(limited(0.0))
+        bench.clock.at += MIN_INTERVAL
+    assert pauses == [30, 60, 120, 240, 480, LIMIT, LIMIT, LIMIT]
+
+
+def test_after_a_success_pauses_begin_anew(bench: Bench) -> None:
+    for _ in range(4):
+        bench.fetched(limited())
+        bench.clock.at += LIMIT
+    bench.fetched(good())
+    bench.clock.at += MIN_INTERVAL
+    bench.fetched(limited())
+    bench.clock.at += 29
+    assert bench.scrape().done()
+    bench.clock.at += 1
+    assert not bench.scrape().done()
+
+
+# --- Late and stuck fetches ----------------------------------------------------------------------------------------
+
+
+def test_a_list_that_came_late_is_given_to_one_scrape_while_a_new_fetch_begins(bench: Bench) -> None:
+    waiting = bench.scrape()  # its scrape goes away without it
+    late = good(1.0)
+    bench.fetches.begun().end(late)
+    assert waiting.result(10) is late
+    bench.clock.at += MIN_INTERVAL
+    assert bench.scrape().result(0) is late
+    fresh = good(2.0)
+    joined = bench.scrape()
+    assert not joined.done()
+    bench.fetches.begun().end(fresh)
+    assert joined.result(10) is fresh
+    assert (bench.feed.fetches, bench.feed.failures.total()) == (2, 0)
+
+
+def test_a_list_that_a_scrape_has_had_is_no_news_for_the_next(bench: Bench) -> None:
+    bench.fetched(good())
+    bench.clock.at += MIN_INTERVAL
+    assert not bench.scrape().done()
+
+
+def test_a_list_served_within_the_interval_is_not_served_as_late_too(bench: Bench) -> None:
+    bench.scrape()
+    bench.fetches.begun().end(good())
+    assert bench.scrape().done()
+    bench.clock.at += MIN_INTERVAL
+    assert not bench.scrape().done()
+
+
+def test_a_late_list_is_forgotten_before_prometheus_would_call_it_stale(bench: Bench) -> None:
+    bench.scrape()
+    bench.fetches.begun().end(good())
+    bench.clock.at += 5 * 60
+    assert not bench.scrape().done()
+
+
+def test_a_fetch_that_fails_late_is_counted_and_served_to_nobody(bench: Bench) -> None:
+    bench.scrape()
+    bench.fetches.begun().end(Outcome(cause="connection", reason="reset", duration=20.0))
+    assert dict(bench.feed.failures) == {"connection": 1}
+    bench.clock.at += MIN_INTERVAL
+    assert not bench.scrape().done()
+
+
+def test_a_fetch_that_hangs_is_counted_once_and_left_behind_while_another_runs(bench: Bench) -> None:
+    stuck = bench.scrape()
+    hanging = bench.fetches.begun()
+    bench.clock.at += TIMEOUT + GRACE - 0.01
+    assert bench.scrape() is stuck
+    bench.clock.at += 0.01
+    second = bench.scrape()
+    assert second is not stuck
+    assert (bench.feed.fetches, dict(bench.feed.failures)) == (1, {"timeout": 1})
+    hanging.end(good(1.0))  # what it brings home now is nobody's
+    stuck.result(10)
+    assert (bench.feed.fetches, bench.feed.last.balance if bench.feed.last else 0) == (1, None)
+    bench.fetches.begun().end(good(2.0))
+    assert second.result(10).balance == 2.0
+    assert (bench.feed.fetches, bench.feed.failures.total()) == (2, 1)
+
+
+def test_one_hanging_fetch_is_left_behind_at_most(bench: Bench) -> None:
+    bench.scrape()
+    first = bench.fetches.begun()
+    bench.clock.at += TIMEOUT + GRACE
+    bench.scrape()
+    second = bench.fetches.begun()
+    bench.clock.at += TIMEOUT + GRACE
+    for _ in range(20):
+        bench.clock.at += MIN_INTERVAL
+        told = bench.scrape()
+        assert told.result(0).cause == "timeout"
+    assert bench.idle
+    assert (bench.feed.fetches, dict(bench.feed.failures)) == (2, {"timeout": 2})
+    first.end(good())
+    third = bench.scrape()
+    assert not third.done()
+    bench.fetches.begun().end(good(3.0))
+    assert third.result(10).balance == 3.0
+    second.end(good())
+    assert bench.feed.last
+    assert bench.feed.last.balance == 3.0
+
+
+def test_an_old_success_is_not_served_for_a_fetch_that_hangs_longer_than_it_may() -> None:
+    bench = Bench(min_interval=120.0)  # as that of the balance
+    bench.fetched(good())
+    bench.clock.at += 120
+    bench.scrape()
+    hanging = bench.fetches.begun()
+    bench.clock.at += TIMEOUT + GRACE
+    assert bench.scrape().result(0).cause == "timeout"
+    assert dict(bench.feed.failures) == {"timeout": 1}
+    hanging.end(good())
+    assert bench.scrape().result(0).cause == "timeout"
+
+
+# --- Whatever happens ----------------------------------------------------------------------------------------------
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("scrape"), st.booleans()),
+        st.tuples(st.just("wait"), st.sampled_from([0.5, 5.0, MIN_INTERVAL, TIMEOUT + GRACE, 61.0, 400.0])),
+        st.tuples(st.just("good"), st.integers(0, 1)),
+        st.tuples(st.just("bad"), st.integers(0, 1)),
+        st.tuples(st.just("limited"), st.sampled_from([None, 0.0, 20.0, 100.0])),
+    ),
+    max_size=30,
+)
+
+
+@given(steps=steps, min_interval=st.sampled_from([0.0, MIN_INTERVAL, 120.0]))
+def test_whatever_happens_the_api_is_spared_and_each_fetch_counts_once(
+    steps: list[tuple[str, float | None]], min_interval: float
+) -> None:
+    bench = Bench(min_interval=min_interval)
+    feed, clock = bench.feed, bench.clock
+    running: list[Call] = []
+    started_at, paused_until, begun = float("-inf"), float("-inf"), 0
+    for what, detail in steps:
+        if what == "scrape":
+            served = bench.scrape()
+            if not bench.idle:
+                running.append(bench.fetches.begun())
+                begun += 1
+                assert clock.at >= paused_until
+                assert clock.at - started_at >= min_interval
+                started_at = clock.at
+            assert served.done() or running
+            if served.done() and detail:
+                feed.served(served.result())
+        elif what == "wait":
+            clock.at += detail or 0.0
+        elif running:
+            call = running.pop(-1 if detail == 1 else 0)
+            cause = {"good": None, "bad": "connection", "limited": "rate_limited"}[what]
+            outcome = Outcome(cause=cause, retry_after=detail if what == "limited" else None)  # type: ignore[arg-type] # one of the causes
+            call.end(outcome)
+            if what == "limited" and feed.last is outcome:
+                paused_until = clock.at + (30.0 if detail is None else detail)  # or longer
+        assert len(running) <= 2
+        assert begun - len(running) <= feed.fetches <= begun
+        assert feed.failures.total() <= feed.fetches
+    for call in running:
+        call.end(good())
