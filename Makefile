@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test lint soak bench lock clean
+.PHONY: help run test lint soak bench dashboards lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ soak: $(VENV)/dev.stamp ## the property tests at length, with new random histori
 
 bench: $(VENV)/dev.stamp ## what a scrape costs, beside the bare download and a plain exporter
 	$(BIN)/python bench/scrape.py $(ARGS)
+
+dashboards: $(VENV)/dev.stamp ## write the dashboards' JSON from their code
+	PYTHONPATH=exporter $(BIN)/python -m grafana.build
 
 lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv

@@ -117,7 +117,7 @@ class Bench:
 
     def visited(self, *names: str) -> list[Visit]:
         visits = self.collector.visit(names or None)
-        wait([future for visit in visits for future in visit.futures.values()], timeout=10)
+        wait([future for visit in visits for future in visit.futures], timeout=10)
         return visits
 
     def text(self, *names: str, own: bool = False) -> str:
@@ -309,7 +309,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
 
         def account(self) -> Committed | None:
             account = super().account()
-            wait(visit.futures.values(), timeout=10)
+            wait(visit.futures, timeout=10)
             return account
 
     one = bench()
@@ -325,7 +325,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
     samples = parsed(generate_latest(one.collector.exposition([again], own=False)).decode())
     assert total(samples, "creatify_up") == 1  # the list that came late, and all of it
     assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
-    wait(again.futures.values(), timeout=10)
+    wait(again.futures, timeout=10)
     target.close()
 
 
@@ -447,7 +447,7 @@ def test_a_fetch_under_way_survives_the_reload_that_removes_its_workspace(api: A
     api.simulator.faults.always(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
     visits = one.collector.visit(["dropped"])
     one.collector.reload(one.configuration(api.workspace("kept")))
-    wait(visits[0].futures.values(), timeout=10)
+    wait(visits[0].futures, timeout=10)
     samples = parsed(generate_latest(one.collector.exposition(visits, own=False)).decode())
     assert total(samples, "creatify_up", workspace="dropped") == 1
 

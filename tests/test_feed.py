@@ -77,7 +77,13 @@ class Bench:
         )
 
     def scrape(self) -> "Future[Outcome]":
-        return self.feed.refresh()
+        """What a scrape waits for that has all the time in the world."""
+        return self.feed.refresh().future
+
+    def hurry(self) -> Outcome | None:
+        """What a scrape gets that cannot wait at all."""
+        future, late = self.feed.refresh()
+        return future.result() if future.done() else late
 
     def fetched(self, outcome: Outcome, *, after: float = 0.0) -> Outcome:
         """Scrape, let the fetch end, and answer the scrape with it."""
@@ -210,19 +216,29 @@ def test_after_a_success_pauses_begin_anew(bench: Bench) -> None:
 # --- Late and stuck fetches ----------------------------------------------------------------------------------------
 
 
-def test_a_list_that_came_late_is_given_to_one_scrape_while_a_new_fetch_begins(bench: Bench) -> None:
+def test_a_list_that_came_late_is_for_who_cannot_wait_for_the_new_fetch(bench: Bench) -> None:
     waiting = bench.scrape()  # its scrape goes away without it
     late = good(1.0)
     bench.fetches.begun().end(late)
     assert waiting.result(10) is late
     bench.clock.at += MIN_INTERVAL
-    assert bench.scrape().result(0) is late
+    assert bench.hurry() is late
+    assert bench.hurry() is late  # the other one of a pair
+    patient = bench.scrape()
+    assert not patient.done()
     fresh = good(2.0)
-    joined = bench.scrape()
-    assert not joined.done()
     bench.fetches.begun().end(fresh)
-    assert joined.result(10) is fresh
+    assert patient.result(10) is fresh
     assert (bench.feed.fetches, bench.feed.failures.total()) == (2, 0)
+
+
+def test_one_scrape_that_went_away_does_not_make_all_later_ones_a_fetch_late(bench: Bench) -> None:
+    bench.scrape()
+    bench.fetches.begun().end(good(1.0))
+    bench.clock.at += MIN_INTERVAL
+    assert bench.fetched(fresh := good(2.0)) is fresh
+    bench.clock.at += MIN_INTERVAL
+    assert bench.hurry() is None
 
 
 def test_a_list_that_a_scrape_has_had_is_no_news_for_the_next(bench: Bench) -> None:

@@ -1172,7 +1172,8 @@ def test_a_closed_ledger_says_so(path: Path) -> None:
 def test_a_new_ledger_is_private(path: Path) -> None:
     desk = Desk(path)
     assert desk.list()
-    assert path.parent.stat().st_mode & 0o077 == 0
+    modes = {part.stat().st_mode & 0o077 for part in (path.parent, *path.parent.iterdir())}
+    assert modes == {0}
 
 
 DIE = """

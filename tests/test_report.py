@@ -122,7 +122,19 @@ def test_without_a_month_it_is_this_one_in_utc(path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     "month",
-    ["2026", "2026-13", "2026-00", "0000-01", "9999-12", "10-2026", "2026-1", "2026-10-01", " 2026-10", "-", "2026-1٠"],
+    [
+        "2026",
+        "2026-13",
+        "2026-00",
+        "0000-01",
+        "9999-12",
+        "10-2026",
+        "2026-1",
+        "2026-10-01",
+        " 2026-10",
+        "-",
+        "2026-1\u0660",
+    ],
 )
 def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -40,13 +40,18 @@ class Visit:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.futures: dict[str, Future[Outcome]] = {api: feed.refresh() for api, feed in target.feeds.items()}
+        self._turns = {api: feed.refresh() for api, feed in target.feeds.items()}
+
+    @property
+    def futures(self) -> list[Future[Outcome]]:
+        """What the scrape may wait for."""
+        return [turn.future for turn in self._turns.values()]
 
     def outcome(self, api: str) -> Outcome:
-        """Return how the fetch ended; to a scrape that cannot wait any longer, that it has not."""
-        future = self.futures[api]
+        """Return how the fetch ended; to a scrape that can wait no longer, the late list or that there is none."""
+        future, late = self._turns[api]
         if not future.done():
-            return Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
+            return late or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
         outcome = future.result()
         self.target.feeds[api].served(outcome)
         return outcome

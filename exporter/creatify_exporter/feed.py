@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -38,6 +38,17 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
+class Turn(NamedTuple):
+    """A scrape's part in a fetch: the fetch's end, and a list that came too late for the scrapes before.
+
+    The late list is for a scrape that cannot wait for the fetch; it is None where there is none, or none that is
+    recent enough.
+    """
+
+    future: "Future[Outcome]"
+    late: Outcome | None = None
+
+
 class Feed:
     """Shares fetches between scrapes.
 
@@ -67,13 +78,13 @@ class Feed:
         self._paused_until = float("-inf")
         self._pause = _FIRST_PAUSE
 
-    def refresh(self) -> "Future[Outcome]":
+    def refresh(self) -> "Turn":
         """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block."""
         with self._lock:
             now = self._monotonic()
             if self._running:
                 if now < self._running.overdue_at:
-                    return self._running.future
+                    return self._running.turn
                 self._give_up(self._running)
             if now < self._paused_until and self.last:
                 return _at_hand(Outcome(cause=self.last.cause, reason=self.last.reason))
@@ -82,9 +93,7 @@ class Feed:
                 return _at_hand(self.last)
             if self._running and not self._leave_behind(self._running):
                 return _at_hand(self.last or Outcome(cause="timeout", reason="the fetches hang"))
-            late, self._late = self._late, None
-            started = self._start(now)
-            return _at_hand(late[1]) if late and now - late[0] < _LONGEST_LATE else started
+            return self._start(now)
 
     def served(self, outcome: Outcome) -> None:
         """Tell that a scrape has been answered with an outcome, so that no later one is given it as news."""
@@ -92,11 +101,13 @@ class Feed:
             if self._late and self._late[1] is outcome:
                 self._late = None
 
-    def _start(self, now: float) -> "Future[Outcome]":
-        fetch = self._running = _Fetch(now + self._timeout + _GRACE)
+    def _start(self, now: float) -> "Turn":
+        late, self._late = self._late, None
+        turn = Turn(Future(), late[1] if late and now - late[0] < _LONGEST_LATE else None)
+        fetch = self._running = _Fetch(turn, now + self._timeout + _GRACE)
         self._started_at = now
         threading.Thread(target=self._run, args=(fetch,), name="/".join(self._names), daemon=True).start()
-        return fetch.future
+        return turn
 
     def _run(self, fetch: "_Fetch") -> None:
         outcome = self._fetch()
@@ -107,7 +118,7 @@ class Feed:
                 self._running = None
                 if not fetch.given_up:
                     self._conclude(outcome)
-        fetch.future.set_result(outcome)
+        fetch.turn.future.set_result(outcome)
 
     def _give_up(self, fetch: "_Fetch") -> None:
         """Count a fetch that is overdue as failed, whatever becomes of it."""
@@ -148,13 +159,12 @@ class Feed:
 class _Fetch:
     """A fetch under way."""
 
-    def __init__(self, overdue_at: float) -> None:
-        self.future: Future[Outcome] = Future()
-        self.overdue_at = overdue_at
+    def __init__(self, turn: "Turn", overdue_at: float) -> None:
+        self.turn, self.overdue_at = turn, overdue_at
         self.given_up = False
 
 
-def _at_hand(outcome: Outcome) -> "Future[Outcome]":
+def _at_hand(outcome: Outcome) -> "Turn":
     future: Future[Outcome] = Future()
     future.set_result(outcome)
-    return future
+    return Turn(future)

@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final
@@ -26,6 +27,7 @@ from creatify_exporter import page
 from creatify_exporter.collector import Collector, Visit
 from creatify_exporter.config import Config
 from creatify_exporter.errors import ConfigError
+from creatify_exporter.gate import Gate
 from creatify_exporter.metrics import Exposition
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -39,7 +41,7 @@ class Server:
     """Answers requests from a collector.
 
     `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
-    server, None for the address that it asks at.
+    server, None for the address that it asks at. `gate` decides who gets in, everybody without one.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class Server:
         *,
         telemetry_path: str = "/metrics",
         external_url: str | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._collector, self._load = collector, load
+        self._collector, self._load, self._gate = collector, load, gate or Gate()
         self._telemetry_path, self._external_url = telemetry_path, external_url
 
     def app(self) -> Starlette:
@@ -78,8 +81,10 @@ class Server:
             loop.add_signal_handler(signum, stop.set)
         reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
         loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(self._reloaded())))
-        app: Any = self.app()  # hypercorn has types of its own for ASGI
-        await hypercorn.asyncio.serve(app, _Settings(sockets), shutdown_trigger=stop.wait)
+        watching = loop.create_task(self._gate.watch())
+        app: Any = self._gate.before(self.app())  # hypercorn has types of its own for ASGI
+        await hypercorn.asyncio.serve(app, _Settings(sockets, self._gate.context), shutdown_trigger=stop.wait)
+        watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
         return await self._scrape(request, self._collector.visit(), own=True)
@@ -97,7 +102,7 @@ class Server:
 
     async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        waiting = [asyncio.wrap_future(future) for visit in visits for future in visit.futures.values()]
+        waiting = [asyncio.wrap_future(future) for visit in visits for future in visit.futures]
         if waiting:
             await asyncio.wait(waiting, timeout=self._patience(request.headers))
         encode, content_type = _encoder(request.headers.get("Accept", ""))
@@ -145,7 +150,9 @@ class Server:
     async def _reloaded(self) -> str:
         """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
         try:
-            self._collector.reload(await asyncio.to_thread(self._load))
+            loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
+            self._collector.reload(loaded)
+            self._gate.take(gate)
         except ConfigError as error:
             self._collector.reload_failed()
             for problem in error.problems:
@@ -201,14 +208,15 @@ def _listening(address: str) -> socket.socket:
 
 
 class _Settings(hypercorn.config.Config):
-    """Hypercorn's settings, with sockets that listen already."""
+    """Hypercorn's settings, with sockets that listen already, and what their connections begin with (None: plain)."""
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None) -> None:
         super().__init__()
-        self._listening = list(sockets)
+        self._listening, self._context = list(sockets), context
         # Hypercorn's time for an idle connection is also the time in which a request has to be complete. Its
         # read_timeout would end connections that wait for their answer.
         self.keep_alive_timeout = _SLOWEST_REQUEST
+        self.ssl_handshake_timeout = _SLOWEST_REQUEST
         self.graceful_timeout = _GRACE
         self.include_server_header = False
         self.errorlog = logging.getLogger("hypercorn")
@@ -216,4 +224,14 @@ class _Settings(hypercorn.config.Config):
 
     def create_sockets(self) -> hypercorn.config.Sockets:
         """Return the sockets."""
-        return hypercorn.config.Sockets([], self._listening, [])
+        secure, insecure = (self._listening, []) if self._context else ([], self._listening)
+        return hypercorn.config.Sockets(secure, insecure, [])
+
+    @property
+    def ssl_enabled(self) -> bool:
+        """Whether connections are encrypted."""
+        return self._context is not None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        """Return what connections begin with."""
+        return self._context
