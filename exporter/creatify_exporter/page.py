@@ -97,9 +97,10 @@ def _tasks(target: Target) -> Iterator[str]:
     if not outcome or not outcome.snapshot or not account:
         return
     yield "<table><caption>Tasks in the list</caption>"
-    yield _row("th", ["Model", *STATUSES, "credits used"])
+    statuses = (*STATUSES, "unknown")
+    yield _row("th", ["Model", *statuses, "credits used"])
     for model, cells in outcome.snapshot.by_model(account.models, OTHER).items():
-        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in STATUSES)
+        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
         yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
     yield "</table>"
 
