@@ -56,7 +56,7 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
     edges = sorted({0, len(shuffled), *(min(cut, len(shuffled)) for cut in cuts)})
     snapshot = snapshot_of(*(shuffled[begin:end] for begin, end in pairwise(edges)), [])
     expected = naive(listed, models)
-    got = snapshot.by_model(models, OTHER)
+    got = snapshot.by_model(models)
     assert {model: set(cells) for model, cells in got.items()} == {m: set(cells) for m, cells in expected.items()}
     for model, cells in got.items():
         for status, cell in cells.items():
@@ -70,7 +70,7 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
 
 def test_an_entry_that_stands_twice_in_the_list_counts_twice() -> None:
     task = Task(id="a", model_name="pro", status="done", credits_used=2.5)
-    cells = snapshot_of([task], [task]).by_model(frozenset({"pro"}), OTHER)["pro"]
+    cells = snapshot_of([task], [task]).by_model(frozenset({"pro"}))["pro"]
     assert (cells["done"].tasks, cells["done"].credits) == (2, 5.0)
 
 
@@ -82,7 +82,7 @@ def test_moments_of_different_offsets_are_compared_as_moments() -> None:
 
 def test_models_that_the_ledger_does_not_know_are_one() -> None:
     listed = [Task(id=str(number), model_name=f"model-{number}", status="done") for number in range(50)]
-    cells = snapshot_of(listed).by_model(frozenset({"model-7", "gone"}), OTHER)
+    cells = snapshot_of(listed).by_model(frozenset({"model-7", "gone"}))
     assert {model: sum(cell.tasks for cell in each.values()) for model, each in cells.items()} == {
         "gone": 0,
         "model-7": 1,
@@ -93,7 +93,7 @@ def test_models_that_the_ledger_does_not_know_are_one() -> None:
 def test_a_hostile_list_is_counted_whole_in_bounded_memory() -> None:
     hostile = [Task(id="a", model_name=f"{number}-{LONG}", status=f"status {number}") for number in range(12_000)]
     snapshot = snapshot_of(hostile)
-    sums = snapshot.by_model(frozenset(), OTHER)
+    sums = snapshot.by_model(frozenset())
     assert sums == {OTHER: {"unknown": Cell(tasks=12_000)}}
-    told_apart = snapshot.by_model(frozenset(model_label(task.model_name) for task in hostile), OTHER)
+    told_apart = snapshot.by_model(frozenset(model_label(task.model_name) for task in hostile))
     assert sum(bool(cells) for cells in told_apart.values()) <= 10_001

@@ -2,13 +2,17 @@
 
 import argparse
 import asyncio
+import io
+import math
 import os
+import re
+import signal
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,6 +26,7 @@ from creatify_exporter.collector import Collector, rules
 from creatify_exporter.config import Config
 from creatify_exporter.credential import Credential
 from creatify_exporter.errors import ConfigError, ExporterError
+from creatify_exporter.gate import Gate
 from creatify_exporter.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.reasons import Classifier
@@ -37,19 +42,30 @@ _log = structlog.get_logger()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. A user's mistake gets one line on standard error, and 1."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names and reasons may hold what cannot be encoded
     try:
         log.configure(arguments.log_level, arguments.log_format)
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()  # while its failure can be told
     except ConfigError as error:
         return _refused(error.problems)
     except ExporterError as error:
         return _refused([str(error)])
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has seen enough; Python must not find that out again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output has seen enough
+        _abandon_output()
         return 0
+    except OSError as error:  # no space left, for example
+        _abandon_output()
+        return _refused([str(error)])
+    return code
+
+
+def _abandon_output() -> None:
+    """Keep Python from failing again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refused(problems: Iterable[str]) -> int:
@@ -85,38 +101,66 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
-    loaded = load()
-    _warn(loaded)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
+    _warn((*loaded.warnings, *gate.config.warnings))
     sockets = listen(arguments.listen_address or [":10081"])
     with closing(Collector(loaded, _opened(loaded))) as collector:
-        server = Server(collector, load, telemetry_path=arguments.telemetry_path, external_url=arguments.external_url)
+        server = Server(
+            collector,
+            load,
+            telemetry_path=arguments.telemetry_path,
+            external_url=arguments.external_url,
+            gate=gate,
+        )
         for each in sockets:
             host, port, *_ = each.getsockname()
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            _log.info("listening", address=address, version=__version__, workspaces=len(loaded.workspaces))
+            _log.info(
+                "listening",
+                address=address,
+                version=__version__,
+                workspaces=len(loaded.workspaces),
+                web=gate.config.summary,
+            )
         asyncio.run(server.run(sockets))
     _log.info("stopped")
 
 
+def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Config, Gate]:
+    """Return what both make; ConfigError has the mistakes of both."""
+    try:
+        loaded = load()
+    except ConfigError as error:
+        try:
+            open_gate()
+        except ConfigError as more:
+            raise ConfigError([*error.problems, *more.problems]) from None
+        raise
+    return loaded, open_gate()
+
+
 def _check(arguments: argparse.Namespace) -> None:
-    loaded = _loaded(arguments)
-    for warning in loaded.warnings:
+    loaded, gate = _both(lambda: _loaded(arguments), lambda: Gate(arguments.web_config_file, os.environ))
+    for warning in (*loaded.warnings, *gate.config.warnings):
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
+    if arguments.web_config_file:
+        print(f"the web configuration is valid: {gate.config.summary}")
 
 
 def _dump(arguments: argparse.Namespace) -> int:
     """Print one scrape; return 1 where a fetch failed."""
     loaded = _loaded(arguments)
-    _warn(loaded)
+    _warn(loaded.warnings)
     with closing(Collector(loaded, _opened(loaded, held_since=0.0))) as collector:
         visits = collector.visit()
-        futures = [future for visit in visits for future in visit.futures.values()]
+        futures = [future for visit in visits for future in visit.futures]
         wait(futures, timeout=loaded.fetch.timeout + 1)
         exposition = collector.exposition(visits, own=False)
-        sys.stdout.write(generate_latest(exposition).decode())
+        sys.stdout.buffer.write(generate_latest(exposition))  # UTF-8, whatever the terminal speaks
         sys.stdout.flush()
-        return int(any(visit.outcome(api).cause for visit in visits for api in visit.futures))
+        return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.feeds))
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -129,9 +173,9 @@ def _report(arguments: argparse.Namespace) -> None:
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the class, the text."""
     loaded = _loaded(arguments, keys_needed=arguments.live)
-    texts = _live_reasons(loaded) if arguments.live else (line.rstrip("\n") for line in sys.stdin)
+    texts = _live_reasons(loaded) if arguments.live else (line.decode(errors="replace") for line in sys.stdin.buffer)
     classifier = Classifier(loaded.failure_reasons)
-    for text, count in Counter(texts).most_common():
+    for text, count in Counter(text.rstrip("\r\n") for text in texts).most_common():
         print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
 
 
@@ -145,14 +189,18 @@ def _live_reasons(loaded: Config) -> Iterator[str]:
 def _simulate(arguments: argparse.Namespace) -> None:
     from creatify_exporter.simulator import serve  # noqa: PLC0415 - as above
 
-    serve(
-        arguments.listen,
-        seed=arguments.seed,
-        speed=arguments.speed,
-        tasks=arguments.tasks,
-        api_id=arguments.api_id,
-        api_key=arguments.api_key,
-    )
+    try:
+        serve(
+            arguments.listen,
+            seed=arguments.seed,
+            speed=arguments.speed,
+            tasks=arguments.tasks,
+            api_id=arguments.api_id,
+            api_key=arguments.api_key,
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError([f"--listen {arguments.listen}: {reason}; choose another address or port"]) from None
 
 
 def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
@@ -163,19 +211,20 @@ def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
     return Ledger(SqliteStore(loaded.ledger.path), rules(loaded), held_since=held_since)
 
 
-def _warn(loaded: Config) -> None:
-    for warning in loaded.warnings:
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
         _log.warning("doubtful configuration", warning=warning)
 
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
-    shared = _shared_flags()
-    serving = _serving_flags()
+    # The commands have flags of their own: the defaults set below would become those of flags that are shared, and a
+    # command would overwrite with them what stands before it.
+    shared, serving, web = _shared_flags(), _serving_flags(), _web_flags()
     parser = argparse.ArgumentParser(
         prog="creatify-exporter",
         description="Prometheus exporter for Creatify text generation tasks. Without a command, it serves.",
-        parents=[shared, serving],
+        parents=[_shared_flags(), _serving_flags(), _web_flags()],
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
@@ -189,12 +238,13 @@ def _parser() -> argparse.ArgumentParser:
         listen_address=None,
         telemetry_path="/metrics",
         external_url=None,
+        web_config_file=None,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
-        parents = [shared, serving] if run is _serve else [shared]
-        added = commands.add_parser(name, help=text, description=text, parents=parents, allow_abbrev=False)
+        more = [serving, web] if run is _serve else [web] if run is _check else []
+        added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
         added.set_defaults(run=run)
         return added
 
@@ -242,28 +292,64 @@ def _serving_flags() -> argparse.ArgumentParser:
     return flags
 
 
+def _web_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags.add_argument(
+        "--web.config.file",
+        dest="web_config_file",
+        metavar="FILE",
+        type=Path,
+        help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
+    )
+    return flags
+
+
 def _report_flags(report_parser: argparse.ArgumentParser) -> None:
     report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC; this month by default")
     report_parser.add_argument("--csv", action="store_true", help="comma-separated values, without sums")
 
 
 def _simulate_flags(simulate: argparse.ArgumentParser) -> None:
-    simulate.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:10082", help="address: %(default)s")
+    simulate.add_argument(
+        "--listen", metavar="HOST:PORT", type=_address, default="127.0.0.1:10082", help="address: %(default)s"
+    )
     simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
-    simulate.add_argument("--speed", type=float, default=1.0, help="how fast its time goes: %(default)s")
+    simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes: %(default)s")
     simulate.add_argument("--tasks", type=int, default=10_000, help="length of the list: %(default)s")
     simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts: %(default)s")
     simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts: %(default)s")
 
 
 def _path(text: str) -> str:
-    if not text.startswith("/") or text == "/" or set(text) & set("{}?#"):
+    if not text.startswith("/") or "//" in text or set(text) & set("{}?#"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /metrics")
+    if text.rstrip("/") in ("", "/probe", "/sd") or text.startswith("/-/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write another, like /metrics")
     return text
 
 
+def _address(text: str) -> str:
+    port = re.search("^.*:([0-9]{1,5})$", text)
+    if not port or not int(port[1]) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address; write it like 127.0.0.1:10082")
+    return text
+
+
+def _speed(text: str) -> float:
+    with suppress(ValueError):
+        if 1 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a speed; write a number, at least 1")
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - looks at the port, which may raise
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a URL; write it like https://exporter.example:10081"
+        ) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise argparse.ArgumentTypeError(f"{text!r} is not a URL; write it like https://exporter.example:10081")
     return text

@@ -70,7 +70,7 @@ class Client:
             body = b"".join(self._pieces(response, deadline, _MAX_BALANCE_BYTES))
             try:
                 return msgspec.json.decode(body, type=_Balance, strict=False).remaining_credits
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise FetchError("invalid_body", f"expected remaining_credits, got {excerpt(body)}") from None
 
     def close(self) -> None:
@@ -198,11 +198,13 @@ class _Watchdog:
 
     def __init__(self) -> None:
         self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
 
     def guard(self, connected: object) -> None:
         """Remember the socket of a new connection."""
         if isinstance(connected, socket.socket):
-            self._sockets.add(connected)
+            with self._lock:
+                self._sockets.add(connected)
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
@@ -216,7 +218,9 @@ class _Watchdog:
             timer.cancel()
 
     def _shut(self) -> None:
-        for each in list(self._sockets):
+        with self._lock:
+            sockets = list(self._sockets)
+        for each in sockets:
             with suppress(OSError):
                 # The plain socket's method: that of a TLS socket would pull its TLS state from under its reader.
                 socket.socket.shutdown(each, socket.SHUT_RDWR)

@@ -21,7 +21,7 @@ from creatify_exporter.metrics import Exposition, Family
 from creatify_exporter.reasons import Classifier
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
-from creatify_exporter.tasks import API, FIELDS, OTHER, STATUSES
+from creatify_exporter.tasks import API, FIELDS, STATUSES
 
 _COUNTERS: Final[dict[Total, Family]] = {
     "submitted": metrics.TASKS_SUBMITTED,
@@ -100,13 +100,13 @@ class Collector:
         self._ledger.close()
 
     def _take(self, config: Config) -> None:
-        """Keep the targets that have not changed, with their fetches and their counts."""
+        """Keep the targets that have not changed, with their fetches; the others carry on with their counts."""
         before, fetch_before = self.targets, self.config.fetch
         self._ledger.rules = rules(config)
         self.targets = {
             workspace.name: kept
             if (kept := before.get(workspace.name)) and (kept.workspace, fetch_before) == (workspace, config.fetch)
-            else Target(workspace, config.fetch, self._ledger, self._clock)
+            else Target(workspace, config.fetch, self._ledger, self._clock, kept)
             for workspace in config.workspaces
         }
         self.config = config
@@ -163,7 +163,7 @@ def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outco
         exposition.add(metrics.LIST_NEWEST, names, snapshot.newest.timestamp())
     if account is None:
         return  # without the ledger, nobody knows which models have a name of their own
-    for model, cells in snapshot.by_model(account.models, OTHER).items():
+    for model, cells in snapshot.by_model(account.models).items():
         for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
             exposition.add(metrics.TASKS, (*names, model, status), cell.tasks)

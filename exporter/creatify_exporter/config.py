@@ -205,6 +205,9 @@ class Workspace(Section, frozen=True, kw_only=True):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
 
 
+_HOUR, _YEAR = 3600, 365 * 24 * 3600  # seconds
+
+
 class Fetch(Section, frozen=True, kw_only=True):
     """The limits of one fetch: seconds for all of it, seconds between two, decoded bytes of the body and of a task."""
 
@@ -215,8 +218,8 @@ class Fetch(Section, frozen=True, kw_only=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Limits of nothing would end every fetch."""
-        if self.timeout <= 0:
-            yield "timeout", "must be longer than 0s; write it like 30s"
+        if not 0 < self.timeout <= _HOUR:
+            yield "timeout", "must be longer than 0s and at most 1h; write it like 30s"
         if self.max_task <= 0:
             yield "max_task", "must be larger than 0B; write it like 16MiB"
         if self.max_body < self.max_task:
@@ -245,8 +248,10 @@ class Ledger(Section, frozen=True, kw_only=True):
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Refuse a ledger that forgets at once, and so would miss every change."""
-        if self.settle_after <= 0:
-            yield "settle_after", "must be longer than 0s; write it like 24h"
+        if not 0 < self.settle_after <= _YEAR:
+            yield "settle_after", "must be longer than 0s and at most 1y; write it like 24h"
+        if self.new_series_hold > _HOUR:
+            yield "new_series_hold", "must be at most 1h; write it like 2m"
 
 
 class Labels(Section, frozen=True, kw_only=True):

@@ -101,12 +101,25 @@ class Feed:
             if self._late and self._late[1] is outcome:
                 self._late = None
 
+    def carry_on(self, before: "Feed", *, same_account: bool) -> None:
+        """Count on from the feed of an earlier configuration; a pause holds for the keys that it was given to."""
+        with before._lock:  # noqa: SLF001 - of the same class
+            self.fetches, self.failures = before.fetches, before.failures.copy()
+            if same_account:
+                self._paused_until, self._pause = before._paused_until, before._pause  # noqa: SLF001 - as above
+                self.last, self._started_at = before.last, before._started_at  # noqa: SLF001 - as above
+
     def _start(self, now: float) -> "Turn":
         late, self._late = self._late, None
         turn = Turn(Future(), late[1] if late and now - late[0] < _LONGEST_LATE else None)
         fetch = self._running = _Fetch(turn, now + self._timeout + _GRACE)
         self._started_at = now
-        threading.Thread(target=self._run, args=(fetch,), name="/".join(self._names), daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(fetch,), name="/".join(self._names), daemon=True).start()
+        except RuntimeError as error:  # the system has no more threads just now
+            self._running = None
+            self._conclude(failure := Outcome(cause="connection", reason=str(error)))
+            return _at_hand(failure)
         return turn
 
     def _run(self, fetch: "_Fetch") -> None:

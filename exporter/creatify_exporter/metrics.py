@@ -25,7 +25,12 @@ _STATUS: Final = ("workspace", "api", "model", "status")
 
 # From the snapshot: what the list says now. Absent while the last fetch failed.
 TASKS = Family("creatify_tasks", "gauge", _STATUS, "Tasks in the list.")
-TASKS_CREDITS = Family("creatify_tasks_credits", "gauge", _STATUS, "Credits used by the tasks in the list.")
+TASKS_CREDITS = Family(
+    "creatify_tasks_credits",
+    "gauge",
+    _STATUS,
+    "Credits used by the tasks in the list; what has been spent over time is creatify_credits_used_total.",
+)
 OLDEST_TASK = Family(
     "creatify_oldest_task_created_timestamp_seconds",
     "gauge",
@@ -64,7 +69,12 @@ TASKS_FAILED = Family(
     (*_MODEL, "reason"),
     "Tasks that reached failed, by the reason that was given first.",
 )
-TASKS_VANISHED = Family("creatify_tasks_vanished_total", "counter", _MODEL, "Tasks that left the list unfinished.")
+TASKS_VANISHED = Family(
+    "creatify_tasks_vanished_total",
+    "counter",
+    _MODEL,
+    "Tasks that left the list unfinished, counted once they have been absent for ledger.settle_after.",
+)
 CREDITS_USED = Family(
     "creatify_credits_used_total",
     "counter",
@@ -92,15 +102,18 @@ TASK_DURATION = Family(
 )
 
 # About the exporter.
-UP = Family("creatify_up", "gauge", _FEED, "Whether the last fetch was complete and has been counted.")
+UP = Family("creatify_up", "gauge", _FEED, "Whether the last fetch was complete, in time for the scrape, and counted.")
 LAST_SUCCESS = Family(
-    "creatify_last_success_timestamp_seconds", "gauge", _FEED, "When a complete answer was last received and counted."
+    "creatify_last_success_timestamp_seconds", "gauge", _FEED, "When a complete list was last received and counted."
 )
 FETCH_DURATION = Family("creatify_last_fetch_duration_seconds", "gauge", _FEED, "How long the last fetch took.")
 FETCH_BYTES = Family("creatify_last_fetch_response_bytes", "gauge", _FEED, "Size of the last answer, decoded.")
 FETCHES = Family("creatify_fetches_total", "counter", _FEED, "Fetches that have ended.")
 FETCH_FAILURES = Family(
-    "creatify_fetch_failures_total", "counter", (*_FEED, "cause"), "Fetches that brought no complete answer, by cause."
+    "creatify_fetch_failures_total",
+    "counter",
+    (*_FEED, "cause"),
+    "Fetches that brought no complete answer, or one that could not be counted, by cause.",
 )
 BUILD_INFO = Family(
     "creatify_exporter_build_info",

@@ -10,7 +10,7 @@ from creatify_exporter import __version__
 from creatify_exporter.collector import Collector
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
-from creatify_exporter.tasks import API, OTHER, STATUSES
+from creatify_exporter.tasks import API, STATUSES
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -99,7 +99,7 @@ def _tasks(target: Target) -> Iterator[str]:
     yield "<table><caption>Tasks in the list</caption>"
     statuses = (*STATUSES, "unknown")
     yield _row("th", ["Model", *statuses, "credits used"])
-    for model, cells in outcome.snapshot.by_model(account.models, OTHER).items():
+    for model, cells in outcome.snapshot.by_model(account.models).items():
         counts = (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
         yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
     yield "</table>"

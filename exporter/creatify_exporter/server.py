@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 import re
 import signal
 import socket
@@ -27,12 +28,13 @@ from creatify_exporter import page
 from creatify_exporter.collector import Collector, Visit
 from creatify_exporter.config import Config
 from creatify_exporter.errors import ConfigError
+from creatify_exporter.feed import Outcome
 from creatify_exporter.gate import Gate
 from creatify_exporter.metrics import Exposition
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 _SLOWEST_REQUEST: Final = 30.0  # seconds until a connection without a complete request is closed
-_GRACE: Final = 25.0  # seconds for scrapes in flight after SIGTERM; Kubernetes allows 30
+_SHUTDOWN: Final = 25.0  # seconds for scrapes in flight after SIGTERM; Kubernetes allows 30
 
 _log = structlog.get_logger()
 
@@ -55,6 +57,8 @@ class Server:
     ) -> None:
         self._collector, self._load, self._gate = collector, load, gate or Gate()
         self._telemetry_path, self._external_url = telemetry_path, external_url
+        self._stop = asyncio.Event()
+        self._reloading = asyncio.Lock()
 
     def app(self) -> Starlette:
         """Return the routes."""
@@ -75,15 +79,20 @@ class Server:
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
-        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
+            loop.add_signal_handler(signum, self._stop.set)
         reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
-        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(loop.create_task(self._reloaded())))
+
+        def reload() -> None:
+            task = loop.create_task(self._reloaded())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
         watching = loop.create_task(self._gate.watch())
         app: Any = self._gate.before(self.app())  # hypercorn has types of its own for ASGI
-        await hypercorn.asyncio.serve(app, _Settings(sockets, self._gate.context), shutdown_trigger=stop.wait)
+        await hypercorn.asyncio.serve(app, _Settings(sockets, self._gate.context), shutdown_trigger=self._stop.wait)
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
@@ -102,13 +111,25 @@ class Server:
 
     async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        waiting = [asyncio.wrap_future(future) for visit in visits for future in visit.futures]
-        if waiting:
-            await asyncio.wait(waiting, timeout=self._patience(request.headers))
+        fetches = {asyncio.wrap_future(future) for visit in visits for future in visit.futures}
+        if fetches:
+            await self._wait(fetches, self._patience(request.headers))
         encode, content_type = _encoder(request.headers.get("Accept", ""))
         # Rendering thousands of series takes a while, and may wait for the ledger: not in the event loop.
         body = await asyncio.to_thread(lambda: encode(self._collector.exposition(visits, own=own)))
         return Response(body, media_type=None, headers={"Content-Type": content_type})
+
+    async def _wait(self, fetches: set[asyncio.Future[Outcome]], patience: float) -> None:
+        """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        stopping = loop.create_task(self._stop.wait())
+        everything = asyncio.ensure_future(asyncio.wait(fetches))
+        await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.done():
+            await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), _SHUTDOWN / 2))
+        everything.cancel()
+        stopping.cancel()
 
     def _patience(self, headers: Mapping[str, str]) -> float:
         """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
@@ -149,15 +170,16 @@ class Server:
 
     async def _reloaded(self) -> str:
         """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
-        try:
-            loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
-            self._collector.reload(loaded)
-            self._gate.take(gate)
-        except ConfigError as error:
-            self._collector.reload_failed()
-            for problem in error.problems:
-                _log.error("configuration not reloaded", problem=problem)
-            return f"the configuration was not reloaded, the old one holds:\n{error}\n"
+        async with self._reloading:  # in the order in which they are asked for, so that the latest one holds
+            try:
+                loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
+                self._collector.reload(loaded)
+                self._gate.take(gate)
+            except ConfigError as error:
+                self._collector.reload_failed()
+                for problem in error.problems:
+                    _log.error("configuration not reloaded", problem=problem)
+                return f"the configuration was not reloaded, the old one holds:\n{error}\n"
         _log.info("configuration reloaded", workspaces=len(self._collector.targets))
         return ""
 
@@ -204,6 +226,8 @@ def _listening(address: str) -> socket.socket:
         return socket.create_server((host, int(port)), family=family)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # Python's own text repeats the address
         raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None
 
 
@@ -217,7 +241,7 @@ class _Settings(hypercorn.config.Config):
         # read_timeout would end connections that wait for their answer.
         self.keep_alive_timeout = _SLOWEST_REQUEST
         self.ssl_handshake_timeout = _SLOWEST_REQUEST
-        self.graceful_timeout = _GRACE
+        self.graceful_timeout = _SHUTDOWN
         self.include_server_header = False
         self.errorlog = logging.getLogger("hypercorn")
         self.errorlog.setLevel(logging.WARNING)  # where it listens is said already, under our own name

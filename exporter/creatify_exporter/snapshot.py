@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.tasks import Status, Task, known, model_label
+from creatify_exporter.tasks import OTHER, Status, Task, known, model_label
 
 _MOST_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""
@@ -60,12 +60,12 @@ class Snapshot:
             name = None
         return self._cells.setdefault((name, status), Cell())
 
-    def by_model(self, models: frozenset[str], other: str) -> dict[str, dict[Status, Cell]]:
-        """Return the cells by label values: those of the `models` that are known, and `other` for the rest."""
+    def by_model(self, models: frozenset[str]) -> dict[str, dict[Status, Cell]]:
+        """Return the cells by label values: those of the `models` that the ledger knows, and `other` for the rest."""
         sums: dict[str, dict[Status, Cell]] = {model: {} for model in sorted(models)}
         for (name, status), cell in self._cells.items():
             label = model_label(name)
-            row = sums.setdefault(label if label in models else other, {})
+            row = sums.setdefault(label if label in models else OTHER, {})
             row.setdefault(known(status), Cell()).merge(cell)
         return sums
 

@@ -25,7 +25,15 @@ _log = structlog.get_logger()
 class Target:
     """A workspace with its feeds, by the value of the label `api`."""
 
-    def __init__(self, workspace: Workspace, fetch: Fetch, ledger: Ledger, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        fetch: Fetch,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        before: "Target | None" = None,
+    ) -> None:
+        """Make a target; `before` is the one of the same name whose counts it carries on."""
         self.workspace = workspace
         self._ledger, self._clock = ledger, clock
         self._list = Client(workspace, fetch, clock)
@@ -34,6 +42,9 @@ class Target:
         if workspace.remaining_credits:
             interval = max(fetch.min_interval, _BALANCE_INTERVAL)
             self.feeds[BALANCE] = self._feed(BALANCE, self._fetch_balance, fetch, interval)
+        for api, feed in self.feeds.items():
+            if before and api in before.feeds:
+                feed.carry_on(before.feeds[api], same_account=_account(workspace) == _account(before.workspace))
 
     def account(self) -> Account | None:
         """Return what the ledger has committed for this workspace, None where it cannot be read."""
@@ -80,6 +91,11 @@ class Target:
         except FetchError as error:
             return _outcome(error, began, None)
         return _outcome(None, began, None, balance=balance)
+
+
+def _account(workspace: Workspace) -> tuple[object, ...]:
+    """Return what tells one Creatify account from another."""
+    return workspace.base_url, workspace.api_id, workspace.api_key
 
 
 def _outcome(failure: ExporterError | None, began: float, received: int | None, **facts: object) -> Outcome:

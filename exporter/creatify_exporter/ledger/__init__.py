@@ -51,30 +51,41 @@ class Ledger:
         self.rules = rules
         self._store, self._clock = store, clock
         self._held_since = clock() if held_since is None else held_since
-        self._lock = threading.Lock()
+        self._storing = threading.Lock()  # for the store, which may wait seconds for its file
+        self._lock = threading.Lock()  # for what stands in memory: held for moments, so that no answer waits for a disk
         self._books: dict[tuple[str, str], Book] = {}
         self._doubtful: set[tuple[str, str]] = set()
 
     def begin(self, workspace: str, api: str) -> "Recording":
         """Start to follow a fetch; where the book cannot be read, the commit will say so."""
         name = (workspace, api)
-        with self._lock:
+        with self._storing:
             try:
                 return Recording(self, name, self._book(*name))
             except LedgerUnavailable as error:
                 return Recording(self, name, Book(number=0), error)
 
     def account(self, workspace: str, api: str) -> Account:
-        """Return what is committed, ending the holds that are due; after a failed write, what is last known of it."""
+        """Return what is committed, ending the holds that are due; after a failed write, what is last known of it.
+
+        Waits for the store only where nothing is known yet: while a commit is under way, a hold may last longer.
+        """
+        book = self._books.get((workspace, api))
+        if book is None:
+            with self._storing:
+                book = self._book(workspace, api)
+        if self._storing.acquire(blocking=False):
+            try:
+                self._release(book)
+            finally:
+                self._storing.release()
         with self._lock:
-            book = self._books.get((workspace, api)) or self._book(workspace, api)
-            self._release(book)
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             return Account(values, book.marks, len(book.rows), frozenset(book.models))
 
     def close(self) -> None:
         """Wait for a commit under way, then close the store."""
-        with self._lock:
+        with self._storing:
             self._store.close()
 
     def _book(self, workspace: str, api: str) -> Book:
@@ -97,11 +108,12 @@ class Ledger:
                 self._store.release(book, due)
         except LedgerUnavailable:
             return  # they go on being 0, which is what was served last
-        for key in due:
-            book.series[key].held = False
+        with self._lock:
+            for key in due:
+                book.series[key].held = False
 
     def _commit(self, name: tuple[str, str], recording: "Recording", now: float) -> bool:
-        with self._lock:
+        with self._storing:
             book = self._book(*name)  # read anew where a commit since the beginning may have succeeded after all
             if book.marks.generation != recording.generation:
                 return False
@@ -114,7 +126,8 @@ class Ledger:
             except BaseException:
                 self._doubtful.add(name)  # a commit that failed may have been one that succeeded
                 raise
-            book.apply(changes)
+            with self._lock:
+                book.apply(changes)
             return True
 
 
@@ -130,15 +143,19 @@ class Recording:
     ) -> None:
         self.book, self.rules = book, ledger.rules
         self.generation = book.marks.generation
-        self.fold = Fold()
         self.seen: set[str] = set()
         self.dated = False
         self._ledger, self._name = ledger, name
         self._listed = False
         self._changed: set[str] = set()
         self._failure = failure
+        try:
+            with unavailable():
+                self.fold = Fold()
+        except LedgerUnavailable as error:
+            self._failure = error
         mark = book.marks.settled_before
-        self._settled_before = None if mark is None else datetime.fromtimestamp(mark, UTC)
+        self._settled_before = None if mark is None else datetime.fromtimestamp(max(0.0, mark), UTC)
 
     def add(self, batch: list[Task]) -> None:
         """Take in a batch; a ledger that fails here says so at `commit`, so that the list can be read to its end."""
@@ -167,7 +184,8 @@ class Recording:
 
     def close(self) -> None:
         """Forget what has been kept."""
-        self.fold.close()
+        if hasattr(self, "fold"):
+            self.fold.close()
 
     def _news(self, batch: list[Task]) -> list[Sight]:
         rows, mark, seen = self.book.rows, self._settled_before, self.seen

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from creatify_exporter.tasks import FINISHED, OTHER, Status
+from creatify_exporter.tasks import FINISHED, Status
 
 Total = Literal[
     "submitted",
@@ -131,10 +131,6 @@ class Book(msgspec.Struct):
         for key, increase in changes.totals.items():
             self.series[key].value += increase
         self.marks = changes.marks
-
-    def label(self, model: str) -> str:
-        """Return the label value under which a model's tasks stand in the snapshot."""
-        return model if model in self.models else OTHER
 
 
 def series_of(model: str, reasons: Iterable[str]) -> list[Key]:

@@ -72,7 +72,7 @@ class SqliteStore:
     def __init__(self, path: Path | None) -> None:
         """Open the ledger at `path`, or one in memory where that is None."""
         self._path = path
-        self._lock = _locked(path) if path else None
+        self._lock = _locked(path.resolve()) if path else None  # a link to a ledger is that ledger
         try:
             self._database = _opened(path)
             self._place = _place(path)
@@ -136,14 +136,16 @@ class SqliteStore:
             """,
             ((number, *key, increase) for key, increase in changes.days.items()),
         )
-        marks = changes.marks
-        self._database.execute(
+        generation, *others = astuple(changes.marks)
+        updated = self._database.execute(
             """
             UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
-            WHERE number = ?
+            WHERE number = ? AND generation = ?
             """,
-            (marks.generation, marks.dated, marks.created_at, marks.recorded_at, marks.settled_before, number),
+            (generation, *others, number, generation - 1),
         )
+        if updated.rowcount != 1:
+            raise LedgerUnavailable("the ledger has been written by somebody else, or restored, meanwhile")
 
     def release(self, book: Book, keys: Iterable[Key]) -> None:
         """Write that the hold of some series has ended; to be called in a transaction."""
@@ -199,6 +201,8 @@ class SqliteStore:
 
 def days(path: Path, since: int, before: int) -> list[Day]:
     """Read the daily totals of the days from `since` until `before`, without disturbing whoever writes the ledger."""
+    if not path.exists() or not path.stat().st_size:
+        raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
     _refuse_foreign(path)
     with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         rows = database.execute(
@@ -241,7 +245,8 @@ def _locked(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise LedgerRefused(
-            f"the ledger {path} is in use by another exporter; stop that one, or give this one its own --ledger.url"
+            f"the ledger {path} is in use by another exporter; "
+            "stop that one, or give this one its own --ledger.url, such as memory:"
         ) from None
     return lock
 

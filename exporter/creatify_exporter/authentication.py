@@ -1,0 +1,124 @@
+"""Who may ask: users with bcrypt hashes, checked outside of the event loop and remembered once they got in.
+
+An unknown name costs the same work as a wrong password, so that time does not tell which names exist.
+"""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import bcrypt
+
+Verdict = Literal["admitted", "refused", "busy"]
+
+_CHEAPEST: Final = 4  # as bcrypt itself has it
+_COSTLIEST: Final = 16  # 65,536 rounds: seconds of a processor for each new login
+_LONGEST_PASSWORD: Final = 72  # bytes that bcrypt looks at; what makes hashes elsewhere cuts there in silence
+_REMEMBERED: Final = 100  # successful logins; more passwords than that are in use nowhere
+_LONGEST_QUEUE: Final = 64  # logins that wait for the one that is being checked
+_HASH: Final = re.compile(
+    # Version, cost, 22 characters of salt and 31 of digest; the last of each holds fewer bits than a character could.
+    r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]",
+    re.ASCII,
+)
+
+
+class PasswordHash(bytes):
+    """A bcrypt hash, which no repr shows; `cost` is the binary logarithm of its rounds."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "PasswordHash":
+        """Read `text`; ValueError says what is wrong and never quotes it: it may be the password itself."""
+        match = _HASH.fullmatch(text)
+        if not match:
+            raise ValueError("is no bcrypt hash ($2a$, $2b$ or $2y$); make one, as with: htpasswd -nBC 10 ''")
+        if not _CHEAPEST <= int(match[1]) <= _COSTLIEST:
+            raise ValueError(f"must have a cost from {_CHEAPEST} to {_COSTLIEST}; make it as with: htpasswd -nBC 10 ''")
+        return cls(text.encode())
+
+    @property
+    def cost(self) -> int:
+        """How much work a check is: twice as much for each step."""
+        return int(self[4:6])
+
+    def __repr__(self) -> str:
+        return "PasswordHash(<hidden>)"
+
+
+class Users:
+    """Decides about `Authorization` headers; without users, everybody is admitted.
+
+    `check` says whether a password belongs to a hash, and takes its time: at most one is checked at once, so that a
+    flood of wrong passwords keeps one processor busy and no more. Who was admitted before does not wait for it.
+    """
+
+    def __init__(
+        self, hashes: Mapping[str, PasswordHash], check: Callable[[bytes, bytes], bool] = bcrypt.checkpw
+    ) -> None:
+        self._hashes = {name.encode(): hashed for name, hashed in hashes.items()}
+        self._check = check
+        self._key = secrets.token_bytes(32)
+        self._admitted: dict[bytes, None] = {}  # digests, the oldest first
+        self._turn, self._waiting = asyncio.Semaphore(1), 0
+
+    async def verdict(self, authorization: bytes | None) -> Verdict:
+        """Judge the value of an `Authorization` header; "busy" where too many logins wait already."""
+        if not self._hashes:
+            return "admitted"
+        credentials = _credentials(authorization or b"")
+        if credentials is None:
+            return "refused"
+        digest = self._digest(*credentials)
+        if digest in self._admitted:
+            return "admitted"
+        if self._waiting >= _LONGEST_QUEUE:
+            return "busy"
+        self._waiting += 1
+        try:
+            async with self._turn:
+                # A scrape beside this one may have paid for both.
+                admitted = digest in self._admitted or await self._login(digest, *credentials)
+        finally:
+            self._waiting -= 1
+        return "admitted" if admitted else "refused"
+
+    async def _login(self, digest: bytes, name: bytes, password: bytes) -> bool:
+        hashed = self._hashes.get(name)
+        right = await asyncio.to_thread(self._check, password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
+        if hashed is None or not right:
+            return False
+        self._admitted[digest] = None
+        if len(self._admitted) > _REMEMBERED:
+            del self._admitted[next(iter(self._admitted))]
+        return True
+
+    def _stand_in(self, name: bytes) -> PasswordHash:
+        """Return the hash that an unknown name is checked against, in vain: always the same one of somebody else.
+
+        Where costs differ, unknown names take as long as some user or other.
+        """
+        hashes = list(self._hashes.values())
+        return hashes[int.from_bytes(self._digest(name, b"")) % len(hashes)]
+
+    def _digest(self, name: bytes, password: bytes) -> bytes:
+        """Return what is remembered of a login: nothing that a dump of the memory could be searched for."""
+        return hmac.digest(self._key, len(name).to_bytes(4) + name + password, "sha256")
+
+
+def _credentials(authorization: bytes) -> tuple[bytes, bytes] | None:
+    """Return name and password of an RFC 7617 header value, None where it is none."""
+    scheme, _, encoded = authorization.strip().partition(b" ")
+    if scheme.lower() != b"basic":
+        return None
+    try:
+        name, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except binascii.Error:
+        return None
+    return (name, password) if colon else None

@@ -1,0 +1,255 @@
+"""The server's side of TLS: `tls_server_config` in the words of Go's crypto/tls, and what Python's ssl makes of it."""
+
+import ipaddress
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+
+from creatify_exporter.config import Section
+from creatify_exporter.pem import Certificates, Key, Mark, Pem, certificates, load_pair
+
+_VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+_CLIENT_AUTH: Final = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+_CURVES: Final = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
+_TLS13_SUITES: Final = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
+_TLS12_SUITES: Final = {  # what crypto/tls.CipherSuites lists for TLS 1.2, by OpenSSL's names
+    f"TLS_ECDHE_{key}_WITH_{suite}": f"ECDHE-{key}-{name}"
+    for key in ("ECDSA", "RSA")
+    for suite, name in {
+        "AES_128_GCM_SHA256": "AES128-GCM-SHA256",
+        "AES_256_GCM_SHA384": "AES256-GCM-SHA384",
+        "CHACHA20_POLY1305_SHA256": "CHACHA20-POLY1305",
+        "AES_128_CBC_SHA": "AES128-SHA",
+        "AES_256_CBC_SHA": "AES256-SHA",
+    }.items()
+}
+_DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+T = TypeVar("T")
+
+
+def _parsed(parse: Callable[[str], object]) -> msgspec.Meta:
+    return msgspec.Meta(extra={"parse": parse})
+
+
+def _one_of(names: Mapping[str, T], text: str) -> T:
+    if text not in names:
+        raise ValueError(f"must be {' or '.join(names)}; write one of them")
+    return names[text]
+
+
+def _version(text: str) -> ssl.TLSVersion:
+    if text in ("TLS10", "TLS11"):
+        raise ValueError("cannot be honoured: OpenSSL has that version switched off; write TLS12 or TLS13")
+    return _one_of(_VERSIONS, text)
+
+
+def _client_auth(text: str) -> ssl.VerifyMode:
+    if text in ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert"):
+        raise ValueError(
+            "cannot be honoured: Python's ssl takes no certificate that it does not verify; "
+            "write RequireAndVerifyClientCert or VerifyClientCertIfGiven, with client_ca_file"
+        )
+    return _one_of(_CLIENT_AUTH, text)
+
+
+def _suite(text: str) -> str:
+    if text not in _TLS12_SUITES and text not in _TLS13_SUITES:
+        raise ValueError("is none of Go's secure cipher suites; write one like TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")
+    return text
+
+
+def _curve(text: str) -> str:
+    return _one_of(_CURVES, text)
+
+
+Version = Annotated[ssl.TLSVersion, _parsed(_version)]
+
+
+class ServerTLS(Section, frozen=True, kw_only=True):
+    """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
+
+    cert: Certificates
+    key: Key
+    client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
+    client_ca: Certificates = None  # type: ignore[assignment]  # a union would hide `client_ca_file` from `document`
+    client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
+    min_version: Version = ssl.TLSVersion.TLSv1_2
+    max_version: Version = ssl.TLSVersion.TLSv1_3
+    cipher_suites: tuple[Annotated[str, _parsed(_suite)], ...] = ()
+    prefer_server_cipher_suites: bool = True
+    curve_preferences: tuple[Annotated[str, _parsed(_curve)], ...] = ()
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Refuse what does not go together, and what would be weaker than it looks."""
+        yield from self._pair_faults()
+        yield from self._client_faults()
+        if self.min_version > self.max_version:
+            yield "max_version", "is below min_version; raise it"
+        yield from self._suite_faults()
+        if len(self.curve_preferences) > 1:
+            yield "curve_preferences", "cannot be honoured: Python's ssl offers all curves or one; keep one or none"
+
+    def _pair_faults(self) -> Iterator[tuple[str, str]]:
+        if not _are_read(self.cert, self.key):  # as was said already
+            return
+        try:
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
+        except ssl.SSLError as error:
+            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+                words = "is not the key of this certificate; put the two of one pair there"
+            elif error.reason:
+                words = f"cannot be used with its certificate: OpenSSL says {error.reason}; make another pair"
+            else:
+                words = "cannot be read; put the whole PEM block of the key there"
+            yield _given("key", self.key), words
+
+    def _client_faults(self) -> Iterator[tuple[str, str]]:
+        if self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None:
+            yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
+        unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
+        if self.client_auth_type not in (None, ssl.CERT_NONE):
+            return
+        if _are_read(self.client_ca):
+            yield _given("client_ca", self.client_ca), unused
+        if self.client_allowed_sans:
+            yield "client_allowed_sans", unused
+
+    def _suite_faults(self) -> Iterator[tuple[str, str]]:
+        named = set(self.cipher_suites)
+        if named & _TLS13_SUITES and named & _TLS13_SUITES != _TLS13_SUITES:
+            yield "cipher_suites", "cannot leave out some of TLS 1.3, whose suites are all on; name all three or none"
+        if named and named <= _TLS13_SUITES and self.min_version < ssl.TLSVersion.TLSv1_3:
+            yield "cipher_suites", "has none for TLS 1.2; add one, or set min_version: TLS13"
+
+    @property
+    def files(self) -> dict[Path, Mark | None]:
+        """The files that certificates and keys were read from, as they were then."""
+        pems: tuple[Pem | None, ...] = (self.cert, self.key, self.client_ca)
+        return {pem.path: pem.mark for pem in pems if pem and pem.path}
+
+    @property
+    def lacks_http2_suite(self) -> bool:
+        """Whether the suites are chosen such that HTTP/2 over TLS 1.2 would break (RFC 7540, section 9.2.2)."""
+        chosen = set(self.cipher_suites) - _TLS13_SUITES
+        if not chosen or self.min_version == ssl.TLSVersion.TLSv1_3:
+            return False
+        return not any(suite.endswith("_WITH_AES_128_GCM_SHA256") for suite in chosen)
+
+    def context(self, *, http2: bool) -> "Context":
+        """Return what new connections begin with."""
+        context = Context(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version, context.maximum_version = self.min_version, self.max_version
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION  # RFC 7540, section 9.2.1
+        if not self.prefer_server_cipher_suites:
+            context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+        suites = [_TLS12_SUITES[name] for name in self.cipher_suites if name in _TLS12_SUITES]
+        context.set_ciphers(":".join(suites) or _DEFAULT_SUITES)
+        for curve in self.curve_preferences:
+            context.set_ecdh_curve(curve)
+        context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        load_pair(context, self.cert, self.key)
+        self._verify_clients(context)
+        return context
+
+    def _verify_clients(self, context: "Context") -> None:
+        context.verify_mode = self.client_auth_type or ssl.CERT_NONE
+        context.allowed_sans = frozenset(self.client_allowed_sans)
+        if _are_read(self.client_ca):
+            # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.load_verify_locations(cadata=certificates(self.client_ca))
+
+
+def _are_read(*pems: object) -> bool:
+    """Whether none is missing, nor the placeholder that `document` has for what it could not read."""
+    return all(isinstance(pem, Pem) for pem in pems)
+
+
+def _given(key: str, pem: Pem) -> str:
+    return f"{key}_file" if pem.path else key
+
+
+class Connection(ssl.SSLObject):
+    """A connection that asks for the client's name, and that ends without a fuss however rudely the client leaves."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake; SSLCertVerificationError ends it as an unknown authority would."""
+        super().do_handshake()
+        allowed = getattr(self.context, "allowed_sans", None)
+        certificate = self.getpeercert()
+        if allowed and certificate and allowed.isdisjoint(_names(certificate)):
+            raise ssl.SSLCertVerificationError("the client's certificate has none of client_allowed_sans")
+
+    def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401  as inherited
+        """Read as inherited; ConnectionResetError where the client broke the protocol."""
+        with _reset():
+            return super().read(len, buffer)
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  as inherited
+        """Write as inherited; ConnectionResetError where the client broke the protocol."""
+        with _reset():
+            return super().write(data)
+
+    def unwrap(self) -> None:
+        """Say goodbye, and do not wait for the client's (RFC 8446, section 6.1): some never say it, nor let us stop."""
+        with suppress(ssl.SSLError):
+            super().unwrap()
+
+
+@contextmanager
+def _reset() -> Iterator[None]:
+    """Make of a broken protocol what it is to a server: a connection that is gone. Hypercorn logs any other error."""
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):
+        raise
+    except ssl.SSLError as error:
+        raise ConnectionResetError(str(error)) from None
+
+
+class Context(ssl.SSLContext):
+    """How connections are made as long as the configuration stays; `allowed_sans` is empty where any name will do."""
+
+    sslobject_class = Connection
+    allowed_sans: frozenset[str] = frozenset()
+
+
+class LatestContext(ssl.SSLContext):
+    """Begins each connection with the context of that moment.
+
+    Swapping it in the SNI callback instead would change the certificate, but neither versions nor client verification.
+    """
+
+    latest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return a connection; this is what asyncio calls for each."""
+        return self.latest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+def _names(certificate: Mapping[str, Any]) -> set[str]:
+    """Return the subject alternative names of a certificate of `getpeercert`, addresses as Go writes them."""
+    names = set()
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind in ("DNS", "email", "URI"):
+            names.add(value)
+        elif kind == "IP Address":
+            with suppress(ValueError):  # one of a wrong length
+                names.add(str(ipaddress.ip_address(value.strip())))
+    return names

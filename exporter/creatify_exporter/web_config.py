@@ -1,0 +1,175 @@
+"""The web configuration: how this server answers, in the format of the Prometheus exporter toolkit.
+
+What that format has and this server cannot do is refused by name, never ignored. Where it is described:
+https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
+"""
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from creatify_exporter import document
+from creatify_exporter.authentication import PasswordHash
+from creatify_exporter.config import Section
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.pem import Mark, mark
+from creatify_exporter.tls import Context, ServerTLS
+
+_HEADERS: Final[Mapping[str, re.Pattern[str]]] = {  # what their values must look like
+    "Content-Security-Policy": re.compile(r"[ -~]+"),
+    "Strict-Transport-Security": re.compile(r'(?i)([ -~]*;)? *max-age *= *("[0-9]+"|[0-9]+) *(;[ -~]*)?'),
+    "X-Content-Type-Options": re.compile("nosniff"),
+    "X-Frame-Options": re.compile("deny|sameorigin"),
+    "X-XSS-Protection": re.compile(r"[01]( *;[ -~]*)?"),
+}
+_REMEDIES: Final = {
+    "Content-Security-Policy": "must be printable ASCII on one line; correct it",
+    "Strict-Transport-Security": "must name a max-age in seconds; write it like max-age=31536000",
+    "X-Content-Type-Options": "must be nosniff; write that or leave it out",
+    "X-Frame-Options": "must be deny or sameorigin; write one of them or leave it out",
+    "X-XSS-Protection": "must begin with 0 or 1; write one of them",
+}
+_CHEAP: Final = 10  # the cost of bcrypt below which guessing a password is quick
+
+
+Files = Mapping[Path, Mark | None]
+"""Files, and when each had last changed; another mark asks to read them again."""
+Hash = Annotated[PasswordHash, msgspec.Meta(extra={"parse": PasswordHash.parse})]
+HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
+
+
+class HTTP(Section, frozen=True, kw_only=True):
+    """`http_server_config`: whether HTTP/2 is spoken, and headers that every response carries."""
+
+    http2: bool = True
+    headers: dict[str, HeaderValue] = msgspec.field(default_factory=dict)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Let pass the headers of the toolkit only, with values that mean something."""
+        for name, value in self.headers.items():
+            if name not in _HEADERS:
+                yield f"headers.{_shown(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
+            elif value and not _HEADERS[name].fullmatch(value):
+                yield f"headers.{name}", _REMEDIES[name]
+
+    @property
+    def response_headers(self) -> dict[bytes, bytes]:
+        """The headers as ASGI has them, small letters; an empty value means that the header is not set."""
+        return {name.lower().encode(): value.encode() for name, value in self.headers.items() if value}
+
+
+class WebConfig(Section, frozen=True, kw_only=True):
+    """All of it. Users are names and their hashes; without any, no password is asked for."""
+
+    tls_server_config: ServerTLS | None = None
+    http_server_config: HTTP = HTTP()
+    basic_auth_users: dict[str, Hash] = msgspec.field(default_factory=dict)
+    rate_limit: Any = None
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Refuse by name what would otherwise be ignored."""
+        if self.rate_limit is not None:
+            yield "rate_limit", "cannot be honoured: scrapes share fetches here; remove it, or limit in a proxy"
+        tls = self.tls_server_config
+        if isinstance(tls, ServerTLS) and self.http_server_config.http2 and tls.lacks_http2_suite:
+            name = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+            yield "tls_server_config.cipher_suites", f"lacks what HTTP/2 needs; add {name}, or set http2: false"
+        for name in self.basic_auth_users:
+            if ":" in name:
+                yield f"basic_auth_users.{_shown(name)}", "cannot hold a colon, which ends the name; choose another"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed, but hardly meant."""
+        return tuple(self._doubts())
+
+    def _doubts(self) -> Iterator[str]:
+        if self.basic_auth_users and not self.tls_server_config:
+            yield "basic_auth_users without tls_server_config: passwords come unencrypted"
+        for name, hashed in self.basic_auth_users.items():
+            if hashed.cost < _CHEAP:
+                yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} is quick to guess; {_CHEAP} is usual"
+
+    @property
+    def summary(self) -> str:
+        """Say in a few words what is on."""
+        return f"TLS {'on' if self.tls_server_config else 'off'}, users: {len(self.basic_auth_users) or 'none'}"
+
+
+class Read(NamedTuple):
+    """A configuration, what its connections begin with (None: plain ones), and the files that it was read from."""
+
+    config: WebConfig
+    context: Context | None
+    files: Files
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Read:
+    """Read the file; ConfigError holds every mistake in it and in the files that it names. No path: nothing is set.
+
+    Relative names of files start at the folder of the web configuration file, as the toolkit has it.
+    """
+    if path is None:
+        return Read(WebConfig(), None, {})
+    seen = mark(path)  # before the content: what is written meanwhile is then seen as a change
+    reader = _Reader(str(path), path.parent, environ)
+    try:
+        raw, problems = document.read(path)
+    except ConfigError as error:
+        raise ConfigError([line.replace("--config.file", "--web.config.file") for line in error.problems]) from None
+    reader.problems.extend(problems)
+    config = reader.build(WebConfig, raw)
+    tls = config.tls_server_config
+    files = {path: seen, **(tls.files if tls else {})}
+    return Read(config, _context(path, config), files)
+
+
+def _context(path: Path, config: WebConfig) -> Context | None:
+    tls = config.tls_server_config
+    try:
+        return tls.context(http2=config.http_server_config.http2) if tls else None
+    except (ssl.SSLError, ValueError) as error:  # such as a curve or a suite that this machine's policy forbids
+        words = f"cannot be honoured by {ssl.OPENSSL_VERSION}: {getattr(error, 'reason', None) or 'unknown curve'}"
+        raise ConfigError([f"{path}: tls_server_config: {words}; choose other suites or curves"]) from None
+
+
+class _Reader(document.Reader):
+    """Reads mappings of chosen names too, and leaves alone what is refused anyhow."""
+
+    def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
+        if isinstance(kind, inspect.AnyType):
+            return raw
+        if isinstance(kind, inspect.DictType):
+            return self._read_mapping(kind.value_type, raw, path)
+        return super()._read(kind, raw, path)
+
+    def _read_mapping(self, kind: inspect.Type, raw: object, path: str) -> dict[str, object]:
+        """Return what could be read; the rest is noted, and only with a name that is fit to be shown."""
+        if not isinstance(raw, dict):
+            self.fault(path, "must be a mapping of names; write each on a line of its own, as name: value")
+            return {}
+        values: dict[str, object] = {}
+        for name, value in raw.items():
+            problems = len(self.problems)
+            if not isinstance(name, str):
+                self.fault(path, "has a name that is no text; put it in quotes")
+                continue
+            read = self._read(kind, _header_text(value) if name in _HEADERS else value, f"{path}.{_shown(name)}")
+            if len(self.problems) == problems:
+                values[name] = read
+        return values
+
+
+def _header_text(value: object) -> object:
+    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a blank one."""
+    return "" if value is None else str(value) if type(value) is int else value
+
+
+def _shown(name: str) -> str:
+    """Return a name if it looks like one: a password may stand where a name should."""
+    return name if re.fullmatch(r"[A-Za-z0-9_.@-]{1,60}", name) else "a name not shown"

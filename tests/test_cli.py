@@ -1,0 +1,459 @@
+"""The command line: each command as a process, each mistake as one line."""
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import structlog
+import yaml
+
+from creatify_exporter import __version__
+from creatify_exporter.cli import main
+from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.simulator import (
+    LIST_PATH,
+    Account,
+    Clock,
+    Listing,
+    Simulator,
+    Traffic,
+    delayed,
+    inserted,
+    replied,
+)
+from creatify_exporter.tasks import API, Task
+from processes import COMMAND, free_port, parsed, running_exporter, total, until, write_config
+
+NOW = 1_760_000_000.0
+CANARY = "canary-key-3b1f"
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
+    with Simulator(account, Clock(real=lambda: NOW), listing=Listing(newest=20), api_key=CANARY) as simulated:
+        yield simulated
+
+
+@pytest.fixture
+def config(tmp_path: Path, simulator: Simulator) -> Path:
+    return write_config(tmp_path / "config.yml", simulator)
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CREATIFY_")}
+    return {**kept, **extra}
+
+
+def run(*arguments: object, stdin: str | bytes = b"", **extra: str) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        input=stdin.encode() if isinstance(stdin, str) else stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env=environment(**extra),
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def shell(line: str) -> "subprocess.CompletedProcess[str]":
+    """Run a line as a user's shell would; `$X` is the command."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],  # noqa: S607 - the shell of whoever runs this
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment(X=COMMAND),
+    )
+
+
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    """Run a command in this process, where it costs less; give the process its own logging back."""
+    root = logging.getLogger()
+    handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
+    for name in list(os.environ):
+        if name.startswith("CREATIFY_"):
+            monkeypatch.delenv(name)
+
+    def ran(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        words = [str(argument) for argument in arguments]
+        code = main(words)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
+
+    yield ran
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def rewritten(config: Path, **sections: Any) -> Path:
+    document = yaml.safe_load(config.read_text()) | sections
+    config.write_text(yaml.safe_dump(document))
+    return config
+
+
+# --- Flags ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_one_line() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"creatify-exporter {__version__}\n", "")
+    as_module = subprocess.run(
+        [sys.executable, "-m", "creatify_exporter", "--version"], capture_output=True, text=True, check=False
+    )
+    assert as_module.stdout == done.stdout
+
+
+def test_help_is_on_standard_output_and_names_every_command() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in ("serve", "check", "dump", "report", "classify", "simulate", "--config.file", "--web.external-url"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nonsense"], "--nonsense"),
+        (["--config"], "--config"),
+        (["--config.fil=x"], "--config.fil"),
+        (["--web.listen=:0"], "--web.listen"),
+        (["nonsense"], "nonsense"),
+        (["check", "--csv"], "--csv"),
+        (["check", "--web.listen-address", ":0"], "--web.listen-address"),
+        (["report", "--live"], "--live"),
+        (["--log.level", "loud"], "--log.level"),
+        (["--log.format", "xml"], "--log.format"),
+        (["--web.telemetry-path", "metrics"], "--web.telemetry-path"),
+        (["--web.telemetry-path", "/"], "--web.telemetry-path"),
+        (["--web.telemetry-path", "/probe"], "--web.telemetry-path"),
+        (["--web.telemetry-path", "/sd/"], "--web.telemetry-path"),
+        (["--web.telemetry-path", "/-/ready"], "--web.telemetry-path"),
+        (["--web.telemetry-path", "//"], "--web.telemetry-path"),
+        (["--web.external-url", "exporter.example"], "--web.external-url"),
+        (["--web.external-url", "http://["], "--web.external-url"),
+        (["--web.external-url", "http://x:99999"], "--web.external-url"),
+        (["--web.external-url", "http://user:pw@x/"], "--web.external-url"),
+        (["simulate", "--speed", "fast"], "--speed"),
+        (["simulate", "--tasks", "many"], "--tasks"),
+        (["simulate", "--speed", "0"], "--speed"),
+        (["simulate", "--speed", "nan"], "--speed"),
+        (["simulate", "--listen", "127.0.0.1:http"], "--listen"),
+        (["simulate", "--listen", "10082"], "--listen"),
+        (["simulate", "--listen", ":99999"], "--listen"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_told_by_its_name(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    last = printed.err.splitlines()[-1]
+    assert said in last
+    assert ": error: " in last
+    assert " _" not in last, "it names a function of ours"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--config.file", "{config}", "--ledger.url", "memory:"],
+        ["--config.file", "{config}", "--ledger.url", "memory:", "check"],
+        ["--ledger.url", "memory:", "check", "--config.file", "{config}"],
+        ["--config.file", "/nowhere", "--ledger.url=memory:", "check", "--config.file={config}"],
+    ],
+)
+def test_flags_stand_before_the_command_or_behind_it(here: Here, config: Path, arguments: list[str]) -> None:
+    rewritten(config, ledger={"history": "count"})  # which is doubtful with a ledger in memory
+    done = here(*(each.format(config=config) for each in arguments))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "warning: ledger.url memory: with history: count" in done.stdout
+
+
+def test_every_address_that_is_named_is_listened_on(config: Path) -> None:
+    port = free_port()
+    with running_exporter(
+        "serve",
+        "--config.file",
+        str(config),
+        "--web.listen-address",
+        "127.0.0.1:0",
+        "--web.listen-address",
+        f"[::1]:{port}",
+    ) as exporter:
+        assert exporter.get("/-/healthy").status_code == 200
+        assert requests.get(f"http://[::1]:{port}/-/healthy", timeout=10).status_code == 200
+
+
+# --- Mistakes ------------------------------------------------------------------------------------------------------
+
+
+def mistaken(done: "subprocess.CompletedProcess[str]", lines: int = 1) -> list[str]:
+    """Return the lines of what a mistake got, which is all that it got."""
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert len(said) == lines
+    assert all(line.startswith("creatify-exporter: ") for line in said)
+    return said
+
+
+def test_check_tells_every_mistake_at_once(here: Here, config: Path) -> None:
+    rewritten(config, fetch={"timeout": 30, "max_body": "4 gigs"}, ledgre={})
+    done = here("check", "--config.file", config)
+    said = "\n".join(mistaken(done, 3))
+    assert done.stdout == ""
+    for key in ("fetch.timeout", "fetch.max_body", "ledgre"):
+        assert key in said
+
+
+def test_check_warns_and_accepts(here: Here, config: Path) -> None:
+    document = yaml.safe_load(config.read_text())
+    (first,) = document["workspaces"]
+    rewritten(config, workspaces=[first, {**first, "name": "twin"}], ledger={"url": "memory:", "history": "count"})
+    done = here("check", "--config.file", config)
+    assert (done.returncode, done.stderr) == (0, "")
+    *warnings, verdict = done.stdout.splitlines()
+    assert verdict == "the configuration is valid: default, twin"
+    assert len(warnings) == 2
+    assert all(line.startswith("warning: ") for line in warnings)
+    assert CANARY not in done.stdout
+
+
+def test_check_makes_no_ledger_and_asks_nobody(here: Here, config: Path, simulator: Simulator) -> None:
+    assert here("check", "--config.file", config).returncode == 0
+    assert not (config.parent / "ledger.db").exists()
+    assert not simulator.requests
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["dump"], ["classify", "--live"]])
+def test_without_a_key_every_command_that_needs_one_says_how_to_give_it(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (line,) = mistaken(here(*command))
+    assert "CREATIFY_API_ID" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_cannot_be_listened_on_is_one_line(here: Here, config: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for address in ("10081", "no such host:1", f"127.0.0.1:{taken.getsockname()[1]}"):
+            commands: list[list[object]] = [["--config.file", config, "--web.listen-address", address]]
+            commands += [["simulate", "--listen", address]] if ":" in address else []
+            for command in commands:
+                (line,) = mistaken(here(*command))
+                assert address in line
+    assert not (config.parent / "ledger.db").exists()
+
+
+def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
+    here: Here, config: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "notes.txt"
+    foreign.write_text("not a ledger\n" * 50)
+    with_foreign = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}")
+    for done in (
+        here("dump", *with_foreign),
+        here("report", *with_foreign),
+        run("serve", *with_foreign, "--web.listen-address", "127.0.0.1:0"),
+    ):
+        (line,) = mistaken(done)
+        assert "notes.txt" in line
+    assert foreign.read_text() == "not a ledger\n" * 50
+    mistaken(here("dump", "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
+    mistaken(here("dump", "--config.file", config, "--ledger.url", "postgres://nowhere"))
+    mistaken(here("report", "--config.file", config, "--ledger.url", "memory:"))
+
+
+# --- Commands ------------------------------------------------------------------------------------------------------
+
+
+def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Path, tmp_path: Path) -> None:
+    moment = datetime(2026, 10, 7, 12, tzinfo=UTC)
+    rules = Rules(("other",), lambda _: "other")
+    with (
+        closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
+        closing(ledger.begin("default", API)) as r,
+    ):
+        r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
+        r.commit(moment.timestamp())
+    done = here("report", "--config.file", config, "--month", "2026-10", "--csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,pro,1,1,0,2.5,0,2.5"]
+    without_keys = here("report", "--ledger.url", f"sqlite:///{tmp_path}/ledger.db", "--month", "2026-10")
+    assert without_keys.returncode == 0
+    assert "2026-10-07  default    pro" in without_keys.stdout
+    for month in ("2026-13", "9999-12", "october"):
+        (line,) = mistaken(here("report", "--config.file", config, "--month", month))
+        assert f"--month {month}" in line
+
+
+def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
+    texts = "429 Too Many Requests\n429 Too Many Requests\n\nthe dog ate it\n  deadline\texceeded \n"
+    done = run("classify", stdin=texts, HOME=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "2\trate_limited\t429 Too Many Requests",
+        "1\tunspecified\t",
+        "1\tother\tthe dog ate it",
+        "1\ttimeout\tdeadline exceeded",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classify_takes_the_rules_of_the_configuration(config: Path) -> None:
+    rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
+    assert (
+        run("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
+        == "1\tpets\tthe dog ate it\n1\tother\t429\n"
+    )
+
+
+def test_classify_reads_whatever_bytes_there_are() -> None:
+    done = run("classify", stdin=b"caf\xe9 timed out\n\xff\xfe\x00\n", PYTHONUTF8="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("1\ttimeout\tcaf")
+
+
+def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator: Simulator) -> None:
+    tasks = [
+        {"id": "1", "status": "failed", "failed_reason": "The model is overloaded.\nTry again."},
+        {"id": "2", "status": "failed", "failed_reason": None},
+        {"id": "3", "status": "done", "failed_reason": "429"},
+    ]
+    simulator.faults.next(replied(200, json.dumps(tasks).encode()))
+    done = run("classify", "--live", "--config.file", config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "1\tmodel_unavailable\tThe model is overloaded. Try again.\n1\tunspecified\t\n"
+    assert not (config.parent / "ledger.db").exists()
+
+
+def test_classify_shows_texts_that_no_terminal_can(config: Path, simulator: Simulator) -> None:
+    simulator.faults.always(inserted(status=b'"failed"', failed_reason=b'"\\ud83d timed out"'))
+    done = run("classify", "--live", "--config.file", config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "timeout" in done.stdout
+
+
+def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
+    config: Path, simulator: Simulator
+) -> None:
+    simulator.faults.always(replied(200, f"your key is {CANARY}".encode()))
+    (line,) = mistaken(run("classify", "--live", "--config.file", config))
+    assert "expected a list of tasks" in line
+    assert CANARY not in line
+
+
+def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator: Simulator) -> None:
+    simulator.faults.always(inserted(model_name='"modèle-λ"'.encode()))
+    done = run("dump", "--config.file", config, PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0
+    assert total(parsed(done.stdout), "creatify_tasks", model="modèle-λ") == 1
+
+
+@pytest.mark.parametrize("command", ["dump", "report", "check", "classify"])
+def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) -> None:
+    run("dump", "--config.file", config)
+    done = shell(f"printf 'a\\nb\\n' | $X {command} --config.file {config} | true")
+    assert done.stderr == ""
+    done = shell(f"printf 'a\\nb\\n' | $X {command} --config.file {config} | head -n 1")
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("command", ["dump", "report"])
+def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -> None:
+    run("dump", "--config.file", config)
+    done = shell(f"$X {command} --config.file {config} > /dev/full")
+    assert done.returncode == 1
+    assert re.fullmatch("creatify-exporter: .*No space left on device\n", done.stderr)
+
+
+def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path, simulator: Simulator) -> None:
+    rewritten(config, fetch={"timeout": "500ms"})
+    simulator.faults.always("silence", path=None)
+    began = time.monotonic()
+    done = run("dump", "--config.file", config)
+    assert time.monotonic() - began < 10
+    assert done.returncode == 1
+    assert total(parsed(done.stdout), "creatify_up") == 0
+    assert total(parsed(done.stdout), "creatify_fetch_failures_total", cause="timeout") == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [COMMAND, "simulate", "--listen", f"127.0.0.1:{port}", "--tasks", "50", "--api-id", "me", "--api-key", "mine"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == f"Simulated Creatify API on http://127.0.0.1:{port}\n"
+    url = f"http://127.0.0.1:{port}{LIST_PATH}"
+    assert len(requests.get(url, headers={"X-API-ID": "me", "X-API-KEY": "mine"}, timeout=10).json()) == 50
+    assert requests.get(url, headers={"X-API-ID": "me", "X-API-KEY": "yours"}, timeout=10).status_code == 401
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 0
+
+
+# --- Signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["dump", "classify"])
+def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
+    simulator.faults.always(delayed(30), path=None)
+    live = ["--live"] if command == "classify" else []
+    process = subprocess.Popen(
+        [COMMAND, command, *live, "--config.file", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: simulator.requests)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_told_to_stop_does_so_cleanly_though_a_fetch_hangs(
+    config: Path, simulator: Simulator, number: signal.Signals
+) -> None:
+    simulator.faults.always("silence", path=None)
+    with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
+        exporter.get("/metrics", **{"X-Prometheus-Scrape-Timeout-Seconds": "0.2"})
+        exporter.process.send_signal(number)
+        assert exporter.process.wait(10) == 0
+        exporter.kill()
+        log = "".join(exporter.log)
+    assert "msg=stopped" in log
+    assert "Traceback" not in log
+    assert CANARY not in log

@@ -1,0 +1,243 @@
+"""Handshakes in memory: what a client gets from a context, without a server around it."""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from authority import Authority, Pair
+from creatify_exporter.tls import LatestContext
+from creatify_exporter.web_config import load
+
+ECDSA = "TLS_ECDHE_ECDSA_WITH_"
+SANS = ("DNS:prometheus.example", "IP:10.0.0.1", "IP:2001:db8::1", "email:ops@example.com", "URI:spiffe://a/b")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"), "stranger")
+
+
+@pytest.fixture(scope="module")
+def server(authority: Authority) -> Pair:
+    return authority.issue("server", "DNS:localhost")
+
+
+@pytest.fixture(scope="module")
+def prometheus(authority: Authority) -> Pair:
+    return authority.issue("prometheus", *SANS)
+
+
+@pytest.fixture
+def configured(tmp_path: Path, server: Pair) -> Callable[..., ssl.SSLContext]:
+    """Return what makes a context of more lines for `tls_server_config`."""
+
+    def context(*lines: str, http2: bool = True) -> ssl.SSLContext:
+        section = [f"cert_file: {server.cert}", f"key_file: {server.key}", *lines]
+        text = "tls_server_config:\n" + "".join(f"  {line}\n" for line in section)
+        path = tmp_path / "web.yml"
+        path.write_text(f"{text}http_server_config: {{http2: {str(http2).lower()}}}\n")
+        made = load(path, {}).context
+        assert made
+        return made
+
+    return context
+
+
+def client(authority: Authority, pair: Pair | None = None, **settings: Any) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority.pem)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    for name, value in settings.items():
+        setattr(context, name, value)
+    if pair:
+        context.load_cert_chain(pair.cert, pair.key)
+    return context
+
+
+def shake(
+    server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Return both ends after a handshake and a byte each way; SSLError where one of them objects."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server, server_hostname="localhost", session=session),
+    )
+    waiting = list(ends)
+    for _ in range(10):
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+    assert not waiting
+    for one, other in (ends, ends[::-1]):
+        one.write(b"x")
+        assert other.read() == b"x"
+    return ends
+
+
+def refused(server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> str:
+    with pytest.raises(ssl.SSLError) as caught:
+        shake(server, client, session)
+    return str(caught.value)
+
+
+Configured = Callable[..., ssl.SSLContext]
+
+
+def test_the_newest_version_and_http2_are_agreed_on(configured: Configured, authority: Authority) -> None:
+    _, end = shake(configured(), client(authority))
+    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.3", "h2")
+
+
+def test_http2_is_not_offered_where_it_is_off(configured: Configured, authority: Authority) -> None:
+    _, end = shake(configured(http2=False), client(authority))
+    assert end.selected_alpn_protocol() == "http/1.1"
+
+
+def test_versions_are_kept(configured: Configured, authority: Authority) -> None:
+    old = client(authority, maximum_version=ssl.TLSVersion.TLSv1_2)
+    assert shake(configured("max_version: TLS12"), client(authority))[1].version() == "TLSv1.2"
+    assert shake(configured(), old)[1].version() == "TLSv1.2"
+    assert "UNSUPPORTED_PROTOCOL" in refused(configured("min_version: TLS13"), old)
+
+
+def test_suites_of_tls12_are_those_of_the_list_in_its_order(configured: Configured, authority: Authority) -> None:
+    listed = [f"{ECDSA}AES_256_GCM_SHA384", f"{ECDSA}AES_128_GCM_SHA256", f"{ECDSA}AES_128_CBC_SHA"]
+    old = client(authority, maximum_version=ssl.TLSVersion.TLSv1_2)
+    old.set_ciphers("ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384")
+
+    def agreed(*lines: str) -> str:
+        cipher = shake(configured(f"cipher_suites: [{', '.join(listed)}]", *lines), old)[1].cipher()
+        assert cipher
+        return cipher[0]
+
+    assert agreed() == "ECDHE-ECDSA-AES256-GCM-SHA384"
+    assert agreed("prefer_server_cipher_suites: false") == "ECDHE-ECDSA-AES128-SHA"
+
+
+def test_a_suite_that_is_not_listed_is_refused(configured: Configured, authority: Authority) -> None:
+    old = client(authority, maximum_version=ssl.TLSVersion.TLSv1_2)
+    old.set_ciphers("ECDHE-ECDSA-CHACHA20-POLY1305")
+    assert shake(configured(), old)
+    assert "NO_SHARED_CIPHER" in refused(configured(f"cipher_suites: [{ECDSA}AES_128_GCM_SHA256]"), old)
+
+
+@pytest.mark.parametrize(
+    ("name", "curve"), [("CurveP256", "prime256v1"), ("CurveP384", "secp384r1"), ("CurveP521", "secp521r1")]
+)
+def test_the_one_curve_is_the_only_one(configured: Configured, authority: Authority, name: str, curve: str) -> None:
+    limited = configured(f"curve_preferences: [{name}]")
+    same, other = client(authority), client(authority)
+    same.set_ecdh_curve(curve)
+    other.set_ecdh_curve("X25519")
+    assert shake(limited, same)
+    assert "NO_SUITABLE_KEY_SHARE" in refused(limited, other)
+    assert shake(configured("curve_preferences: [X25519]"), other)
+
+
+def test_a_client_needs_a_certificate_of_the_authority(
+    configured: Configured, authority: Authority, stranger: Authority, prometheus: Pair
+) -> None:
+    required = configured("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}")
+    assert shake(required, client(authority, prometheus))
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in refused(required, client(authority))
+    assert "CERTIFICATE_VERIFY_FAILED" in refused(required, client(authority, stranger.issue("same", *SANS)))
+
+
+def test_a_certificate_may_be_left_out_but_not_be_wrong(
+    configured: Configured, authority: Authority, stranger: Authority, prometheus: Pair
+) -> None:
+    optional = configured("client_auth_type: VerifyClientCertIfGiven", f"client_ca_file: {authority.pem}")
+    assert shake(optional, client(authority, prometheus))
+    assert shake(optional, client(authority))
+    assert "CERTIFICATE_VERIFY_FAILED" in refused(optional, client(authority, stranger.issue("other", *SANS)))
+
+
+def test_a_clients_own_certificate_can_be_the_authority(
+    configured: Configured, authority: Authority, stranger: Authority
+) -> None:
+    known, unknown = stranger.issue("known", "DNS:a"), stranger.issue("unknown", "DNS:a")
+    pinned = configured("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {known.cert}")
+    assert shake(pinned, client(authority, known))
+    assert "CERTIFICATE_VERIFY_FAILED" in refused(pinned, client(authority, unknown))
+
+
+@pytest.mark.parametrize("name", [name.partition(":")[2] for name in SANS])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_each_kind_of_name_lets_a_client_in(
+    configured: Configured, authority: Authority, prometheus: Pair, name: str, version: ssl.TLSVersion
+) -> None:
+    lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}"]
+    named = configured(*lines, f"client_allowed_sans: [another, '{name}']")
+    assert shake(named, client(authority, prometheus, maximum_version=version))
+
+
+@pytest.mark.parametrize("names", [("DNS:grafana.example",), ("DNS:sub.prometheus.example",), ()])
+def test_another_name_does_not(configured: Configured, authority: Authority, names: tuple[str, ...]) -> None:
+    lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}"]
+    named = configured(*lines, "client_allowed_sans: [prometheus.example, 10.0.0.1]")
+    pair = authority.issue("-".join(["no", *names]).replace(":", "-"), *names)
+    assert "client_allowed_sans" in refused(named, client(authority, pair))
+
+
+def test_the_common_name_is_no_name(configured: Configured, authority: Authority) -> None:
+    lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}"]
+    pair = authority.issue("commonly", "DNS:other.example")
+    assert refused(configured(*lines, "client_allowed_sans: [commonly]"), client(authority, pair))
+
+
+def test_a_new_context_holds_for_new_connections_in_all_it_says(
+    configured: Configured, authority: Authority, prometheus: Pair
+) -> None:
+    latest = LatestContext(ssl.PROTOCOL_TLS_SERVER)
+    contexts = [configured()]
+    latest.latest = lambda: contexts[-1]
+    assert shake(latest, client(authority))[1].version() == "TLSv1.3"
+    lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}", "max_version: TLS12"]
+    contexts.append(configured(*lines, http2=False))
+    assert refused(latest, client(authority))
+    end = shake(latest, client(authority, prometheus))[1]
+    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.2", "http/1.1")
+
+
+def test_a_session_of_an_older_context_does_not_spare_the_client_its_certificate(
+    configured: Configured, authority: Authority
+) -> None:
+    before, open_to_all = client(authority, maximum_version=ssl.TLSVersion.TLSv1_2), configured()
+    session = shake(open_to_all, before)[1].session
+    assert shake(open_to_all, before, session)[1].session_reused
+    required = configured("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}")
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in refused(required, before, session)
+
+
+def step(end: ssl.SSLObject) -> None:
+    try:
+        end.do_handshake()
+    except ssl.SSLWantReadError:
+        return
+
+
+def test_a_connection_ends_without_waiting_and_a_broken_one_is_a_reset(
+    configured: Configured, authority: Authority
+) -> None:
+    served, _ = shake(configured(), client(authority))
+    served.unwrap()
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    served = configured().wrap_bio(to_server, to_client, server_side=True)
+    end = client(authority).wrap_bio(to_client, to_server, server_hostname="localhost")
+    for _ in range(3):
+        step(end)
+        step(served)
+    to_server.write(b"no record of TLS")
+    with pytest.raises(ConnectionResetError):
+        served.read()
