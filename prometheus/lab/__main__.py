@@ -1,0 +1,179 @@
+# ruff: noqa: INP001 - a folder that is run by its path, not a package
+"""The alert laboratory: `python prometheus/lab --weeks 20`. See docs/alerts.md for what it found."""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import replay
+import weeks
+
+BEGIN: Final = replay.BLOCK * 2928  # a Sunday in 2024, and the first second of a block
+SLACK: Final = 75 * weeks.MINUTE  # an hour's window, and keep_firing_for, after an episode
+GOAL: Final = 600
+
+
+@dataclass
+class Score:
+    """What became of the incidents of one kind, in one volume."""
+
+    kind: str
+    volume: str
+    detected: int = 0
+    missed: list[str] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    late: int = 0
+    below: int = 0
+    alerts: set[str] = field(default_factory=set)
+
+
+def workspaces(volumes: list[str], long: int) -> list[weeks.Workspace]:
+    """Return what is watched: quiet weeks, incidents and events, at each volume."""
+    short, sought = min(long, 2), 5 if long >= 5 else 2  # noqa: PLR2004
+    found = []
+    for i, volume in enumerate(volumes):
+        found.append(weeks.Workspace(f"quiet-{volume}", volume, 10 + i, BEGIN, long * 7))
+        plan = weeks.incidents(BEGIN, sought)
+        found.append(weeks.Workspace(f"incidents-{volume}", volume, 20 + i, BEGIN, sought * 7, plan))
+        plan = weeks.events(BEGIN)
+        found.append(weeks.Workspace(f"events-{volume}", volume, 30 + i, BEGIN, short * 7, plan, replicas=2))
+    return found
+
+
+def simulate(lab: replay.Replay, worlds: list[weeks.World]) -> None:
+    """Write all that the exporters say, block by block."""
+    minutes = [world.minutes() for world in worlds]
+    for _, end in lab.windows():
+        lab.write(text for each in minutes for text in until(each, end))
+
+
+def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is taken up again for the next block
+    """Yield the scrapes of one block."""
+    for now, text in minutes:
+        yield text
+        if now + weeks.MINUTE > end:
+            return
+
+
+def judge(workspace: weeks.Workspace, firings: list[replay.Firing]) -> tuple[list[Score], list[replay.Firing]]:
+    """Return how the episodes fared, and the firings that none of them explains."""
+    mine = [f for f in firings if f.labels.get("workspace") == workspace.name and f.start < workspace.end]
+    scores: dict[str, Score] = {}
+    for episode in workspace.episodes:
+        if episode.expected:
+            score = scores.setdefault(episode.kind, Score(episode.kind, workspace.volume))
+            rate(score, episode, [f for f in mine if f.alert in episode.expected and concerns(f, episode)])
+    false = [f for f in mine if not any(f.alert in e.allowed and concerns(f, e) for e in workspace.episodes)]
+    return list(scores.values()), false
+
+
+def concerns(firing: replay.Firing, episode: weeks.Episode) -> bool:
+    """Tell whether an alert began during an episode, or while windows still hold it, for the model it is about."""
+    about = firing.labels.get("model", episode.model)
+    slack = weeks.DAY if episode.drifts or episode.cost > 1 else SLACK
+    return (episode.model in {"", "*", about}) and episode.start <= firing.start <= episode.end + slack
+
+
+def rate(score: Score, episode: weeks.Episode, firings: list[replay.Firing]) -> None:
+    """Enter one episode into its score; without a tenth failed task the goal does not speak of it."""
+    failed = sorted(episode.failed_at)
+    tenth = failed[9] if len(failed) > 9 else None  # noqa: PLR2004
+    few = len(episode.failed_at if episode.failing else episode.waiting_at) < 10  # noqa: PLR2004
+    if few and (episode.failing or episode.holds):
+        score.below += 1
+        return
+    if not firings:
+        score.missed.append(f"{episode.model} at {time.strftime('%a %H:%M', time.gmtime(episode.start))}")
+        return
+    first = min(firings, key=lambda f: f.start)
+    delay = first.start - (tenth if tenth and not episode.drifts else episode.start)
+    score.detected += 1
+    score.delays.append(delay / 60)
+    score.late += bool(tenth and not episode.drifts and delay > GOAL)
+    score.alerts |= {f.alert for f in firings}
+
+
+def report(scores: list[Score], false: list[replay.Firing], volumes: list[str], long: int) -> dict[str, Any]:
+    """Return all that was found, fit for a table and for a test."""
+    quiet = {a["alert"]: 0 for a in replay.load("alert")}
+    for firing in false:
+        if firing.labels["workspace"].startswith("quiet"):
+            quiet[firing.alert] += 1
+    return {
+        "weeks": long,
+        "volumes": volumes,
+        "scores": [{**vars(s), "alerts": sorted(s.alerts)} for s in scores],
+        "false_alarms_in_quiet_weeks": quiet,
+        "false_alarms": [
+            f"{f.alert} {f.labels['workspace']} {f.labels.get('model', '')} day {(f.start - BEGIN) / weeks.DAY:.2f}"
+            for f in false
+        ],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the findings as Markdown."""
+    rows = ["| incident | volume | detected | median delay | longest | over 10 min | no 10th failed task | alerts |",
+            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for s in found["scores"]:
+        delays = s["delays"]
+        middle, longest = (f"{statistics.median(delays):.0f} min", f"{max(delays):.0f} min") if delays else ("-", "-")
+        of = s["detected"] + len(s["missed"])
+        alerts = ", ".join(name.removeprefix("Creatify") for name in s["alerts"]) or "-"
+        rows.append(
+            f"| {s['kind']} | {s['volume']} | {s['detected']} of {of} | {middle} | {longest} "
+            f"| {s['late']} | {s['below']} | {alerts} |",
+        )
+    quiet = f"{found['weeks']} quiet weeks at {', '.join(found['volumes'])} volume"
+    rows += ["", f"| alert | false alarms in {quiet} | a week |", "|---|---|---|"]
+    watched = found["weeks"] * len(found["volumes"])
+    for alert, count in found["false_alarms_in_quiet_weeks"].items():
+        rows.append(
+            f"| {alert} | {count} | {f'{count / watched:.2f}' if count else f'0, below {3 / watched:.2f} at 95 %'} |"
+        )
+    return "\n".join(rows)
+
+
+def run(volumes: list[str], long: int, folder: Path) -> dict[str, Any]:
+    """Simulate, record, fire, judge."""
+    watched = workspaces(volumes, long)
+    lab = replay.Replay(folder, BEGIN, max(w.end for w in watched))
+    started = time.monotonic()
+    simulate(lab, [weeks.World(w) for w in watched])
+    print(f"simulated in {time.monotonic() - started:.0f} s", file=sys.stderr)
+    lab.record(replay.load("record"))
+    print(f"recorded after {time.monotonic() - started:.0f} s", file=sys.stderr)
+    firings = lab.fire(replay.load("alert"))
+    print(f"alerts after {time.monotonic() - started:.0f} s", file=sys.stderr)
+    judged = [judge(w, firings) for w in watched]
+    scores = [score for each, _ in judged for score in each]
+    return report(scores, [f for _, false in judged for f in false], volumes, long)
+
+
+def main() -> None:
+    """Run the laboratory and print what it found."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--weeks", type=int, default=20, help="quiet weeks at each volume (default: %(default)s)")
+    parser.add_argument("--volumes", default="low,medium,high", help="of low, medium, high (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="alert-lab-") as folder:
+        found = run(arguments.volumes.split(","), arguments.weeks, Path(folder))
+    print(json.dumps(found, indent=1) if arguments.json else table(found))
+    if not arguments.json:
+        print("\nAll false alarms, eventful weeks included:", *(found["false_alarms"] or ["none"]), sep="\n- ")
+        print(
+            "\nMissed:",
+            *([f"{s['kind']} {s['volume']}: {m}" for s in found["scores"] for m in s["missed"]] or ["none"]),
+            sep="\n- ",
+        )
+
+
+if __name__ == "__main__":
+    main()

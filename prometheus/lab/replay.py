@@ -1,0 +1,202 @@
+# ruff: noqa: INP001 - a folder that is run by its path, not a package
+"""The real rules over simulated weeks, by a real Prometheus, faster than the weeks pass.
+
+Samples are written as blocks. The recording rules are evaluated once a minute by range queries, level by level, and
+written as blocks too; then the alert expressions; `for` and `keep_firing_for` are followed here as Prometheus does. The
+lookback is shorter than an evaluation interval, so that a series ends where Prometheus would have marked it stale.
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+STEP: Final = 60
+BLOCK: Final = (
+    162 * 3600
+)  # blocks are 2 h times a power of 3 long; this is the longest with fewer steps than a query may have
+RULES: Final = Path(__file__).parent.parent / "rules"
+
+
+@dataclass(frozen=True)
+class Firing:
+    """An alert from its first to its last firing evaluation."""
+
+    alert: str
+    labels: dict[str, str]
+    start: int
+    end: int
+
+
+class Replay:
+    """A folder of blocks and the server that reads them."""
+
+    def __init__(self, folder: Path, start: int, end: int) -> None:
+        self.data = folder / "data"
+        self.text = folder / "samples.om"
+        self.log = folder / "prometheus.log"
+        self.start, self.end = start - start % BLOCK, end
+        (folder / "prometheus.yml").write_text("global: {evaluation_interval: 1m}\n")
+        self.config = folder / "prometheus.yml"
+
+    def windows(self) -> Iterator[tuple[int, int]]:
+        """Yield the bounds of each block, the last second included."""
+        for begin in range(self.start, self.end, BLOCK):
+            yield begin, min(begin + BLOCK, self.end) - 1
+
+    def write(self, texts: Iterable[str]) -> None:
+        """Add one block's worth of samples."""
+        with self.text.open("w") as file:
+            file.writelines(texts)
+            file.write("# EOF\n")
+        command = ["promtool", "tsdb", "create-blocks-from", f"--max-block-duration={BLOCK}s", "openmetrics", "--quiet"]
+        done = subprocess.run([*command, self.text, self.data], capture_output=True, text=True, check=False)  # noqa: S603
+        self.text.unlink()
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+
+    @contextmanager
+    def server(self) -> Iterator[str]:
+        """Serve the blocks written so far."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        command = [
+            "prometheus",
+            f"--config.file={self.config}",
+            f"--storage.tsdb.path={self.data}",
+            "--storage.tsdb.retention.time=100y",
+            f"--query.lookback-delta={STEP - 1}s",
+            "--query.max-samples=500000000",
+            "--query.timeout=20m",
+            f"--web.listen-address={address}",
+        ]
+        with self.log.open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603
+            try:
+                self.wait_until_ready(address, process)
+                yield f"http://{address}"
+            finally:
+                process.terminate()
+
+    def wait_until_ready(self, address: str, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the server, or say what it said when it gave up."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://{address}/-/ready", timeout=5):
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise RuntimeError(self.log.read_text()[-2000:])
+
+    def query(self, url: str, expression: str, begin: int, end: int) -> list[dict[str, Any]]:
+        """Evaluate an expression at each step."""
+        form = {"query": expression, "start": begin, "end": end, "step": STEP}
+        request = urllib.request.Request(f"{url}/api/v1/query_range", urllib.parse.urlencode(form).encode())  # noqa: S310
+        with urllib.request.urlopen(request, timeout=1200) as response:  # noqa: S310
+            result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+        return result
+
+    def record(self, rules: list[dict[str, Any]]) -> None:
+        """Evaluate the recording rules, those that lean on others after them."""
+        for level in by_level(rules):
+            with self.server() as url:
+                for number, (begin, end) in enumerate(self.windows()):
+                    lines = (line for rule in level for line in self.evaluated(url, rule, begin, end))
+                    waiting = self.text.with_suffix(f".{number}")
+                    with waiting.open("w") as file:
+                        file.writelines(lines)
+            for number, _ in enumerate(self.windows()):
+                waiting = self.text.with_suffix(f".{number}")
+                with waiting.open() as file:
+                    self.write(file)
+                waiting.unlink()
+
+    def evaluated(self, url: str, rule: dict[str, Any], begin: int, end: int) -> Iterator[str]:
+        """Yield the samples of one recording rule; one side of an `or` may have kept its metric's name."""
+        samples: dict[str, list[tuple[int, str]]] = {}
+        for series in self.query(url, rule["expr"], begin, end):
+            labels = {**series["metric"], **rule.get("labels", {})}
+            labels.pop("__name__", None)
+            text = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(labels.items()))
+            samples.setdefault(f"{rule['record']}{{{text}}}", []).extend((at, value) for at, value in series["values"])
+        for prefix, values in samples.items():
+            yield "".join([f"{prefix} {value} {at}\n" for at, value in sorted(values)])
+
+    def fire(self, rules: list[dict[str, Any]]) -> list[Firing]:
+        """Evaluate the alert rules."""
+        firings: list[Firing] = []
+        with self.server() as url:
+            for rule in rules:
+                active: dict[str, list[int]] = {}
+                for begin, end in self.windows():
+                    for series in self.query(url, rule["expr"], begin, end):
+                        labels = {k: v for k, v in series["metric"].items() if k != "__name__"}
+                        key = json.dumps({**labels, **rule["labels"]}, sort_keys=True)
+                        active.setdefault(key, []).extend(at for at, _ in series["values"])
+                for key, times in active.items():
+                    spans = firing_spans(times, seconds(rule.get("for")), seconds(rule.get("keep_firing_for")))
+                    firings.extend(Firing(rule["alert"], json.loads(key), *span) for span in spans)
+        return sorted(firings, key=lambda f: f.start)
+
+    def remove(self) -> None:
+        """Remove the blocks."""
+        shutil.rmtree(self.data, ignore_errors=True)
+
+
+def load(kind: str) -> list[dict[str, Any]]:
+    """Return all rules of a kind, `record` or `alert`, from the rule files."""
+    groups = [group for file in sorted(RULES.glob("*.yaml")) for group in yaml.safe_load(file.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def by_level(rules: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Sort recording rules so that each level needs only those before it."""
+    names = {rule["record"] for rule in rules}
+    needs = {name: set[str]() for name in names}
+    for rule in rules:
+        needs[rule["record"]] |= {n for n in re.findall(r"[a-z_]+:[a-zA-Z0-9_:]+", rule["expr"]) if n in names}
+    levels: list[list[dict[str, Any]]] = []
+    known: set[str] = set()
+    while known < names:
+        ready = {name for name in names - known if needs[name] <= known}
+        if not ready:
+            raise ValueError(f"recording rules in a circle: {sorted(names - known)}")
+        levels.append([rule for rule in rules if rule["record"] in ready])
+        known |= ready
+    return levels
+
+
+def seconds(duration: str | None) -> int:
+    """Return the seconds of a duration such as 10m."""
+    if duration is None:
+        return 0
+    return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[duration[-1]]
+
+
+def firing_spans(times: list[int], wait: int, keep: int) -> Iterator[tuple[int, int]]:
+    """Follow one alert through its active evaluations, as Prometheus does: pending, firing, kept, resolved."""
+    since = last = fired = None
+    for now in sorted(times):
+        if last is not None and now - last > STEP and (fired is None or now - last > keep + STEP):
+            if fired is not None:
+                yield fired, last + keep
+            since = fired = None
+        since = now if since is None else since
+        if fired is None and now - since >= wait:
+            fired = now
+        last = now
+    if fired is not None and last is not None:
+        yield fired, last + keep

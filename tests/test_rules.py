@@ -1,0 +1,207 @@
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import tool
+from creatify_exporter.metrics import FAMILIES
+
+ROOT = Path(__file__).parent.parent
+RULES = sorted((ROOT / "prometheus/rules").glob("*.yaml"))
+CASES = sorted((ROOT / "prometheus/tests").glob("*.yaml"))
+GRAFANA = {"creatify-overview", "creatify-failures", "creatify-credits", "creatify-exporter"}
+FOLD = "max without (instance, job, pod, container, endpoint, service, node)"
+
+# The contract: what the exporter exposes and the rules may use.
+CONTRACT = {
+    name
+    for family in FAMILIES
+    for name in (
+        (f"{family.name}_bucket", f"{family.name}_sum", f"{family.name}_count")
+        if family.kind == "histogram"
+        else (family.name,)
+    )
+}
+ALERTS = {
+    "CreatifyBalanceUnknown",
+    "CreatifyCredentialsRefused",
+    "CreatifyCreditBurnHigh",
+    "CreatifyCreditsLow",
+    "CreatifyCreditsRunOut",
+    "CreatifyCreditsWasted",
+    "CreatifyDown",
+    "CreatifyExporterAbsent",
+    "CreatifyFailureSpike",
+    "CreatifyInvalidTasks",
+    "CreatifyLedgerFailing",
+    "CreatifyListShrunk",
+    "CreatifyModelFailing",
+    "CreatifyNothingFinishes",
+    "CreatifyRateLimited",
+    "CreatifyTasksSlow",
+    "CreatifyTasksStuck",
+    "CreatifyUnknownStatus",
+}
+
+
+def groups() -> list[dict[str, Any]]:
+    return [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    return [rule for group in groups() for rule in group["rules"] if kind in rule]
+
+
+def cases() -> list[dict[str, Any]]:
+    return [case for file in CASES for case in yaml.safe_load(file.read_text())["tests"]]
+
+
+def names_in(expression: str) -> set[str]:
+    """Return the names of the series that an expression reads, matched text in quotes left aside."""
+    return set(re.findall(r"(?:[a-z_]+:)?creatify[a-z0-9_:]*", re.sub(r'"[^"]*"', '""', expression)))
+
+
+def alert_tests(name: str) -> list[tuple[str, str, bool]]:
+    """Return test, time and whether it must fire, for each time at which an alert is looked at."""
+    return [
+        (case["name"], str(each["eval_time"]), bool(each.get("exp_alerts")))
+        for case in cases()
+        for each in case.get("alert_rule_test", ())
+        if each["alertname"] == name
+    ]
+
+
+def seconds(duration: str) -> int:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([smhd])", duration))
+
+
+def test_promtool_accepts_the_rules() -> None:
+    command = [tool("promtool", "prometheus"), "check", "rules", "--lint=all", "--lint-fatal", *map(str, RULES)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_promtool_accepts_the_example_configuration() -> None:
+    command = [tool("promtool", "prometheus"), "check", "config", str(ROOT / "prometheus/prometheus.yml")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
+def test_alerts_fire_stay_quiet_and_resolve(file: Path) -> None:
+    command = [tool("promtool", "prometheus"), "test", "rules", str(file)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-6000:]
+
+
+def test_promtool_evaluates_the_groups_in_the_order_in_which_they_lean_on_each_other() -> None:
+    order = ["creatify-thresholds", "creatify-recording", "creatify-tasks", "creatify-credits", "creatify-exporter"]
+    assert {group["name"] for group in groups()} == set(order)
+    for file in CASES:
+        assert yaml.safe_load(file.read_text())["group_eval_order"] == order, file.name
+
+
+def test_all_alerts_are_there() -> None:
+    assert {rule["alert"] for rule in rules("alert")} == ALERTS
+
+
+@pytest.mark.parametrize("name", sorted(ALERTS))
+def test_each_alert_has_a_runbook_a_firing_test_a_quiet_test_and_one_that_resolves(name: str) -> None:
+    section = re.search(
+        rf"^## {name}\n(.*?)(?=^## |\Z)", (ROOT / "docs/runbooks.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert section, "no heading in docs/runbooks.md"
+    for part in ("**Meaning.**", "**Impact.**", "**How to look.**", "**What to do.**"):
+        assert part in section.group(1)
+    tests = alert_tests(name)
+    firing = {(case, at) for case, at, fires in tests if fires}
+    assert firing, "no firing test"
+    assert any(case not in {c for c, _ in firing} for case, _, _ in tests), "no test in which it stays quiet throughout"
+    resolved = [
+        case
+        for case, at, fires in tests
+        if not fires and any(c == case and seconds(t) < seconds(at) for c, t in firing)
+    ]
+    assert resolved, "no test in which it resolves"
+
+
+@pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"] + "-" + rule["labels"]["severity"])
+def test_each_alert_says_how_bad_what_where_and_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{rule['alert'].lower()}")
+    board, _, variables = rule["annotations"]["dashboard_url"].removeprefix("/d/").partition("?")
+    assert board in GRAFANA
+    assert "var-workspace={{ $labels.workspace | urlquery }}" in variables
+    assert "for" in rule
+
+
+def test_rules_use_only_metrics_of_the_contract() -> None:
+    recorded = {rule["record"] for rule in rules("record")}
+    for rule in rules("record") + rules("alert"):
+        unknown = names_in(rule["expr"]) - recorded - CONTRACT
+        assert not unknown, f"{rule.get('record') or rule['alert']} reads {unknown}"
+
+
+def test_descriptions_query_only_recorded_series() -> None:
+    recorded = {rule["record"] for rule in rules("record")}
+    for rule in rules("alert"):
+        asked = {
+            name
+            for text in re.findall(r'printf "(.*?)"', rule["annotations"]["description"])
+            for name in names_in(text)
+        }
+        assert asked <= recorded, rule["alert"]
+
+
+def test_every_recorded_series_is_read_by_something() -> None:
+    readers = [rule["expr"] for rule in rules("record") + rules("alert")]
+    texts = [rule["annotations"]["description"] for rule in rules("alert")]
+    for rule in rules("record"):
+        name = rule["record"]
+        assert any(re.search(rf"{re.escape(name)}\b(?!:)", text) for text in readers + texts), name
+
+
+def test_recorded_names_are_level_metric_operations() -> None:
+    for rule in rules("record"):
+        assert re.fullmatch(r"[a-z_]+:[a-z_]+:[a-z0-9_]+", rule["record"]), rule["record"]
+
+
+def test_replicas_are_folded_after_rates_and_before_sums() -> None:
+    for rule in rules("record"):
+        expression = " ".join(rule["expr"].split())
+        raw = re.findall(r"(?:increase|rate|last_over_time|max_over_time)\((creatify_[a-z_]+)", expression)
+        if raw and not rule["record"].startswith("instance:"):
+            assert FOLD in expression, rule["record"]
+        assert "sum without (instance" not in expression
+
+
+def test_each_threshold_is_constant_used_and_documented() -> None:
+    text = (ROOT / "docs/alerts.md").read_text()
+    others = " ".join(rule["expr"] for rule in rules("record") + rules("alert"))
+    thresholds = {rule["record"]: rule for rule in rules("record") if rule["record"].startswith("creatify:threshold:")}
+    assert set(re.findall(r"creatify:threshold:[a-z_]+", others)) == set(thresholds)
+    for name, rule in thresholds.items():
+        value = re.fullmatch(r"vector\(([0-9.]+)\)", rule["expr"])
+        assert value, name
+        assert f"scalar({name})" in others, name
+        assert f"| `{name}` | {value.group(1)} |" in text, f"{name} is not in docs/alerts.md with its value"
+
+
+def test_no_number_hides_in_an_alert() -> None:
+    for rule in rules("alert"):
+        compared = re.findall(r"(?:[<>]=?|==)\s*([0-9.]+)", rule["expr"])
+        assert set(compared) <= {"0", "3660"}, f"{rule['alert']} compares with {compared}"
+
+
+def test_runbooks_name_only_series_that_exist() -> None:
+    known = {rule["record"] for rule in rules("record")} | CONTRACT
+    text = (ROOT / "docs/runbooks.md").read_text()
+    named = set(re.findall(r"\b(?:[a-z_]+:)?creatify_[a-z_]+(?::[a-z0-9_]+)?|creatify:threshold:[a-z_]+", text))
+    assert {name for name in named if not name.endswith("_")} <= known, json.dumps(sorted(named - known))
