@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test lint soak bench dashboards lock clean
+.PHONY: help run test test-deploy lint soak bench alert-lab dashboards chart-readme lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,15 @@ bench: $(VENV)/dev.stamp ## what a scrape costs, beside the bare download and a 
 dashboards: $(VENV)/dev.stamp ## write the dashboards' JSON from their code
 	PYTHONPATH=exporter $(BIN)/python -m grafana.build
 
+test-deploy: $(VENV)/dev.stamp ## build, run, stop and restart the image (as root; Debian's buildah, podman, runc, debootstrap)
+	$(BIN)/pytest tests/deploy/image.py $(ARGS)
+
+chart-readme: $(VENV)/dev.stamp ## write the values into the chart's page
+	$(BIN)/python helm/readme.py
+
+alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often they are wrong (20 weeks, about 25 minutes)
+	$(BIN)/python prometheus/lab $(ARGS)
+
 lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
@@ -54,6 +63,6 @@ $(VENV)/run.stamp: requirements.lock | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
