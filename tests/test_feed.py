@@ -371,3 +371,30 @@ def test_whatever_happens_the_api_is_spared_and_each_fetch_counts_once(
         assert feed.failures.total() <= feed.fetches
     for call in running:
         call.end(good())
+
+
+def test_a_thread_that_cannot_be_started_costs_one_fetch_and_no_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exhausted(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as system:
+        system.setattr(threading, "Thread", Exhausted)
+        for _ in range(3):
+            assert bench.scrape().result(0).cause == "connection"
+            bench.clock.at += MIN_INTERVAL
+    assert dict(bench.feed.failures) == {"connection": 3}
+    assert bench.fetched(good()) == good()
+
+
+def test_a_feed_carries_on_what_an_earlier_configuration_counted_and_its_pause_for_the_same_account() -> None:
+    before, same, other = Bench(), Bench(), Bench()
+    before.fetched(limited(600))
+    for bench, same_account in ((same, True), (other, False)):
+        bench.feed.carry_on(before.feed, same_account=same_account)
+        assert (bench.feed.fetches, dict(bench.feed.failures)) == (1, {"rate_limited": 1})
+    assert same.scrape().done()
+    assert not other.scrape().done()
+    other.end()

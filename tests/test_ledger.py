@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -1118,6 +1119,50 @@ def test_a_ledger_that_cannot_be_written_serves_what_is_committed_and_recovers(
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
     desk.restart()
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
+
+
+def test_a_link_to_a_ledger_is_that_ledger(path: Path) -> None:
+    with closing(SqliteStore(path)):
+        link = path.with_name("link.db")
+        link.symlink_to(path)
+        with pytest.raises(LedgerRefused, match="in use by another exporter"):
+            SqliteStore(link)
+
+
+def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_is_counted(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    with closing(sqlite3.connect(path)) as somebody:
+        somebody.execute("UPDATE book SET generation = generation + 1")
+        somebody.commit()
+    with pytest.raises(LedgerUnavailable, match="somebody else"):
+        desk.list(desk.task("a"), desk.task("b"))
+    assert desk.count("submitted") == 1
+    assert desk.list(desk.task("a"), desk.task("b"))
+    assert desk.count("submitted") == 2
+
+
+def test_no_answer_waits_while_the_ledger_is_busy(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        recording = desk.ledger.begin(*WORKSPACE)
+        recording.add([desk.task("b")])
+        committing = threading.Thread(target=recording.commit, args=(desk.now,))
+        committing.start()
+        assert desk.count("submitted") == 1
+        assert committing.is_alive()  # so the answer came first
+        somebody.execute("ROLLBACK")
+    committing.join()
+    assert desk.count("submitted") == 2
+
+
+def test_a_settle_time_longer_than_history_has_dates_is_borne() -> None:
+    desk = Desk(settle_after=100 * 366 * 24 * 3600.0)
+    assert desk.list(desk.task("a"))
+    assert desk.list(desk.task("a"), desk.task("b"))
+    assert desk.count("submitted") == 2
 
 
 def test_nobody_waits_for_a_lock_for_longer_than_5_seconds(path: Path) -> None:

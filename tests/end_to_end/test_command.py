@@ -67,6 +67,18 @@ def test_sigterm_answers_the_scrape_in_flight_and_exits_0(exporter: Exporter, si
     assert total(parsed(answers[0].text), "creatify_up", api="text_generator") == 1
 
 
+def test_sigterm_answers_a_scrape_whose_fetch_hangs(exporter: Exporter, simulator: Simulator) -> None:
+    simulator.faults.always("silence")
+    answers: list[requests.Response] = []
+    scrape = threading.Thread(target=lambda: answers.append(exporter.get()))  # it says nothing of its patience
+    scrape.start()
+    until(simulator.listings)
+    assert exporter.terminate() == 0
+    scrape.join()
+    assert answers[0].status_code == 200
+    assert total(parsed(answers[0].text), "creatify_up", api="text_generator") == 0
+
+
 def test_counters_go_on_after_a_restart(config: Path, exporter: Exporter) -> None:
     before = exporter.value("creatify_tasks_finished_total")
     assert before
