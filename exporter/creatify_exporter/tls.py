@@ -170,7 +170,7 @@ class ServerTLS(Section, frozen=True, kw_only=True):
 
 
 def _are_read(*pems: object) -> bool:
-    """Whether none is missing, nor the placeholder that `document` has for what it could not read."""
+    """Whether all are there and could be read."""
     return all(isinstance(pem, Pem) for pem in pems)
 
 
