@@ -3,6 +3,7 @@
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from hypothesis import given
@@ -40,7 +41,7 @@ def naive(listed: list[Task], models: frozenset[str]) -> dict[str, dict[str, dic
         cell = sums.setdefault(model, {}).setdefault(known(task.status), defaultdict(float, created=[]))
         cell["tasks"] += 1
         cell["credits"] += task.credits_used or 0
-        cell["created"] += [task.created_at] if task.created_at else []
+        cell["created"] += [task.created_at.timestamp()] if task.created_at else []
     return sums
 
 
@@ -63,9 +64,9 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
             wanted = expected[model][status]
             assert (cell.tasks, cell.credits) == (wanted["tasks"], wanted["credits"])
             if status in ("pending", "running"):
-                assert cell.oldest == min(wanted["created"], default=None)
-    created = [task.created_at for task in listed if task.created_at]
-    assert (snapshot.oldest, snapshot.newest) == (min(created, default=None), max(created, default=None))
+                assert cell.oldest == min(wanted["created"], default=inf)
+    created = [task.created_at.timestamp() for task in listed if task.created_at]
+    assert (snapshot.oldest, snapshot.newest) == (min(created, default=inf), max(created, default=-inf))
 
 
 def test_an_entry_that_stands_twice_in_the_list_counts_twice() -> None:
@@ -77,7 +78,7 @@ def test_an_entry_that_stands_twice_in_the_list_counts_twice() -> None:
 def test_moments_of_different_offsets_are_compared_as_moments() -> None:
     west, east = datetime.fromisoformat("2026-10-01T01:00:00-07:00"), datetime.fromisoformat("2026-10-01T07:30:00Z")
     snapshot = snapshot_of([Task(id="a", status="running", created_at=west), Task(id="b", created_at=east)])
-    assert (snapshot.oldest, snapshot.newest) == (east, west)
+    assert (snapshot.oldest, snapshot.newest) == (east.timestamp(), west.timestamp())
 
 
 def test_models_that_the_ledger_does_not_know_are_one() -> None:

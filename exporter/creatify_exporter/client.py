@@ -101,7 +101,7 @@ class Client:
         while True:
             failure = None
             try:
-                piece = response.raw.read(BATCH_BYTES // 2, decode_content=True)
+                piece = response.raw.read(BATCH_BYTES, decode_content=True)
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 failure = _broken_body(error, received)
             if failure:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from itertools import accumulate
+from math import isfinite
 from typing import Final
 
 from prometheus_client import PlatformCollector, ProcessCollector
@@ -158,9 +159,9 @@ def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outco
         return
     for field in FIELDS:
         exposition.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
-    if snapshot.oldest and snapshot.newest:
-        exposition.add(metrics.LIST_OLDEST, names, snapshot.oldest.timestamp())
-        exposition.add(metrics.LIST_NEWEST, names, snapshot.newest.timestamp())
+    if isfinite(snapshot.oldest):
+        exposition.add(metrics.LIST_OLDEST, names, snapshot.oldest)
+        exposition.add(metrics.LIST_NEWEST, names, snapshot.newest)
     if account is None:
         return  # without the ledger, nobody knows which models have a name of their own
     for model, cells in snapshot.by_model(account.models).items():
@@ -168,8 +169,8 @@ def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outco
             cell = cells.get(status, Cell())
             exposition.add(metrics.TASKS, (*names, model, status), cell.tasks)
             exposition.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
-            if cell.oldest and status in ("pending", "running"):
-                exposition.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest.timestamp())
+            if isfinite(cell.oldest):
+                exposition.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest)
 
 
 def _add_account(exposition: Exposition, names: tuple[str, str], account: Account) -> None:

@@ -25,7 +25,7 @@ from creatify_exporter.errors import FetchError
 from creatify_exporter.tasks import Credits, Field, Task, TaskId
 
 BATCH_BYTES: Final = 256 * 1024
-"""How full the buffer gets before it is cut; with pieces of half of it, the fastest of what was measured."""
+"""How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
 
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
 
@@ -228,7 +228,7 @@ class _Cutter:
         """
         if self._look is None:
             self._look = _look_of_an_element(buffer)
-        near = _places(self._look, buffer, len(buffer) - 16 * 1024)
+        near = _places(self._look, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
         places = _places(self._look, buffer, 1)
         back = 2 if near else 1

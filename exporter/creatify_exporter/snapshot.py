@@ -1,64 +1,65 @@
 """What one complete list says now."""
 
-from datetime import datetime
+from collections import defaultdict
+from math import inf
 from typing import Final
 
 import msgspec
 
-from creatify_exporter.tasks import OTHER, Status, Task, known, model_label
+from creatify_exporter.tasks import OTHER, UNFINISHED, Status, Task, known, model_label
 
 _MOST_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""
 
 
 class Cell(msgspec.Struct, gc=False):
-    """How many tasks there are of one kind, what they used, and when the oldest was created."""
+    """How many tasks there are of one kind, what they used, and when the oldest was created, if it is unfinished.
+
+    Times are seconds since the epoch; infinite where no task tells.
+    """
 
     tasks: int = 0
     credits: float = 0.0
-    oldest: datetime | None = None
+    oldest: float = inf
 
     def merge(self, other: "Cell") -> None:
         """Add another cell to this one."""
         self.tasks += other.tasks
         self.credits += other.credits
-        self.oldest = _earlier(self.oldest, other.oldest)
+        self.oldest = min(self.oldest, other.oldest)
 
 
 class Snapshot:
     """Sums up a list, batch by batch; it is to be shown only when the list has proved complete.
 
-    `oldest` and `newest` are the creation times that bound the list, None where no task tells its own.
+    `oldest` and `newest` are the creation times that bound the list, in seconds since the epoch; infinite where no task
+    tells its own.
     """
 
     def __init__(self) -> None:
-        self.oldest: datetime | None = None
-        self.newest: datetime | None = None
+        self.oldest, self.newest = inf, -inf
         self._cells: dict[tuple[str | None, str | None], Cell] = {}
 
     def add(self, batch: list[Task]) -> None:
         """Take in some tasks; an entry that stands in the list twice counts twice, as it would for a reader."""
-        cells = self._cells
+        kinds: defaultdict[tuple[str | None, str | None], list[Task]] = defaultdict(list)
         for task in batch:
-            cell = cells.get((task.model_name, task.status)) or self._cell(task)
-            cell.tasks += 1
-            if task.credits_used:
-                cell.credits += task.credits_used
-            if task.status != "done" and task.created_at and (cell.oldest is None or task.created_at < cell.oldest):
-                cell.oldest = task.created_at
-        dates = [task.created_at for task in batch if task.created_at]
-        if dates:
-            self.oldest = _earlier(self.oldest, min(dates))
-            newest = max(dates)
-            self.newest = newest if self.newest is None or newest > self.newest else self.newest
+            kinds[task.model_name, task.status].append(task)
+        for kind, tasks in kinds.items():
+            cell = self._cells.get(kind) or self._cell(*kind)
+            cell.tasks += len(tasks)
+            cell.credits += sum([task.credits_used or 0.0 for task in tasks])
+            if kind[1] in UNFINISHED:
+                cell.oldest = min([cell.oldest, *_created(tasks)])
+        dates = _created(batch)  # as numbers, since times in different zones are slow to compare
+        self.oldest, self.newest = min([self.oldest, *dates]), max([self.newest, *dates])
 
-    def _cell(self, task: Task) -> Cell:
+    def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
-        name = task.model_name[:400] if task.model_name else None
-        status = known(task.status)
-        if len(self._cells) >= _MOST_KINDS:
-            name = None
-        return self._cells.setdefault((name, status), Cell())
+        kind = (model_name[:400] if model_name else None, known(raw_status))
+        if kind not in self._cells and len(self._cells) >= _MOST_KINDS:
+            kind = (None, kind[1])
+        return self._cells.setdefault(kind, Cell())
 
     def by_model(self, models: frozenset[str]) -> dict[str, dict[Status, Cell]]:
         """Return the cells by label values: those of the `models` that the ledger knows, and `other` for the rest."""
@@ -70,7 +71,5 @@ class Snapshot:
         return sums
 
 
-def _earlier(one: datetime | None, another: datetime | None) -> datetime | None:
-    if one is None or another is None:
-        return one or another
-    return min(one, another)
+def _created(tasks: list[Task]) -> list[float]:
+    return [task.created_at.timestamp() for task in tasks if task.created_at]

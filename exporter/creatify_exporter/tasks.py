@@ -11,6 +11,7 @@ API: Final = "text_generator"
 
 Status = Literal["pending", "running", "done", "failed", "unknown"]
 STATUSES: Final[tuple[Status, ...]] = ("pending", "running", "done", "failed")
+UNFINISHED: Final[frozenset[Status]] = frozenset({"pending", "running"})
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]

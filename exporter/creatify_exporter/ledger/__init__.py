@@ -210,11 +210,7 @@ class Recording:
 
     def _sight(self, task: Task) -> Sight:
         status = known(task.status)
-        return Sight(
-            id=task.id,
-            status=status,
-            credits=task.credits_used,
-            model=model_label(task.model_name),
-            reason=self.rules.classify(task.failed_reason) if status == "failed" else "",
-            created_at=None if task.created_at is None else task.created_at.timestamp(),
-        )
+        reason = self.rules.classify(task.failed_reason) if status == "failed" else ""
+        created_at = None if task.created_at is None else task.created_at.timestamp()
+        # Without names: a first list has a hundred thousand of these.
+        return Sight(task.id, status, task.credits_used, model_label(task.model_name), reason, created_at)
