@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from creatify_exporter.config import ReasonRule
@@ -108,10 +109,13 @@ class Classifier:
             dict.fromkeys([*(rule.reason for rule in self._rules), OTHER, UNSPECIFIED])
         )
         """Every value that `classify` can return, each once."""
+        self._found = lru_cache(maxsize=256)(self._find)  # most failures are worded like one before
 
     def classify(self, text: str | None) -> str:
         """Return the reason that `text` tells; `unspecified` without one, `other` if no rule matches."""
         if text is None or not text.strip():
             return UNSPECIFIED
-        head = text[:LONGEST]
+        return self._found(text[:LONGEST])
+
+    def _find(self, head: str) -> str:
         return next((rule.reason for rule in self._rules if rule.match.search(head)), OTHER)
