@@ -44,7 +44,7 @@ class Target:
             self.feeds[BALANCE] = self._feed(BALANCE, self._fetch_balance, fetch, interval)
         for api, feed in self.feeds.items():
             if before and api in before.feeds:
-                feed.carry_on(before.feeds[api], same_account=_account(workspace) == _account(before.workspace))
+                feed.carry_on(before.feeds[api], same_account=_identity(workspace) == _identity(before.workspace))
 
     def account(self) -> Account | None:
         """Return what the ledger has committed for this workspace, None where it cannot be read."""
@@ -93,7 +93,7 @@ class Target:
         return _outcome(None, began, None, balance=balance)
 
 
-def _account(workspace: Workspace) -> tuple[object, ...]:
+def _identity(workspace: Workspace) -> tuple[object, ...]:
     """Return what tells one Creatify account from another."""
     return workspace.base_url, workspace.api_id, workspace.api_key
 
