@@ -44,9 +44,9 @@ alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often th
 lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
-	  --output-file requirements.lock pyproject.toml
+	  --extra postgresql --output-file requirements.lock pyproject.toml
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
-	  --group dev --output-file requirements-dev.lock pyproject.toml
+	  --extra postgresql --group dev --output-file requirements-dev.lock pyproject.toml
 
 clean: ## remove everything that was installed or built here
 	rm -rf $(VENV) build dist

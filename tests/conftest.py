@@ -2,11 +2,16 @@
 
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from creatify_exporter import log
+from databases import Postgres, programs
 
 # Everybody's run is the same; `make soak` looks further and prints its seed.
 settings.register_profile(
@@ -24,9 +29,10 @@ def tool(name: str, package: str) -> str:
 
     A user's machine may lack it; where `REQUIRE_TOOLS` is set, as in CI, that is a failure.
     """
-    path = shutil.which(name)
-    if path:
-        return path
+    return shutil.which(name) or _missing(name, package)
+
+
+def _missing(name: str, package: str) -> NoReturn:
     reason = f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}"
     if os.environ.get("REQUIRE_TOOLS"):
         pytest.fail(reason)
@@ -41,6 +47,22 @@ def promtool() -> str:
 @pytest.fixture
 def prometheus() -> str:
     return tool("prometheus", "prometheus")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Start a server for all tests of a process; who stops it starts it again."""
+    folder = programs()
+    if folder is None:
+        _missing("initdb", "postgresql")
+    # Not in pytest's own folder, which nobody but root may enter, while the server must not be root's.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as home:
+        server = Postgres(Path(home), folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(autouse=True)

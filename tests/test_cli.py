@@ -288,7 +288,7 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
         assert "notes.txt" in line
     assert foreign.read_text() == "not a ledger\n" * 50
     mistaken(here("dump", "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
-    mistaken(here("dump", "--config.file", config, "--ledger.url", "postgres://nowhere"))
+    mistaken(here("dump", "--config.file", config, "--ledger.url", "redis://nowhere"))
     mistaken(here("report", "--config.file", config, "--ledger.url", "memory:"))
 
 

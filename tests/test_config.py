@@ -163,7 +163,7 @@ def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
     assert config.ledger.path == Path("relative/ledger.db")
     assert config.ledger.history == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
-        "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db or memory:"
+        "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]
 
 

@@ -35,7 +35,7 @@ REFERENCE: Final = {"README": README, "configuration": CONFIGURATION, "metrics":
 DECISIONS: Final = sorted((ROOT / "docs/decisions").glob("*.md"))
 FOLDERS: Final = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))])
-COMMANDS: Final = ("serve", "check", "dump", "report", "classify", "simulate")
+COMMANDS: Final = ("serve", "check", "dump", "report", "ledger", "classify", "simulate")
 
 each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -244,7 +244,7 @@ def test_every_setting_is_documented_and_no_other_is() -> None:
     names = [
         spelling
         for name, field in config_settings()
-        for spelling in ([name, f"{name}_file"] if is_a_secret(field) else [name])
+        for spelling in ([name, f"{name}_file"] if is_a_secret(field) or name == "ledger.url" else [name])
     ]
     assert list(documented_defaults()) == names
 

@@ -51,6 +51,11 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
+def write(path: Path, month: str | None, *, as_csv: bool) -> None:
+    with closing(SqliteStore(path, read_only=True)) as store:
+        report.write(store, month, as_csv=as_csv)
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     return [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
 
@@ -64,7 +69,7 @@ OCTOBER = [
 
 
 def test_a_month_is_told_by_day_then_by_model_then_whole(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.write(path, "2026-10", as_csv=False)
+    write(path, "2026-10", as_csv=False)
     assert lines(capsys) == [
         HEADER,
         *OCTOBER,
@@ -77,14 +82,14 @@ def test_a_month_is_told_by_day_then_by_model_then_whole(path: Path, capsys: pyt
 
 
 def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.write(path, "2026-10", as_csv=False)
+    write(path, "2026-10", as_csv=False)
     printed = capsys.readouterr().out.splitlines()
     ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
     assert len(ends) == 1
 
 
 def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.write(path, "2026-10", as_csv=True)
+    write(path, "2026-10", as_csv=True)
     text = capsys.readouterr().out
     assert "\r" not in text
     assert '"flash, ""fast"""' in text
@@ -94,7 +99,7 @@ def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pyt
 def test_what_happened_before_midnight_utc_is_of_the_month_before(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report.write(path, "2026-09", as_csv=True)
+    write(path, "2026-09", as_csv=True)
     assert _rows(capsys) == [["2026-09-30", "default", "pro", "1", "0", "0", "1.5", "0", "1.5"]]
 
 
@@ -106,15 +111,15 @@ def _rows(capsys: pytest.CaptureFixture[str]) -> Iterable[list[str]]:
 def test_a_month_without_totals_says_so_and_its_csv_has_the_header_only(
     path: Path, capsys: pytest.CaptureFixture[str], month: str
 ) -> None:
-    report.write(path, month, as_csv=False)
+    write(path, month, as_csv=False)
     assert capsys.readouterr().out.splitlines()[-1] == f"The ledger has no totals for {month}."
-    report.write(path, month, as_csv=True)
+    write(path, month, as_csv=True)
     assert _rows(capsys) == []
 
 
 def test_without_a_month_it_is_this_one_in_utc(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = f"{datetime.now(UTC):%Y-%m}"
-    report.write(path, None, as_csv=False)
+    write(path, None, as_csv=False)
     assert (
         f"The ledger has no totals for {before}." in capsys.readouterr().out or before != f"{datetime.now(UTC):%Y-%m}"
     )
@@ -138,7 +143,7 @@ def test_without_a_month_it_is_this_one_in_utc(path: Path, capsys: pytest.Captur
 )
 def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        report.write(path, month, as_csv=False)
+        write(path, month, as_csv=False)
     (problem,) = caught.value.problems
     assert problem.startswith(f"--month {month}: ")
     assert "2026-10" in problem
@@ -147,18 +152,18 @@ def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
 def test_a_ledger_that_is_none_is_refused_and_not_made(tmp_path: Path) -> None:
     missing, foreign = tmp_path / "missing.db", tmp_path / "foreign.db"
     with pytest.raises(LedgerRefused, match=r"missing\.db"):
-        report.write(missing, "2026-10", as_csv=False)
+        write(missing, "2026-10", as_csv=False)
     assert not missing.exists()
     foreign.write_text("somebody's notes\n" * 100)
     with pytest.raises(LedgerRefused, match="not a ledger"):
-        report.write(foreign, "2026-10", as_csv=False)
+        write(foreign, "2026-10", as_csv=False)
     with pytest.raises(LedgerRefused):
-        report.write(tmp_path, "2026-10", as_csv=False)
+        write(tmp_path, "2026-10", as_csv=False)
 
 
 def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Ledger(SqliteStore(path), RULES)) as ledger:
         recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
-        report.write(path, "2026-10", as_csv=True)
+        write(path, "2026-10", as_csv=True)
         assert ["2026-10-02", "default", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)
         recorded(ledger, at("2026-10-02T23:59:40"), task("g", at("2026-10-02T23:59"), model="new"))

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import structlog
 from prometheus_client import generate_latest
 
-from creatify_exporter import __version__, config, log, report
+from creatify_exporter import __version__, config, log, report, upkeep
 from creatify_exporter.client import Client
 from creatify_exporter.collector import Collector, rules
 from creatify_exporter.config import Config
@@ -29,6 +29,7 @@ from creatify_exporter.errors import ConfigError, ExporterError
 from creatify_exporter.gate import Gate
 from creatify_exporter.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.store import Store
 from creatify_exporter.reasons import Classifier
 from creatify_exporter.server import Server, listen
 
@@ -164,10 +165,33 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    path = _loaded(arguments, keys_needed=False).ledger.path
-    if path is None:
-        raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; name a file to report on"])
-    report.write(path, arguments.month, as_csv=arguments.csv)
+    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+        report.write(store, arguments.month, as_csv=arguments.csv)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+        upkeep.show(store)
+
+
+def _copy(arguments: argparse.Namespace) -> None:
+    source, target = config.ledger_at(arguments.source), config.ledger_at(arguments.target)
+    if "memory:" in (source.url, target.url):
+        raise ConfigError(["memory: a ledger in memory ends with its exporter; name another one"])
+    with closing(_kept(source)) as read, closing(_store(target)) as written:
+        upkeep.copy(read, written)
+
+
+def _backup(arguments: argparse.Namespace) -> None:
+    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+        upkeep.backup(store, arguments.file)
+
+
+def _forget(arguments: argparse.Namespace) -> None:
+    ledger = _loaded(arguments, keys_needed=False).ledger
+    _kept(ledger).close()  # there is one
+    with closing(_store(ledger)) as store:
+        upkeep.forget(store, arguments.model)
 
 
 def _classify(arguments: argparse.Namespace) -> None:
@@ -208,7 +232,26 @@ def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Confi
 
 
 def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
-    return Ledger(SqliteStore(loaded.ledger.path), rules(loaded), held_since=held_since)
+    return Ledger(_store(loaded.ledger), rules(loaded), held_since=held_since)
+
+
+def _kept(ledger: config.Ledger) -> Store:
+    """Open a ledger that outlives its exporter, to read it."""
+    if ledger.url == "memory:":
+        raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; name another one"])
+    return _store(ledger, read_only=True)
+
+
+def _store(ledger: config.Ledger, *, read_only: bool = False) -> Store:
+    if not ledger.conninfo:
+        return SqliteStore(ledger.path, read_only=read_only)
+    try:
+        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - only those who use it load it
+    except ImportError:
+        raise ConfigError(
+            ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
+        ) from None
+    return PostgresqlStore(ledger.conninfo, read_only=read_only)
 
 
 def _warn(warnings: Iterable[str]) -> None:
@@ -252,6 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "check the configuration; exit 1 with all that is wrong with it")
     command("dump", _dump, "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", _report, "print the totals of a month by day, workspace and model"))
+    _ledger_actions(command("ledger", _show, "look after the ledger"), shared)
     classify = command("classify", _classify, "show to which classes failure reasons belong")
     classify.add_argument("--live", action="store_true", help="those in the list now, not those on standard input")
     _simulate_flags(command("simulate", _simulate, "serve a simulated Creatify API"))
@@ -266,7 +310,7 @@ def _shared_flags() -> argparse.ArgumentParser:
         "--ledger.url",
         dest="ledger_url",
         metavar="URL",
-        help="where counted tasks are remembered: sqlite:///PATH or memory:",
+        help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
     flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, help="least level that is logged")
     flags.add_argument("--log.format", dest="log_format", choices=["logfmt", "json"], help="format of the log")
@@ -307,6 +351,24 @@ def _web_flags() -> argparse.ArgumentParser:
 def _report_flags(report_parser: argparse.ArgumentParser) -> None:
     report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC; this month by default")
     report_parser.add_argument("--csv", action="store_true", help="comma-separated values, without sums")
+
+
+def _ledger_actions(ledger: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+    actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    def action(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    action("show", _show, "print what is tracked and counted, by workspace and model")
+    copy = action("copy", _copy, "copy a ledger into an empty one, such as a file into PostgreSQL")
+    copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
+    copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
+    backup = action("backup", _backup, "write the ledger as it is now to a file, also while it is in use")
+    backup.add_argument("file", metavar="FILE", type=Path, help="a new file, which is a ledger of its own")
+    forget = action("forget", _forget, "remove the counters of a model that is no longer used")
+    forget.add_argument("model", metavar="MODEL", help="the model, as in the label")
 
 
 def _simulate_flags(simulate: argparse.ArgumentParser) -> None:

@@ -85,10 +85,14 @@ class Collector:
 
     def reload(self, config: Config) -> None:
         """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
-        if config.ledger.url != self.config.ledger.url:
+        if config.ledger.place != self.config.ledger.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
         self._take(config)
         self._reload_successful, self._loaded_at = True, self._clock()
+
+    def ready(self) -> bool:
+        """Return whether the ledger has been opened, so that counters can be served. May take seconds."""
+        return self._ledger.ready()
 
     def reload_failed(self) -> None:
         """Show that the last attempt to load the configuration failed."""

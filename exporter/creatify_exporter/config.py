@@ -22,11 +22,12 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.quantity import ByteSize, Seconds
 
 __all__ = ["TLS", "ByteSize", "Config", "Credential", "Fetch", "Labels", "Ledger", "Plan", "ReasonRule", "Seconds",
-           "Workspace", "load"]  # fmt: skip
+           "Workspace", "ledger_at", "load"]  # fmt: skip
 
 History = Literal["count", "skip"]
 
 _LONGEST_LABEL = 100
+_POSTGRESQL = ("postgresql://", "postgres://")
 
 
 class HiddenUrl(str):
@@ -100,13 +101,63 @@ def _proxy_url(text: str) -> str:
     return HiddenUrl(text)
 
 
-def _ledger_url(text: str) -> str:
-    if text == "memory:":
-        return text
-    scheme, slashes, path = text.partition(":///")
-    if not (scheme == "sqlite" and slashes and path.strip("/") and path.isprintable() and "?" not in path):
-        raise ValueError("is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db or memory:")
-    return text
+class LedgerUrl(HiddenUrl):
+    """Where the ledger is; `file`, where it came from one, is read again whenever it is asked for."""
+
+    __slots__ = ("file",)
+
+    file: Credential | None
+
+    def read(self) -> str:
+        """Return the URL as it is now: its password may have been changed."""
+        return self.file.read() if self.file else str(self)
+
+
+def _ledger_url(text: str) -> LedgerUrl:
+    if text.startswith(_POSTGRESQL):
+        for password in _passwords(text):
+            log.redact(password)
+            log.redact(unquote(password))
+    else:
+        scheme, slashes, path = text.partition(":///")
+        file = scheme == "sqlite" and slashes and path.strip("/") and path.isprintable() and "?" not in path
+        if not file and text != "memory:":
+            raise ValueError(
+                "is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or "
+                "postgresql://USER:PASSWORD@HOST/DATABASE"
+            )
+    url = LedgerUrl(text)
+    url.file = None
+    return url
+
+
+def ledger_at(url: str) -> "Ledger":
+    """Return the ledger that a command line names; ConfigError where it names none, or shows a password."""
+    try:
+        ledger = Ledger(url=_ledger_url(url))
+    except ValueError as error:
+        raise ConfigError([f"a ledger's URL {error}"]) from None
+    if ledger.conninfo and _passwords(url):
+        raise ConfigError(["a ledger's URL shows its password to all users of this machine; use PGPASSFILE"])
+    return ledger
+
+
+def _ledger_url_file(path: Path) -> LedgerUrl:
+    file = _secret_file(path)
+    url = _ledger_url(file.read())
+    url.file = file
+    return url
+
+
+def _passwords(text: str) -> list[str]:
+    """Return the passwords in a PostgreSQL URL; ValueError where they cannot be told from the rest."""
+    authority, _, rest = text.partition("://")[2].partition("/")
+    user, _, _ = authority.rpartition("@")
+    if "@" in user or not text.isprintable() or " " in text:
+        raise ValueError("is no PostgreSQL URL; in a user or password, write @ as %40, a space as %20 and / as %2F")
+    options = (option.partition("=") for option in rest.partition("?")[2].split("&"))
+    passwords = [user.partition(":")[2], *(value for name, _, value in options if "password" in name)]
+    return [password for password in passwords if password]
 
 
 def _is_loopback(host: str) -> bool:
@@ -232,19 +283,31 @@ class Ledger(Section, frozen=True, kw_only=True):
     A ledger in memory is new at each start, so that it skips the history unless it is told otherwise.
     """
 
-    url: Annotated[str, _read_by(_ledger_url)] = "memory:"
+    url: Annotated[str, _read_by(_ledger_url, parse_file=_ledger_url_file)] = "memory:"
     history: History = None  # type: ignore[assignment]  # `__post_init__` decides, by the url
     settle_after: Duration = Seconds(24 * 3600)
     new_series_hold: Duration = Seconds(120)
 
     def __post_init__(self) -> None:
         if self.history is None:
-            msgspec.structs.force_setattr(self, "history", "count" if self.path else "skip")
+            msgspec.structs.force_setattr(self, "history", "skip" if self.url == "memory:" else "count")
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file, None for a ledger in memory."""
-        return None if self.url == "memory:" else Path(self.url.removeprefix("sqlite:///"))
+        """The SQLite file, None for a ledger elsewhere."""
+        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:") else None
+
+    @property
+    def conninfo(self) -> Callable[[], str] | None:
+        """What returns the URL of the PostgreSQL database as it is now, None for a ledger elsewhere."""
+        if not self.url.startswith(_POSTGRESQL):
+            return None
+        return self.url.read if isinstance(self.url, LedgerUrl) else lambda: self.url
+
+    @property
+    def place(self) -> str:
+        """The URL without its password, which may change while the ledger stays the same."""
+        return re.sub(r":[^:/@]*@", "@", self.url, count=1)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Refuse a ledger that forgets at once, and so would miss every change."""
@@ -301,7 +364,7 @@ class Config(Section, frozen=True, kw_only=True):
             if first == second:
                 one, two = self.workspaces[a].name, self.workspaces[b].name
                 yield f"workspaces {one!r} and {two!r} have the same keys: their tasks are counted twice"
-        if self.ledger.path is None and self.ledger.history == "count":
+        if self.ledger.url == "memory:" and self.ledger.history == "count":
             yield "ledger.url memory: with history: count counts the whole list again at each start"
         if self.ledger.new_series_hold <= 0:
             yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"
@@ -322,6 +385,11 @@ def load(
     raw, problems = document.read(path) if path else ({}, [])
     reader = document.Reader(str(path or "environment"), path.parent if path else Path(), environ)
     reader.problems.extend(problems)
+    if ledger_url is not None and ledger_url.startswith(_POSTGRESQL) and _passwords(ledger_url):
+        reader.problems.append(
+            "--ledger.url: shows its password to all users of this machine; "
+            "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
+        )
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), environ, ledger_url)}
         if keys_needed and raw.get("workspaces") in (None, []):
@@ -330,15 +398,20 @@ def load(
 
 
 def _with_url(ledger: object, environ: Mapping[str, str], flag: str | None) -> object:
-    """Complete the file's `ledger` by the flag or the default; what is no mapping is left for its error."""
+    """Complete the file's `ledger` by flag, environment or default; what is no mapping is left for its error."""
     if not isinstance(ledger, dict | None):
         return ledger
-    url = (ledger or {}).get("url")
+    given = {name: value for name, value in (ledger or {}).items() if name in ("url", "url_file") and value is not None}
     if flag is not None:
-        url = document.Given("--ledger.url", flag)
-    elif url is None:
-        url = document.Given("the default of ledger.url", f"sqlite:///{_state_folder(environ)}/ledger.db")
-    return {**(ledger or {}), "url": url}
+        given = {"url": document.Given("--ledger.url", flag)}
+    elif not given:
+        given = {
+            key: document.Given(f"environment: {name}", environ[name])
+            for key, name in (("url", "CREATIFY_LEDGER_URL"), ("url_file", "CREATIFY_LEDGER_URL_FILE"))
+            if environ.get(name)
+        } or {"url": document.Given("the default of ledger.url", f"sqlite:///{_state_folder(environ)}/ledger.db")}
+    others = {name: value for name, value in (ledger or {}).items() if name not in ("url", "url_file")}
+    return {**others, **given}
 
 
 def _state_folder(environ: Mapping[str, str]) -> Path:

@@ -5,12 +5,11 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.ledger.book import DAY_TOTALS
-from creatify_exporter.ledger.sqlite import Day, days
+from creatify_exporter.ledger.store import Day, Store
 
 _COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")
 
@@ -19,10 +18,10 @@ _EPOCH: Final = date(1970, 1, 1).toordinal()
 _Line = tuple[str, ...]
 
 
-def write(ledger: Path, month: str | None, *, as_csv: bool) -> None:
+def write(store: Store, month: str | None, *, as_csv: bool) -> None:
     """Print a month's totals by day, workspace and model, and their sums; `month` is like 2026-10, by default this."""
     since, before = _month(month)
-    totals = days(ledger, since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
+    totals = store.days(since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
     daily = list(_lines(totals, lambda total: (date.fromordinal(total.day + _EPOCH).isoformat(), total.model)))
     if as_csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *daily])

@@ -69,7 +69,7 @@ class Server:
                 Route("/probe", self._probe),
                 Route("/sd", self._discovery),
                 Route("/-/healthy", _healthy),
-                Route("/-/ready", _ready),
+                Route("/-/ready", self._ready),
                 Route("/-/reload", self._reload, methods=["POST"]),
                 Route("/", self._page),
             ],
@@ -183,6 +183,13 @@ class Server:
         _log.info("configuration reloaded", workspaces=len(self._collector.targets))
         return ""
 
+    async def _ready(self, _: Request) -> Response:
+        # The configuration is in order before the server listens, a ledger that is a file too. An upstream that is
+        # down does not make it unready: `creatify_up 0` has to be scraped.
+        if await asyncio.to_thread(self._collector.ready):
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the ledger has not been opened yet\n", 503)
+
     async def _page(self, _: Request) -> Response:
         body = await asyncio.to_thread(page.render, self._collector, self._telemetry_path)
         return HTMLResponse(body, headers=page.HEADERS)
@@ -198,12 +205,6 @@ def _encoder(accept: str) -> tuple[Callable[[Exposition], bytes], str]:
 
 async def _healthy(_: Request) -> Response:
     return PlainTextResponse("alive\n")
-
-
-async def _ready(_: Request) -> Response:
-    # Configuration and ledger are in order before the server listens. An upstream that is down does not make it
-    # unready: `creatify_up 0` has to be scraped.
-    return PlainTextResponse("ready\n")
 
 
 def listen(addresses: Sequence[str]) -> list[socket.socket]:

@@ -5,19 +5,25 @@ A fetch begins a `Recording`, hands it the list batch by batch, and commits it w
 """
 
 import threading
-import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from creatify_exporter.errors import FetchError, LedgerUnavailable
-from creatify_exporter.ledger.book import Book, Key, Marks
+from creatify_exporter.ledger.book import Book, Changes, Key, Marks
 from creatify_exporter.ledger.fold import Fold, Sight
 from creatify_exporter.ledger.judgement import Judgement, Rules
-from creatify_exporter.ledger.sqlite import SqliteStore, unavailable
+from creatify_exporter.ledger.sqlite import unavailable
+from creatify_exporter.ledger.store import Overtaken, Store
 from creatify_exporter.tasks import Task, known, model_label
 
 __all__ = ["Account", "Ledger", "Recording", "Rules"]
+
+
+_Name = tuple[str, str]
+"""Workspace and api."""
 
 
 class Account(NamedTuple):
@@ -35,100 +41,128 @@ class Account(NamedTuple):
 class Ledger:
     """All workspaces' books on one store. Safe to use from several threads.
 
-    `clock` returns seconds since the epoch; it ends the holds of new series. No hold ends sooner after `held_since`
-    than it lasts: by default now, since who scrapes may have missed what was served before a restart. `rules` may be
-    replaced at any time and hold for the recordings that are begun from then on.
+    `clock` returns seconds since the epoch, by default the store's; it ends the holds of new series. No hold ends
+    sooner after `held_since` than it lasts: by default now, since who scrapes may have missed what was served before a
+    restart. `rules` may be replaced at any time and hold for the recordings that are begun from then on.
     """
 
     def __init__(
         self,
-        store: SqliteStore,
+        store: Store,
         rules: Rules,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         *,
         held_since: float | None = None,
     ) -> None:
         self.rules = rules
-        self._store, self._clock = store, clock
-        self._held_since = clock() if held_since is None else held_since
-        self._storing = threading.Lock()  # for the store, which may wait seconds for its file
+        self._store, self._clock = store, clock or store.clock
+        self._turns: defaultdict[_Name | None, threading.Lock] = defaultdict(threading.Lock)
         self._lock = threading.Lock()  # for what stands in memory: held for moments, so that no answer waits for a disk
-        self._books: dict[tuple[str, str], Book] = {}
-        self._doubtful: set[tuple[str, str]] = set()
+        self._books: dict[_Name, Book] = {}
+        self._doubtful: set[_Name] = set()
+        self._held_since = held_since
+        if held_since is None:
+            with suppress(LedgerUnavailable):  # then from the first time that the store can be asked
+                self._held_since = self._clock()
+
+    def ready(self) -> bool:
+        """Return whether the store has been opened; try to, where it could not be reached. May take seconds."""
+        return self._store.ready()
 
     def begin(self, workspace: str, api: str) -> "Recording":
         """Start to follow a fetch; where the book cannot be read, the commit will say so."""
         name = (workspace, api)
-        with self._storing:
+        with self._turn(name):
             try:
-                return Recording(self, name, self._book(*name))
+                return Recording(self, name, self._book(name))
             except LedgerUnavailable as error:
                 return Recording(self, name, Book(number=0), error)
 
     def account(self, workspace: str, api: str) -> Account:
-        """Return what is committed, ending the holds that are due; after a failed write, what is last known of it.
+        """Return what is committed, ending the holds that are due.
 
-        Waits for the store only where nothing is known yet: while a commit is under way, a hold may last longer.
+        Nobody else writes to a store that is not shared: what is in memory is what is committed, after a failed write
+        too, so that no answer waits for that store. While a commit is under way there, a hold may last longer.
         """
-        book = self._books.get((workspace, api))
-        if book is None:
-            with self._storing:
-                book = self._book(workspace, api)
-        if self._storing.acquire(blocking=False):
-            try:
-                self._release(book)
-            finally:
-                self._storing.release()
+        name = (workspace, api)
+        with self._turn(name, wait=self._store.shared or name not in self._books) as ours:
+            if self._store.shared or name not in self._books:
+                self._book(name)
+            book = self._books[name]
+            if ours:
+                self._release(name, book)
         with self._lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             return Account(values, book.marks, len(book.rows), frozenset(book.models))
 
     def close(self) -> None:
         """Wait for a commit under way, then close the store."""
-        with self._storing:
+        with self._turn(None):
             self._store.close()
 
-    def _book(self, workspace: str, api: str) -> Book:
-        name = (workspace, api)
-        if name not in self._books or name in self._doubtful:
-            self._books[name] = self._store.load(workspace, api)
-            self._doubtful.discard(name)
-        return self._books[name]
-
-    def _release(self, book: Book) -> None:
-        """End the holds that are due: first in the store, so that no restart and no other replica shows 0 again."""
-        now, hold = self._clock(), self.rules.new_series_hold
-        since = self._held_since
-        # The distance, not the difference: a clock that was ahead and is set right must not prolong a hold for ever.
-        due = [key for key, s in book.series.items() if s.held and abs(now - max(s.born_at, since)) >= hold]
-        if not due:
-            return
+    @contextmanager
+    def _turn(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
+        """Take turns: on a shared store with those who want the same book, on another one with everybody."""
+        turn = self._turns[name if self._store.shared else None]
+        ours = turn.acquire(blocking=wait)
         try:
-            with self._store.transaction():
-                self._store.release(book, due)
-        except LedgerUnavailable:
-            return  # they go on being 0, which is what was served last
-        with self._lock:
-            for key in due:
-                book.series[key].held = False
+            yield ours
+        finally:
+            if ours:
+                turn.release()
 
-    def _commit(self, name: tuple[str, str], recording: "Recording", now: float) -> bool:
-        with self._storing:
-            book = self._book(*name)  # read anew where a commit since the beginning may have succeeded after all
+    def _book(self, name: _Name) -> Book:
+        """Return the book as it is committed now."""
+        book = self._books.get(name)
+        news = None if book is None or name in self._doubtful else self._store.news(book)
+        if book is None or news is None:
+            self._books[name] = book = self._store.load(*name)
+            self._doubtful.discard(name)
+        else:
+            self._apply(book, news)
+        return book
+
+    def _release(self, name: _Name, book: Book) -> None:
+        """End the holds that are due: first in the store, so that no restart and no other replica shows 0 again."""
+        held = [(key, series) for key, series in book.series.items() if series.held]
+        if not held:
+            return
+        with suppress(LedgerUnavailable):  # they go on being 0, which is what was served last
+            now, hold = self._clock(), self.rules.new_series_hold
+            since = self._held_since = now if self._held_since is None else self._held_since
+            # The distance, not the difference: a clock that was ahead and is set right must not prolong it for ever.
+            due = [key for key, series in held if abs(now - max(series.born_at, since)) >= hold]
+            if due:
+                self._write(name, book, Changes(released=due))
+
+    def _commit(self, name: _Name, recording: "Recording", now: float) -> bool:
+        with self._turn(name):
+            book = self._book(name)  # read anew where a commit since the beginning may have succeeded after all
             if book.marks.generation != recording.generation:
                 return False
             judgement = Judgement(book, recording.rules, now=now, clock=self._clock(), dated=recording.dated)
-            try:
-                with unavailable():
-                    changes = judgement.changes(recording.fold, recording.seen)
-                with self._store.transaction():
-                    self._store.write(book, changes)
-            except BaseException:
-                self._doubtful.add(name)  # a commit that failed may have been one that succeeded
-                raise
-            with self._lock:
+            with unavailable():
+                changes = judgement.changes(recording.fold, recording.seen)
+            return self._write(name, book, changes)
+
+    def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
+        """Write to the store and then to the book; return False where somebody else has recorded a list before."""
+        try:
+            written = self._store.write(book, changes)
+        except Overtaken:
+            if not self._store.shared:  # there is no news to come
+                self._doubtful.add(name)
+            return False
+        except BaseException:
+            self._doubtful.add(name)  # a commit that failed may have been one that succeeded
+            raise
+        self._apply(book, written)
+        return True
+
+    def _apply(self, book: Book, news: Iterable[Changes]) -> None:
+        with self._lock:
+            for changes in news:
                 book.apply(changes)
-            return True
 
 
 class Recording:
@@ -138,9 +172,7 @@ class Recording:
     of a settled one, nothing.
     """
 
-    def __init__(
-        self, ledger: Ledger, name: tuple[str, str], book: Book, failure: LedgerUnavailable | None = None
-    ) -> None:
+    def __init__(self, ledger: Ledger, name: _Name, book: Book, failure: LedgerUnavailable | None = None) -> None:
         self.book, self.rules = book, ledger.rules
         self.generation = book.marks.generation
         self.seen: set[str] = set()
@@ -194,8 +226,8 @@ class Recording:
             row = rows.get(task.id)
             if row is None:
                 created_at = task.created_at
-                if task.id and (mark is None or created_at is None or created_at >= mark):
-                    news.append(self._sight(task))
+                if task.id and (mark is None or created_at is None or created_at >= mark) and "\0" not in task.id:
+                    news.append(self._sight(task))  # PostgreSQL cannot store a NUL, and no id has one
             elif task.status != row.status or task.credits_used != row.credits:
                 if task.id in seen and task.id not in self._changed:
                     # An earlier entry was no news; now that there are two, both have to be compared.

@@ -101,19 +101,27 @@ class Marks(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct):
-    """What one list changes: written in one transaction, then applied to the book in memory."""
+    """What is written in one transaction, then applied to the book in memory.
 
-    marks: Marks
+    `marks` are those after a recorded list, None where none was recorded. `released` are the series whose hold ends.
+    """
+
+    marks: Marks | None = None
     rows: dict[str, Row | None] = {}
     born: dict[Key, Series] = {}
     totals: dict[Key, float] = {}
     days: dict[DayKey, float] = {}
+    released: list[Key] = []
 
 
 class Book(msgspec.Struct):
-    """One workspace's rows, series and marks, as they are committed. `number` is its key in the database."""
+    """One workspace's rows, series and marks, as they are committed.
+
+    `number` is its key in the database, `revision` the number of `Changes` that it has gone through.
+    """
 
     number: int
+    revision: int = 0
     marks: Marks = Marks()
     rows: dict[str, Row] = {}
     series: dict[Key, Series] = {}
@@ -130,7 +138,10 @@ class Book(msgspec.Struct):
         self.models.update(key.model for key in changes.born)
         for key, increase in changes.totals.items():
             self.series[key].value += increase
-        self.marks = changes.marks
+        for key in changes.released:
+            self.series[key].held = False
+        self.marks = changes.marks or self.marks
+        self.revision += 1
 
 
 def series_of(model: str, reasons: Iterable[str]) -> list[Key]:

@@ -3,15 +3,14 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
-
-from msgspec.structs import astuple
+from typing import Final
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.book import Book, Changes, Key, Marks, Row, Series
+from creatify_exporter.ledger.store import Statements, Store
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
 _LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
@@ -47,112 +46,60 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    ("ALTER TABLE book ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",),
 )
 """Each entry brings a ledger from the version that is its index to the next, in one transaction."""
 
 
-class Day(NamedTuple):
-    """A daily total as `report` reads it; `day` is a number as in `DayKey`."""
-
-    day: int
-    workspace: str
-    api: str
-    model: str
-    total: str
-    value: float
-
-
-class SqliteStore:
-    """Reads and writes books; every method may raise `LedgerUnavailable`. Calls must not overlap.
+class SqliteStore(Store):
+    """A file with one writer; one that only reads disturbs nobody.
 
     Opening it raises `LedgerRefused` where the file is damaged, foreign, newer, or in use by another process, and
     leaves such a file as it was.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    shared = False
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         """Open the ledger at `path`, or one in memory where that is None."""
         self._path = path
-        self._lock = _locked(path.resolve()) if path else None  # a link to a ledger is that ledger
+        # A link to a ledger is that ledger.
+        self._lock = _locked(path.resolve()) if path and not read_only else None
         try:
-            self._database = _opened(path)
+            self._database = _opened_to_read(path) if path and read_only else _opened(path)
             self._place = _place(path)
         except BaseException:
             self._unlock()
             raise
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commit what the block writes, all or nothing."""
+    def writing(self) -> Iterator[Statements]:
+        """As `Store` says; waits for a lock that somebody else holds for 5 s at most."""
         with unavailable():
             self._check_place()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
-                yield
+                yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
 
-    def load(self, workspace: str, api: str) -> Book:
-        """Read a workspace's book, making an empty one where there is none."""
+    @contextmanager
+    def reading(self) -> Iterator[Statements]:
+        """As `Store` says."""
         with unavailable():
-            found = self._book(workspace, api)
-            if found:
-                return found
-            with self.transaction():
-                self._database.execute(
-                    "INSERT INTO book (workspace, api, generation, dated) VALUES (?, ?, 0, 0)", (workspace, api)
-                )
-            made = self._book(workspace, api)
-            assert made is not None  # noqa: S101 - it has just been written
-            return made
+            self._database.execute("BEGIN")
+            try:
+                yield self._database
+            finally:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
 
-    def write(self, book: Book, changes: Changes) -> None:
-        """Write what a list changes; to be called in a transaction."""
-        number = book.number
-        gone = [(number, task) for task, row in changes.rows.items() if row is None]
-        self._database.executemany("DELETE FROM task WHERE book = ? AND id = ?", gone)
-        self._database.executemany(
-            """
-            INSERT OR REPLACE INTO task
-              (book, id, model, status, credits, uncounted, created_at, dated, changed_at, absent_since)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            """,
-            ((number, task, *astuple(row)) for task, row in changes.rows.items() if row is not None),
-        )
-        self._database.executemany(
-            "INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            ((number, *key, s.value, s.born_at, s.held) for key, s in changes.born.items()),
-        )
-        self._database.executemany(
-            "UPDATE series SET value = value + ? WHERE book = ? AND model = ? AND total = ? AND label = ?",
-            ((increase, number, *key) for key, increase in changes.totals.items()),
-        )
-        self._database.executemany(
-            """
-            INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
-            ON CONFLICT (book, day, model, total) DO UPDATE SET value = value + excluded.value
-            """,
-            ((number, *key, increase) for key, increase in changes.days.items()),
-        )
-        generation, *others = astuple(changes.marks)
-        updated = self._database.execute(
-            """
-            UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
-            WHERE number = ? AND generation = ?
-            """,
-            (generation, *others, number, generation - 1),
-        )
-        if updated.rowcount != 1:
-            raise LedgerUnavailable("the ledger has been written by somebody else, or restored, meanwhile")
-
-    def release(self, book: Book, keys: Iterable[Key]) -> None:
-        """Write that the hold of some series has ended; to be called in a transaction."""
-        self._database.executemany(
-            "UPDATE series SET held = 0 WHERE book = ? AND model = ? AND total = ? AND label = ?",
-            ((book.number, *key) for key in keys),
-        )
+    def clock(self) -> float:
+        """Return the time of this machine."""
+        return time.time()
 
     def close(self) -> None:
         """Close the file and let others have it."""
@@ -164,55 +111,10 @@ class SqliteStore:
             os.close(self._lock)
             self._lock = None
 
-    def _book(self, workspace: str, api: str) -> Book | None:
-        found = self._database.execute(
-            """
-            SELECT number, generation, dated, created_at, recorded_at, settled_before
-            FROM book WHERE workspace = ? AND api = ?
-            """,
-            (workspace, api),
-        ).fetchone()
-        if not found:
-            return None
-        number, generation, dated, *times = found
-        rows = self._database.execute(
-            """
-            SELECT id, model, status, credits, uncounted, created_at, dated, changed_at, absent_since
-            FROM task WHERE book = ?
-            """,
-            (number,),
-        )
-        series = self._database.execute(
-            "SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,)
-        )
-        book = Book(number=number, marks=Marks(generation, bool(dated), *times))
-        for task, model, status, credit, uncounted, created_at, has_date, *rest in rows:
-            book.rows[task] = Row(model, status, credit, uncounted, created_at, bool(has_date), *rest)
-        for model, total, label, value, born_at, held in series:
-            book.series[Key(model, total, label)] = Series(value, born_at, bool(held))
-            book.models.add(model)
-        return book
-
     def _check_place(self) -> None:
         """Refuse to write to a file that has been deleted or replaced: what is written there is lost."""
         if _place(self._path) != self._place:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
-
-
-def days(path: Path, since: int, before: int) -> list[Day]:
-    """Read the daily totals of the days from `since` until `before`, without disturbing whoever writes the ledger."""
-    if not path.exists() or not path.stat().st_size:
-        raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
-    _refuse_foreign(path)
-    with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        rows = database.execute(
-            """
-            SELECT day, workspace, api, model, total, value FROM day JOIN book ON day.book = book.number
-            WHERE day >= ? AND day < ? ORDER BY day, workspace, api, model
-            """,
-            (since, before),
-        )
-        return [Day._make(row) for row in rows]
 
 
 @contextmanager
@@ -270,6 +172,25 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     return database
 
 
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    if not path.exists() or not path.stat().st_size:
+        raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
+    _refuse_foreign(path)
+    with _refused(path):
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            version = _version(database, path)
+        except BaseException:
+            database.close()
+            raise
+    if version < len(MIGRATIONS):
+        database.close()
+        raise LedgerRefused(
+            f"the ledger {path} has version {version}, this program reads {len(MIGRATIONS)}: start this exporter once"
+        )
+    return database
+
+
 def _refuse_foreign(path: Path) -> None:
     """Refuse what is no ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the database header."""
     with _refused(path):
@@ -281,12 +202,17 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
-def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
-    version = database.execute("PRAGMA user_version").fetchone()[0]
+def _version(database: sqlite3.Connection, path: Path | None) -> int:
+    version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
         raise LedgerRefused(
             f"the ledger {path} has version {version}, this exporter knows {len(MIGRATIONS)}: install a newer one"
         )
+    return version
+
+
+def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
+    version = _version(database, path)
     if version and (damage := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
         found = " ".join(damage.split())
         raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {found}; restore it from a backup")

@@ -1,0 +1,320 @@
+"""The ledger in a PostgreSQL database, which several exporters may share."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, cast
+
+import msgspec
+import psycopg
+import psycopg_pool
+import structlog
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger.book import Book, Changes
+from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
+
+_CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds
+_LONGEST_WAIT: Final = 3.0  # seconds for a connection
+_BREATHER: Final = 1.0  # seconds without another attempt, so that a thousand workspaces do not wait one by one
+_JOURNAL: Final = 100  # revisions that another exporter may be behind without loading the book anew
+_LONGEST_ENTRY: Final = 2**20  # bytes; reading more of them costs what loading does
+
+_DEFAULTS: Final[dict[str, str | int]] = {
+    "application_name": "creatify-exporter",
+    "connect_timeout": 3,
+    "target_session_attrs": "read-write",  # of several hosts the one that is primary
+    "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
+    "keepalives_idle": 30,
+}
+"""What holds where the URL does not say otherwise."""
+
+# For the transaction and not for the session, which a pooler may hand to somebody else between two transactions.
+# A replica that was stopped in its transaction loses it, or else its locks would stop all others. What has been served
+# must not be lost in a crash of the database.
+_SETTINGS: Final = """
+SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
+  set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
+  set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+    ELSE current_setting('synchronous_commit') END, true)
+"""
+
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """
+        CREATE TABLE book (
+          number INTEGER PRIMARY KEY GENERATED ALWAYS AS IDENTITY, workspace TEXT NOT NULL, api TEXT NOT NULL,
+          revision BIGINT NOT NULL DEFAULT 0, generation BIGINT NOT NULL, dated BOOLEAN NOT NULL,
+          created_at DOUBLE PRECISION, recorded_at DOUBLE PRECISION, settled_before DOUBLE PRECISION,
+          UNIQUE (workspace, api)
+        )
+        """,
+        """
+        CREATE TABLE task (
+          book INTEGER NOT NULL, id TEXT NOT NULL, model TEXT NOT NULL, status TEXT NOT NULL, credits DOUBLE PRECISION,
+          uncounted DOUBLE PRECISION NOT NULL, created_at DOUBLE PRECISION NOT NULL, dated BOOLEAN NOT NULL,
+          changed_at DOUBLE PRECISION NOT NULL, absent_since DOUBLE PRECISION, PRIMARY KEY (book, id)
+        )
+        """,
+        """
+        CREATE TABLE series (
+          book INTEGER NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL, label TEXT NOT NULL,
+          value DOUBLE PRECISION NOT NULL, born_at DOUBLE PRECISION NOT NULL, held BOOLEAN NOT NULL,
+          PRIMARY KEY (book, model, total, label)
+        )
+        """,
+        """
+        CREATE TABLE day (
+          book INTEGER NOT NULL, day INTEGER NOT NULL, model TEXT NOT NULL, total TEXT NOT NULL,
+          value DOUBLE PRECISION NOT NULL, PRIMARY KEY (book, day, model, total)
+        )
+        """,
+        """
+        CREATE TABLE journal (
+          book INTEGER NOT NULL, revision BIGINT NOT NULL, changes BYTEA NOT NULL, PRIMARY KEY (book, revision)
+        )
+        """,
+    ),
+)
+"""As those of SQLite. `journal` holds, in MessagePack, what the last revisions of a book have changed."""
+
+_log = structlog.get_logger()
+
+
+class PostgresqlStore(Store):
+    """A database that several exporters may use at the same time, each with its own copy of the books in memory.
+
+    `conninfo` returns the database's URL, and is asked for each connection. Opening the store raises `LedgerRefused`
+    where the database holds something else or was written by a newer version. One that cannot be reached is opened
+    later.
+    """
+
+    shared = True
+
+    def __init__(self, conninfo: Callable[[], str], *, read_only: bool = False) -> None:
+        self._conninfo, self._read_only = conninfo, read_only
+        self._prepared = False
+        self._unreachable_until = 0.0
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # why a fetch failed is said where it is counted
+        _parsed(conninfo())
+        self._pool = psycopg_pool.ConnectionPool(
+            lambda: _parsed(conninfo()),
+            kwargs={"autocommit": True, "prepare_threshold": None},  # a pooler need not know prepared statements
+            min_size=0,
+            max_size=_CONNECTIONS,
+            timeout=_LONGEST_WAIT,
+            reconnect_timeout=_LONGEST_WAIT,
+            check=psycopg_pool.ConnectionPool.check_connection,
+            open=True,
+        )
+        try:
+            with _unavailable():
+                self._prepare()
+        except LedgerUnavailable as error:
+            if read_only:
+                self.close()
+                raise
+            _log.warning("the ledger cannot be opened yet", reason=str(error))
+        except BaseException:
+            self.close()
+            raise
+
+    def ready(self) -> bool:
+        """As `Store` says."""
+        if not self._prepared:
+            with suppress(LedgerUnavailable):
+                self.clock()
+        return self._prepared
+
+    @contextmanager
+    def writing(self) -> Iterator[Statements]:
+        """As `Store` says; waits for other writers of the same book for 5 s at most."""
+        with self._transaction("BEGIN", "COMMIT") as sql:
+            yield sql
+
+    @contextmanager
+    def reading(self) -> Iterator[Statements]:
+        """As `Store` says."""
+        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "ROLLBACK") as sql:
+            yield sql
+
+    def clock(self) -> float:
+        """Return the time of the database's machine."""
+        with self._connection() as sql:
+            return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
+
+    def news(self, book: Book) -> list[Changes] | None:
+        """As `Store` says; asks for no more than a number where there are none."""
+        with self._connection() as sql:
+            found = sql.execute(
+                "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
+            ).fetchall()
+            if found and found[0][0] == book.revision:
+                return []
+            if not found or found[0][0] < book.revision:  # a backup has been restored
+                return None
+            return _entries(sql, book, found[0][0])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:
+        entries = _entries(sql, book, until)
+        if entries is None:
+            raise Overtaken
+        return entries
+
+    def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:
+        entry = msgspec.msgpack.encode(changes)
+        if len(entry) <= _LONGEST_ENTRY:
+            sql.execute("INSERT INTO journal (book, revision, changes) VALUES (?, ?, ?)", (number, revision, entry))
+        sql.execute("DELETE FROM journal WHERE book = ? AND revision <= ?", (number, revision - _JOURNAL))
+
+    @contextmanager
+    def _transaction(self, begin: str, end: str) -> Iterator[Statements]:
+        with self._connection() as sql:
+            sql.execute(begin)
+            try:
+                sql.execute(_SETTINGS)
+                yield sql
+                sql.execute(end)
+            except BaseException:
+                sql.roll_back()
+                raise
+
+    @contextmanager
+    def _connection(self) -> Iterator["_Session"]:
+        with _unavailable():
+            connection = self._reached()
+            try:
+                yield self._session(connection)
+            finally:
+                self._pool.putconn(connection)
+
+    def _reached(self) -> "psycopg.Connection[Any]":
+        """Return a connection that works; the first one finds or makes the tables."""
+        if time.monotonic() < self._unreachable_until:
+            raise LedgerUnavailable("the ledger's PostgreSQL could not be reached a moment ago")
+        try:
+            if not self._prepared:
+                self._prepare()
+            return self._pool.getconn()
+        except (psycopg.OperationalError, ConfigError, LedgerError) as error:
+            self._unreachable_until = time.monotonic() + _BREATHER
+            if isinstance(error, psycopg.Error):
+                raise
+            raise LedgerUnavailable(str(error)) from error
+
+    def _session(self, connection: "psycopg.Connection[Any]") -> "_Session":
+        return _Session(connection)
+
+    def _prepare(self) -> None:
+        """Make the tables, or bring them up to date; raise `LedgerRefused` where they are not this program's."""
+        with psycopg.connect(_parsed(self._conninfo()), autocommit=True) as connection:
+            sql = _Session(connection)
+            if sql.execute("SHOW server_encoding").fetchall() != [("UTF8",)]:
+                raise LedgerRefused("the ledger's PostgreSQL database is not encoded in UTF8; make one that is")
+            if self._read_only:
+                if _version(sql) < len(MIGRATIONS):
+                    raise LedgerRefused(
+                        "this PostgreSQL database has no ledger, or an old one; start the exporter once"
+                    )
+            else:
+                with connection.transaction():
+                    _migrate(sql)
+        self._prepared = True
+
+
+class _Session:
+    """A connection that takes SQL as SQLite does."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]") -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return self._connection.execute(cast("Any", sql.replace("?", "%s")), parameters)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
+
+    def roll_back(self) -> None:
+        """Give up a transaction, and the connection with it where that fails."""
+        try:
+            self._connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self._connection.close()
+
+
+def _entries(sql: Statements, book: Book, until: int) -> list[Changes] | None:
+    """Read from the journal what has changed since the book's revision, None where some of it is no longer there."""
+    rows = sql.execute(
+        """
+        SELECT changes FROM creatify_exporter.journal
+        WHERE book = ? AND revision > ? AND revision <= ? ORDER BY revision
+        """,
+        (book.number, book.revision, until),
+    ).fetchall()
+    if len(rows) != until - book.revision:
+        return None
+    return [msgspec.msgpack.decode(entry, type=Changes) for (entry,) in rows]
+
+
+def _version(sql: Statements) -> int:
+    """Return the version of the ledger in the database, 0 where there is none."""
+    exists = sql.execute("SELECT to_regclass('creatify_exporter.version') IS NOT NULL").fetchall()[0][0]
+    if not exists:
+        return 0
+    version = int(sql.execute("SELECT max(number) FROM creatify_exporter.version").fetchall()[0][0] or 0)
+    if version > len(MIGRATIONS):
+        raise LedgerRefused(
+            f"the ledger in PostgreSQL has version {version}, this exporter knows {len(MIGRATIONS)}: "
+            "install a newer one"
+        )
+    return version
+
+
+def _migrate(sql: Statements) -> None:
+    sql.execute("SELECT pg_advisory_xact_lock(hashtext('creatify_exporter'))")  # of replicas that start at once, one
+    version = _version(sql)
+    if not version:
+        _make_schema(sql)
+    sql.execute("SELECT set_config('search_path', 'creatify_exporter', true)")
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        for statement in statements:
+            sql.execute(statement)
+        sql.execute("INSERT INTO version (number) VALUES (?)", (number,))
+
+
+def _make_schema(sql: Statements) -> None:
+    """Make the schema, unless somebody with more rights has made an empty one for this exporter."""
+    tables = sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'creatify_exporter'").fetchall()
+    if tables:
+        raise LedgerRefused("the schema creatify_exporter holds tables of something else; use another database")
+    if not sql.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'").fetchall():
+        sql.execute("CREATE SCHEMA creatify_exporter")
+    sql.execute("CREATE TABLE creatify_exporter.version (number INTEGER PRIMARY KEY)")
+
+
+def _parsed(url: str) -> str:
+    """Complete the URL by the defaults. No message quotes it: it may hold a password."""
+    try:
+        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url)})
+    except psycopg.ProgrammingError:
+        raise LedgerRefused(
+            "ledger.url: is no PostgreSQL URL; write it like "
+            "postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full"
+        ) from None
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Raise `LedgerUnavailable` where PostgreSQL could not do what the block asks of it."""
+    try:
+        yield
+    except psycopg.Error as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LedgerUnavailable(f"the ledger cannot be used: {reason}") from error
