@@ -2,49 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
-from creatify_exporter.simulator import MODELS, Account, Clock, Incident, Listing, Model, Simulator, Traffic, Truth
-from processes import Exporter, Prometheus, free_port, running_prometheus, until, write_config
+from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator
+from processes import Exporter, free_port, running_prometheus, until, write_config
 
-MINUTE = 60.0
 SPEED = 120.0
 LASTING = 90.0  # real seconds: three hours of the account's time
 KILLS = (25.0, 45.0, 65.0)
-NEWCOMER = "gemini-4-flash-preview"
-
-
-def busy_account(clock: Clock) -> Account:
-    """Two hours of the past, three to come; a model whose very first tasks fail; at the end all goes quiet."""
-    now = clock.now()
-    newcomer = Model(
-        NEWCOMER, weight=10, seconds=5, failure_ratio=0.0, credits=1, since=now + 80 * MINUTE, first_failures=4
-    )
-    quiet = Incident(clock.end - 30 * MINUTE, clock.end + 60 * MINUTE, arrivals=0)
-    traffic = Traffic(rate=1 / 3, rhythm=0.2, models=(*MODELS, newcomer), incidents=(quiet,), text_bytes=300)
-    return Account(7, now - 120 * MINUTE, traffic)
-
-
-class Run:
-    """What Prometheus holds after the run, and what was true between its first and its last sample."""
-
-    def __init__(self, prometheus: Prometheus, truth: Truth, began: float) -> None:
-        self.prometheus, self.truth, self.began = prometheus, truth, began
-
-    def increases(self, metric: str) -> dict[str, float]:
-        """Return the last raw sample less the first one, by model; no function of Prometheus touches them."""
-        sums: dict[str, float] = {}
-        for series in self.samples(metric):
-            values = [float(value) for _, value in series["values"]]
-            model = series["metric"]["model"]
-            sums[model] = sums.get(model, 0.0) + values[-1] - values[0]
-        return sums
-
-    def samples(self, metric: str) -> list[dict[str, Any]]:
-        return self.prometheus.query(f"{metric}[{int(time.time() - self.began) + 5}s]")
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +44,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             truth = simulator.account.truth(clock.now()) - simulator.account.truth(first)
             yield Run(prometheus, truth, began)
         exporter.kill()
-
-
-def nonzero(counts: dict[str, float]) -> dict[str, float]:
-    return {model: count for model, count in counts.items() if count}
 
 
 def test_the_run_was_long_enough_to_mean_something(run: Run) -> None:

@@ -17,14 +17,14 @@ from creatify_exporter.ledger.book import Book, Changes
 from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
 
 _CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds
-_LONGEST_WAIT: Final = 3.0  # seconds for a connection
+_LONGEST_WAIT: Final = 1.5  # seconds for a connection: an answer that comes too late is none
 _BREATHER: Final = 1.0  # seconds without another attempt, so that a thousand workspaces do not wait one by one
 _JOURNAL: Final = 100  # revisions that another exporter may be behind without loading the book anew
 _LONGEST_ENTRY: Final = 2**20  # bytes; reading more of them costs what loading does
 
 _DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "creatify-exporter",
-    "connect_timeout": 3,
+    "connect_timeout": 2,
     "target_session_attrs": "read-write",  # of several hosts the one that is primary
     "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
     "keepalives_idle": 30,
@@ -95,7 +95,7 @@ class PostgresqlStore(Store):
 
     def __init__(self, conninfo: Callable[[], str], *, read_only: bool = False) -> None:
         self._conninfo, self._read_only = conninfo, read_only
-        self._prepared = False
+        self._opened = self._prepared = False
         self._unreachable_until = 0.0
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # why a fetch failed is said where it is counted
         _parsed(conninfo())
@@ -123,10 +123,10 @@ class PostgresqlStore(Store):
 
     def ready(self) -> bool:
         """As `Store` says."""
-        if not self._prepared:
+        if not self._opened:
             with suppress(LedgerUnavailable):
                 self.clock()
-        return self._prepared
+        return self._opened
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:
@@ -203,6 +203,7 @@ class PostgresqlStore(Store):
                 self._prepare()
             return self._pool.getconn()
         except (psycopg.OperationalError, ConfigError, LedgerError) as error:
+            self._prepared = False  # it may come back as another database, and only this way does it say why not
             self._unreachable_until = time.monotonic() + _BREATHER
             if isinstance(error, psycopg.Error):
                 raise
@@ -225,7 +226,7 @@ class PostgresqlStore(Store):
             else:
                 with connection.transaction():
                     _migrate(sql)
-        self._prepared = True
+        self._opened = self._prepared = True
 
 
 class _Session:
