@@ -94,8 +94,13 @@ def the(objects: list[Object], kind: str) -> Object:
     return found
 
 
+def workload(objects: list[Object]) -> Object:
+    [found] = kinds(objects, "StatefulSet") + kinds(objects, "Deployment")
+    return found
+
+
 def pod_of(objects: list[Object]) -> Object:
-    template: Object = the(objects, "StatefulSet")["spec"]["template"]
+    template: Object = workload(objects)["spec"]["template"]
     return template
 
 
@@ -226,7 +231,7 @@ def test_every_container_is_confined(scenario: str) -> None:
 def test_every_mount_has_its_volume_and_every_volume_its_mount(scenario: str) -> None:
     objects = rendered_scenario(scenario)
     volumes = [each["name"] for each in pod_of(objects)["spec"]["volumes"]]
-    claims = the(objects, "StatefulSet")["spec"].get("volumeClaimTemplates", [])
+    claims = workload(objects)["spec"].get("volumeClaimTemplates", [])
     volumes += [each["metadata"]["name"] for each in claims]
     mounts = [each["name"] for each in exporter_of(objects)["volumeMounts"]]
     assert sorted(mounts) == sorted(volumes)
@@ -240,8 +245,11 @@ def test_selectors_and_ports_agree(scenario: str) -> None:
     service, ports = the(objects, "Service"), {each["name"] for each in exporter_of(objects)["ports"]}
     assert service["spec"]["selector"].items() <= labels.items()
     assert {each["targetPort"] for each in service["spec"]["ports"]} <= ports
-    assert the(objects, "StatefulSet")["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert the(objects, "StatefulSet")["spec"]["serviceName"] == service["metadata"]["name"]
+    assert workload(objects)["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    for found in kinds(objects, "StatefulSet"):
+        assert found["spec"]["serviceName"] == service["metadata"]["name"]
+    for budget in kinds(objects, "PodDisruptionBudget"):
+        assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = exporter_of(objects)[name]
         assert probe.get("httpGet", probe.get("tcpSocket"))["port"] in ports
@@ -378,6 +386,8 @@ def loaded_as_mounted(objects: list[Object], folder: Path) -> config.Config:
     for mount in exporter_of(objects)["volumeMounts"]:
         if mount["mountPath"].endswith("/ca"):
             put(folder / "ca/ca.crt", "certificate")
+        if mount["name"] == "ledger-url":
+            put(folder / "ledger/url", "postgresql://ledger:its-password@database/ledger\n")
     text = configuration(objects).replace("/etc/creatify-exporter", str(folder))
     put(folder / "config.yml", text)
     return config.load(folder / "config.yml", {"PROXY_PASSWORD": "its-password"})
@@ -422,6 +432,32 @@ def test_the_ledger_lies_on_its_volume(tmp_path: Path) -> None:
     path = loaded_as_mounted(objects, tmp_path).ledger.path
     assert path
     assert str(path.parent) == mount["mountPath"]
+
+
+def test_exporters_that_share_a_database_are_a_deployment_without_a_volume() -> None:
+    objects = rendered_scenario("postgresql")
+    assert workload(objects)["kind"] == "Deployment"
+    assert workload(objects)["spec"]["replicas"] == 3
+    assert the(objects, "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    [spread] = pod_of(objects)["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"]["matchLabels"].items() <= pod_of(objects)["metadata"]["labels"].items()
+    [mount] = [each for each in exporter_of(objects)["volumeMounts"] if each["name"] == "ledger-url"]
+    [volume] = [each for each in pod_of(objects)["spec"]["volumes"] if each["name"] == "ledger-url"]
+    assert volume["secret"]["items"] == [{"key": "uri", "path": "url"}]
+    settings = yaml.safe_load(the(objects, "ConfigMap")["data"]["config.yml"])["ledger"]
+    assert settings == {"url_file": f"{mount['mountPath']}/url"}
+    egress = the(objects, "NetworkPolicy")["spec"]["egress"]
+    assert [rule["to"] for rule in egress if rule["ports"] == [{"port": 5432, "protocol": "TCP"}]] == [
+        [{"podSelector": {"matchLabels": {"cnpg.io/cluster": "ledger"}}}]
+    ]
+
+
+def test_one_exporter_on_a_database_needs_no_budget_and_may_have_a_monitor() -> None:
+    ledger = {"existingUrlSecret": "url", "replicas": 1}
+    objects = rendered({"existingSecret": "keys", "ledger": ledger, "serviceMonitor": {"enabled": True}})
+    assert not kinds(objects, "PodDisruptionBudget")
+    [endpoint] = the(objects, "ServiceMonitor")["spec"]["endpoints"]
+    assert {"action": "labeldrop", "regex": "pod"} in endpoint["relabelings"]
 
 
 def test_the_keys_are_in_a_secret_and_nowhere_else() -> None:
@@ -522,6 +558,10 @@ def test_every_value_is_used_and_every_used_value_exists() -> None:
 
 
 REFUSED: Final[dict[str, tuple[Object, str]]] = {
+    "a monitor of exporters that share a ledger": (
+        {"existingSecret": "keys", "ledger": {"existingUrlSecret": "url"}, "serviceMonitor": {"enabled": True}},
+        "set scrapeConfig.enabled",
+    ),
     "no keys": ({"existingSecret": ""}, "no keys: set existingSecret"),
     "two ways to keys": ({"workspaces": [{"existingSecret": "a"}]}, "existingSecret and workspaces exclude each other"),
     "a workspace without keys": (

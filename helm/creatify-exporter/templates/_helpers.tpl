@@ -109,7 +109,9 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- $workspaces = append $workspaces (merge (dict "name" $each.name) $keys $each.settings) -}}
 {{- end -}}
 {{- $ledger := dict "url" "sqlite:////var/lib/creatify-exporter/ledger.db" -}}
-{{- if not .Values.persistence.enabled -}}
+{{- if .Values.ledger.existingUrlSecret -}}
+{{- $ledger = dict "url_file" "/etc/creatify-exporter/ledger/url" -}}
+{{- else if not .Values.persistence.enabled -}}
 {{- $_ := set $ledger "history" "skip" -}}
 {{- end -}}
 {{- $config := dict "workspaces" $workspaces "ledger" (merge (deepCopy .Values.config.ledger) $ledger) -}}
