@@ -26,8 +26,8 @@ soak: $(VENV)/dev.stamp ## the property tests at length, with new random histori
 	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
 	  tests/test_ledger.py tests/test_decoder.py $(ARGS)
 
-bench: $(VENV)/dev.stamp ## what a scrape costs, beside the bare download and a plain exporter
-	$(BIN)/python bench/scrape.py $(ARGS)
+bench: $(VENV)/bench.stamp ## what a scrape costs, beside other ways: 15 minutes, writes docs/performance.md; ARGS=--quick: 1 minute
+	PYTHONPATH=exporter $(VENV)/bench/bin/python bench/scrape.py $(ARGS)
 
 dashboards: $(VENV)/dev.stamp ## write the dashboards' JSON from their code
 	PYTHONPATH=exporter $(BIN)/python -m grafana.build
@@ -47,6 +47,8 @@ lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	  --extra postgresql --output-file requirements.lock pyproject.toml
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	  --extra postgresql --group dev --output-file requirements-dev.lock pyproject.toml
+	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	  --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 
 clean: ## remove everything that was installed or built here
 	rm -rf $(VENV) build dist
@@ -65,4 +67,9 @@ $(VENV)/run.stamp: requirements.lock | $(VENV)/bin/python
 $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/bench.stamp: requirements-bench.lock | $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)/bench # of its own, since what is there for developing makes a start slower
+	$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@

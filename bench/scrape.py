@@ -1,188 +1,183 @@
-"""What a scrape costs, beside the bare download and the exporter that one would write in an hour.
+"""What a scrape costs, beside the bare download and the exporters that one would write in an hour.
 
-    python bench/scrape.py [--tasks 100000] [--runs 5]
+    python bench/scrape.py [--quick]
 
-All methods take turns in one run against one simulated API on loopback, each in a process of its own; what counts are
-the ratios of the medians. Tasks have about 3 KB; 1 % of them are younger than `ledger.settle_after`.
+Methods take turns, each in a fresh process, against one server of files on loopback; what counts are the ratios of the
+medians. Without `--quick` it writes the measured part of docs/performance.md and its chart. It needs Linux, 6 GB in the
+temporary directory and 12 GB of memory, and takes about a quarter of an hour.
 """
 
 import argparse
-import multiprocessing
-import resource
-import statistics
+import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median as middle
+from typing import Final, NamedTuple
 
-import requests
-import yaml
+import cost
+import lists
+import origin
+import report
+import steady
+from cost import Cost
+from others import METHODS
+from product import Exporter
+from report import BARE, FIRST, LATER, TYPED, Figures, Variant
 
-from creatify_exporter.simulator import LIST_PATH, Account, Clock, Simulator, Traffic
+SIZES: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
+QUICK_SIZES: Final = (100, 1_000, 10_000)
+RUNS: Final = 7
+FEWER: Final = 3  # where one run takes long
+_LONG: Final = 2.0  # seconds
+_MOST_MEMORY: Final = 8_000.0  # MB
+_MOST_TIME: Final = 120.0  # seconds
 
-DAY = 24 * 3600.0
-YOUNG = 0.01
-KEYS = {"X-API-ID": "simulated-id", "X-API-KEY": "simulated-key"}
-
-
-class Cost(NamedTuple):
-    """Seconds of wall and CPU time, and how much memory grew over idle, in MB."""
-
-    wall: float
-    cpu: float
-    memory: float
-
-
-def download(url: str) -> None:
-    """Read the body and drop it: nobody is faster."""
-    with requests.get(url, headers=KEYS, stream=True, timeout=600) as response:
-        while response.raw.read(256 * 1024):
-            pass
-
-
-def plain(url: str) -> None:
-    """Count from the decoded list, as a plain exporter does."""
-    tasks = requests.get(url, headers=KEYS, timeout=600).json()
-    counts: Counter[tuple[str, str]] = Counter()
-    used: Counter[str] = Counter()
-    for task in tasks:
-        counts[task["model_name"], task["status"]] += 1
-        used[task["model_name"]] += task["credits_used"] or 0
-        if task["status"] == "failed":
-            counts[task["model_name"], task["failed_reason"] or ""] += 1
+VARIANTS: Final = (
+    Variant("compact", "plain", 0.001),
+    Variant("white-spaced", "plain", 0.001),
+    Variant("other order", "plain", 0.001),
+    Variant("compact", "chunked", 0.001),
+    Variant("compact", "gzip", 0.001),
+    Variant("compact", "gigabit", 0.001),
+    Variant("compact", "plain", 0.1),
+    Variant("compact", "plain", 1.0),
+)
 
 
-def measured(method: Callable[[str], None], url: str) -> Cost:
-    """Run a method in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_cost, (method, url))
+class Bench(NamedTuple):
+    """Lists in a folder, and the URL of a server of them."""
+
+    folder: Path
+    url: str
+
+    def upstream(self, name: str, how: str = "plain") -> str:
+        """Return the root of an API that has a list."""
+        return f"{self.url}/{how}/{name}"
+
+    def other(self, method: str, name: str, how: str = "plain") -> Cost:
+        """Measure another method in a process of its own."""
+        urls = (self.upstream(name, how), self.upstream("warmup"))
+        command = [sys.executable, str(Path(__file__).with_name("others.py")), method, *urls]
+        return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+    def product(self, name: str, how: str = "plain") -> dict[str, Cost]:
+        """Measure the first contact and a later scrape of one exporter."""
+        with Exporter(self.upstream(name, how)) as exporter:
+            return {FIRST: exporter.scrape(), LATER: exporter.scrape()}
 
 
-def _cost(method: Callable[[str], None], url: str) -> Cost:
-    idle, wall, cpu = _peak(), time.perf_counter(), time.process_time()
-    method(url)
-    return Cost(time.perf_counter() - wall, time.process_time() - cpu, _peak() - idle)
+def by_size(bench: Bench, sizes: tuple[int, ...], runs: int) -> Iterator[tuple[int, dict[str, Cost | str]]]:
+    """Yield the medians of all methods for each size; of one that is left out, why."""
+    before: dict[str, Cost | str] = {}
+    for tasks in sizes:
+        lists.write(bench.folder / "list", tasks)
+        left_out = {name: why for name, each in before.items() if (why := _too_much(each))}
+        medians = _medians(bench, "list", [name for name in METHODS if name not in left_out], runs)
+        before = {**medians, **left_out}
+        yield tasks, before
 
 
-def _peak() -> float:
-    scale = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+def _too_much(shorter: Cost | str) -> str | None:
+    """Return why a method is not asked for a list ten times as long as the one that it was asked for."""
+    if isinstance(shorter, str):
+        return shorter
+    if 10 * shorter.memory > _MOST_MEMORY:
+        return f"left out: it would need about {10 * shorter.memory / 1e3:,.0f} GB"
+    if 10 * shorter.wall > _MOST_TIME:
+        return f"left out: it would take about {10 * shorter.wall:,.0f} s"
+    return None
 
 
-class Exporter:
-    """A running exporter with a ledger of its own."""
-
-    def __init__(self, upstream: str, folder: Path) -> None:
-        config = {
-            "workspaces": [
-                {
-                    "name": "default",
-                    "api_id": KEYS["X-API-ID"],
-                    "api_key": KEYS["X-API-KEY"],
-                    "base_url": upstream,
-                    "remaining_credits": False,
-                }
-            ],
-            "fetch": {"timeout": "10m", "min_interval": "0s"},
-            "ledger": {"url": f"sqlite:///{folder}/ledger.db"},
-        }
-        (folder / "config.yml").write_text(yaml.safe_dump(config))
-        command = [
-            sys.executable,
-            "-m",
-            "creatify_exporter",
-            "--config.file",
-            str(folder / "config.yml"),
-            "--web.listen-address",
-            "127.0.0.1:0",
-        ]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr
-        address = self.process.stderr.readline().split("address=")[1].split()[0]
-        self.url = f"http://{address}/metrics"
-        requests.get(f"{self.url}/exporter", timeout=60)
-        self.idle = self._status("VmHWM")
-
-    def scrape(self) -> Cost:
-        """Scrape once."""
-        wall, cpu = time.perf_counter(), self._cpu()
-        text = requests.get(self.url, timeout=600).text
-        assert 'creatify_up{api="text_generator",workspace="default"} 1.0' in text
-        return Cost(time.perf_counter() - wall, self._cpu() - cpu, self._status("VmHWM") - self.idle)
-
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
-
-    def _status(self, name: str) -> float:
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(name))
+def _medians(bench: Bench, name: str, methods: list[str], runs: int, how: str = "plain") -> dict[str, Cost]:
+    costs: dict[str, list[Cost]] = {}
+    for _ in range(runs):
+        for method, each in bench.product(name, how).items():
+            if not _enough(costs.setdefault(method, [])):
+                costs[method].append(each)
+        for method in methods:
+            if not _enough(costs.setdefault(method, [])):
+                costs[method].append(bench.other(method, name, how))
+        if all(map(_enough, costs.values())):
+            break
+    return {method: cost.median(each) for method, each in costs.items()}
 
 
-def serve(tasks: int, pipe: Connection) -> None:
-    """Serve a list of so many tasks until the pipe closes."""
-    clock = Clock()
-    days = 1 / YOUNG
-    account = Account(1, clock.now() - days * DAY, Traffic(rate=tasks / (days * DAY), burst_ratio=0))
-    with Simulator(account, clock) as simulator:
-        pipe.send(simulator.url)
-        pipe.poll(None)
+def _enough(costs: list[Cost]) -> bool:
+    return len(costs) >= FEWER and costs[0].wall > _LONG
 
 
-@contextmanager
-def upstream(tasks: int) -> Iterator[str]:
-    """Serve the list from another process; yield the URL."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(tasks, theirs), daemon=True)
-    process.start()
-    yield ours.recv()
-    process.kill()
+def by_variant(bench: Bench, tasks: int, runs: int) -> Iterator[tuple[Variant, dict[str, Cost]]]:
+    """Yield the medians for each way in which a list can be written, sent and filled."""
+    for variant in VARIANTS:
+        path = bench.folder / "list"
+        lists.write(path, tasks, young=variant.young, notation=variant.notation)
+        if variant.how == "gzip":
+            lists.compress(path, path.with_suffix(".gz"))
+        yield variant, _medians(bench, "list", [BARE, TYPED], runs, variant.how)
+
+
+def at_rest(bench: Bench, runs: int) -> dict[str, float]:
+    """Return seconds until ready, MB when idle, and what an answer without a fetch costs."""
+    lists.write(bench.folder / "list", 100, models=1)
+    started, resident, idle, answers = [], [], [], []
+    for _ in range(runs):
+        with Exporter(bench.upstream("list"), min_interval="1h") as exporter:
+            started.append(exporter.started)
+            path = "/probe?workspace=default"
+            series = sum(not line.startswith("#") for line in exporter.get(path).splitlines())
+            answers += [exporter.meter.cost(lambda: exporter.get(path)) for _ in range(50)]  # noqa: B023 - called at once
+            resident.append(exporter.meter.resident())
+            cpu = exporter.meter.cpu()
+            time.sleep(1)
+            idle.append(exporter.meter.cpu() - cpu)
+    wall, cpu, _ = cost.median(answers)
+    return {
+        "started": middle(started),
+        "resident": middle(resident),
+        "idle": middle(idle),
+        "series": series,
+        "answer_wall": wall,
+        "answer_cpu": cpu,
+    }
+
+
+def measured(sizes: tuple[int, ...], variants_at: int, runs: int, say: Callable[[str], None]) -> Figures:
+    """Measure everything."""
+    figures = Figures(runs=runs, variants_at=variants_at)
+    with tempfile.TemporaryDirectory() as folder, origin.serving(Path(folder)) as url:
+        bench = Bench(Path(folder), url)
+        lists.write(bench.folder / "warmup", 100)
+        say(f"at rest, {runs} processes")
+        figures.rest = at_rest(bench, runs)
+        for tasks, medians in by_size(bench, sizes, runs):
+            figures.sizes[tasks] = medians
+            say(report.size_table(tasks, medians))
+        for variant, costs in by_variant(bench, variants_at, runs):
+            figures.variants[variant] = costs
+            say(report.variant_row(figures, variant))
+    figures.steady = steady.measured((sizes[1], sizes[-1]), runs)
+    return figures
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=100_000)
-    parser.add_argument("--runs", type=int, default=5)
-    arguments = parser.parse_args()
-    with upstream(arguments.tasks) as url, tempfile.TemporaryDirectory() as folder:
-        received = len(requests.get(url + LIST_PATH, headers=KEYS, timeout=600).content)  # also fills its caches
-        print(f"{arguments.tasks:,} tasks, {received / 1e6:,.0f} MB, {arguments.runs} runs, medians\n")
-        costs: dict[str, list[Cost]] = {}
-        for run in range(arguments.runs):
-            (Path(folder) / str(run)).mkdir()
-            exporter = Exporter(url, Path(folder) / str(run))
-            methods: dict[str, Callable[[], Cost]] = {
-                "bare download": lambda: measured(download, url + LIST_PATH),
-                "exporter, first contact": exporter.scrape,
-                "exporter, later": exporter.scrape,
-                "requests + json + loops": lambda: measured(plain, url + LIST_PATH),
-            }
-            for name, method in methods.items():
-                costs.setdefault(name, []).append(method())
-            exporter.process.terminate()
-            exporter.process.wait()
-        report(costs)
+    """Measure, print, and write the document."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="short lists and few runs, about a minute; writes nothing")
+    quick = parser.parse_args().quick
 
+    def say(text: str) -> None:
+        print(text, flush=True)
 
-def report(costs: dict[str, list[Cost]]) -> None:
-    """Print medians, and ratios to the bare download."""
-    medians = {name: Cost(*map(statistics.median, zip(*each, strict=True))) for name, each in costs.items()}
-    bare = medians["bare download"]
-    print("| method | wall | x | CPU | x | memory growth |\n|---|---|---|---|---|---|")
-    for name, (wall, cpu, memory) in medians.items():
-        ratios = f"{wall:.2f} s | {wall / bare.wall:.1f} | {cpu:.2f} s | {cpu / bare.cpu:.1f}"
-        print(f"| {name} | {ratios} | {memory:,.1f} MB |")
-    later = medians["exporter, later"].wall
-    print(f"\nfirst contact / later scrape: {medians['exporter, first contact'].wall / later:.1f}")
-    print(f"requests + json + loops / later scrape: {medians['requests + json + loops'].wall / later:.1f}")
+    if quick:
+        say(report.text(measured(QUICK_SIZES, QUICK_SIZES[-1], 3, lambda _: None)))
+        return
+    figures = measured(SIZES, 100_000, RUNS, say)
+    say(report.text(figures))
+    report.write(figures, Path(__file__).parents[1] / "docs")
 
 
 if __name__ == "__main__":

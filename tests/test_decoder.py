@@ -333,10 +333,10 @@ def huge(size: int) -> bytes:
 
 
 def test_a_task_longer_than_allowed_is_too_large() -> None:
-    body = b'[{"id": "a"},' + huge(300_000) + b',{"id": "c"}]'
-    assert len([task for batch in Decoder(400_000).batches(pieces(body, [10_000])) for task in batch]) == 3
+    body = b'[{"id": "a"},' + huge(600_000) + b',{"id": "c"}]'
+    assert len([task for batch in Decoder(700_000).batches(pieces(body, [10_000])) for task in batch]) == 3
     with pytest.raises(FetchError, match=r"fetch\.max_task") as refused:
-        list(Decoder(270_000).batches(pieces(body, [10_000])))
+        list(Decoder(540_000).batches(pieces(body, [10_000])))
     assert refused.value.cause == "too_large"
 
 

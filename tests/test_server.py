@@ -487,3 +487,11 @@ def test_the_landing_page_is_for_a_browser(exporter: Exporter, tmp_path: Path) -
     (tmp_path / "page.html").write_text(page.text)
     assert page.text.startswith("<!DOCTYPE html>")
     assert '<a href="metrics">' in page.text
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    [listening] = listen(["127.0.0.1:0"])
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -24,7 +24,7 @@ from creatify_exporter import log
 from creatify_exporter.errors import FetchError
 from creatify_exporter.tasks import Credits, Field, Task, TaskId
 
-BATCH_BYTES: Final = 256 * 1024
+BATCH_BYTES: Final = 512 * 1024
 """How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
 
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again

@@ -1,0 +1,100 @@
+"""What the ledger costs in a file and in PostgreSQL, by how many tasks it follows.
+
+    python bench/ledger.py [postgresql://USER@HOST/DATABASE]
+
+Each size gets a ledger of its own. A list is recorded in which ten tasks are new; medians of twenty.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.ledger.postgresql import PostgresqlStore
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.store import Store
+from creatify_exporter.tasks import API, Task
+
+TRACKED: Final = (1_000, 20_000, 100_000)
+ROUNDS: Final = 20
+NEW: Final = 10
+RULES: Final = Rules(("other",), lambda _: "other")
+
+
+def tasks(first: int, number: int, at: datetime) -> list[Task]:
+    """Return finished tasks of one moment."""
+    return [Task(f"{each:036}", "gemini-2.5-flash", "done", None, 1.0, at) for each in range(first, first + number)]
+
+
+def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> float:
+    """Return the seconds that it takes to commit a list, which has been read already."""
+    recording = ledger.begin(name, API)
+    recording.add(listed)
+    began = time.perf_counter()
+    assert recording.commit(now.timestamp())
+    taken = time.perf_counter() - began
+    recording.close()
+    return taken
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measured(open_store: Callable[[], Store], name: str, tracked: int, *, followed: bool) -> tuple[float, ...]:
+    """Return seconds: first list, a commit, an answer, the news of another exporter's commit (0 if not), loading."""
+    ledger, now = Ledger(open_store(), RULES), datetime.now(UTC)
+    follower = Ledger(open_store(), RULES) if followed else None
+    listed = tasks(0, tracked, now - timedelta(hours=1))
+    first = record(ledger, name, listed, now)
+    commits, answers, news = [], [], [0.0]
+    for number in range(ROUNDS):
+        now += timedelta(seconds=15)
+        listed += tasks(tracked + number * NEW, NEW, now)
+        if follower:
+            follower.account(name, API)
+        commits.append(record(ledger, name, listed, now))
+        answers.append(timed(lambda: ledger.account(name, API)))
+        if follower:
+            news.append(timed(lambda: follower.account(name, API)))
+    for each in (ledger, follower):
+        if each:
+            each.close()
+    again = Ledger(open_store(), RULES)
+    load = timed(lambda: again.account(name, API))
+    again.close()
+    return first, median(commits), median(answers), median(news), load
+
+
+def main() -> None:
+    """Print a table."""
+    store: Callable[[], Store]
+    print("| ledger | tracked | first list | commit | answer | news | loading |")
+    print("|---|---|---|---|---|---|---|")
+    for url in sys.argv[1:]:
+        for tracked in TRACKED:
+            store = partial(PostgresqlStore, partial(str, url))
+            print_row("PostgreSQL", tracked, measured(store, f"bench {time.time()}", tracked, followed=True))
+    with tempfile.TemporaryDirectory() as folder:
+        for tracked in TRACKED:
+            store = partial(SqliteStore, Path(folder, f"{tracked}.db"))
+            print_row("file", tracked, measured(store, "bench", tracked, followed=False))
+
+
+def print_row(ledger: str, tracked: int, times: tuple[float, ...]) -> None:
+    """Print milliseconds."""
+    cells = (f"{1e3 * seconds:,.1f} ms" if seconds else "–" for seconds in times)
+    print(f"| {ledger} | {tracked:,} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
