@@ -18,6 +18,8 @@ from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator, Truth
 from databases import Postgres
 from processes import Exporter, Samples, free_port, running_prometheus, total, write_config
 
+pytestmark = pytest.mark.xdist_group("replicas")  # one run of it is enough
+
 SPEED = 120.0
 LASTING = 62.0  # real seconds: two hours of the account's time
 PROMETHEUS = ("first", "second")

@@ -10,6 +10,8 @@ from conftest import tool
 from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator
 from processes import Exporter, free_port, running_prometheus, until, write_config
 
+pytestmark = pytest.mark.xdist_group("truth")  # one run of it is enough
+
 SPEED = 120.0
 LASTING = 90.0  # real seconds: three hours of the account's time
 KILLS = (25.0, 45.0, 65.0)
