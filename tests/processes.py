@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,12 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
 
 
 class Exporter:
-    """A running `creatify-exporter`; `log` collects its standard error."""
+    """A running `creatify-exporter`; `log` collects its standard error, `prefix` is a command that executes it."""
 
-    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
         self.log: list[str] = []
         self.process = subprocess.Popen(
-            [COMMAND, *arguments],
+            [*prefix, COMMAND, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -102,8 +102,10 @@ def total(samples: Samples, name: str, **labels: str) -> float | None:
 
 
 @contextmanager
-def running_exporter(*arguments: str, environ: Mapping[str, str] | None = None) -> Iterator[Exporter]:
-    exporter = Exporter(*arguments, environ=environ)
+def running_exporter(
+    *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+) -> Iterator[Exporter]:
+    exporter = Exporter(*arguments, environ=environ, prefix=prefix)
     try:
         yield exporter
     finally:

@@ -15,6 +15,7 @@ import yaml
 
 from conftest import tool
 from creatify_exporter import __version__, config
+from creatify_exporter.connections import LIMITS
 from processes import running_exporter, running_prometheus, until
 
 ROOT: Final = Path(__file__).parents[1]
@@ -201,9 +202,7 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
 
 
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
-    from creatify_exporter import server  # noqa: PLC0415 - for one private number
-
-    grace = server._SHUTDOWN  # noqa: SLF001 - as above
+    grace = LIMITS.stop
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
     assert grace < int(services()["exporter"]["stop_grace_period"].removesuffix("s"))
     values = yaml.safe_load((ROOT / "helm/creatify-exporter/values.yaml").read_text("utf-8"))

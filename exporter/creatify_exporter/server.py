@@ -1,20 +1,16 @@
 """The HTTP server: routes, and its life from the first connection to SIGTERM."""
 
 import asyncio
-import logging
 import math
 import os
 import re
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
-import hypercorn.asyncio
-import hypercorn.config
 import structlog
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -27,14 +23,13 @@ from starlette.routing import Route
 from creatify_exporter import page
 from creatify_exporter.collector import Collector, Visit
 from creatify_exporter.config import Config
+from creatify_exporter.connections import LIMITS, Connections
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.feed import Outcome
 from creatify_exporter.gate import Gate
 from creatify_exporter.metrics import Exposition
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
-_SLOWEST_REQUEST: Final = 30.0  # seconds until a connection without a complete request is closed
-_SHUTDOWN: Final = 25.0  # seconds for scrapes in flight after SIGTERM; Kubernetes allows 30
 
 _log = structlog.get_logger()
 
@@ -59,6 +54,7 @@ class Server:
         self._telemetry_path, self._external_url = telemetry_path, external_url
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
 
     def app(self) -> Starlette:
         """Return the routes."""
@@ -82,17 +78,10 @@ class Server:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
-        reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
-
-        def reload() -> None:
-            task = loop.create_task(self._reloaded())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         watching = loop.create_task(self._gate.watch())
-        app: Any = self._gate.before(self.app())  # hypercorn has types of its own for ASGI
-        await hypercorn.asyncio.serve(app, _Settings(sockets, self._gate.context), shutdown_trigger=self._stop.wait)
+        connections = Connections(self._gate.before(self.app()), self._gate.context)
+        await connections.serve(sockets, self._stop)
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
@@ -125,11 +114,13 @@ class Server:
         end = loop.time() + patience
         stopping = loop.create_task(self._stop.wait())
         everything = asyncio.ensure_future(asyncio.wait(fetches))
-        await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
-        if stopping.done():
-            await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), _SHUTDOWN / 2))
-        everything.cancel()
-        stopping.cancel()
+        try:
+            await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            if stopping.done():
+                await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.stop / 2))
+        finally:  # also where the scraper is gone
+            everything.cancel()
+            stopping.cancel()
 
     def _patience(self, headers: Mapping[str, str]) -> float:
         """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
@@ -165,8 +156,14 @@ class Server:
         return JSONResponse([*groups, {"targets": [url.netloc], "labels": own}])
 
     async def _reload(self, _: Request) -> Response:
-        problems = await self._reloaded()
+        problems = await asyncio.shield(self._begin_reload())  # who asks for it need not wait for its end
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
+
+    def _begin_reload(self) -> asyncio.Task[str]:
+        task = asyncio.get_running_loop().create_task(self._reloaded())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return task
 
     async def _reloaded(self) -> str:
         """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
@@ -233,33 +230,3 @@ def _listening(address: str) -> socket.socket:
         if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
             reason = os.strerror(error.errno)  # Python's own text repeats the address
         raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None
-
-
-class _Settings(hypercorn.config.Config):
-    """Hypercorn's settings, with sockets that listen already, and what their connections begin with (None: plain)."""
-
-    def __init__(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None = None) -> None:
-        super().__init__()
-        self._listening, self._context = list(sockets), context
-        # Hypercorn's time for an idle connection is also the time in which a request has to be complete. Its
-        # read_timeout would end connections that wait for their answer.
-        self.keep_alive_timeout = _SLOWEST_REQUEST
-        self.ssl_handshake_timeout = _SLOWEST_REQUEST
-        self.graceful_timeout = _SHUTDOWN
-        self.include_server_header = False
-        self.errorlog = logging.getLogger("hypercorn")
-        self.errorlog.setLevel(logging.WARNING)  # where it listens is said already, under our own name
-
-    def create_sockets(self) -> hypercorn.config.Sockets:
-        """Return the sockets."""
-        secure, insecure = (self._listening, []) if self._context else ([], self._listening)
-        return hypercorn.config.Sockets(secure, insecure, [])
-
-    @property
-    def ssl_enabled(self) -> bool:
-        """Whether connections are encrypted."""
-        return self._context is not None
-
-    def create_ssl_context(self) -> ssl.SSLContext | None:
-        """Return what connections begin with."""
-        return self._context
