@@ -392,3 +392,17 @@ def test_no_message_quotes_a_value_wherever_it_was_pasted(
     except ConfigError as error:
         shown = str(error)
     assert "canary" not in shown
+
+
+@pytest.mark.parametrize("url", ["postgresql://user:ca@nary@host/ledger", "postgresql://user:canary@host/a ledger"])
+def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
+    [mistake] = mistakes(None, KEYS, url)
+    assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
+    assert "nary" not in mistake
+
+
+@pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])
+def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
+    [mistake] = mistakes(None, KEYS, f"postgresql://{part}")
+    assert mistake.startswith("--ledger.url: shows its password")
+    assert "canary" not in mistake

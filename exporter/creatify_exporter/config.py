@@ -96,17 +96,20 @@ def _base_url(text: str) -> str:
 def _proxy_url(text: str) -> str:
     url = _http(text)
     if url.password:
-        log.redact(url.password)
-        log.redact(unquote(url.password))
+        _redact(url.password)
     return HiddenUrl(text)
+
+
+def _redact(password: str) -> None:
+    """Keep a password of a URL out of the log, as it stands there and as it is meant."""
+    log.redact(password)
+    log.redact(unquote(password))
 
 
 class LedgerUrl(HiddenUrl):
     """Where the ledger is; `file`, where it came from one, is read again whenever it is asked for."""
 
-    __slots__ = ("file",)
-
-    file: Credential | None
+    file: Credential | None = None
 
     def read(self) -> str:
         """Return the URL as it is now: its password may have been changed."""
@@ -116,8 +119,7 @@ class LedgerUrl(HiddenUrl):
 def _ledger_url(text: str) -> LedgerUrl:
     if text.startswith(_POSTGRESQL):
         for password in _passwords(text):
-            log.redact(password)
-            log.redact(unquote(password))
+            _redact(password)
     else:
         scheme, slashes, path = text.partition(":///")
         file = scheme == "sqlite" and slashes and path.strip("/") and path.isprintable() and "?" not in path
@@ -126,9 +128,7 @@ def _ledger_url(text: str) -> LedgerUrl:
                 "is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or "
                 "postgresql://USER:PASSWORD@HOST/DATABASE"
             )
-    url = LedgerUrl(text)
-    url.file = None
-    return url
+    return LedgerUrl(text)
 
 
 def ledger_at(url: str) -> "Ledger":
@@ -137,7 +137,7 @@ def ledger_at(url: str) -> "Ledger":
         ledger = Ledger(url=_ledger_url(url))
     except ValueError as error:
         raise ConfigError([f"a ledger's URL {error}"]) from None
-    if ledger.conninfo and _passwords(url):
+    if _shows_password(url):
         raise ConfigError(["a ledger's URL shows its password to all users of this machine; use PGPASSFILE"])
     return ledger
 
@@ -158,6 +158,14 @@ def _passwords(text: str) -> list[str]:
     options = (option.partition("=") for option in rest.partition("?")[2].split("&"))
     passwords = [user.partition(":")[2], *(value for name, _, value in options if "password" in name)]
     return [password for password in passwords if password]
+
+
+def _shows_password(url: str) -> bool:
+    """Whether a URL on the command line shows a password there; one that is no URL is refused as such elsewhere."""
+    try:
+        return url.startswith(_POSTGRESQL) and bool(_passwords(url))
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:
@@ -385,7 +393,7 @@ def load(
     raw, problems = document.read(path) if path else ({}, [])
     reader = document.Reader(str(path or "environment"), path.parent if path else Path(), environ)
     reader.problems.extend(problems)
-    if ledger_url is not None and ledger_url.startswith(_POSTGRESQL) and _passwords(ledger_url):
+    if ledger_url is not None and _shows_password(ledger_url):
         reader.problems.append(
             "--ledger.url: shows its password to all users of this machine; "
             "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
