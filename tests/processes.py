@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -28,6 +29,17 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def wait_until(moment: float) -> None:
+    """Wait for a time of the clock, in seconds since the epoch."""
+    time.sleep(max(0.0, moment - time.time()))
+
+
+def reset(connection: socket.socket) -> None:
+    """Close a connection without a farewell."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

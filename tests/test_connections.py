@@ -19,7 +19,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from creatify_exporter.connections import LIMITS, Connections, Limits
-from processes import until
+from processes import reset, until
 
 PAIR = Path(__file__).with_name("tls")
 PATIENT = Limits(patience=60.0)
@@ -102,12 +102,6 @@ class Site:
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as opened:
-        yield opened
-
-
-@pytest.fixture
 def site() -> Iterator[Site]:
     with Site() as one:
         yield one
@@ -126,11 +120,6 @@ def is_closed(connection: socket.socket) -> bool:
             pass
     connection.close()
     return True
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def hears(connection: socket.socket, what: bytes = b"/") -> bool:

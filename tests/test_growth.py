@@ -11,6 +11,7 @@ import pytest
 from creatify_exporter.decoder import Decoder
 from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.tasks import Task
+from test_decoder import pieces
 from test_ledger import DAY, NOON, WORKSPACE, Desk, moment
 
 PIECE = 64 * 1024
@@ -45,11 +46,6 @@ def listed(number: int) -> bytes:
         + b", ".join(entry % (each, b'}, {\\"id\\": ' * 9 if each % 10 == 0 else text) for each in range(number))
         + b"]"
     )
-
-
-def pieces(body: bytes) -> Iterator[bytes]:
-    for start in range(0, len(body), PIECE):
-        yield body[start : start + PIECE]
 
 
 def steady(path: Path, settled: int) -> Desk:
@@ -94,7 +90,7 @@ def cost_of_decoding(number: int) -> int:
     decoder, snapshot = Decoder(2**20), Snapshot()
     body = listed(number)
     with calls() as counted:
-        for batch in decoder.batches(pieces(body)):
+        for batch in decoder.batches(pieces(body, [PIECE])):
             snapshot.add(batch)
     return counted[0]
 

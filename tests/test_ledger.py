@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 import pytest
@@ -59,22 +60,58 @@ class Killed(BaseException):
 
 
 When = Literal["before", "after"]
+Cursor = TypeVar("Cursor")
 
 
-class Wiretap:
-    """A connection that tells each single statement before and after it is executed."""
+class Tap:
+    """Is told of each single statement before and after it is executed."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
+    def __init__(self) -> None:
         self.committed = False
         self.watcher: Callable[[str, When], None] = lambda _sql, _when: None
 
-    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, run: Callable[[], Cursor]) -> Cursor:
         self.watcher(sql, "before")
-        cursor = self._database.execute(sql, parameters)
+        cursor = run()
         self.committed = sql == "COMMIT" or self.committed
         self.watcher(sql, "after")
         return cursor
+
+
+class Watched:
+    """What makes the statements of a store fail; `failure` is what its database raises then, anew each time."""
+
+    tap: Tap
+    failure: Callable[[], Exception]
+    tripped = False
+
+    def fail(self, number: int, when: When, error: BaseException | None = None) -> None:
+        """Fail once at one of the statements to come (0: the commit): before it is executed, or after it has been."""
+        statements = 0
+
+        def watch(sql: str, now: When) -> None:
+            nonlocal statements
+            statements += now == when
+            due = sql == "COMMIT" if number == 0 else statements == number
+            if due and now == when and not self.tripped:
+                self.tripped = True
+                raise error or self.failure()
+
+        self.tripped = self.tap.committed = False
+        self.tap.watcher = watch
+
+    def heal(self) -> None:
+        self.tap.watcher = lambda _sql, _when: None
+
+
+class Wiretap:
+    """A connection to SQLite that tells its tap of each single statement."""
+
+    def __init__(self, database: sqlite3.Connection, tap: Tap) -> None:
+        self._database, self._tap = database, tap
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        return self._tap.execute(sql, lambda: self._database.execute(sql, parameters))
 
     def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         for row in rows:
@@ -88,32 +125,18 @@ class Wiretap:
         self._database.close()
 
 
-class WatchedStore(SqliteStore):
+class WatchedStore(Watched, SqliteStore):
+    failure = partial(sqlite3.OperationalError, "database or disk is full")
+
     def __init__(self, path: Path | None) -> None:
         super().__init__(path)
         self.path = path or Path()
-        self.tripped = False
         self._database.execute("PRAGMA synchronous = OFF")  # a process dies in these tests, not a machine
-        self.tap = Wiretap(self._database)
-        self._database = cast("sqlite3.Connection", self.tap)
+        self.tap = Tap()
+        self._database = cast("sqlite3.Connection", Wiretap(self._database, self.tap))
 
     def execute(self, sql: str) -> list[Any]:
         return self._database.execute(sql).fetchall()
-
-    def fail(self, number: int, when: When) -> None:
-        """Fail once at one of the statements to come (0: the commit): before it is executed, or after it has been."""
-        statements = 0
-
-        def watch(sql: str, now: When) -> None:
-            nonlocal statements
-            statements += now == when
-            due = sql == "COMMIT" if number == 0 else statements == number
-            if due and now == when and not self.tripped:
-                self.tripped = True
-                raise sqlite3.OperationalError("database or disk is full")
-
-        self.tripped = self.tap.committed = False
-        self.tap.watcher = watch
 
     def kill(self, number: int, torn: float, copy: Path) -> None:
         """End the process at one of the statements to come (0: the commit): `copy` gets what it leaves behind.
@@ -146,9 +169,6 @@ class WatchedStore(SqliteStore):
         copy.mkdir()
         for part in self.path.parent.glob(f"{self.path.name}*"):
             shutil.copy(part, copy)
-
-    def heal(self) -> None:
-        self.tap.watcher = lambda _sql, _when: None
 
 
 # --- Histories ------------------------------------------------------------------------------------------------------

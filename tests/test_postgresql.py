@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -21,57 +21,35 @@ from creatify_exporter.tasks import Task
 from databases import PASSWORD, Postgres
 from oracle import Name
 from processes import until
-from test_ledger import HISTORIES, WORKSPACE, Desk, History, Killed, Step, When, World, histories
+from test_ledger import HISTORIES, WORKSPACE, Desk, History, Killed, Step, Tap, Watched, World, histories
 
 REPLICAS = 3
 
 
 class Tapped(_Session):
-    """A session that tells each single statement before and after it is executed."""
+    """A session that tells its tap of each single statement."""
 
-    def __init__(self, connection: "psycopg.Connection[Any]", tap: SimpleNamespace) -> None:
+    def __init__(self, connection: "psycopg.Connection[Any]", tap: Tap) -> None:
         super().__init__(connection)
         self._tap = tap
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        self._tap.watcher(sql, "before")
-        rows = super().execute(sql, parameters)
-        self._tap.committed = sql == "COMMIT" or self._tap.committed
-        self._tap.watcher(sql, "after")
-        return rows
+        return self._tap.execute(sql, lambda: super(Tapped, self).execute(sql, parameters))
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         for row in rows:
             self.execute(sql, row)
 
 
-class WatchedStore(PostgresqlStore):
+class WatchedStore(Watched, PostgresqlStore):
+    failure = partial(psycopg.OperationalError, "server closed the connection")
+
     def __init__(self, url: str) -> None:
-        self.url, self.tripped = url, False
-        self.tap = SimpleNamespace(committed=False)
-        self.heal()
+        self.url, self.tap = url, Tap()
         super().__init__(lambda: url)
 
     def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
         return Tapped(connection, self.tap)
-
-    def heal(self) -> None:
-        self.tap.watcher = lambda _sql, _when: None
-
-    def fail(self, number: int, when: When, error: BaseException | None = None) -> None:
-        """Fail once at one of the statements to come (0: the commit): before it is executed, or after it has been."""
-        statements = 0
-
-        def watch(sql: str, now: When) -> None:
-            nonlocal statements
-            statements += now == when
-            due = sql == "COMMIT" if number == 0 else statements == number
-            if due and now == when and not self.tripped:
-                self.tripped = True
-                raise error or psycopg.OperationalError("server closed the connection")
-
-        self.tripped = self.tap.committed = False
-        self.tap.watcher = watch
 
 
 class SharedWorld(World):

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -165,12 +165,12 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+    with _reading(arguments) as store:
         report.write(store, arguments.month, as_csv=arguments.csv)
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+    with _reading(arguments) as store:
         upkeep.show(store)
 
 
@@ -183,7 +183,7 @@ def _copy(arguments: argparse.Namespace) -> None:
 
 
 def _backup(arguments: argparse.Namespace) -> None:
-    with closing(_kept(_loaded(arguments, keys_needed=False).ledger)) as store:
+    with _reading(arguments) as store:
         upkeep.backup(store, arguments.file)
 
 
@@ -233,6 +233,11 @@ def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Confi
 
 def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
     return Ledger(_store(loaded.ledger), rules(loaded), held_since=held_since)
+
+
+def _reading(arguments: argparse.Namespace) -> AbstractContextManager[Store]:
+    """Open the configured ledger to read it."""
+    return closing(_kept(_loaded(arguments, keys_needed=False).ledger))
 
 
 def _kept(ledger: config.Ledger) -> Store:

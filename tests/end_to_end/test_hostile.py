@@ -6,7 +6,6 @@ import resource
 import select
 import socket
 import statistics
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ import pytest
 
 from creatify_exporter.connections import LIMITS
 from creatify_exporter.simulator import Account, Clock, Simulator, Traffic, delayed
-from processes import Exporter, parsed, running_exporter, total, until, write_config
+from processes import Exporter, parsed, reset, running_exporter, total, until, write_config
 
 IDLE = int(os.environ.get("IDLE_CONNECTIONS", "2000"))
 SLOW = 500
@@ -46,12 +45,6 @@ def exporter(config: Path) -> Iterator[Exporter]:
             assert stopped(running) < 15
 
 
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as opened:
-        yield opened
-
-
 def stopped(exporter: Exporter) -> float:
     """Stop it; return after how many seconds it had ended."""
     began = time.monotonic()
@@ -66,11 +59,6 @@ def connected(exporter: Exporter, sent: bytes = b"") -> socket.socket:
     with suppress(ConnectionError):  # what is too much is not read to its end
         connection.sendall(sent)
     return connection
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def open_files(exporter: Exporter) -> int:

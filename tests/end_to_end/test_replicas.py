@@ -16,7 +16,7 @@ from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
 from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator, Truth
 from databases import Postgres
-from processes import Exporter, Samples, free_port, running_prometheus, total, write_config
+from processes import Exporter, Samples, free_port, running_prometheus, total, wait_until, write_config
 
 pytestmark = pytest.mark.xdist_group("replicas")  # one run of it is enough
 
@@ -73,8 +73,8 @@ def serving(ports: list[int]) -> Iterator[Service]:
 class Outcome:
     """What each Prometheus holds after the run, and the counters through the service before and after it."""
 
-    def __init__(self, runs: dict[str, Run], before: Samples, after: Samples, first: Truth, last: Truth) -> None:
-        self.runs, self.before, self.after, self.truth = runs, before, after, last - first
+    def __init__(self, runs: dict[str, Run], before: Samples, after: Samples, truth: Truth) -> None:
+        self.runs, self.before, self.after, self.truth = runs, before, after, truth
 
     def increases(self, name: str) -> dict[str, float]:
         """Return by model how far a counter has come."""
@@ -125,9 +125,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Ite
         wait_until(began + LASTING + 4)
         assert min(service.answered.values()) > 5
         after = replicas[ports[2]].samples()
-        last = simulator.account.truth(clock.now())
-        runs = {name: Run(server, last - first, began) for name, server in servers.items()}
-        yield Outcome(runs, before, after, first, last)
+        truth = simulator.account.truth(clock.now()) - first
+        runs = {name: Run(server, truth, began) for name, server in servers.items()}
+        yield Outcome(runs, before, after, truth)
 
 
 def started(config: Path, port: int) -> Exporter:
@@ -137,10 +137,6 @@ def started(config: Path, port: int) -> Exporter:
 def end(replicas: dict[int, Exporter]) -> None:
     for replica in replicas.values():
         replica.kill()
-
-
-def wait_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))
 
 
 def test_what_all_have_counted_together_is_the_truth(outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ import pytest
 from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
 from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator
-from processes import Exporter, free_port, running_prometheus, until, write_config
+from processes import Exporter, free_port, running_prometheus, until, wait_until, write_config
 
 pytestmark = pytest.mark.xdist_group("truth")  # one run of it is enough
 
@@ -39,10 +39,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             until(lambda: prometheus.value("creatify_up"))
             first = simulator.listings()[0].at
             for moment in KILLS:
-                time.sleep(max(0.0, began + moment - time.time()))
+                wait_until(began + moment)
                 exporter.kill()
                 exporter = Exporter(*flags)
-            time.sleep(max(0.0, began + LASTING + 4 - time.time()))
+            wait_until(began + LASTING + 4)
             truth = simulator.account.truth(clock.now()) - simulator.account.truth(first)
             yield Run(prometheus, truth, began)
         exporter.kill()

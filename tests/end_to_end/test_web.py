@@ -4,7 +4,6 @@ import shutil
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -18,7 +17,7 @@ import yaml
 
 from authority import Authority, Pair
 from conftest import tool
-from processes import COMMAND, Exporter, parsed, running_exporter, running_prometheus, total, until
+from processes import COMMAND, Exporter, parsed, reset, running_exporter, running_prometheus, total, until
 
 PASSWORD = "canary-password"  # noqa: S105  it is to be looked for in the log
 KEYS = {"CREATIFY_API_ID": "id", "CREATIFY_API_KEY": "key"}
@@ -235,11 +234,6 @@ def test_who_speaks_another_protocol_is_closed_without_an_error_in_the_log(site:
     assert site.exporter.terminate() == 0
     assert "level=error" not in site.log
     assert "Traceback" not in site.log
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def left_in_the_handshake(site: Site) -> None:

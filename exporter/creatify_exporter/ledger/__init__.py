@@ -85,10 +85,9 @@ class Ledger:
         too, so that no answer waits for that store. While a commit is under way there, a hold may last longer.
         """
         name = (workspace, api)
-        with self._turn(name, wait=self._store.shared or name not in self._books) as ours:
-            if self._store.shared or name not in self._books:
-                self._book(name)
-            book = self._books[name]
+        to_be_read = self._store.shared or name not in self._books
+        with self._turn(name, wait=to_be_read) as ours:
+            book = self._book(name) if to_be_read else self._books[name]
             if ours:
                 self._release(name, book)
         with self._lock:

@@ -12,7 +12,10 @@ from creatify_exporter.ledger.book import Book, Changes, DayKey, Key, Marks, Row
 
 _NEW_BOOK: Final = """
 INSERT INTO book (workspace, api, generation, dated, created_at, recorded_at, settled_before)
-VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
+"""
+_BOOKS_WITH: Final = """
+SELECT DISTINCT number, workspace FROM book JOIN series ON series.book = book.number WHERE model = ? ORDER BY number
 """
 _BOOK: Final = """
 SELECT number, revision, generation, dated, created_at, recorded_at, settled_before
@@ -111,7 +114,7 @@ class Store(ABC):
         if found:
             return found
         with self.writing() as sql:
-            sql.execute(_NEW_BOOK, (workspace, api, *astuple(Marks())))
+            sql.execute(_NEW_BOOK, (workspace, api, *astuple(Marks()))).fetchall()
             made = _book(sql, workspace, api)
         assert made is not None  # noqa: S101 - it has just been written
         return made
@@ -153,12 +156,10 @@ class Store(ABC):
             if sql.execute("SELECT number FROM book").fetchall():
                 raise LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
             for workspace, api, book in _books(theirs):
-                sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.marks)))
-                own = _book(sql, workspace, api)
-                assert own is not None  # noqa: S101 - it has just been written
+                [(own,)] = sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.marks))).fetchall()
                 days = theirs.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
                 totals = {DayKey(*key): value for *key, value in days}
-                _put(sql, own.number, Changes(rows={**book.rows}, born=book.series, days=totals))
+                _put(sql, own, Changes(rows={**book.rows}, born=book.series, days=totals))
 
     def forget(self, model: str) -> int:
         """Remove a model's series from all books; return from how many. `LedgerRefused` while it has tasks there.
@@ -167,15 +168,12 @@ class Store(ABC):
         """
         forgotten = 0
         with self.writing() as sql:
-            for workspace, _, book in list(_books(sql)):
-                if model not in book.models:
-                    continue
+            for number, workspace in sql.execute(_BOOKS_WITH, (model,)).fetchall():
                 # The generation too: a list that is being fetched was begun while the book had the model.
                 sql.execute(
-                    "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?",
-                    (book.number,),
+                    "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?", (number,)
                 )
-                one_model = (book.number, model)
+                one_model = (number, model)
                 tracked = sql.execute("SELECT id FROM task WHERE book = ? AND model = ?", one_model).fetchall()
                 if tracked:
                     raise LedgerRefused(
@@ -242,9 +240,6 @@ def _put(sql: Statements, number: int, changes: Changes) -> None:
     )
     sql.executemany(_PUT_TASK, ((number, task, *astuple(row)) for task, row in changes.rows.items() if row is not None))
     sql.executemany(_PUT_SERIES, ((number, *key, s.value, s.born_at, s.held) for key, s in changes.born.items()))
-    sql.executemany(
-        _ADD,
-        ((increase, number, *key) for key, increase in changes.totals.items()),
-    )
+    sql.executemany(_ADD, ((increase, number, *key) for key, increase in changes.totals.items()))
     sql.executemany(_RELEASE, ((False, number, *key) for key in changes.released))
     sql.executemany(_PUT_DAY, ((number, *key, increase) for key, increase in changes.days.items()))
