@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import cycle
 from typing import Any, NoReturn
@@ -220,10 +220,15 @@ def pieces(body: bytes, sizes: list[int]) -> Iterator[bytes]:
         start = end
 
 
+def tasks_of(reader: Decoder, pieces: Iterable[bytes]) -> list[Task]:
+    """Return the tasks of a body of which nothing is known yet."""
+    return [task for batch in reader.batches(pieces) if isinstance(batch, list) for task in batch]
+
+
 def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
     reader = Decoder(MEBIBYTE, batch_bytes)
     try:
-        tasks = [astuple(task) for batch in reader.batches(pieces(body, sizes)) for task in batch]
+        tasks = [astuple(task) for task in tasks_of(reader, pieces(body, sizes))]
     except FetchError as error:
         if error.cause != "invalid_body":
             raise
@@ -320,8 +325,7 @@ def test_an_element_that_is_too_deep_costs_itself_at_most() -> None:
     deepest = b"[" * 100_000 + b"]" * 100_000
     reader = Decoder(MEBIBYTE)
     body = b",".join([b'[{"id": "a"}', deep, deepest, b'{"id": "c"}]'])
-    tasks = [task for batch in reader.batches(pieces(body, [5000])) for task in batch]
-    assert tasks == [Task("a"), Task("b", status="done"), Task("c")]
+    assert tasks_of(reader, pieces(body, [5000])) == [Task("a"), Task("b", status="done"), Task("c")]
     assert reader.invalid == {"task": 1}
 
 
@@ -334,7 +338,7 @@ def huge(size: int) -> bytes:
 
 def test_a_task_longer_than_allowed_is_too_large() -> None:
     body = b'[{"id": "a"},' + huge(600_000) + b',{"id": "c"}]'
-    assert len([task for batch in Decoder(700_000).batches(pieces(body, [10_000])) for task in batch]) == 3
+    assert len(tasks_of(Decoder(700_000), pieces(body, [10_000]))) == 3
     with pytest.raises(FetchError, match=r"fetch\.max_task") as refused:
         list(Decoder(540_000).batches(pieces(body, [10_000])))
     assert refused.value.cause == "too_large"

@@ -29,7 +29,7 @@ tasks = st.builds(
 def snapshot_of(*batches: list[Task]) -> Snapshot:
     snapshot = Snapshot()
     for batch in batches:
-        snapshot.add(batch)
+        snapshot.merge(Snapshot.of(batch))
     return snapshot
 
 

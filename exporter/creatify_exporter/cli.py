@@ -207,7 +207,8 @@ def _live_reasons(loaded: Config) -> Iterator[str]:
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch)) as client:
             for batch in client.tasks():
-                yield from (task.failed_reason or "" for task in batch if task.status == "failed")
+                if isinstance(batch, list):  # it always is, where no stretch is known from before
+                    yield from (task.failed_reason or "" for task in batch if task.status == "failed")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from creatify_exporter import __version__, log
 from creatify_exporter.config import Fetch, Workspace
 from creatify_exporter.decoder import BATCH_BYTES, Decoder, excerpt
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
+from creatify_exporter.stretch import Stretch
 from creatify_exporter.tasks import Task
 
 TASKS_PATH: Final = "/sse/text_generator/"
@@ -32,19 +33,19 @@ _MAX_BALANCE_BYTES: Final = 64 * 1024
 
 
 class Listing:
-    """One fetch of the list: iterate over it for batches of tasks; the list is complete when that ends.
+    """One fetch of the list: iterate over it for batches of tasks and known stretches; complete is it when that ends.
 
     `received` counts decoded bytes, also while it runs. `date` is the server's time in seconds since the epoch, None
     where it does not tell. The iteration raises `FetchError`.
     """
 
-    def __init__(self, batches: Callable[["Listing"], Iterator[list[Task]]], decoder: Decoder) -> None:
+    def __init__(self, batches: Callable[["Listing"], Iterator[list[Task] | Stretch]], decoder: Decoder) -> None:
         self.received = 0
         self.date: float | None = None
         self.decoder = decoder
         self._batches = batches
 
-    def __iter__(self) -> Iterator[list[Task]]:
+    def __iter__(self) -> Iterator[list[Task] | Stretch]:
         return self._batches(self)
 
 
@@ -77,7 +78,7 @@ class Client:
         """Close the idle connections."""
         self._session.close()
 
-    def _batches(self, listing: Listing) -> Iterator[list[Task]]:
+    def _batches(self, listing: Listing) -> Iterator[list[Task] | Stretch]:
         url: str | None = self._workspace.base_url + TASKS_PATH
         visited = set()
         with self._deadline() as deadline:

@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, cast
 
@@ -22,6 +22,7 @@ import msgspec
 
 from creatify_exporter import log
 from creatify_exporter.errors import FetchError
+from creatify_exporter.stretch import Stretch, Stretches
 from creatify_exporter.tasks import Credits, Field, Task, TaskId
 
 BATCH_BYTES: Final = 512 * 1024
@@ -53,16 +54,19 @@ class Decoder:
     """Decodes one list, which may come in several pages.
 
     `invalid` counts the entries that cannot be read, by the field at fault. `next_page` is the URL of the page after
-    the last one decoded, None when there is none. Bytes are held back until there are `batch_bytes` of them.
+    the last one decoded, None when there is none. `stretches` are those that need not be decoded. Bytes are held back
+    until there are `batch_bytes` of them.
     """
 
     def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES) -> None:
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
+        self.stretches = Stretches()
         self._max_task, self._batch_bytes = max_task, batch_bytes
+        self._yielded: tuple[bytearray, int] | None = None
 
-    def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task]]:
-        """Yield the tasks of one body: decoded bytes, in pieces of any size.
+    def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task] | Stretch]:
+        """Yield the tasks of one body, or a known stretch in their place: decoded bytes, in pieces of any size.
 
         A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
         (`invalid_body`, `too_large`).
@@ -76,22 +80,34 @@ class Decoder:
             return self._array(self._results(start, source), iter(()))
         raise _instead(start)
 
-    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[list[Task]]:
-        cutter = _Cutter()
+    def remember(self, summary: Callable[[], bytes]) -> None:
+        """Note that the batch yielded last need not be decoded again, if that is worth it, and its summary."""
+        if self._yielded:
+            buffer, cut = self._yielded
+            self.stretches.learn(buffer, cut - 1, summary())
+
+    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[list[Task] | Stretch]:
+        cutter = _Cutter(self.stretches)
         separated = False
         for piece in source:
             buffer += piece
-            if len(buffer) < self._batch_bytes:
+            while stretch := self.stretches.recall(buffer):
+                yield stretch
+                separated = True
+                cutter.drop(buffer, 1 + stretch.length)
+            if len(buffer) < self._batch_bytes or self.stretches.awaits(buffer):
                 continue
             cut, batch = cutter.cut(buffer)
             if not cut:
                 self._check_size(buffer)
                 continue
+            # Short ones are not worth their place in memory, nor long ones the wait for their end.
+            if batch is not None and self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
+                self._yielded = buffer, cut
             yield batch if batch is not None else self._one_by_one(buffer, cutter.commas)
+            self._yielded = None
             separated = True
-            del buffer[:cut]
-            buffer[0] = ord("[")
-            cutter.restart()
+            cutter.drop(buffer, cut)
         yield self._rest(buffer, cutter, separated=separated)
 
     def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
@@ -182,16 +198,23 @@ class _Cutter:
     """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
 
     `commas` are those that the exact scan has found, in order. The scan keeps its place between calls, for as long as
-    the buffer only grows; after a cut, `restart` it.
+    the buffer only grows. Where one of the `stretches` seems to begin is the first choice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stretches: Stretches) -> None:
+        self._stretches = stretches
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
-        self.restart()
+        self._restart()
 
-    def restart(self) -> None:
-        """Begin anew behind the opening bracket."""
+    def drop(self, buffer: bytearray, cut: int) -> None:
+        """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
+        del buffer[:cut]
+        buffer[0] = ord("[")
+        self._stretches.moved()
+        self._restart()
+
+    def _restart(self) -> None:
         self.commas: list[int] = []
         self._position, self._depth, self._in_string = 1, 1, False
 
@@ -228,6 +251,7 @@ class _Cutter:
         """
         if self._look is None:
             self._look = _look_of_an_element(buffer)
+        yield from self._stretches.beginnings(self._look, buffer)
         near = _places(self._look, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
         places = _places(self._look, buffer, 1)

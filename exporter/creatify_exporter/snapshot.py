@@ -12,7 +12,7 @@ _MOST_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""
 
 
-class Cell(msgspec.Struct, gc=False):
+class Cell(msgspec.Struct, gc=False, array_like=True):
     """How many tasks there are of one kind, what they used, and when the oldest was created, if it is unfinished.
 
     Times are seconds since the epoch; infinite where no task tells.
@@ -29,46 +29,68 @@ class Cell(msgspec.Struct, gc=False):
         self.oldest = min(self.oldest, other.oldest)
 
 
-class Snapshot:
-    """Sums up a list, batch by batch; it is to be shown only when the list has proved complete.
+class Snapshot(msgspec.Struct, array_like=True):
+    """Sums up tasks; a list is summed up part by part, and shown only when it has proved complete.
 
     `oldest` and `newest` are the creation times that bound the list, in seconds since the epoch; infinite where no task
-    tells its own.
+    tells its own. `cells` are by the names of model and status.
     """
 
-    def __init__(self) -> None:
-        self.oldest, self.newest = inf, -inf
-        self._cells: dict[tuple[str | None, str | None], Cell] = {}
+    oldest: float = inf
+    newest: float = -inf
+    cells: dict[tuple[str | None, str | None], Cell] = {}
 
-    def add(self, batch: list[Task]) -> None:
-        """Take in some tasks; an entry that stands in the list twice counts twice, as it would for a reader."""
+    @classmethod
+    def of(cls, tasks: list[Task]) -> "Snapshot":
+        """Sum up some tasks; an entry that stands in the list twice counts twice, as it would for a reader."""
+        snapshot = cls()
         kinds: defaultdict[tuple[str | None, str | None], list[Task]] = defaultdict(list)
-        for task in batch:
+        for task in tasks:
             kinds[task.model_name, task.status].append(task)
-        for kind, tasks in kinds.items():
-            cell = self._cells.get(kind) or self._cell(*kind)
-            cell.tasks += len(tasks)
-            cell.credits += sum([task.credits_used or 0.0 for task in tasks])
+        for kind, alike in kinds.items():
+            cell = snapshot._cell(*kind)
+            cell.tasks += len(alike)
+            cell.credits += sum([task.credits_used or 0.0 for task in alike])
             if kind[1] in UNFINISHED:
-                cell.oldest = min([cell.oldest, *_created(tasks)])
-        dates = _created(batch)  # as numbers, since times in different zones are slow to compare
-        self.oldest, self.newest = min([self.oldest, *dates]), max([self.newest, *dates])
+                cell.oldest = min([cell.oldest, *_created(alike)])
+        dates = _created(tasks)  # as numbers, since times in different zones are slow to compare
+        snapshot.oldest, snapshot.newest = min([inf, *dates]), max([-inf, *dates])
+        return snapshot
+
+    @classmethod
+    def unpacked(cls, packed: bytes) -> "Snapshot":
+        """Return what `packed` was made of."""
+        return _decoder.decode(packed)
+
+    def packed(self) -> bytes:
+        """Return some 30 bytes for each kind of task, whose names must be text that can be encoded."""
+        return _encoder.encode(self)
+
+    def merge(self, other: "Snapshot") -> None:
+        """Take in what another one has summed up."""
+        for kind, cell in other.cells.items():
+            self._cell(*kind).merge(cell)
+        self.oldest, self.newest = min(self.oldest, other.oldest), max(self.newest, other.newest)
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
         kind = (model_name[:400] if model_name else None, known(raw_status))
-        if kind not in self._cells and len(self._cells) >= _MOST_KINDS:
+        if kind not in self.cells and len(self.cells) >= _MOST_KINDS:
             kind = (None, kind[1])
-        return self._cells.setdefault(kind, Cell())
+        return self.cells.setdefault(kind, Cell())
 
     def by_model(self, models: frozenset[str]) -> dict[str, dict[Status, Cell]]:
         """Return the cells by label values: those of the `models` that the ledger knows, and `other` for the rest."""
         sums: dict[str, dict[Status, Cell]] = {model: {} for model in sorted(models)}
-        for (name, status), cell in self._cells.items():
+        for (name, status), cell in self.cells.items():
             label = model_label(name)
             row = sums.setdefault(label if label in models else OTHER, {})
             row.setdefault(known(status), Cell()).merge(cell)
         return sums
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Snapshot)
 
 
 def _created(tasks: list[Task]) -> list[float]:

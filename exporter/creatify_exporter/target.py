@@ -8,12 +8,12 @@ from typing import Final
 import structlog
 
 from creatify_exporter import log
-from creatify_exporter.client import Client, Listing
+from creatify_exporter.census import Census
+from creatify_exporter.client import Client
 from creatify_exporter.config import Fetch, Workspace
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.feed import Feed, Outcome
 from creatify_exporter.ledger import Account, Ledger
-from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.tasks import API
 
 BALANCE: Final = "remaining_credits"
@@ -38,6 +38,7 @@ class Target:
         self._ledger, self._clock = ledger, clock
         self._list = Client(workspace, fetch, clock)
         self._balance = Client(workspace, fetch, clock)
+        self._census = Census()
         self.feeds = {API: self._feed(API, self._fetch_list, fetch, fetch.min_interval)}
         if workspace.remaining_credits:
             interval = max(fetch.min_interval, _BALANCE_INTERVAL)
@@ -64,25 +65,18 @@ class Target:
 
     def _fetch_list(self) -> Outcome:
         began = time.monotonic()
-        listing, snapshot = self._list.tasks(), Snapshot()
+        listing, snapshot = self._list.tasks(), None
         failure: ExporterError | None = None
         try:
-            self._record(listing, snapshot)
+            with closing(self._ledger.begin(self.workspace.name, API)) as recording:
+                snapshot = self._census.take(listing, recording)
+                # A clock that is ahead must not settle the future.
+                recording.commit(self._clock() if listing.date is None else min(self._clock(), listing.date))
         except (FetchError, LedgerUnavailable) as error:
             failure = error
-        # A list that only the ledger did not take is whole; one that was not fetched to its end is nothing.
+        # A list that only the ledger did not take is whole; one that must not be believed is nothing.
         whole = None if isinstance(failure, FetchError) else snapshot
         return _outcome(failure, began, listing.received, snapshot=whole, invalid=dict(listing.decoder.invalid))
-
-    def _record(self, listing: Listing, snapshot: Snapshot) -> None:
-        """Read the list to its end, and only then commit it."""
-        with closing(self._ledger.begin(self.workspace.name, API)) as recording:
-            for batch in listing:
-                snapshot.add(batch)
-                recording.add(batch)
-            # A clock that is ahead must not settle the future.
-            now = self._clock() if listing.date is None else min(self._clock(), listing.date)
-            recording.commit(now)
 
     def _fetch_balance(self) -> Outcome:
         began = time.monotonic()

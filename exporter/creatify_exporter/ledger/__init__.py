@@ -168,7 +168,8 @@ class Recording:
     """Follows one fetch; nothing of it is in the ledger before `commit`, and nothing ever without it.
 
     Only what the list changes is kept: of a task that stands in the list as it stands in the book, that it was seen;
-    of a settled one, nothing.
+    of a settled one, nothing. Tasks that have settled stay so in all recordings with the same `settled_in`; None
+    stands for nothing.
     """
 
     def __init__(self, ledger: Ledger, name: _Name, book: Book, failure: LedgerUnavailable | None = None) -> None:
@@ -185,21 +186,31 @@ class Recording:
                 self.fold = Fold()
         except LedgerUnavailable as error:
             self._failure = error
+        # A task without a date never settles, and may have the id of one that has.
+        self.settled_in = book if all(row.dated for row in book.rows.values()) else None
         mark = book.marks.settled_before
         self._settled_before = None if mark is None else datetime.fromtimestamp(max(0.0, mark), UTC)
 
-    def add(self, batch: list[Task]) -> None:
-        """Take in a batch; a ledger that fails here says so at `commit`, so that the list can be read to its end."""
+    def add(self, batch: list[Task]) -> bool:
+        """Take in a batch; return whether all of it has settled, so that it never will be news.
+
+        A ledger that fails here says so at `commit`, so that the list can be read to its end.
+        """
         self._listed = self._listed or bool(batch)
         self.dated = self.dated or any(task.created_at for task in batch)
         if self._failure:
-            return
-        news = self._news(batch)
+            return False
+        news, settled = self._news(batch)
         try:
             with unavailable():
                 self.fold.add(news)
         except LedgerUnavailable as error:
             self._failure = error
+        return settled == len(batch)
+
+    def pass_over(self) -> None:
+        """Take notice that the list has tasks that settled long ago, which are no news."""
+        self._listed = self.dated = True
 
     def commit(self, now: float) -> bool:
         """Record the list, which was complete at `now`; return False where another list has been recorded meanwhile.
@@ -218,15 +229,18 @@ class Recording:
         if hasattr(self, "fold"):
             self.fold.close()
 
-    def _news(self, batch: list[Task]) -> list[Sight]:
+    def _news(self, batch: list[Task]) -> tuple[list[Sight], int]:
+        """Return the sights that are news, and how many of the tasks have settled."""
         rows, mark, seen = self.book.rows, self._settled_before, self.seen
-        news = []
+        news, settled = [], 0
         for task in batch:
             row = rows.get(task.id)
             if row is None:
                 created_at = task.created_at
-                if task.id and (mark is None or created_at is None or created_at >= mark) and "\0" not in task.id:
-                    news.append(self._sight(task))  # PostgreSQL cannot store a NUL, and no id has one
+                if mark is not None and created_at is not None and created_at < mark:
+                    settled += 1
+                elif task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
+                    news.append(self._sight(task))
             elif task.status != row.status or task.credits_used != row.credits:
                 if task.id in seen and task.id not in self._changed:
                     # An earlier entry was no news; now that there are two, both have to be compared.
@@ -237,7 +251,7 @@ class Recording:
                 if task.id in self._changed:
                     news.append(self._sight(task))
                 seen.add(task.id)
-        return news
+        return news, settled
 
     def _sight(self, task: Task) -> Sight:
         status = known(task.status)
