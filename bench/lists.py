@@ -1,4 +1,8 @@
-"""Lists of any length, as files: every task has an id and a date of its own, and texts of a simulated account."""
+"""Lists of any length, as files: every task has an id and a date of its own, and texts of a simulated account.
+
+Beside each file stands `.new`: a task in the same notation, with a comma behind it, for the server to put before all
+others, since no list is what it was a scrape ago.
+"""
 
 import gzip
 import json
@@ -16,6 +20,9 @@ from creatify_exporter.simulator.listing import Encoder
 HOUR: Final = 3600.0
 DAY: Final = 24 * HOUR  # the default of ledger.settle_after
 NOTATIONS: Final = {"compact": COMPACT, "white-spaced": SPACED, "other order": REVERSED}
+
+NEW_ID: Final = b"{id of a new task}"
+NEW_DATE: Final = b"{date of a new task}"
 
 _TEMPLATES: Final = 500
 
@@ -42,6 +49,7 @@ def write(path: Path, tasks: int, *, young: float = 0.001, notation: str = "comp
     """
     templates = cycle(_templates(notation, models))
     comma = NOTATIONS[notation].item.encode()
+    path.with_suffix(".new").write_bytes(next(templates).filled(NEW_ID, NEW_DATE) + comma)
     with path.open("wb") as file:
         for number, created in enumerate(_dates(tasks, young)):
             file.write(comma if number else b"[")
@@ -51,8 +59,9 @@ def write(path: Path, tasks: int, *, young: float = 0.001, notation: str = "comp
 
 
 def compress(source: Path, target: Path) -> None:
-    """Compress as a web server does."""
+    """Compress as a web server does, without the bracket before the first task."""
     with source.open("rb") as plain, gzip.open(target, "wb", compresslevel=1) as packed:
+        plain.seek(1)
         while piece := plain.read(1 << 20):
             packed.write(piece)
 

@@ -1,16 +1,23 @@
-"""Serves lists from files, with as little work of its own as can be; never faster than a network, where asked."""
+"""Serves lists from files, with as little work of its own as can be; never faster than a network, where asked.
 
+Each answer on a connection has one task more than the one before, at its beginning.
+"""
+
+import gzip
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from email.utils import formatdate
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
+
+from lists import NEW_DATE, NEW_ID
 
 GIGABIT: Final = 125_000_000  # bytes per second
 HOW: Final = ("plain", "chunked", "gzip", "gigabit")
@@ -45,39 +52,57 @@ def _answer(connection: socket.socket, folder: Path) -> None:
     """Answer the requests of a connection, none of which has a body, until it ends."""
     with connection, suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        received = b""
+        received, asked = b"", 0
         while piece := connection.recv(_PIECE):
             received += piece
             while b"\r\n\r\n" in received:
                 head, _, received = received.partition(b"\r\n\r\n")
                 how, name = head.split(b" ")[1].decode().split("/")[1:3]
-                _send(connection, folder / (f"{name}.gz" if how == "gzip" else name), how)
+                asked += 1
+                _send(connection, folder / name, how, asked)
 
 
-def _send(connection: socket.socket, path: Path, how: str) -> None:
-    size = path.stat().st_size
+def _send(connection: socket.socket, path: Path, how: str, new: int) -> None:
+    start, skipped = _beginning(path.with_suffix(".new"), new), 1  # the bracket
+    if how == "gzip":
+        path, start, skipped = path.with_suffix(".gz"), gzip.compress(start), 0  # a second member follows, RFC 1952
+    size = path.stat().st_size - skipped + len(start)
     length = "Transfer-Encoding: chunked" if how == "chunked" else f"Content-Length: {size}"
     encoding = "Content-Encoding: gzip\r\n" if how == "gzip" else ""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: {formatdate(usegmt=True)}\r\n{encoding}{length}"
     connection.sendall(f"{head}\r\n\r\n".encode())
     with path.open("rb") as file:
         if how == "chunked":
-            _send_chunks(connection, file.fileno(), size)
+            _send_chunks(connection, start, file.fileno(), skipped)
         elif how == "gigabit":
-            _send_slowly(connection, file.fileno(), size)
+            _send_slowly(connection, start, file.fileno(), skipped)
         else:
-            connection.sendfile(file)
+            connection.sendall(start)
+            connection.sendfile(file, skipped)
 
 
-def _send_chunks(connection: socket.socket, file: int, size: int) -> None:
-    for offset in range(0, size, _PIECE):
-        piece = os.pread(file, _PIECE, offset)
+def _beginning(path: Path, new: int) -> bytes:
+    """Return a bracket and so many new tasks."""
+    task = path.read_bytes().replace(NEW_DATE, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode())
+    return b"[" + b"".join(task.replace(NEW_ID, b"new-%d" % number) for number in range(new, 0, -1))
+
+
+def _pieces(start: bytes, file: int, offset: int) -> Iterator[bytes]:
+    yield start
+    while piece := os.pread(file, _PIECE, offset):
+        yield piece
+        offset += len(piece)
+
+
+def _send_chunks(connection: socket.socket, start: bytes, file: int, offset: int) -> None:
+    for piece in _pieces(start, file, offset):
         connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
     connection.sendall(b"0\r\n\r\n")
 
 
-def _send_slowly(connection: socket.socket, file: int, size: int) -> None:
-    began = time.perf_counter()
-    for offset in range(0, size, _PIECE):
-        time.sleep(max(0.0, began + offset / GIGABIT - time.perf_counter()))
-        connection.sendall(os.pread(file, _PIECE, offset))
+def _send_slowly(connection: socket.socket, start: bytes, file: int, offset: int) -> None:
+    began, sent = time.perf_counter(), 0
+    for piece in _pieces(start, file, offset):
+        time.sleep(max(0.0, began + sent / GIGABIT - time.perf_counter()))
+        connection.sendall(piece)
+        sent += len(piece)

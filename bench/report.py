@@ -14,6 +14,7 @@ from cost import Cost
 from steady import Steady
 
 FIRST: Final = "this exporter, first contact"
+SECOND: Final = "this exporter, second scrape"
 LATER: Final = "this exporter, later scrape"
 BARE: Final = "bare download, requests"
 TYPED: Final = "msgspec, typed, whole body"
@@ -65,7 +66,7 @@ def text(figures: Figures) -> str:
         "\n".join(_fits(figures)),
         "### The ledger's part",
         _table(
-            ("tasks in the list", "looking at all of them", "judging and committing"),
+            ("tasks in the list", "looking for news", "judging and committing"),
             [(f"{n:,}", f"{each.look:.2f} ms", f"{each.commit:.2f} ms") for n, each in figures.steady.items()],
         ),
     ]
@@ -112,13 +113,16 @@ def goals(figures: Figures) -> Iterator[Goal]:
     later, bare, typed = base[LATER], base[BARE], base[TYPED]
     at = f"at {figures.variants_at:,} tasks"
     ratio = later.cpu / typed.cpu
-    yield Goal(f"≤ 0.65 × typed msgspec of the whole body {at} (CPU)", f"{ratio:.2f} ×", ratio <= 0.65)
+    aim = f"≤ 0.65 × typed msgspec of the whole body {at} (CPU)"
+    yield Goal(aim, f"{ratio:.2f} ×", ratio <= 0.65)
+    ratio = base[SECOND].cpu / typed.cpu
+    yield Goal(f"{aim}: second scrape, all decoded", f"{ratio:.2f} ×", ratio <= 0.65)
     ratio = later.wall / bare.wall
     yield Goal(f"≤ 3 × the bare download {at} (wall)", f"{ratio:.2f} × (CPU {later.cpu / bare.cpu:.2f} ×)", ratio <= 3)
     slow = next(costs for variant, costs in figures.variants.items() if variant.how == "gigabit")
     ratio = slow[LATER].wall / slow[BARE].wall
     yield Goal(f"≤ 1.5 × the bare download {at} at 1 Gbit/s (wall)", f"{ratio:.2f} ×", ratio <= 1.5)
-    for scrape in (FIRST, LATER):
+    for scrape in (FIRST, SECOND, LATER):
         memory = max(_costs(costs)[scrape].memory for costs in figures.sizes.values())
         aim = f"memory growth ≤ 16 MB up to {max(figures.sizes):,} tasks, 0.1 % young: {scrape.partition(', ')[2]}"
         yield Goal(aim, f"{memory:.1f} MB", memory <= 16)
@@ -134,8 +138,8 @@ def _ledger_goals(measured: Mapping[int, Steady]) -> Iterator[Goal]:
     aim = f"one new task per scrape: no more ledger time at {many:,} tasks than at {few:,}"
     commits = f"{short.commit:.2f} → {long.commit:.2f} ms"
     yield Goal(f"{aim}: judging and committing", commits, long.commit <= 2 * short.commit)
-    looks = f"{short.look:.2f} → {long.look:.1f} ms, {1e6 * long.look / many:.0f} ns a task"
-    yield Goal(f"{aim}: with looking each task up", looks, long.look <= 2 * short.look)
+    looks = f"{short.look:.2f} → {long.look:.2f} ms, {1e6 * long.look / many:.1f} ns a task"
+    yield Goal(f"{aim}: looking for news", looks, long.look <= 2 * short.look)
 
 
 def _goals_at_rest(rest: Mapping[str, float]) -> Iterator[Goal]:
@@ -148,7 +152,7 @@ def _goals_at_rest(rest: Mapping[str, float]) -> Iterator[Goal]:
 
 
 def _fits(figures: Figures) -> Iterator[str]:
-    for name in (LATER, FIRST, BARE):
+    for name in (LATER, SECOND, FIRST, BARE):
         points = [(tasks, _costs(costs)[name].cpu) for tasks, costs in figures.sizes.items()]
         slope, intercept, worst = _fit(points)
         yield (
@@ -175,7 +179,8 @@ def write(figures: Figures, folder: Path) -> None:
     before = document.read_text()
     assert _PART.search(before), "performance.md has no place for what is measured"
     document.write_text(_PART.sub(lambda part: f"{part[1]}\n{text(figures)}\n{part[2]}", before))
-    names = [LATER, *(name for name in figures.sizes[min(figures.sizes)] if name not in (LATER, FIRST))]
+    ours = (LATER, SECOND, FIRST)
+    names = [LATER, SECOND, *(name for name in figures.sizes[min(figures.sizes)] if name not in ours)]
     panels = [
         chart.Panel("CPU of one scrape", "seconds", {name: _line(figures, name, "cpu") for name in names}),
         chart.Panel(

@@ -26,7 +26,7 @@ import steady
 from cost import Cost
 from others import METHODS
 from product import Exporter
-from report import BARE, FIRST, LATER, TYPED, Figures, Variant
+from report import BARE, FIRST, LATER, SECOND, TYPED, Figures, Variant
 
 SIZES: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 QUICK_SIZES: Final = (100, 1_000, 10_000)
@@ -65,9 +65,9 @@ class Bench(NamedTuple):
         return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
     def product(self, name: str, how: str = "plain") -> dict[str, Cost]:
-        """Measure the first contact and a later scrape of one exporter."""
+        """Measure one exporter: the first contact, the scrape that learns what has settled, and a later one."""
         with Exporter(self.upstream(name, how)) as exporter:
-            return {FIRST: exporter.scrape(), LATER: exporter.scrape()}
+            return {each: exporter.scrape() for each in (FIRST, SECOND, LATER)}
 
 
 def by_size(bench: Bench, sizes: tuple[int, ...], runs: int) -> Iterator[tuple[int, dict[str, Cost | str]]]:

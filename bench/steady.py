@@ -3,26 +3,33 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from creatify_exporter.census import Census
+from creatify_exporter.client import Listing
 from creatify_exporter.collector import rules
 from creatify_exporter.config import Config, Workspace
 from creatify_exporter.credential import Credential
-from creatify_exporter.ledger import Ledger
+from creatify_exporter.decoder import Decoder
+from creatify_exporter.ledger import Ledger, Recording
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.tasks import API, Task
+from creatify_exporter.tasks import API
 
 _UNSETTLED: Final = 100
-_BATCH: Final = 160  # tasks in a full buffer
+_ENTRY: Final = (
+    '{"id":"%036d","model_name":"gemini-2.5-pro","status":"done","credits_used":1.0,"created_at":"%s","response_text":"'
+    + "x" * 2800
+    + '"}'
+)
 
 
 class Steady(NamedTuple):
-    """Milliseconds of CPU: to look at all tasks of a list, and to commit it."""
+    """Milliseconds of CPU: to look for news in a list, and to commit it."""
 
     look: float
     commit: float
@@ -33,6 +40,7 @@ def measured(sizes: tuple[int, ...], runs: int) -> dict[int, Steady]:
     scrapes = {tasks: _scrapes(tasks) for tasks in sizes}
     for each in scrapes.values():
         next(each)  # the first contact
+        next(each)  # what has settled is noted
     rounds = [{tasks: next(each) for tasks, each in scrapes.items()} for _ in range(runs)]
     return {
         tasks: Steady(*(statistics.median(values) for values in zip(*(each[tasks] for each in rounds), strict=True)))
@@ -43,27 +51,45 @@ def measured(sizes: tuple[int, ...], runs: int) -> dict[int, Steady]:
 def _scrapes(tasks: int) -> Iterator[Steady]:
     now = time.time()
     workspace = Workspace(name="default", api_id=Credential("benchmark"), api_key=Credential("benchmark-key"))
-    listed = [_task(number, now if number < _UNSETTLED else now - 1e6) for number in range(tasks)]
+    census = Census()
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Ledger(SqliteStore(Path(folder) / "ledger.db"), rules(Config(workspaces=(workspace,))))) as ledger,
     ):
-        for number in count(tasks):
-            listed.append(_task(number, now))
+        for length in count(tasks):
             with closing(ledger.begin("default", API)) as recording:
+                looked = _look(census, _pieces(length, now), recording)
                 began = time.thread_time()
-                for first in range(0, len(listed), _BATCH):
-                    recording.add(listed[first : first + _BATCH])
-                looked = time.thread_time()
                 assert recording.commit(time.time())
-                yield Steady(1e3 * (looked - began), 1e3 * (time.thread_time() - looked))
+                yield Steady(1e3 * looked, 1e3 * (time.thread_time() - began))
 
 
-def _task(number: int, created: float) -> Task:
-    return Task(
-        id=f"task-{number}",
-        model_name="gemini-2.5-pro",
-        status="done",
-        credits_used=1.0,
-        created_at=datetime.fromtimestamp(created, UTC),
-    )
+def _look(census: Census, pieces: Iterator[bytes], recording: Recording) -> float:
+    """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
+    decoder, spent = Decoder(max_task=1 << 20), [0.0]
+    for name in ("add", "pass_over"):
+        setattr(recording, name, _timed(getattr(recording, name), spent))
+    census.take(Listing(lambda _: decoder.batches(pieces), decoder), recording)
+    return spent[0]
+
+
+def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    def timed(*arguments: Any) -> Any:  # noqa: ANN401 - as what is timed
+        began = time.thread_time()
+        try:
+            return call(*arguments)
+        finally:
+            spent[0] += time.thread_time() - began
+
+    return timed
+
+
+def _pieces(length: int, now: float) -> Iterator[bytes]:
+    """Write a list of which the last tasks are young."""
+    old, young = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (now - 1e6, now))
+    before = "["
+    for number in range(length):
+        created = old if number < length - _UNSETTLED else young
+        yield (before + _ENTRY % (number, created)).encode()
+        before = ","
+    yield b"]"

@@ -19,16 +19,18 @@ class Census:
     def take(self, listing: Listing, recording: Recording) -> Snapshot:
         """Read a list to its end, in batches or stretches of settled tasks; raise `FetchError` where it has none."""
         listing.decoder.stretches = stretches = self._known_to(recording)
-        snapshot = Snapshot()
+        snapshot, recalled = Snapshot(), False
         for batch in listing:
             if isinstance(batch, Stretch):
                 part = Snapshot.unpacked(batch.summary)
-                recording.pass_over()
+                recalled = True
             else:
                 part = Snapshot.of(batch)
                 if recording.add(batch):
                     listing.decoder.remember(part.packed)
             snapshot.merge(part)
+        if recalled:
+            recording.pass_over()
         self._settled_in, self.stretches = recording.settled_in, stretches
         return snapshot
 
