@@ -1,5 +1,8 @@
-"""What a scrape costs grows as it should: counted in calls and statements, which no busy machine changes."""
+"""What a scrape costs grows as it should: counted in calls, statements and instructions, not in seconds."""
 
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -8,6 +11,7 @@ from types import FrameType
 
 import pytest
 
+from conftest import tool
 from creatify_exporter.decoder import Decoder
 from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.tasks import Task
@@ -99,3 +103,28 @@ def cost_of_decoding(number: int) -> int:
 def test_decoding_takes_as_many_calls_for_each_task_at_any_length() -> None:
     costs = {number: cost_of_decoding(number) / number for number in (5_000, 10_000, 20_000)}
     assert costs[20_000] < 1.1 * costs[10_000] < 1.1 * 1.1 * costs[5_000]
+
+
+def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -> None:
+    """Counted by the processor's own measure, in which a scan that one call in C makes too often is seen as well."""
+    program = Path(__file__).with_name("scrapes.py")
+    valgrind = [tool("valgrind", "valgrind"), "--tool=callgrind", f"--callgrind-out-file={tmp_path / 'calls'}.%p"]
+    sizes = (1_000, 2_000, 4_000)
+    running = [
+        subprocess.Popen(
+            [*valgrind, sys.executable, str(program), str(tasks)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+        for tasks in sizes
+    ]
+    counts = []
+    for process in running:
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        found = re.search(r"Collected : (\d+)", said)
+        assert found, said
+        counts.append(int(found[1]))
+    short, long = counts[1] - counts[0], counts[2] - counts[1]
+    assert long < 2.5 * short, dict(zip(sizes, counts, strict=True))  # 2 where it is linear, 4 where it is quadratic
