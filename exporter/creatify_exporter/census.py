@@ -2,19 +2,22 @@
 
 from creatify_exporter.client import Listing
 from creatify_exporter.ledger import Recording
+from creatify_exporter.ledger.book import Book
 from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.stretch import Stretch, Stretches
 
 
 class Census:
-    """Reads the lists of one workspace, one after the other.
-
-    `stretches` are those of the last whole list that the next one need not decode.
-    """
+    """Reads the lists of one workspace, one after the other; each teaches the next what need not be decoded."""
 
     def __init__(self) -> None:
-        self.stretches = Stretches()
-        self._settled_in: object = None
+        # One value, since a fetch that was left behind may end beside the one that took its place.
+        self._last: tuple[Book | None, Stretches] = (None, Stretches())
+
+    @property
+    def stretches(self) -> Stretches:
+        """Those that the last whole list had."""
+        return self._last[1]
 
     def take(self, listing: Listing, recording: Recording) -> Snapshot:
         """Read a list to its end, in batches or stretches of settled tasks; raise `FetchError` where it has none."""
@@ -31,10 +34,10 @@ class Census:
             snapshot.merge(part)
         if recalled:
             recording.pass_over()
-        self._settled_in, self.stretches = recording.settled_in, stretches
+        self._last = recording.settled_in, stretches
         return snapshot
 
     def _known_to(self, recording: Recording) -> Stretches:
         """Return the stretches of the list before, if their tasks have settled for this recording too."""
-        same = recording.settled_in is not None and recording.settled_in is self._settled_in
-        return Stretches(self.stretches if same else None)
+        settled_in, stretches = self._last
+        return Stretches(stretches if settled_in and settled_in is recording.settled_in else None)
