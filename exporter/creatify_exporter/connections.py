@@ -26,6 +26,7 @@ _LONGEST_HEAD: Final = 2**14  # bytes of a request before its body
 _LONGEST_REQUEST: Final = 2**16  # bytes, the body included, for which no route has a use; or what comes before its turn
 _PIECE: Final = 2**15  # bytes of an answer that are held for the system to take
 _SYSTEM_BUFFER: Final = 2**15  # bytes that the system keeps for a connection, each way; Linux makes it twice that
+_QUEUE: Final = 2**15  # connections to be accepted; the system has a lower limit, beyond which a client waits seconds
 _BATCH: Final = 64  # connections that are accepted before others have their turn
 _SPARE_FILES: Final = 256  # for the ledger, for fetches and for all else that is not a connection here
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -78,7 +79,7 @@ class Connections:
             listening.setblocking(False)
             for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
                 listening.setsockopt(socket.SOL_SOCKET, buffer, _SYSTEM_BUFFER)
-            listening.listen(self._limits.connections)
+            listening.listen(_QUEUE)
             loop.add_reader(listening, self._accept, listening)
         await asyncio.wait([watching, stopping], return_when=asyncio.FIRST_COMPLETED)
         for listening in sockets:
