@@ -111,6 +111,12 @@ def hasty() -> Iterator[Site]:
         yield one
 
 
+def tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PAIR / "server.pem", PAIR / "server.key")
+    return context
+
+
 def is_closed(connection: socket.socket) -> bool:
     """Whether the other end closes it, be it with a word before."""
     with suppress(ConnectionResetError):
@@ -166,9 +172,7 @@ def test_who_sends_no_complete_request_is_closed(hasty: Site, sent: bytes) -> No
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
 def test_who_ends_no_handshake_is_closed(sent: bytes) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(PAIR / "server.pem", PAIR / "server.key")
-    with Site(HASTY, context) as site:
+    with Site(HASTY, tls()) as site:
         assert is_closed(site.connect(sent))
         until(lambda: site.tasks() == 0)
 
@@ -209,12 +213,46 @@ def test_who_does_not_take_the_answer_is_closed(hasty: Site) -> None:
     connection.close()
 
 
+def test_a_large_answer_comes_over_tls_too() -> None:
+    with Site(HASTY, tls()) as site:
+        trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+        trusting.check_hostname = False
+        with trusting.wrap_socket(site.connect()) as connection:
+            for _ in range(2):
+                connection.sendall(GET)
+                assert hears(connection)
+            connection.sendall(request("/large", method="GET"))
+            assert taken(connection) > LARGE
+
+
 def test_who_takes_the_answer_slowly_gets_all_of_it(hasty: Site) -> None:
     with hasty.connect(request("/large", "Connection: close", method="GET")) as connection:
         assert taken(connection, pause=0.02) > LARGE
 
 
 # --- Number --------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_taken_in_some_at_a_time_so_that_neither_it_nor_others_wait_for_long(stack: ExitStack) -> None:
+    flood = 200
+    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=flood))
+    for _ in range(flood):
+        stack.enter_context(socket.create_connection(listening.getsockname()))
+
+    async def nobody(*_: object) -> None:
+        raise AssertionError("nothing was asked")
+
+    async def turns() -> int:
+        connections, stop, count = Connections(nobody, limits=PATIENT), asyncio.Event(), 0
+        serving = asyncio.create_task(connections.serve([listening], stop))
+        while connections.open < flood:
+            await asyncio.sleep(0)
+            count += 1
+        stop.set()
+        await serving
+        return count
+
+    assert 3 <= asyncio.run(turns()) < 30
 
 
 def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStack) -> None:
@@ -393,7 +431,7 @@ def test_no_request_is_hidden_in_another(site: Site, raw: bytes) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"HTTP/1.1 505"),
         (request("/", "Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), b"HTTP/1.1 200"),
         (request("/", "Connection: Upgrade", "Upgrade: websocket", method="GET"), b"HTTP/1.1 200"),
-        (b"GET / HTTP/3.0\r\n\r\n", b"HTTP/1.1 505"),
+        (b"HEAD / HTTP/3.0\r\n\r\n", b"HTTP/1.1 505"),
         (request("/", "Expect: 100-continue", "Content-Length: 1"), b"HTTP/1.1 100"),
     ],
 )

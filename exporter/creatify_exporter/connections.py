@@ -22,8 +22,8 @@ import h11
 import structlog
 from starlette.types import ASGIApp, Message, Scope
 
-_LONGEST_HEAD: Final = 2**14  # bytes of a request before its body
-_LONGEST_REQUEST: Final = 2**16  # bytes, the body included, for which no route has a use; or what comes before its turn
+_LONGEST_HEAD: Final = 2**14  # bytes of a request before its body; also of the requests that come before their turn
+_LONGEST_REQUEST: Final = 2**16  # bytes, the body included, for which no route has a use
 _PIECE: Final = 2**15  # bytes of an answer that are held for the system to take
 _SYSTEM_BUFFER: Final = 2**15  # bytes that the system keeps for a connection, each way; Linux makes it twice that
 _QUEUE: Final = 2**15  # connections to be accepted; the system has a lower limit, beyond which a client waits seconds
@@ -239,9 +239,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be ready for a request."""
         self._connected, self._transport = True, transport  # type: ignore[assignment]  # this kind is for streams
-        self._transport.set_write_buffer_limits(0)
         self._http, self._writable = h11.Connection(h11.SERVER, _LONGEST_HEAD), asyncio.Event()
         self._writable.set()
+        self._transport.set_write_buffer_limits(1)  # with 0, TLS would wait for nothing to be taken
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived; while a request is answered, the next ones wait, as far as there is room."""
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         self._http.receive_data(data)
         if not self._answering:
             self._advance()
-        elif self._received > _LONGEST_REQUEST:
+        if self._answering and self._received > _LONGEST_HEAD:
             self.drop()
 
     def eof_received(self) -> bool:
@@ -322,12 +322,10 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "a body cannot have two lengths")
 
     def _refuse(self, status: int, reason: str = "") -> None:
-        """Answer what does not get as far as the app, and close."""
+        """Answer what does not get as far as the app, and close; the reason stands beside the status."""
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not self._transport.is_closing():
-            body = f"{reason}\n".encode() if reason else b""
-            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-            response = h11.Response(status_code=status, headers=[*headers, _date(), (b"connection", b"close")])
-            self._write(response, h11.Data(data=body), h11.EndOfMessage())
+            headers = [(b"content-length", b"0"), (b"connection", b"close"), _date()]
+            self._write(h11.Response(status_code=status, reason=reason, headers=headers), h11.EndOfMessage())
         self._transport.close()
 
     def _begin_answer(self) -> None:
