@@ -144,8 +144,9 @@ class Connections:
         if not self._crowded:  # told once for each crowd
             self._crowded = True
             _log.warning("too many connections, those without a request are dropped", reason=reason)
-        for connection in itertools.islice(itertools.chain(self._waiting, self._answered), 1):
-            connection.drop()
+        oldest = next(itertools.chain(self._waiting, self._answered), None)
+        if oldest:
+            oldest.drop()
 
     def waits(self, connection: "Connection", answer: bytes = b"") -> None:
         """Note that it is the client's turn, to take an answer or to ask for one."""
@@ -156,14 +157,9 @@ class Connections:
 
     def _bound_answers(self) -> None:
         """Drop those who have let us wait the longest with answers that take too much memory, but the last one."""
-        owing = {each: wait.answer for each, wait in self._waiting.items() if wait.answer}
-        sizes = {id(answer): len(answer) for answer in owing.values()}
-        for connection in list(owing)[:-1]:
-            if sum(sizes.values()) <= self._limits.untaken:
-                return
-            connection.drop()
-            del owing[connection]
-            sizes = {id(answer): len(answer) for answer in owing.values()}
+        owing = [(each, wait.answer) for each, wait in self._waiting.items() if wait.answer]
+        while len(owing) > 1 and sum({id(answer): len(answer) for _, answer in owing}.values()) > self._limits.untaken:
+            owing.pop(0)[0].drop()
 
     def answers(self, connection: "Connection") -> None:
         """Note that it is ours."""
