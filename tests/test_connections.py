@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -309,6 +310,20 @@ def test_who_says_that_it_will_say_no_more_still_hears_the_answer(site: Site) ->
     assert hears(connection, b"/held")
     assert is_closed(connection)
     until(lambda: site.tasks() == 0)
+
+
+def test_a_connection_over_tls_costs_little_memory(stack: ExitStack) -> None:
+    trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+    trusting.check_hostname = False
+    with Site(context=tls()) as site:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(20):
+            connection = stack.enter_context(trusting.wrap_socket(site.connect()))
+            connection.sendall(GET)
+            assert hears(connection)
+        taken, _ = tracemalloc.get_traced_memory()
+    assert taken / 20 < 128 * 1024
 
 
 # --- A stop --------------------------------------------------------------------------------------------------------

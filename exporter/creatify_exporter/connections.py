@@ -12,6 +12,7 @@ import itertools
 import resource
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from email.utils import formatdate
@@ -25,7 +26,8 @@ from starlette.types import ASGIApp, Message, Scope
 _LONGEST_HEAD: Final = 2**14  # bytes of a request before its body; also of the requests that come before their turn
 _LONGEST_REQUEST: Final = 2**16  # bytes, the body included, for which no route has a use
 _PIECE: Final = 2**15  # bytes of an answer that are held for the system to take
-_SYSTEM_BUFFER: Final = 2**15  # bytes that the system keeps for a connection, each way; Linux makes it twice that
+_RECEIVE_BUFFER: Final = 2**15  # bytes that the system keeps for a connection; Linux makes it twice that
+_SEND_BUFFER: Final = 2**16  # likewise; with less than two segments of loopback, each piece waits 40 ms for a receipt
 _QUEUE: Final = 2**15  # connections to be accepted; the system has a lower limit, beyond which a client waits seconds
 _BATCH: Final = 64  # connections that are accepted before others have their turn
 _SPARE_FILES: Final = 256  # for the ledger, for fetches and for all else that is not a connection here
@@ -70,6 +72,7 @@ class Connections:
         self._tasks: set[asyncio.Task[None]] = set()
         self._crowded = False
         self._empty = asyncio.Event()
+        SSLProtocol.max_size = _RECEIVE_BUFFER  # what asyncio sets aside for each connection over TLS, else 256 KiB
 
     async def serve(self, sockets: Sequence[socket.socket], stop: asyncio.Event) -> None:
         """Serve on listening sockets until `stop`; requests in flight are answered before it returns."""
@@ -77,8 +80,8 @@ class Connections:
         watching, stopping = loop.create_task(self._watch()), loop.create_task(stop.wait())
         for listening in sockets:
             listening.setblocking(False)
-            for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
-                listening.setsockopt(socket.SOL_SOCKET, buffer, _SYSTEM_BUFFER)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)  # connections inherit it
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
             listening.listen(_QUEUE)
             loop.add_reader(listening, self._accept, listening)
         await asyncio.wait([watching, stopping], return_when=asyncio.FIRST_COMPLETED)

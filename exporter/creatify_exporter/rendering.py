@@ -38,8 +38,10 @@ class Renderings:
             return gzip.compress(body, 1) if compressed and len(body) >= _LEAST_COMPRESSED else body
 
         body = await self.render((content_type, compressed, own, *(visit.identity for visit in visits)), work)
-        encoding = {"Content-Encoding": "gzip"} if body.startswith(b"\x1f\x8b") else {}
-        return Response(body, headers={"Content-Type": content_type, "Vary": "Accept, Accept-Encoding", **encoding})
+        answer = Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})
+        if body.startswith(b"\x1f\x8b"):  # else the middleware says so
+            answer.headers.update({"Content-Encoding": "gzip", "Vary": "Accept, Accept-Encoding"})
+        return answer
 
     async def render(self, key: Hashable, work: Callable[[], bytes]) -> bytes:
         """Return what `work` does when its turn comes, or what that of an equal key did which waited already."""
