@@ -388,7 +388,9 @@ class Connection(asyncio.Protocol):
             self._connections.answers(self)
 
     def _write(self, *events: h11.Event) -> None:
-        self._transport.write(b"".join(filter(None, map(self._http.send, events))))
+        data = b"".join(filter(None, map(self._http.send, events)))
+        if not self._transport.is_closing():  # else asyncio logs each attempt
+            self._transport.write(data)
 
 
 async def _nothing() -> Message:
