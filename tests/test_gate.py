@@ -1,4 +1,4 @@
-"""The gate, asked as hypercorn asks it, and its files changed under its eyes."""
+"""The gate, asked as a server asks it, and its files changed under its eyes."""
 
 import asyncio
 import base64
@@ -155,7 +155,6 @@ def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
         ("/nowhere", [login("canary")], {}, 404),
         ("/-/ready", [], {"method": "POST"}, 405),
         ("/broken", [login("canary")], {}, 500),
-        ("/", [], {"type": "websocket", "subprotocols": []}, 404),
     ],
 )
 def test_every_response_carries_the_headers(
@@ -167,13 +166,6 @@ def test_every_response_carries_the_headers(
         ["deny"],
         ["1"],
     )
-
-
-def test_http2_is_refused_where_it_is_off(folder: Path) -> None:
-    off = opened(folder, "http_server_config: {http2: false}\n")
-    assert ask(off, "/", http_version="2").status == 505
-    assert ask(off, "/").status == 200
-    assert ask(opened(folder, HEADERS), "/", http_version="2").status == 200
 
 
 def test_tls_cannot_come_or_go_without_a_restart(folder: Path) -> None:

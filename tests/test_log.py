@@ -88,9 +88,9 @@ def test_the_last_configuration_holds(lines: io.StringIO) -> None:
 
 
 def test_the_standard_librarys_loggers_take_the_same_way(lines: io.StringIO) -> None:
-    logging.getLogger("hypercorn.error").info("Running on %s", "http://[::]:10081")
+    logging.getLogger("urllib3.util").info("Running on %s", "http://[::]:10081")
     event = json.loads(lines.getvalue())
-    assert (event["logger"], event["msg"]) == ("hypercorn.error", "Running on http://[::]:10081")
+    assert (event["logger"], event["msg"]) == ("urllib3.util", "Running on http://[::]:10081")
 
 
 def test_a_warning_is_an_event(lines: io.StringIO) -> None:
@@ -175,7 +175,7 @@ def test_an_event_that_cannot_be_written_shows_no_secret(
 ) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler for handler in root.handlers if type(handler).__module__ == log.__name__]
-    logging.getLogger("hypercorn").warning("%d requests", CANARY)
+    logging.getLogger("urllib3").warning("%d requests", CANARY)
     assert "an event cannot be logged" in written.getvalue()
     assert "canary" not in written.getvalue() + "".join(capsys.readouterr())
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import signal
 import socket
 import threading
 import time
@@ -48,7 +49,7 @@ class Answer(NamedTuple):
 
 
 class Site:
-    """A server's routes, asked as hypercorn asks them."""
+    """A server's routes, asked as the connections ask them."""
 
     def __init__(
         self,
@@ -487,6 +488,29 @@ def test_the_landing_page_is_for_a_browser(exporter: Exporter, tmp_path: Path) -
     (tmp_path / "page.html").write_text(page.text)
     assert page.text.startswith("<!DOCTYPE html>")
     assert '<a href="metrics">' in page.text
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site, signum: signal.Signals) -> None:
+    reloaded = threading.Event()
+
+    def load() -> Config:
+        reloaded.set()
+        return idle.config
+
+    async def serve() -> None:
+        serving = asyncio.create_task(Server(idle.collector, load).run(listen(["127.0.0.1:0"])))
+        await asyncio.sleep(0)
+        for _ in range(100_000):  # each is a byte in the pipe, as from a thread that has ended
+            asyncio.get_running_loop().call_soon_threadsafe(int)
+        signal.raise_signal(signum)
+        if signum is signal.SIGHUP:
+            assert await asyncio.to_thread(reloaded.wait, 30)
+            signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await serving
+
+    asyncio.run(serve())
 
 
 def test_an_answer_is_sent_at_once() -> None:

@@ -39,11 +39,11 @@ def prometheus(authority: Authority) -> Pair:
 def configured(tmp_path: Path, server: Pair) -> Callable[..., ssl.SSLContext]:
     """Return what makes a context of more lines for `tls_server_config`."""
 
-    def context(*lines: str, http2: bool = True) -> ssl.SSLContext:
+    def context(*lines: str) -> ssl.SSLContext:
         section = [f"cert_file: {server.cert}", f"key_file: {server.key}", *lines]
         text = "tls_server_config:\n" + "".join(f"  {line}\n" for line in section)
         path = tmp_path / "web.yml"
-        path.write_text(f"{text}http_server_config: {{http2: {str(http2).lower()}}}\n")
+        path.write_text(text)
         made = load(path, {}).context
         assert made
         return made
@@ -94,14 +94,9 @@ def refused(server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSess
 Configured = Callable[..., ssl.SSLContext]
 
 
-def test_the_newest_version_and_http2_are_agreed_on(configured: Configured, authority: Authority) -> None:
+def test_the_newest_version_and_http_1_are_agreed_on(configured: Configured, authority: Authority) -> None:
     _, end = shake(configured(), client(authority))
-    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.3", "h2")
-
-
-def test_http2_is_not_offered_where_it_is_off(configured: Configured, authority: Authority) -> None:
-    _, end = shake(configured(http2=False), client(authority))
-    assert end.selected_alpn_protocol() == "http/1.1"
+    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.3", "http/1.1")
 
 
 def test_versions_are_kept(configured: Configured, authority: Authority) -> None:
@@ -204,7 +199,7 @@ def test_a_new_context_holds_for_new_connections_in_all_it_says(
     latest.latest = lambda: contexts[-1]
     assert shake(latest, client(authority))[1].version() == "TLSv1.3"
     lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}", "max_version: TLS12"]
-    contexts.append(configured(*lines, http2=False))
+    contexts.append(configured(*lines))
     assert refused(latest, client(authority))
     end = shake(latest, client(authority, prometheus))[1]
     assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.2", "http/1.1")

@@ -67,14 +67,14 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert list(read("valid-users").basic_auth_users) == ["alice", "bob", "yves@example.com"]
 
 
-def test_the_defaults_are_those_of_the_toolkit() -> None:
+def test_the_defaults_are_those_of_the_toolkit_but_for_http2() -> None:
     config = read("valid-tls-inline")
     tls = config.tls_server_config
     assert tls
     assert (tls.min_version, tls.max_version) == (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
     assert tls.prefer_server_cipher_suites
     assert tls.files == {}
-    assert config.http_server_config.http2
+    assert not config.http_server_config.http2
     assert config.http_server_config.response_headers == {}
 
 

@@ -48,6 +48,12 @@ class Visit:
         """What the scrape may wait for."""
         return [turn.future for turn in self._turns.values()]
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What is the same for visits that would be answered alike, as long as all of them are kept."""
+        ends = (turn.future.result() if turn.future.done() else turn.future for turn in self._turns.values())
+        return (self.target.workspace.name, *map(id, ends))
+
     def outcome(self, api: str) -> Outcome:
         """Return how the fetch ended; to a scrape that can wait no longer, the late list or that there is none."""
         future, late = self._turns[api]

@@ -116,19 +116,12 @@ class Gate:
         """Return `app` with this gate before it."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                await app(scope, receive, send)
-                return
             refusal = await self._refusal(scope)
             await (app if refusal is None else refusal)(scope, receive, self._with_headers(send))
 
         return guarded
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        if scope["type"] == "websocket":  # the routes know none; only here does the answer get its headers
-            return PlainTextResponse("there is no websocket here\n", 404)
-        if scope["http_version"].startswith("2") and not self.config.http_server_config.http2:
-            return PlainTextResponse("HTTP/2 is switched off here\n", 505)
         if scope["path"] in _OPEN:
             return None
         verdict = await self._users.verdict(_authorization(scope))
@@ -143,7 +136,7 @@ class Gate:
         headers = self._headers
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if message["type"] == "http.response.start":
                 own = [pair for pair in message.get("headers", ()) if pair[0].lower() not in headers]
                 message = {**message, "headers": [*own, *headers.items()]}
             await send(message)

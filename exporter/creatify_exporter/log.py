@@ -1,6 +1,6 @@
 """The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
 
-What the standard library's loggers say (hypercorn, urllib3, asyncio, warnings) takes the same way, and so do
+What the standard library's loggers say (urllib3, asyncio, warnings) takes the same way, and so do
 exceptions that nobody caught.
 """
 

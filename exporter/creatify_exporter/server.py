@@ -12,7 +12,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import structlog
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
@@ -27,7 +26,7 @@ from creatify_exporter.connections import LIMITS, Connections
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.feed import Outcome
 from creatify_exporter.gate import Gate
-from creatify_exporter.metrics import Exposition
+from creatify_exporter.rendering import Renderings
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 
@@ -53,6 +52,7 @@ class Server:
         self._collector, self._load, self._gate = collector, load, gate or Gate()
         self._telemetry_path, self._external_url = telemetry_path, external_url
         self._stop = asyncio.Event()
+        self._renderings = Renderings(collector)
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
 
@@ -77,8 +77,8 @@ class Server:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+            _handle(signum, self._stop.set)
+        _handle(signal.SIGHUP, self._begin_reload)
         watching = loop.create_task(self._gate.watch())
         connections = Connections(self._gate.before(self.app()), self._gate.context)
         await connections.serve(sockets, self._stop)
@@ -103,10 +103,7 @@ class Server:
         fetches = {asyncio.wrap_future(future) for visit in visits for future in visit.futures}
         if fetches:
             await self._wait(fetches, self._patience(request.headers))
-        encode, content_type = _encoder(request.headers.get("Accept", ""))
-        # Rendering thousands of series takes a while, and may wait for the ledger: not in the event loop.
-        body = await asyncio.to_thread(lambda: encode(self._collector.exposition(visits, own=own)))
-        return Response(body, media_type=None, headers={"Content-Type": content_type})
+        return await self._renderings.scrape(request.headers, visits, own=own)
 
     async def _wait(self, fetches: set[asyncio.Future[Outcome]], patience: float) -> None:
         """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
@@ -188,16 +185,23 @@ class Server:
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
     async def _page(self, _: Request) -> Response:
-        body = await asyncio.to_thread(page.render, self._collector, self._telemetry_path)
+        body = await self._renderings.render(
+            "page", lambda: page.render(self._collector, self._telemetry_path).encode()
+        )
         return HTMLResponse(body, headers=page.HEADERS)
 
 
-def _encoder(accept: str) -> tuple[Callable[[Exposition], bytes], str]:
-    """Return what renders OpenMetrics where it is asked for, else the classic text format, and its content type."""
-    try:
-        return choose_encoder(accept)
-    except ValueError:  # a header that asks for no version there is
-        return choose_encoder("")
+def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
+    """Let `react` be called by the running loop at each such signal.
+
+    asyncio alone loses one while the pipe that wakes the loop is full, as when many threads have ended during a long
+    turn: it learns from a byte in the pipe which signal there was. So here that byte only wakes the loop.
+    """
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signum, lambda: None)
+    signal.signal(signum, lambda *_: loop.call_soon_threadsafe(react))
+    signal.siginterrupt(signum, False)  # as asyncio has it
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 
 async def _healthy(_: Request) -> Response:

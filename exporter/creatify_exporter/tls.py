@@ -136,26 +136,18 @@ class ServerTLS(Section, frozen=True, kw_only=True):
         pems: tuple[Pem | None, ...] = (self.cert, self.key, self.client_ca)
         return {pem.path: pem.mark for pem in pems if pem and pem.path}
 
-    @property
-    def lacks_http2_suite(self) -> bool:
-        """Whether the suites are chosen such that HTTP/2 over TLS 1.2 would break (RFC 7540, section 9.2.2)."""
-        chosen = set(self.cipher_suites) - _TLS13_SUITES
-        if not chosen or self.min_version == ssl.TLSVersion.TLSv1_3:
-            return False
-        return not any(suite.endswith("_WITH_AES_128_GCM_SHA256") for suite in chosen)
-
-    def context(self, *, http2: bool) -> "Context":
+    def context(self) -> "Context":
         """Return what new connections begin with."""
         context = Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version, context.maximum_version = self.min_version, self.max_version
-        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION  # RFC 7540, section 9.2.1
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         if not self.prefer_server_cipher_suites:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
         suites = [_TLS12_SUITES[name] for name in self.cipher_suites if name in _TLS12_SUITES]
         context.set_ciphers(":".join(suites) or _DEFAULT_SUITES)
         for curve in self.curve_preferences:
             context.set_ecdh_curve(curve)
-        context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        context.set_alpn_protocols(["http/1.1"])
         load_pair(context, self.cert, self.key)
         self._verify_clients(context)
         return context
@@ -207,7 +199,7 @@ class Connection(ssl.SSLObject):
 
 @contextmanager
 def _reset() -> Iterator[None]:
-    """Make of a broken protocol what it is to a server: a connection that is gone. Hypercorn logs any other error."""
+    """Make of a broken protocol what it is to a server: a connection that is gone. asyncio logs any other error."""
     try:
         yield
     except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):

@@ -44,13 +44,15 @@ HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
 
 
 class HTTP(Section, frozen=True, kw_only=True):
-    """`http_server_config`: whether HTTP/2 is spoken, and headers that every response carries."""
+    """`http_server_config`: headers that every response carries. HTTP/2 is not spoken."""
 
-    http2: bool = True
+    http2: bool = False
     headers: dict[str, HeaderValue] = msgspec.field(default_factory=dict)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Let pass the headers of the toolkit only, with values that mean something."""
+        if self.http2:
+            yield "http2", "cannot be honoured: only HTTP/1.1 is spoken here; remove it, or write false"
         for name, value in self.headers.items():
             if name not in _HEADERS:
                 yield f"headers.{_shown(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
@@ -75,10 +77,6 @@ class WebConfig(Section, frozen=True, kw_only=True):
         """Refuse by name what would otherwise be ignored."""
         if self.rate_limit is not None:
             yield "rate_limit", "cannot be honoured: scrapes share fetches here; remove it, or limit in a proxy"
-        tls = self.tls_server_config
-        if isinstance(tls, ServerTLS) and self.http_server_config.http2 and tls.lacks_http2_suite:
-            name = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
-            yield "tls_server_config.cipher_suites", f"lacks what HTTP/2 needs; add {name}, or set http2: false"
         for name in self.basic_auth_users:
             if ":" in name:
                 yield f"basic_auth_users.{_shown(name)}", "cannot hold a colon, which ends the name; choose another"
@@ -132,7 +130,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Read:
 def _context(path: Path, config: WebConfig) -> Context | None:
     tls = config.tls_server_config
     try:
-        return tls.context(http2=config.http_server_config.http2) if tls else None
+        return tls.context() if tls else None
     except (ssl.SSLError, ValueError) as error:  # such as a curve or a suite that this machine's policy forbids
         words = f"cannot be honoured by {ssl.OPENSSL_VERSION}: {getattr(error, 'reason', None) or 'unknown curve'}"
         raise ConfigError([f"{path}: tls_server_config: {words}; choose other suites or curves"]) from None
