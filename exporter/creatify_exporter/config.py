@@ -9,7 +9,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -367,11 +366,11 @@ class Config(Section, frozen=True, kw_only=True):
         return tuple(self._doubts())
 
     def _doubts(self) -> Iterator[str]:
-        keys = [(w.base_url, w.api_id.read(), w.api_key.read()) for w in self.workspaces]
-        for (a, first), (b, second) in combinations(enumerate(keys), 2):
-            if first == second:
-                one, two = self.workspaces[a].name, self.workspaces[b].name
-                yield f"workspaces {one!r} and {two!r} have the same keys: their tasks are counted twice"
+        first: dict[tuple[str, str, str], str] = {}
+        for each in self.workspaces:
+            other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each.name)
+            if other != each.name:
+                yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
         if self.ledger.url == "memory:" and self.ledger.history == "count":
             yield "ledger.url memory: with history: count counts the whole list again at each start"
         if self.ledger.new_series_hold <= 0:
