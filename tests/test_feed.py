@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from creatify_exporter.errors import CAUSES
 from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.lane import Lanes
 
 MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
 LIMIT = 15 * 60.0
@@ -71,6 +72,7 @@ class Bench:
         self.feed = Feed(
             names,
             self.fetches,
+            Lanes(3, timeout),  # two that hang, and one more
             min_interval=min_interval,
             timeout=timeout,
             monotonic=self.clock,

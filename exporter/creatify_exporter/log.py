@@ -31,7 +31,7 @@ takes minutes. Replaced as a whole, so that reading it needs no lock."""
 
 def redact(secret: str) -> None:
     """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr."""
-    global _secrets, _forms  # noqa: PLW0603  secrets are the process's, as its log is
+    global _secrets, _forms
     with _lock:
         if secret and secret not in _secrets:
             _secrets, _forms = _secrets | {secret}, None
