@@ -29,7 +29,7 @@ class Lanes:
         self._quick, self._slow = _Lane(), _Lane()
         self._alarm: threading.Timer | None = None
 
-    def run(self, name: str, work: Callable[[], None], *, slow: bool = False) -> None:
+    def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
         """Run `work` in a thread of that name, when there is a place. Does not block.
 
         Raises RuntimeError where there is a place, but the system has no more threads just now.
@@ -104,6 +104,6 @@ class _Lane:
 
 
 class _Job:
-    def __init__(self, name: str, work: Callable[[], None]) -> None:
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
         self.name, self.work = name, work
         self.began = 0.0
