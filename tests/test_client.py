@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter import log
-from creatify_exporter.client import Client
+from creatify_exporter.client import Client, usual_authorities
 from creatify_exporter.config import TLS, ByteSize, Fetch, Seconds, Workspace
 from creatify_exporter.credential import Credential
 from creatify_exporter.errors import FetchError, RateLimited
@@ -794,6 +794,14 @@ def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
         unfit = {**pair, "key_file": CERTIFICATES / "server.key"}
         assert failure(api.url, tls_config=TLS(ca_file=ca, **unfit)).cause == "tls"
         assert len(api.heads) == 1
+
+
+def test_all_workspaces_share_the_usual_authorities() -> None:
+    with Recorder(_server_tls()) as api:
+        assert failure(api.url).cause == "tls"
+        usual_authorities().load_verify_locations(CERTIFICATES / "ca.pem")
+        assert [fetch(api.url) for _ in range(3)] == [0, 0, 0]
+    usual_authorities.cache_clear()
 
 
 def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:

@@ -26,6 +26,7 @@ from creatify_exporter.collector import Collector, Visit, renewal, rules
 from creatify_exporter.config import Config, Plan, Seconds, Workspace
 from creatify_exporter.credential import Credential
 from creatify_exporter.errors import CAUSES, ConfigError
+from creatify_exporter.lane import Lanes
 from creatify_exporter.ledger import Account as Committed
 from creatify_exporter.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -316,7 +317,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
     api.lists([entry(1)])
     api.simulator.faults.next(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
     ledger = Ledger(SqliteStore(None), rules(one.config), clock)
-    target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, clock)
+    target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, Lanes(1, 30), clock)
     visit = Visit(target)
     samples = parsed(generate_latest(one.collector.exposition([visit], own=False)).decode())
     assert total(samples, "creatify_up") == 0

@@ -406,3 +406,62 @@ def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
     [mistake] = mistakes(None, KEYS, f"postgresql://{part}")
     assert mistake.startswith("--ledger.url: shows its password")
     assert "canary" not in mistake
+
+
+def with_keys(folder: Path, keys: str = "canary") -> None:
+    folder.mkdir(parents=True)
+    for name in ("api-id", "api-key"):
+        (folder / name).write_text(f"{keys}-{name}-of-{folder.name}\n")
+
+
+def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp_path: Path) -> None:
+    for name in ("acme", "Emil & Co"):
+        with_keys(tmp_path / "secrets/..2026_11_01" / name)
+        (tmp_path / "secrets" / name).symlink_to(Path("..data", name))
+    (tmp_path / "secrets/..data").symlink_to("..2026_11_01")
+    (tmp_path / "secrets/README").touch()
+    own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
+    shared = "{directory: secrets, remaining_credits: false, plan: {credits: 5}}"
+    path = written(tmp_path, f"{own}\nworkspaces_from: [{shared}]\n")
+    loaded = load(path, ENVIRONMENT)
+    assert [(each.name, each.remaining_credits, each.plan) for each in loaded.workspaces] == [
+        ("own", True, None), ("Emil & Co", False, Plan(credits=5.0)), ("acme", False, Plan(credits=5.0)),
+    ]  # fmt: skip
+    acme = loaded.workspaces[2]
+    assert (acme.api_id.read(), acme.api_key.read()) == ("canary-api-id-of-acme", "canary-api-key-of-acme")
+    with_keys(tmp_path / "secrets/..2026_11_02/acme", "canary-rotated")
+    (tmp_path / "secrets/new").symlink_to("..2026_11_02")
+    (tmp_path / "secrets/new").rename(tmp_path / "secrets/..data")
+    assert acme.api_key.read() == "canary-rotated-api-key-of-acme"
+    assert [each.name for each in load(path, ENVIRONMENT).workspaces] == ["own", "acme"], "the other's link is broken"
+
+
+def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Path) -> None:
+    for name in ("acme", "twin", " x"):
+        with_keys(tmp_path / "secrets" / name)
+    (tmp_path / "secrets/twin/api-id").write_text("")
+    (tmp_path / "secrets/acme/api-key").unlink()
+    with_keys(tmp_path / "fine/fine")
+    with_keys(tmp_path / "more/acme")
+    with_keys(tmp_path / "more/own")
+    (tmp_path / "unmounted").mkdir()
+    rule = "must be 1 to 100 printable characters, no space at either end; choose another"
+    groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
+    own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
+    path = written(
+        tmp_path, f"{own}\nworkspaces_from:\n{groups}  - {{base_url: 'http://api.example', directory: fine}}\n"
+    )
+    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+        f"[0].directory: folder ' x': its name {rule}",
+        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
+        "[0].directory: folder 'twin': api-id is empty; put the key there",
+        "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
+        "[2].directory: this directory cannot be read: No such file or directory; name one that is readable",
+        "[3].directory: this directory cannot be read: Not a directory; name one that is readable",
+        "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
+    ]
+    path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")
+    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+        f"[{group}].directory: folder {name!r} has the name of an earlier workspace; rename one of them"
+        for group, name in ((0, "own"), (1, "acme"), (1, "own"))
+    ]

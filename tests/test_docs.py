@@ -210,7 +210,7 @@ def test_every_endpoint_is_in_the_readme() -> None:
 
 def settings(kind: inspect.StructType, prefix: str = "") -> Iterator[tuple[str, inspect.Field]]:
     """Yield each setting as it is documented, with its field; of what is always there, only what is in it."""
-    for field in kind.fields:
+    for field in sorted(kind.fields, key=lambda field: not field.required):
         name, inner, lists = f"{prefix}{field.name}", field.type, ""
         while not isinstance(inner, inspect.StructType):
             if isinstance(inner, inspect.UnionType):
@@ -277,7 +277,11 @@ def configured(example: str, folder: Path) -> Config:
     """Load an example; the files and variables that it names are there."""
     for name in re.findall(r"/run/secrets/creatify/([\w.-]+)", example):
         (folder / name).write_text(f"content of {name}\n")
-    (folder / "config.yml").write_text(example.replace("/run/secrets/creatify", str(folder)))
+    for name in re.findall(r"directory: /run/secrets/([\w-]+)", example):
+        for key in ("id", "key"):
+            (folder / name / "acme").mkdir(parents=True, exist_ok=True)
+            (folder / name / "acme" / f"api-{key}").write_text(f"{key} in {name}\n")
+    (folder / "config.yml").write_text(re.sub("/run/secrets(/creatify)?", str(folder), example))
     variables = re.findall(r"\$\{(\w+)\}", example)
     return load(folder / "config.yml", {"HOME": str(folder)} | {name: f"value of {name}" for name in variables})
 

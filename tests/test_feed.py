@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from creatify_exporter.errors import CAUSES
 from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.lane import Lanes
 
 MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
 LIMIT = 15 * 60.0
@@ -64,13 +65,16 @@ class Bench:
 
     _number = itertools.count()
 
-    def __init__(self, min_interval: float = MIN_INTERVAL, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, min_interval: float = MIN_INTERVAL, timeout: float = TIMEOUT, lanes: Lanes | None = None
+    ) -> None:
         self.clock, self.fetches = Hand(), Fetches()
         names = ("bench", str(next(self._number)))
         self.name = "/".join(names)
         self.feed = Feed(
             names,
             self.fetches,
+            lanes or Lanes(3, timeout),  # two that hang, and one more
             min_interval=min_interval,
             timeout=timeout,
             monotonic=self.clock,
@@ -308,6 +312,48 @@ def test_one_hanging_fetch_is_left_behind_at_most(bench: Bench) -> None:
     second.end(good())
     assert bench.feed.last
     assert bench.feed.last.balance == 3.0
+
+
+def test_a_fetch_that_waits_for_its_place_is_not_overdue_and_its_time_begins_with_it() -> None:
+    lanes, place = Lanes(1, 1000.0, moment=1000.0), threading.Event()
+    lanes.run("somebody else", place.wait)
+    bench = Bench(lanes=lanes)
+    waiting = bench.scrape()
+    bench.clock.at += 10 * TIMEOUT
+    assert bench.scrape() is waiting
+    assert bench.feed.fetches == 0
+    place.set()
+    running = bench.fetches.begun()
+    bench.clock.at += TIMEOUT + GRACE - 0.01
+    assert bench.scrape() is waiting
+    running.end(good())
+    assert waiting.result(10) == good()
+
+
+def test_a_fetch_that_waits_when_its_workspace_is_removed_asks_nothing() -> None:
+    lanes, place = Lanes(1, 1000.0, moment=1000.0), threading.Event()
+    lanes.run("somebody else", place.wait)
+    bench = Bench(lanes=lanes)
+    waiting = bench.scrape()
+    bench.feed.close()
+    place.set()
+    assert waiting.result(10).cause == "timeout"
+    assert bench.fetches.calls.empty()
+
+
+def test_a_feed_that_was_slow_waits_with_the_slow_until_it_is_quick_again() -> None:
+    lanes, place = Lanes(1, 1000.0, moment=5.0), threading.Event()
+    bench = Bench(min_interval=0.0, lanes=lanes)
+    bench.fetched(good(), after=6.0)
+    lanes.run("somebody slow", place.wait, slow=True)
+    waiting = bench.scrape()
+    lanes.run("somebody quick", place.set)
+    bench.fetches.begun().end(good())
+    assert waiting.result(10) == good()
+    place.clear()
+    lanes.run("somebody slow", place.wait, slow=True)
+    assert bench.fetched(good()) == good()
+    place.set()
 
 
 def test_an_old_success_is_not_served_for_a_fetch_that_hangs_longer_than_it_may() -> None:

@@ -775,6 +775,16 @@ def test_a_recording_is_committed_once(desk: Desk) -> None:
     assert [recording.commit(desk.now), recording.commit(desk.now)] == [True, False]
 
 
+def test_a_book_that_is_put_away_is_read_again_also_by_a_fetch_under_way(desk: Desk) -> None:
+    recording = desk.ledger.begin(*WORKSPACE)
+    recording.add([desk.task("first", "done", 2.0), desk.task("b")])
+    desk.ledger.put_away(*WORKSPACE)
+    assert desk.counts("submitted", "finished") == (1, 0)
+    desk.ledger.put_away(*WORKSPACE)
+    assert recording.commit(desk.now)
+    assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 2)
+
+
 def test_workspaces_do_not_touch_each_other(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a"))

@@ -206,6 +206,13 @@ def test_nothing_is_no_secret() -> None:
     assert log.without_secrets("ab") == "ab"
 
 
+def test_the_keys_of_a_thousand_workspaces_are_hidden_and_cost_no_minutes() -> None:
+    secrets = [f"{number:04}-zqkey" for number in range(2000)]
+    for secret in secrets:
+        log.redact(secret)
+    assert log.without_secrets(" ".join(secrets)) == " ".join([log.HIDDEN] * 2000)
+
+
 def test_many_threads_register_secrets_while_others_log(lines: io.StringIO) -> None:
     secrets = [f"zq{number}qz" for number in range(40)]
 

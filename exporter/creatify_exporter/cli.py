@@ -6,6 +6,7 @@ import io
 import math
 import os
 import re
+import resource
 import signal
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
     _warn((*loaded.warnings, *gate.config.warnings))
+    _allow_files()
     sockets = listen(arguments.listen_address or [":10081"])
     with closing(Collector(loaded, _opened(loaded))) as collector:
         server = Server(
@@ -126,6 +128,13 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
             )
         asyncio.run(server.run(sockets))
     _log.info("stopped")
+
+
+def _allow_files() -> None:
+    """Take as many open files as the system gives: a thousand workspaces keep two thousand connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems give less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Config, Gate]:

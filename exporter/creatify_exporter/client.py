@@ -1,12 +1,14 @@
 """Fetches from the Creatify API, within one deadline for everything."""
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -15,7 +17,7 @@ from weakref import WeakSet
 import msgspec
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
+from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
 from creatify_exporter import __version__, log
 from creatify_exporter.config import Fetch, Workspace
@@ -227,12 +229,34 @@ class _Watchdog:
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
-class _GuardedAdapter(HTTPAdapter):
-    """Tells the watchdog of every connection that is made."""
+@cache
+def usual_authorities() -> ssl.SSLContext:
+    """Return what verifies certificates where nothing else is said: one for all, as each has 0.7 MiB of authorities."""
+    context = urllib3.util.create_urllib3_context()
+    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    return context
 
-    def __init__(self, watchdog: _Watchdog) -> None:
-        self._watchdog = watchdog
+
+class _GuardedAdapter(HTTPAdapter):
+    """Tells the watchdog of every connection that is made.
+
+    `context` verifies certificates; without one, each connection has its own as `requests` makes it.
+    """
+
+    def __init__(self, watchdog: _Watchdog, context: ssl.SSLContext | None) -> None:
+        self._watchdog, self._context = watchdog, context
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' signature
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
+        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context, proxy_ssl_context=self._context)
+
+    def cert_verify(self, conn: Any, *args: Any) -> None:  # noqa: ANN401 - requests' signature
+        super().cert_verify(conn, *args)  # type: ignore[no-untyped-call]
+        if self._context:
+            conn.ca_certs = None  # they are in it; for each connection they would be read again
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
@@ -273,7 +297,7 @@ def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
         session.verify = str(tls.ca_file) if tls.ca_file else True
         session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _GuardedAdapter(watchdog))
+        session.mount(scheme, _GuardedAdapter(watchdog, None if workspace.tls_config else usual_authorities()))
     return session
 
 

@@ -16,6 +16,7 @@ from creatify_exporter import __revision__, __version__, metrics
 from creatify_exporter.config import Config, Plan
 from creatify_exporter.errors import CAUSES, ConfigError
 from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.lane import Lanes
 from creatify_exporter.ledger import Account, Ledger, Rules
 from creatify_exporter.ledger.book import DURATION_BOUNDS, Key, Total
 from creatify_exporter.metrics import Exposition, Family
@@ -71,6 +72,7 @@ class Collector:
         self.config = config
         self.targets: dict[str, Target] = {}
         self._ledger, self._clock = ledger, clock
+        self._lanes = Lanes(config.fetch.max_concurrent, config.fetch.timeout)
         self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
         self._reload_successful, self._loaded_at = True, clock()
         self._take(config)
@@ -114,16 +116,19 @@ class Collector:
         """Keep the targets that have not changed, with their fetches; the others carry on with their counts."""
         before, fetch_before = self.targets, self.config.fetch
         self._ledger.rules = rules(config)
+        self._lanes.resize(config.fetch.max_concurrent, config.fetch.timeout)
         self.targets = {
             workspace.name: kept
             if (kept := before.get(workspace.name)) and (kept.workspace, fetch_before) == (workspace, config.fetch)
-            else Target(workspace, config.fetch, self._ledger, self._clock, kept)
+            else Target(workspace, config.fetch, self._ledger, self._lanes, self._clock, before=kept)
             for workspace in config.workspaces
         }
         self.config = config
         for target in before.values():
             if self.targets.get(target.workspace.name) is not target:
                 target.close()
+        for name in before.keys() - self.targets.keys():
+            self._ledger.put_away(name, API)
 
     def _add_target(self, exposition: Exposition, visit: Visit) -> None:
         target = visit.target

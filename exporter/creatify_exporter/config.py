@@ -9,9 +9,8 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
@@ -22,11 +21,12 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.quantity import ByteSize, Seconds
 
 __all__ = ["TLS", "ByteSize", "Config", "Credential", "Fetch", "Labels", "Ledger", "Plan", "ReasonRule", "Seconds",
-           "Workspace", "ledger_at", "load"]  # fmt: skip
+           "Workspace", "WorkspacesFrom", "ledger_at", "load"]  # fmt: skip
 
 History = Literal["count", "skip"]
 
 _LONGEST_LABEL = 100
+_KEY_FILES = ("api-id", "api-key")
 _POSTGRESQL = ("postgresql://", "postgres://")
 
 
@@ -192,6 +192,42 @@ def _secret(text: str) -> Credential:
     return credential
 
 
+class Keys(NamedTuple):
+    """A folder of a directory of workspaces: its name, and the files in it."""
+
+    name: str
+    api_id: Credential
+    api_key: Credential
+
+
+def _directory(path: Path) -> tuple[Keys, ...]:
+    """Return the keys in a directory, by folder. Names with a dot in front are those of Kubernetes' own links."""
+    try:
+        folders = sorted(each for each in path.iterdir() if not each.name.startswith(".") and each.is_dir())
+    except OSError as error:
+        raise ValueError(f"this directory cannot be read: {error.strerror}; name one that is readable") from None
+    except ValueError:  # a NUL or a lone surrogate in the name
+        raise ValueError("cannot be the name of a directory; name one that is readable") from None
+    problems = [f"folder {folder.name!r}: {words}" for folder in folders for words in _faults_of(folder)]
+    if not folders:  # a volume that is not mounted must not end all workspaces
+        problems.append("has no folder; make one for each workspace, named like it, with the files api-id and api-key")
+    if problems:
+        raise ConfigError(problems)
+    return tuple(Keys(each.name, *(Credential(file=each / name) for name in _KEY_FILES)) for each in folders)
+
+
+def _faults_of(folder: Path) -> Iterator[str]:
+    try:
+        _label(folder.name)
+    except ValueError as error:
+        yield f"its name {error}"
+    for name in _KEY_FILES:
+        try:
+            Credential(file=folder / name).read()
+        except ConfigError as error:
+            yield str(error).replace(str(folder / name), name)
+
+
 def _read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
     """Tell `document` how to make a value of a text; what else it understands stands in its `Reader`."""
     return msgspec.Meta(extra={"parse": parse, **extra})
@@ -201,6 +237,7 @@ Label = Annotated[str, _read_by(_label)]
 Duration = Annotated[Seconds, _read_by(Seconds.parse, bare_number="has no unit; add one, like 30s, 2m or 24h")]
 Size = Annotated[ByteSize, _read_by(ByteSize.parse, bare_number="has no unit; add one, like 16MiB or 4GiB")]
 Secret = Annotated[Credential, _read_by(_secret, parse_file=_secret_file)]
+Directory = Annotated[tuple[Keys, ...], msgspec.Meta(extra={"parse_path": _directory})]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -244,12 +281,9 @@ class Plan(Section, frozen=True, kw_only=True):
             yield "price_per_credit", "has no currency; add currency, like USD"
 
 
-class Workspace(Section, frozen=True, kw_only=True):
-    """One workspace of Creatify with its pair of keys; `base_url` has no slash at its end."""
+class Access(Section, frozen=True, kw_only=True):
+    """How to reach the API for a workspace, and what is known of its plan; `base_url` has no slash at its end."""
 
-    name: Label
-    api_id: Secret
-    api_key: Secret
     base_url: Annotated[str, _read_by(_base_url)] = "https://api.creatify.ai"
     allow_insecure: bool = False
     remaining_credits: bool = True
@@ -264,16 +298,40 @@ class Workspace(Section, frozen=True, kw_only=True):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
 
 
+class Workspace(Access, frozen=True, kw_only=True):
+    """One workspace of Creatify with its pair of keys."""
+
+    name: Label
+    api_id: Secret
+    api_key: Secret
+
+
+class WorkspacesFrom(Access, frozen=True, kw_only=True):
+    """A directory with a folder for each workspace, which has its name and holds its keys; all share the rest."""
+
+    directory: Directory
+
+    def workspaces(self) -> Iterator[Workspace]:
+        """Yield them, by name."""
+        shared = {name: getattr(self, name) for name in Access.__struct_fields__}
+        for keys in self.directory:
+            yield Workspace(**keys._asdict(), **shared)
+
+
 _HOUR, _YEAR = 3600, 365 * 24 * 3600  # seconds
 
 
 class Fetch(Section, frozen=True, kw_only=True):
-    """The limits of one fetch: seconds for all of it, seconds between two, decoded bytes of the body and of a task."""
+    """The limits of one fetch: seconds for all of it, seconds between two, decoded bytes of the body and of a task.
+
+    And of all together: how many may run at the same time, among those that answer at once and among the slow ones.
+    """
 
     timeout: Duration = Seconds(30)
     min_interval: Duration = Seconds(14)
     max_body: Size = ByteSize(4 * 2**30)
     max_task: Size = ByteSize(16 * 2**20)
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Limits of nothing would end every fetch."""
@@ -345,9 +403,13 @@ class ReasonRule(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """All of it. `failure_reasons` is None where the file has none: then the default classes hold."""
+    """All of it. `failure_reasons` is None where the file has none: then the default classes hold.
+
+    Of one that was loaded, `workspaces` are all, those from directories too.
+    """
 
     workspaces: tuple[Workspace, ...] = ()
+    workspaces_from: tuple[WorkspacesFrom, ...] = ()
     fetch: Fetch = Fetch()
     ledger: Ledger = Ledger()
     labels: Labels = Labels()
@@ -360,6 +422,12 @@ class Config(Section, frozen=True, kw_only=True):
             if workspace.name and workspace.name in seen:
                 yield f"workspaces[{index}].name", "is the name of an earlier workspace too; rename one of them"
             seen.add(workspace.name)
+        for index, group in enumerate(self.workspaces_from):
+            for keys in group.directory or ():
+                if keys.name in seen:
+                    words = f"folder {keys.name!r} has the name of an earlier workspace; rename one of them"
+                    yield f"workspaces_from[{index}].directory", words
+                seen.add(keys.name)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -367,11 +435,11 @@ class Config(Section, frozen=True, kw_only=True):
         return tuple(self._doubts())
 
     def _doubts(self) -> Iterator[str]:
-        keys = [(w.base_url, w.api_id.read(), w.api_key.read()) for w in self.workspaces]
-        for (a, first), (b, second) in combinations(enumerate(keys), 2):
-            if first == second:
-                one, two = self.workspaces[a].name, self.workspaces[b].name
-                yield f"workspaces {one!r} and {two!r} have the same keys: their tasks are counted twice"
+        first: dict[tuple[str, str, str], str] = {}
+        for each in self.workspaces:
+            other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each.name)
+            if other != each.name:
+                yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
         if self.ledger.url == "memory:" and self.ledger.history == "count":
             yield "ledger.url memory: with history: count counts the whole list again at each start"
         if self.ledger.new_series_hold <= 0:
@@ -400,9 +468,11 @@ def load(
         )
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), environ, ledger_url)}
-        if keys_needed and raw.get("workspaces") in (None, []):
+        if keys_needed and raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
             raw["workspaces"] = _from_environment(reader, environ)
-    return reader.build(Config, raw)
+    config = reader.build(Config, raw)
+    found = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
+    return msgspec.structs.replace(config, workspaces=config.workspaces + found)
 
 
 def _with_url(ledger: object, environ: Mapping[str, str], flag: str | None) -> object:

@@ -179,12 +179,12 @@ class Reader:
 
     def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
         if not isinstance(raw, dict):
-            keys = ", ".join(field.name for field in kind.fields)
+            keys = ", ".join(field.name for field in _fields(kind))
             self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
             return _UNREAD
         self._find_unknown_keys(kind, raw, path)
         values: dict[str, Any] = {}
-        for field in kind.fields:
+        for field in _fields(kind):
             value = self._read_field(field, raw, path)
             if value is not _UNREAD:
                 values[field.name] = value
@@ -196,7 +196,7 @@ class Reader:
         return section
 
     def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> None:
-        known = [name for field in kind.fields for name in _names(field)]
+        known = [name for field in _fields(kind) for name in _names(field)]
         for key in raw:
             if key in known:
                 continue
@@ -236,6 +236,8 @@ class Reader:
         extra = _extra(kind)
         if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
             raise ValueError(extra["bare_number"])
+        if "parse_path" in extra:
+            return extra["parse_path"](self._path(raw))
         if "parse" in extra:
             return extra["parse"](self._text(raw))
         if isinstance(kind, inspect.CustomType):
@@ -300,6 +302,11 @@ def _existing(path: Path) -> Path:
     except ValueError:  # a lone surrogate in the name
         pass
     raise ValueError("there is no such file; name one, starting at the folder of the configuration file") from None
+
+
+def _fields(kind: inspect.StructType) -> list[inspect.Field]:
+    """Return the fields, those that must be given first."""
+    return sorted(kind.fields, key=lambda field: not field.required)
 
 
 def _names(field: inspect.Field) -> list[str]:

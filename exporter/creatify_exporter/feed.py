@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from creatify_exporter.errors import Cause
+from creatify_exporter.lane import Lanes
 from creatify_exporter.snapshot import Snapshot
 
 _GRACE: Final = 1.0  # seconds that a fetch may need beyond its deadline to notice it
@@ -52,14 +53,15 @@ class Turn(NamedTuple):
 class Feed:
     """Shares fetches between scrapes.
 
-    `fetch` runs in a thread of its own and raises nothing. Nobody waits for that thread, since nothing can end one
-    that hangs in a name lookup: it is left behind, one at most.
+    `fetch` runs in a thread of its own, when the lanes have a place for it, and raises nothing. Nobody waits for that
+    thread, since nothing can end one that hangs in a name lookup: it is left behind, one at most.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a fetch needs
         self,
         names: tuple[str, str],
         fetch: Callable[[], Outcome],
+        lanes: Lanes,
         *,
         min_interval: float,
         timeout: float,
@@ -68,12 +70,13 @@ class Feed:
         self.fetches = 0
         self.failures: Counter[Cause] = Counter()
         self.last: Outcome | None = None
-        self._names, self._fetch, self._monotonic = names, fetch, monotonic
+        self._names, self._fetch, self._lanes, self._monotonic = names, fetch, lanes, monotonic
         self._min_interval, self._timeout = min_interval, timeout
         self._lock = threading.Lock()
         self._running: _Fetch | None = None
         self._left_behind: _Fetch | None = None
         self._late: tuple[float, Outcome] | None = None
+        self._slow = self._closed = False
         self._started_at = float("-inf")
         self._paused_until = float("-inf")
         self._pause = _FIRST_PAUSE
@@ -108,14 +111,19 @@ class Feed:
             if same_account:
                 self._paused_until, self._pause = before._paused_until, before._pause  # noqa: SLF001 - as above
                 self.last, self._started_at = before.last, before._started_at  # noqa: SLF001 - as above
+                self._slow = before._slow  # noqa: SLF001 - as above
+
+    def close(self) -> None:
+        """Let a fetch that still waits for its place end without asking the API; one under way goes on."""
+        self._closed = True
 
     def _start(self, now: float) -> "Turn":
         late, self._late = self._late, None
         turn = Turn(Future(), late[1] if late and now - late[0] < _LONGEST_LATE else None)
-        fetch = self._running = _Fetch(turn, now + self._timeout + _GRACE)
+        fetch = self._running = _Fetch(turn)
         self._started_at = now
         try:
-            threading.Thread(target=self._run, args=(fetch,), name="/".join(self._names), daemon=True).start()
+            self._lanes.run("/".join(self._names), lambda: self._run(fetch), slow=self._slow)
         except RuntimeError as error:  # the system has no more threads just now
             self._running = None
             self._conclude(failure := Outcome(cause="connection", reason=str(error)))
@@ -123,8 +131,15 @@ class Feed:
         return turn
 
     def _run(self, fetch: "_Fetch") -> None:
+        if self._closed:
+            fetch.turn.future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
+            return
+        with self._lock:  # it may have waited
+            began = self._started_at = self._monotonic()
+            fetch.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
         with self._lock:
+            self._slow = self._monotonic() - began >= self._lanes.moment
             if self._left_behind is fetch:
                 self._left_behind = None
             elif self._running is fetch:
@@ -136,7 +151,7 @@ class Feed:
     def _give_up(self, fetch: "_Fetch") -> None:
         """Count a fetch that is overdue as failed, whatever becomes of it."""
         if not fetch.given_up:
-            fetch.given_up = True
+            fetch.given_up = self._slow = True
             self._conclude(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
 
     def _leave_behind(self, fetch: "_Fetch") -> bool:
@@ -170,10 +185,11 @@ class Feed:
 
 
 class _Fetch:
-    """A fetch under way."""
+    """A fetch under way, or waiting for its place, which is not overdue."""
 
-    def __init__(self, turn: "Turn", overdue_at: float) -> None:
-        self.turn, self.overdue_at = turn, overdue_at
+    def __init__(self, turn: "Turn") -> None:
+        self.turn = turn
+        self.overdue_at = float("inf")
         self.given_up = False
 
 

@@ -25,25 +25,31 @@ _DEEPEST: Final = 8  # levels of nested values; below, their repr is shown
 _lock = threading.Lock()
 _secrets: frozenset[str] = frozenset()
 _forms: re.Pattern[str] | None = None
-"""Matches every form of every secret; replaced as a whole, so that reading it needs no lock."""
+"""Matches every form of every secret; None until it is asked for, since compiling it after each of thousands of keys
+takes minutes. Replaced as a whole, so that reading it needs no lock."""
 
 
 def redact(secret: str) -> None:
     """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr."""
-    global _secrets, _forms  # noqa: PLW0603  secrets are the process's, as its log is
+    global _secrets, _forms
     with _lock:
-        if not secret or secret in _secrets:
-            return
-        secrets = _secrets | {secret}
-        forms = {form for known in secrets for form in _spellings(known)}
-        # The longest first: else a short secret would show what is left of a longer one that contains it.
-        _forms = re.compile("|".join(_quoted(form) for form in sorted(forms, key=len, reverse=True)))
-        _secrets = secrets
+        if secret and secret not in _secrets:
+            _secrets, _forms = _secrets | {secret}, None
 
 
 def without_secrets(text: str) -> str:
     """Return `text` with every registered secret replaced."""
-    return _forms.sub(HIDDEN, text) if _forms else text
+    return (_forms or _compiled()).sub(HIDDEN, text) if _secrets else text
+
+
+def _compiled() -> re.Pattern[str]:
+    global _forms  # noqa: PLW0603  as above
+    with _lock:
+        if _forms is None:
+            forms = {form for known in _secrets for form in _spellings(known)}
+            # The longest first: else a short secret would show what is left of a longer one that contains it.
+            _forms = re.compile("|".join(_quoted(form) for form in sorted(forms, key=len, reverse=True)))
+        return _forms
 
 
 def _spellings(secret: str) -> Iterator[str]:

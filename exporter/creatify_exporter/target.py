@@ -13,6 +13,7 @@ from creatify_exporter.client import Client
 from creatify_exporter.config import Fetch, Workspace
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.feed import Feed, Outcome
+from creatify_exporter.lane import Lanes
 from creatify_exporter.ledger import Account, Ledger
 from creatify_exporter.tasks import API
 
@@ -25,17 +26,19 @@ _log = structlog.get_logger()
 class Target:
     """A workspace with its feeds, by the value of the label `api`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a fetch needs
         self,
         workspace: Workspace,
         fetch: Fetch,
         ledger: Ledger,
+        lanes: Lanes,
         clock: Callable[[], float],
+        *,
         before: "Target | None" = None,
     ) -> None:
         """Make a target; `before` is the one of the same name whose counts it carries on."""
         self.workspace = workspace
-        self._ledger, self._clock = ledger, clock
+        self._ledger, self._lanes, self._clock = ledger, lanes, clock
         self._list = Client(workspace, fetch, clock)
         self._balance = Client(workspace, fetch, clock)
         self._census = Census()
@@ -55,13 +58,17 @@ class Target:
             return None
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections; those of a fetch under way close at its end."""
+        for feed in self.feeds.values():
+            feed.close()
         self._list.close()
         self._balance.close()
 
     def _feed(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Feed:
         names = (self.workspace.name, api)
-        return Feed(names, lambda: _safely(fetch, names), min_interval=min_interval, timeout=limits.timeout)
+        return Feed(
+            names, lambda: _safely(fetch, names), self._lanes, min_interval=min_interval, timeout=limits.timeout
+        )
 
     def _fetch_list(self) -> Outcome:
         began = time.monotonic()

@@ -1,11 +1,13 @@
 """Several exporters on one PostgreSQL behind one address: each of two Prometheus servers ends up with the truth."""
 
+import json
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,9 +16,9 @@ import requests
 
 from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
-from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator, Truth
+from creatify_exporter.simulator import MODELS, Account, Clock, Fault, Listing, Simulator, Traffic, Truth, replied
 from databases import Postgres
-from processes import Exporter, Samples, free_port, running_prometheus, total, wait_until, write_config
+from processes import Exporter, Samples, free_port, running_prometheus, total, until, wait_until, write_config
 
 pytestmark = pytest.mark.xdist_group("replicas")  # one run of it is enough
 
@@ -176,3 +178,44 @@ def test_a_database_that_was_down_is_told_as_such(outcome: Outcome, name: str) -
     assert prometheus.value(f"min_over_time({up}[10m])") == 0
     assert prometheus.value(up) == 1
     assert prometheus.value('max(max_over_time(creatify_fetch_failures_total{cause="ledger"}[10m]))')
+
+
+def listed(number: int) -> Fault:
+    """Return a list of so many tasks, the same ones each time."""
+    task = {"model_name": "pro", "status": "done", "credits_used": 1, "created_at": datetime.now(UTC).isoformat()}
+    return replied(200, json.dumps([{"id": f"task-{each}", **task} for each in range(number)]).encode())
+
+
+def test_a_replica_stopped_in_the_very_transaction_of_its_commit_changes_nothing(
+    postgres: Postgres, tmp_path: Path, stack: ExitStack
+) -> None:
+    simulator = stack.enter_context(Simulator(Account(1, time.time() - 60, Traffic(rate=0.0)), Clock()))
+    url = postgres.database()
+    config = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"}, ledger={"url": url})
+    stopped, other = replicas = [started(config, free_port()) for _ in range(2)]
+    stack.callback(end, dict(enumerate(replicas)))
+    simulator.faults.always(listed(3))
+    assert [each.value(FINISHED) for each in replicas] == [3, 3]
+    simulator.faults.always(listed(5))
+    admin = stack.enter_context(postgres.admin(url.rpartition("/")[2]))
+    state = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() AND "
+
+    def found(what: str) -> bool:
+        return bool(admin.execute(f"{state}{what}").fetchall())
+
+    with postgres.admin(url.rpartition("/")[2]) as ahead, ahead.transaction():
+        ahead.execute("SELECT number FROM creatify_exporter.book FOR UPDATE")
+        threading.Thread(target=lambda: suppressed(stopped.get), daemon=True).start()
+        until(lambda: found("wait_event_type = 'Lock'"))
+        stopped.process.send_signal(signal.SIGSTOP)
+    until(lambda: found("state = 'idle in transaction' AND backend_xid IS NOT NULL"))  # now it holds the lock itself
+    until(lambda: other.value(FINISHED) == 5, 60)
+    stopped.process.send_signal(signal.SIGCONT)
+    until(lambda: stopped.value(FINISHED) == 5)
+    assert stopped.value("creatify_fetch_failures_total", cause="ledger") == 1
+    assert [each.value(FINISHED) for each in replicas] == [5, 5]
+
+
+def suppressed(ask: Callable[[], object]) -> None:
+    with suppress(requests.RequestException):
+        ask()

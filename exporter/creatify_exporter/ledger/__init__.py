@@ -85,14 +85,18 @@ class Ledger:
         too, so that no answer waits for that store. While a commit is under way there, a hold may last longer.
         """
         name = (workspace, api)
-        to_be_read = self._store.shared or name not in self._books
-        with self._turn(name, wait=to_be_read) as ours:
-            book = self._book(name) if to_be_read else self._books[name]
+        known = None if self._store.shared else self._books.get(name)
+        with self._turn(name, wait=known is None) as ours:
+            book = known or self._book(name)
             if ours:
                 self._release(name, book)
         with self._lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             return Account(values, book.marks, len(book.rows), frozenset(book.models))
+
+    def put_away(self, workspace: str, api: str) -> None:
+        """Keep a book in the store only; whoever asks for it has it read again."""
+        self._books.pop((workspace, api), None)
 
     def close(self) -> None:
         """Wait for a commit under way, then close the store."""

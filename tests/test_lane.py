@@ -1,0 +1,84 @@
+"""Who runs and who waits. Work ends when the test says so."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from creatify_exporter.lane import Lanes
+
+LONG, SHORT = 1000.0, 0.01  # seconds that no test waits for, and that each can
+
+
+class Crew:
+    """Work that says when it begins; `release` lets one end, or all that there will be."""
+
+    def __init__(self) -> None:
+        self.begun: queue.Queue[str] = queue.Queue()
+        self.ends: dict[str, threading.Event] = {}
+
+    def run(self, lanes: Lanes, name: str, *, slow: bool = False) -> None:
+        self.ends[name] = threading.Event()
+        lanes.run(name, lambda: self._work(name), slow=slow)
+
+    def _work(self, name: str) -> None:
+        self.begun.put(name)
+        self.ends[name].wait(30)
+
+    def began(self, number: int) -> set[str]:
+        return {self.begun.get(timeout=10) for _ in range(number)}
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    crew = Crew()
+    yield crew
+    for end in crew.ends.values():
+        end.set()
+
+
+def test_no_more_run_at_once_than_there_are_places_and_who_waits_has_no_thread(crew: Crew) -> None:
+    lanes = Lanes(2, LONG, moment=LONG)
+    for name in "abcd":
+        crew.run(lanes, name)
+    assert crew.began(2) == {"a", "b"}
+    assert not {"c", "d"} & {thread.name for thread in threading.enumerate()}
+    crew.ends["b"].set()
+    assert crew.began(1) == {"c"}
+    assert crew.begun.empty()
+
+
+def test_any_number_that_hang_hold_up_nobody_else(crew: Crew) -> None:
+    lanes = Lanes(2, LONG, moment=SHORT)
+    for number in range(20):
+        crew.run(lanes, f"hanging {number}")
+    crew.run(lanes, "healthy")
+    assert "healthy" in crew.began(21)
+
+
+def test_those_that_were_slow_wait_for_each_other_and_nobody_for_them(crew: Crew) -> None:
+    lanes = Lanes(2, LONG, moment=SHORT)
+    for name in ("slow 1", "slow 2", "slow 3"):
+        crew.run(lanes, name, slow=True)
+    crew.run(lanes, "healthy")
+    assert crew.began(3) == {"slow 1", "slow 2", "healthy"}
+    assert crew.begun.empty()
+    crew.ends["slow 2"].set()
+    assert crew.began(1) == {"slow 3"}
+
+
+def test_a_thread_that_nothing_can_end_has_no_place_for_ever(crew: Crew) -> None:
+    lanes = Lanes(1, SHORT, moment=SHORT)
+    crew.run(lanes, "stuck in a name lookup", slow=True)
+    crew.run(lanes, "next", slow=True)
+    assert crew.began(2) == {"stuck in a name lookup", "next"}
+
+
+def test_more_places_are_taken_at_once(crew: Crew) -> None:
+    lanes = Lanes(1, LONG, moment=LONG)
+    for name in "abc":
+        crew.run(lanes, name)
+    assert crew.began(1) == {"a"}
+    lanes.resize(3, LONG)
+    assert crew.began(2) == {"b", "c"}
