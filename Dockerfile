@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
 # Both stages stand on BASE, which has to bring Python 3.11 or later as python3; the first one needs its pip, venv and a shell too.
+# A tag can be moved: docs/deployment.md tells how to stand on a digest.
 ARG BASE=docker.io/library/python:3.13.9-slim-trixie
 
 FROM ${BASE} AS build

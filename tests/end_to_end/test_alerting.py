@@ -1,7 +1,8 @@
 """From a failing model to a message and the all-clear: exporter, Prometheus, Alertmanager, webhook.
 
-The project's own rules run sixty times as fast: whatever is an hour in them is a minute here, and so is it with the
-scrapes and with the tasks. Nothing else about them is changed.
+Prometheus and Alertmanager are configured as by compose.yaml, and with the project's own rules. All of it runs sixty
+times as fast: whatever is an hour there is a minute here, and so is it with the tasks. Nothing but addresses is changed
+besides.
 """
 
 import json
@@ -20,7 +21,8 @@ from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Incident, Listing, Model, Simulator, Traffic
 from processes import free_port, running_exporter, running_prometheus, until, write_config
 
-RULES = Path(__file__).parents[2] / "prometheus" / "rules"
+ROOT = Path(__file__).parents[2]
+RULES, COMPOSE = ROOT / "prometheus/rules", ROOT / "deploy/compose"
 FASTER = 60
 MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -74,12 +76,34 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
 
 
+def faster_route(receiver: str) -> dict[str, Any]:
+    """Return the configuration of Alertmanager, with the way that it asks the reader to give to its receiver."""
+    document: dict[str, Any] = yaml.safe_load((COMPOSE / "alertmanager.yml").read_text())
+    for each in document["receivers"]:
+        each["webhook_configs"] = [{"url": receiver, "send_resolved": True}]
+    defaults = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}  # as Alertmanager has them
+    for route in (document["route"], *document["route"]["routes"]):
+        given = {**(defaults if route is document["route"] else {}), **route}
+        route.update({key: faster(given[key]) for key in defaults if key in given})
+    return document
+
+
+def faster_scrapes(exporter: str, alertmanager: str, rules: list[str]) -> dict[str, Any]:
+    """Return the configuration of Prometheus, with the addresses that its peers have here."""
+    text = (COMPOSE / "prometheus.yml").read_text()
+    document: dict[str, Any] = yaml.safe_load(
+        text.replace("exporter:10081", exporter).replace("alertmanager:9093", alertmanager)
+    )
+    for section in (document["global"], *document["scrape_configs"]):
+        durations = {key: value for key, value in section.items() if key.endswith(("_interval", "_timeout"))}
+        section.update({key: faster(value) for key, value in durations.items()})
+    return {**document, "rule_files": rules}
+
+
 @contextmanager
 def alertmanager(folder: Path, receiver: str) -> Iterator[str]:
     """Run Alertmanager; yield its address."""
-    route = {"receiver": "webhook", "group_by": ["..."], "group_wait": "1s", "group_interval": "1s"}
-    receivers = [{"name": "webhook", "webhook_configs": [{"url": receiver, "send_resolved": True}]}]
-    (folder / "alertmanager.yml").write_text(yaml.safe_dump({"route": route, "receivers": receivers}))
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(faster_route(receiver)))
     address = f"127.0.0.1:{free_port()}"
     with (folder / "alertmanager.log").open("w") as log:
         process = subprocess.Popen(
@@ -119,17 +143,7 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(tmp_path:
         ledger = {"url": f"sqlite:///{tmp_path}/ledger.db", "new_series_hold": "2s"}
         config = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"}, ledger=ledger)
         with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
-            settings = {
-                "global": {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "1s"},
-                "rule_files": faster_rules(tmp_path),
-                "alerting": {"alertmanagers": [{"static_configs": [{"targets": [address]}]}]},
-                "scrape_configs": [
-                    {
-                        "job_name": "creatify",
-                        "static_configs": [{"targets": [exporter.url.removeprefix("http://")]}],
-                    }
-                ],
-            }
+            settings = faster_scrapes(exporter.url.removeprefix("http://"), address, faster_rules(tmp_path))
             with running_prometheus(tool("prometheus", "prometheus"), tmp_path / "prometheus", settings):
                 until(lambda: spikes(alerts, "firing"), 90)
                 until(lambda: spikes(alerts, "resolved"), 90)
