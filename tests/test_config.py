@@ -1,5 +1,6 @@
 import os
 import re
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,8 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert default.plan == Plan(credits=2000, renews_on_day=1, price_per_credit=0.15, currency="USD")
     assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
+    login = b64encode(b"user:canary-password").decode()
+    assert log.without_secrets(f"Basic {login}") == "Basic <hidden>"
     assert other.tls_config is not None
     assert other.tls_config.ca_file == CASES / "keys/api-id"
     assert config.fetch == Fetch()

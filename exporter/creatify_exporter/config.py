@@ -8,6 +8,7 @@ import ipaddress
 import os
 import re
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -97,6 +98,8 @@ def _proxy_url(text: str) -> str:
     url = _http(text)
     if url.password:
         _redact(url.password)
+        login = f"{unquote(url.username or '')}:{unquote(url.password)}"
+        log.redact(b64encode(login.encode()).decode())  # as it is sent, and as a proxy may say it again
     return HiddenUrl(text)
 
 

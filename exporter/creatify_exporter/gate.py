@@ -28,6 +28,9 @@ _OPEN: Final = ("/-/healthy", "/-/ready")
 
 _CHALLENGE: Final = 'Basic realm="creatify-exporter", charset="UTF-8"'
 
+_NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
+"""In every answer: a browser must not take for markup what repeats somebody's words."""
+
 _log = structlog.get_logger()
 
 
@@ -74,7 +77,7 @@ class Gate:
     def _take(self, read: Read) -> None:
         self._read = read
         self._users = Users(read.config.basic_auth_users)
-        self._headers = read.config.http_server_config.response_headers
+        self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
 
     def _listening_context(self) -> ssl.SSLContext | None:
         """Return what to listen with, None for plain connections."""

@@ -88,6 +88,8 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # What it says for debugging are URLs that it was sent to, in which an API may spell a key as nobody can foresee.
+    logging.getLogger("urllib3").setLevel(logging.INFO)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from creatify_exporter import log
+
 API: Final = "text_generator"
 
 Status = Literal["pending", "running", "done", "failed", "unknown"]
@@ -51,9 +53,10 @@ _LONGEST_LABEL: Final = 100
 def model_label(name: str | None) -> str:
     """Return a model's name as a label value: one line of at most 100 characters, `unknown` where there is none.
 
-    Prometheus drops a label whose value is empty, and cannot store a lone surrogate.
+    Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A name that has a key in it, as of
+    an API that echoes what it was sent, is hidden as in the log.
     """
-    return _label((name or "")[: 4 * _LONGEST_LABEL])
+    return _label(log.without_secrets((name or "")[: 4 * _LONGEST_LABEL]))
 
 
 @lru_cache(maxsize=1000)

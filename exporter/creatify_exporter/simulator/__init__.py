@@ -15,6 +15,7 @@ from creatify_exporter.simulator.faults import (
     dripping,
     inserted,
     odd_task,
+    redirected,
     replied,
 )
 from creatify_exporter.simulator.listing import COMPACT, REVERSED, SPACED, Listing
@@ -48,6 +49,7 @@ __all__ = [
     "dripping",
     "inserted",
     "odd_task",
+    "redirected",
     "replied",
     "serve",
 ]
