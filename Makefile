@@ -21,10 +21,12 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(VENV)/dev.stamp ## the property tests at length, with new random histories; the seed is printed
+soak: $(VENV)/dev.stamp ## an hour of faults, 1,000 kills, the property tests at length; the seed is printed
 	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
 	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
-	  tests/test_ledger.py tests/test_decoder.py $(ARGS)
+	  tests/test_ledger.py tests/test_decoder.py $(ARGS) && \
+	  SOAK_SEED=$$seed SOAK_SECONDS=$${SOAK_SECONDS:-3600} FIRE_KILLS=$${FIRE_KILLS:-1000} $(BIN)/pytest --timeout=0 -s \
+	  tests/end_to_end/test_soak.py tests/end_to_end/test_fire.py $(ARGS)
 
 bench: $(VENV)/bench.stamp ## what a scrape costs, beside other ways: 15 minutes, writes docs/performance.md; ARGS=--quick: 1 minute
 	PYTHONPATH=exporter $(VENV)/bench/bin/python bench/scrape.py $(ARGS)
