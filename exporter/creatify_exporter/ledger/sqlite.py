@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.store import Statements, Store
+from creatify_exporter.ledger.book import Book, Changes, DayKey
+from creatify_exporter.ledger.seal import book_seal, moved
+from creatify_exporter.ledger.store import Statements, Store, read_book
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
+_SEALED: Final = 3  # the version from which on books have seals
 _LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
+
+_DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
+_MOVE_SEAL: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -47,6 +53,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
     ("ALTER TABLE book ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE book ADD COLUMN seal INTEGER NOT NULL DEFAULT 0",),
 )
 """Each entry brings a ledger from the version that is its index to the next, in one transaction."""
 
@@ -97,6 +104,14 @@ class SqliteStore(Store):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
 
+    def load(self, workspace: str, api: str) -> Book:
+        """As `Store` says; a book whose seal is broken is no book any more."""
+        book = super().load(workspace, api)
+        with self.reading() as sql:
+            if not _sealed(sql, book):
+                raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
+        return book
+
     def clock(self) -> float:
         """Return the time of this machine."""
         return time.time()
@@ -105,6 +120,16 @@ class SqliteStore(Store):
         """Close the file and let others have it."""
         self._database.close()
         self._unlock()
+
+    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:
+        days = {}
+        for key in changes.days:
+            for (value,) in sql.execute(_DAY, (book.number, *key)):
+                days[key] = value
+        sql.execute(_MOVE_SEAL, (moved(book, changes, days), book.number))
+
+    def _seal(self, sql: Statements, workspace: str, api: str) -> None:
+        _seal(sql, workspace, api)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -130,7 +155,7 @@ def unavailable() -> Iterator[None]:
 def _refused(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last one where a schema is damaged
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
@@ -202,6 +227,26 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
+def _whole_seal(sql: Statements, book: Book) -> int:
+    days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
+    return book_seal(book, ((DayKey(*key), value) for *key, value in days))
+
+
+def _sealed(sql: Statements, book: Book) -> bool:
+    [(seal,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    return bool(seal == _whole_seal(sql, book))
+
+
+def _seal(sql: Statements, workspace: str, api: str) -> None:
+    book = read_book(sql, workspace, api)
+    if book:
+        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_whole_seal(sql, book), book.number))
+
+
+def _names(sql: Statements) -> list[tuple[str, str]]:
+    return [(workspace, api) for workspace, api in sql.execute("SELECT workspace, api FROM book").fetchall()]
+
+
 def _version(database: sqlite3.Connection, path: Path | None) -> int:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
@@ -211,11 +256,25 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
     return version
 
 
+def _damage(database: sqlite3.Connection, version: int) -> str | None:
+    """Return what is wrong with the content of a ledger, None where nothing is."""
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        return " ".join(found.split())
+    if version < _SEALED:
+        return None
+    try:
+        books = [read_book(database, *name) for name in _names(database)]
+        whole = all(book and _sealed(database, book) for book in books)
+    except (ValueError, TypeError, sqlite3.Error):  # what no exporter has written there
+        whole = False
+    return None if whole else "what it holds is not what was written"
+
+
 def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
     version = _version(database, path)
-    if version and (damage := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        found = " ".join(damage.split())
-        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {found}; restore it from a backup")
+    if version and (damage := _damage(database, version)):
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         database.execute("BEGIN IMMEDIATE")
         for statement in (
@@ -224,6 +283,9 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             f"PRAGMA user_version = {number}",
         ):
             database.execute(statement)
+        if number == _SEALED:
+            for name in _names(database):
+                _seal(database, *name)
         database.execute("COMMIT")
 
 
