@@ -1067,6 +1067,32 @@ def test_a_bit_that_turns_over_in_a_ledger_is_noticed_or_changes_nothing(path: P
     assert refused > FLIPS / 10
 
 
+def test_a_bit_that_turns_over_in_the_log_is_noticed_unless_it_is_in_the_last_recording(path: Path) -> None:
+    """What cannot be told from a power failure during the last commit is taken for one."""
+    desk = Desk(path)
+    for number in range(40):
+        desk.list(*(desk.task(f"task {number} {each}", "done", 1.0) for each in range(5)))
+    left = path.with_name("left")
+    desk.store.leave(left)
+    good, draw = (left / "ledger.db-wal").read_bytes(), random.Random(1)  # noqa: S311 - as above
+    places = [*range(32), *(draw.randrange(len(good)) for _ in range(FLIPS))]
+    for number, place in enumerate(places):
+        copy = path.with_name(str(number))
+        shutil.copytree(left, copy)
+        (copy / "ledger.db-shm").unlink(missing_ok=True)
+        flipped = bytearray(good)
+        flipped[place] ^= 1 << draw.randrange(8)
+        (copy / "ledger.db-wal").write_bytes(flipped)
+        try:
+            store = SqliteStore(copy / "ledger.db")
+        except LedgerRefused:
+            assert (copy / "ledger.db-wal").read_bytes() == flipped
+        else:
+            with closing(store):
+                assert store.load(*WORKSPACE).marks.generation >= 39
+        shutil.rmtree(copy)
+
+
 def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))

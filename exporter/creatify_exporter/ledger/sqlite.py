@@ -3,11 +3,12 @@
 import fcntl
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.book import Book, Changes, DayKey
@@ -181,6 +182,7 @@ def _locked(path: Path) -> int:
 def _opened(path: Path | None) -> sqlite3.Connection:
     if path:
         _refuse_foreign(path)
+        _inspect_log(path)
     with _refused(path):
         if path and not path.exists():
             path.touch(mode=0o600)  # SQLite gives its other files the same mode
@@ -191,10 +193,49 @@ def _opened(path: Path | None) -> sqlite3.Connection:
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")  # what has been exposed survives a power failure
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a log without remains of an earlier life
         except BaseException:
             database.close()
             raise
     return database
+
+
+def _inspect_log(path: Path) -> None:
+    """Refuse a ledger that was not closed and is damaged, before SQLite tidies up, which would be touching it."""
+    log = path.with_name(f"{path.name}-wal")
+    if not path.exists() or not log.exists() or not log.stat().st_size:
+        return
+    with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        version = _version(database, path)
+        page_size = int(database.execute("PRAGMA page_size").fetchone()[0])
+        read = int.from_bytes(path.with_name(f"{path.name}-shm").read_bytes()[16:20], sys.byteorder)
+        lost = _unreadable(log.read_bytes(), page_size, read)
+        damage = f"{lost} of the latest recordings cannot be read" if lost else version and _damage(database, version)
+    if damage:
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+
+
+def _unreadable(log: bytes, page_size: int, read: int) -> int:
+    """Return how many commits stand in a log behind the `read` frames that SQLite could read.
+
+    It takes the first frame that is wrong for the end, since a power failure leaves such a one. That can only be part
+    of the last commit, so one is none. Offsets: sqlite.org/fileformat.html, the WAL file format.
+    """
+    size = 24 + page_size
+    frames = [log[start : start + 16] for start in range(32 + read * size, len(log) - size + 1, size)]
+    salts = log[16:24] if _header_holds(log) else log[40:48]  # those of the first frame
+    commits = sum(frame[4:8] != bytes(4) and frame[8:16] == salts for frame in frames)
+    return commits if commits > 1 else 0
+
+
+def _header_holds(log: bytes) -> bool:
+    """Return whether the checksum of a log's header is right."""
+    order: Literal["big", "little"] = "big" if log[3] & 1 else "little"
+    first = second = 0
+    for at in (0, 8, 16):
+        first = (first + int.from_bytes(log[at : at + 4], order) + second) % 2**32
+        second = (second + int.from_bytes(log[at + 4 : at + 8], order) + first) % 2**32
+    return log[24:32] == first.to_bytes(4) + second.to_bytes(4)
 
 
 def _opened_to_read(path: Path) -> sqlite3.Connection:
