@@ -19,7 +19,7 @@ import requests
 
 from accounts import nonzero
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, Truth
-from processes import COMMAND, Exporter, Samples, total, until, write_config
+from processes import COMMAND, Exporter, Samples, parsed, total, until, write_config
 
 KILLS = int(os.environ.get("FIRE_KILLS", "30"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
@@ -323,3 +323,107 @@ def test_of_two_exporters_on_one_file_the_second_says_so_and_ends(scene: Scene) 
         assert exporter.value("creatify_up", api="text_generator") == 1
         assert "is in use by another exporter" in scene.refusal()
         assert exporter.value("creatify_up", api="text_generator") == 1
+
+
+# --- Files that are refused -----------------------------------------------------------------------------------------
+
+
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << 3
+    path.write_bytes(content)
+
+
+def header(scene: Scene) -> None:
+    flipped(scene.ledger, 5)
+
+
+def page_in_the_middle(scene: Scene) -> None:
+    """Let 1.0 and the like be other numbers, of which SQLite says nothing."""
+    content = scene.ledger.read_bytes()
+    flipped(scene.ledger, content.index(b"gemini-2.5-flash", len(content) // 2) + 3)
+
+
+def log(scene: Scene) -> None:
+    flipped(scene.ledger.with_name("ledger.db-wal"), 5000)
+
+
+def truncated(scene: Scene) -> None:
+    os.truncate(scene.ledger, scene.ledger.stat().st_size // 2)
+
+
+def newer(scene: Scene) -> None:
+    with closing(sqlite3.connect(scene.ledger)) as database:
+        database.execute("PRAGMA user_version = 99")
+
+
+def unreadable(scene: Scene) -> None:
+    scene.ledger.chmod(0)
+
+
+def read_only(scene: Scene) -> None:
+    for path in scene.state.iterdir():
+        path.chmod(0o444)
+    scene.state.chmod(0o555)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (header, "is not a ledger"),
+        (page_in_the_middle, "is damaged"),
+        (log, "is damaged"),
+        (truncated, "malformed"),
+        (newer, "has version 99"),
+        (unreadable, "cannot be opened"),
+        (read_only, "cannot be opened"),
+    ],
+)
+def test_a_ledger_that_must_not_be_used_is_refused_in_one_line_and_left_as_it_is(
+    scene: Scene, trouble: Callable[[Scene], None], words: str
+) -> None:
+    with scene.running() as exporter:
+        for _ in range(5):
+            exporter.samples()
+            time.sleep(0.2)
+        if trouble is not log:  # which only a killed process leaves behind
+            assert exporter.terminate() == 0
+    trouble(scene)
+    before = {path.name: path.stat().st_size for path in scene.state.iterdir() if not path.name.endswith("-shm")}
+    content = scene.ledger.read_bytes() if os.access(scene.ledger, os.R_OK) else b""
+    line = scene.refusal()
+    assert words in line
+    assert str(scene.ledger) in line
+    scene.state.chmod(0o755)
+    assert before.items() <= {path.name: path.stat().st_size for path in scene.state.iterdir()}.items()
+    assert content == (scene.ledger.read_bytes() if content else b"")
+
+
+@pytest.mark.parametrize("trouble", [page_in_the_middle, truncated, log])
+def test_what_is_damaged_under_a_running_exporter_never_makes_its_counters_wrong(
+    scene: Scene, trouble: Callable[[Scene], None]
+) -> None:
+    with scene.running() as exporter:
+        before, then = exporter.samples(), scene.at()
+        with closing(sqlite3.connect(scene.ledger)) as somebody:
+            somebody.execute("PRAGMA wal_checkpoint")
+        time.sleep(1.1)
+        seen = exporter.samples()
+        trouble(scene)
+        for _ in range(5):
+            time.sleep(0.3)
+            samples = exporter.samples()
+            assert all(samples[key] >= value for key, value in counters(seen).items())
+            seen = samples
+            if total(samples, "creatify_up", api="text_generator") == 1:
+                assert_true(scene.at() - then, before, samples, 0)
+            else:
+                assert (total(samples, "creatify_fetch_failures_total", cause="ledger") or 0) > 0
+    command = [*scene.prefix, COMMAND, "dump", *scene.flags[:2]]
+    dumped = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    if dumped.stdout:  # the damage was written over before the kill
+        assert_true(scene.at() - then, before, parsed(dumped.stdout), 0)
+    else:
+        [line] = dumped.stderr.splitlines()
+        assert "is damaged" in line
+        assert dumped.returncode == 1
