@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-deploy lint soak bench alert-lab dashboards chart-readme lock clean
+.PHONY: help run test test-deploy lint soak fuzz bench alert-lab dashboards chart-readme lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,10 +21,16 @@ lint: $(VENV)/dev.stamp ## ruff, mypy and the layer contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-soak: $(VENV)/dev.stamp ## the property tests at length, with new random histories; the seed is printed
+soak: $(VENV)/dev.stamp ## an hour of faults, 1,000 kills, the property tests at length; the seed is printed
 	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
 	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
-	  tests/test_ledger.py tests/test_decoder.py $(ARGS)
+	  tests/test_ledger.py tests/test_decoder.py $(ARGS) && \
+	  SOAK_SEED=$$seed SOAK_SECONDS=$${SOAK_SECONDS:-3600} FIRE_KILLS=$${FIRE_KILLS:-1000} $(BIN)/pytest --timeout=0 -s \
+	  tests/end_to_end/test_soak.py tests/end_to_end/test_fire.py $(ARGS)
+
+fuzz: $(VENV)/dev.stamp ## broken lists, configurations and requests for FUZZ_SECONDS each (900); the seed is printed
+	FUZZ_SEED=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))') FUZZ_SECONDS=$${FUZZ_SECONDS:-900} \
+	  $(BIN)/pytest -n auto -rP tests/test_fuzz.py $(ARGS)
 
 bench: $(VENV)/bench.stamp ## what a scrape costs, beside other ways: 15 minutes, writes docs/performance.md; ARGS=--quick: 1 minute
 	PYTHONPATH=exporter $(VENV)/bench/bin/python bench/scrape.py $(ARGS)

@@ -1,6 +1,7 @@
 """The ledger against an oracle that never forgets, rule by rule, and on files that fail it."""
 
 import os
+import random
 import resource
 import shutil
 import sqlite3
@@ -23,13 +24,15 @@ from hypothesis import strategies as st
 
 from creatify_exporter.errors import FetchError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger import Account, Ledger, Recording, Rules
-from creatify_exporter.ledger.book import Key, Total
+from creatify_exporter.ledger.book import DayKey, Key, Total
+from creatify_exporter.ledger.seal import book_seal
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.ledger.store import Day
+from creatify_exporter.ledger.store import Day, read_book
 from creatify_exporter.tasks import Task
 from oracle import BY_DAY, Name, Oracle
 
 HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "1500"))
+FLIPS = int(os.environ.get("LEDGER_FLIPS", "200"))
 HOUR, DAY = 3600.0, 24 * 3600.0
 NOON = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
 TODAY = (date(2026, 10, 31) - date(1970, 1, 1)).days
@@ -1052,6 +1055,81 @@ def test_a_damaged_ledger_is_not_touched(path: Path) -> None:
     assert "ledger" in refusal(path)
 
 
+def test_a_bit_that_turns_over_in_a_ledger_is_noticed_or_changes_nothing(path: Path) -> None:
+    used(path)
+    good, draw = path.read_bytes(), random.Random(1)  # noqa: S311 - reproducible draws are the point
+    with closing(SqliteStore(path)) as store:
+        books, booked = list(store.books()), store.days(0, TODAY + 2)
+    refused = 0
+    for _ in range(FLIPS):
+        flipped = bytearray(good)
+        flipped[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            store = SqliteStore(path)
+        except LedgerRefused as error:
+            assert "\n" not in str(error)  # noqa: PT017 - it may, and need not, be raised
+            assert path.read_bytes() == flipped
+            refused += 1
+            continue
+        with closing(store):
+            assert (list(store.books()), store.days(0, TODAY + 2)) == (books, booked)
+    assert refused > FLIPS / 10
+
+
+def test_a_bit_that_turns_over_in_the_log_is_noticed_unless_it_is_in_the_last_recording(path: Path) -> None:
+    """What cannot be told from a power failure during the last commit is taken for one."""
+    desk = Desk(path)
+    for number in range(40):
+        desk.list(*(desk.task(f"task {number} {each}", "done", 1.0) for each in range(5)))
+    left = path.with_name("left")
+    desk.store.leave(left)
+    good, draw = (left / "ledger.db-wal").read_bytes(), random.Random(1)  # noqa: S311 - as above
+    places = [*range(32), *(draw.randrange(len(good)) for _ in range(FLIPS))]
+    for number, place in enumerate(places):
+        copy = path.with_name(str(number))
+        shutil.copytree(left, copy)
+        (copy / "ledger.db-shm").unlink(missing_ok=True)
+        flipped = bytearray(good)
+        flipped[place] ^= 1 << draw.randrange(8)
+        (copy / "ledger.db-wal").write_bytes(flipped)
+        try:
+            store = SqliteStore(copy / "ledger.db")
+        except LedgerRefused:
+            assert (copy / "ledger.db-wal").read_bytes() == flipped
+        else:
+            with closing(store):
+                assert store.load(*WORKSPACE).marks.generation >= 39
+        shutil.rmtree(copy)
+
+
+def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    with closing(sqlite3.connect(path)) as damage:
+        damage.execute("UPDATE series SET value = value + 64 WHERE total = 'finished'")
+        damage.commit()
+    desk.store.fail(0, "before")
+    with pytest.raises(LedgerUnavailable):
+        desk.list(desk.task("b", "done", 2.0))
+    desk.store.heal()
+    with pytest.raises(LedgerUnavailable, match="damaged"):
+        desk.list(desk.task("b", "done", 2.0))
+    assert desk.counts("submitted", "finished") == (1, 1)
+
+
+def test_a_ledger_of_the_version_before_seals_is_sealed_when_it_is_opened(path: Path) -> None:
+    used(path)
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("ALTER TABLE book DROP COLUMN seal")
+        old.execute("PRAGMA user_version = 2")
+    desk = Desk(path)
+    assert desk.count("submitted") == 300
+    desk.list(desk.task("another"))
+    desk.restart()
+    assert desk.count("submitted") == 301
+
+
 def test_a_ledger_that_has_lost_its_end_is_not_touched(path: Path) -> None:
     used(path)
     path.write_bytes(path.read_bytes()[:-4096])
@@ -1176,6 +1254,11 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
     desk.list(desk.task("a"))
     with closing(sqlite3.connect(path)) as somebody:
         somebody.execute("UPDATE book SET generation = generation + 1")
+        book = read_book(somebody, *WORKSPACE)
+        assert book
+        days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
+        seal = book_seal(book, ((DayKey(*key), value) for *key, value in days))
+        somebody.execute("UPDATE book SET seal = ?", (seal,))
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False
     assert desk.count("submitted") == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from creatify_exporter.collector import Collector, rules
@@ -196,6 +196,7 @@ allow-utf-8 dots values underscores
 words = st.sampled_from([*WORDS.split(), " ", "\xff"])
 
 
+@example(accept="application/openmetrics-text;version=x")
 @given(accept=st.lists(words, max_size=12).map("".join))
 def test_no_accept_header_breaks_a_scrape(idle: Site, accept: str) -> None:
     answer = idle.get("/metrics/exporter", accept=accept)

@@ -74,7 +74,7 @@ def _content(path: Path) -> bytes:
 def _check_certificates(content: bytes) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=_blocks(content))
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, TypeError):  # the last one where a block is not ASCII
         raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
 
 

@@ -60,5 +60,5 @@ def _encoder(accept: str) -> tuple[Callable[[Exposition], bytes], str]:
     """Return what renders OpenMetrics where it is asked for, else the classic text format, and its content type."""
     try:
         return choose_encoder(accept)
-    except ValueError:  # a header that asks for no version there is
+    except (ValueError, TypeError):  # a header that asks for no version there is
         return choose_encoder("")

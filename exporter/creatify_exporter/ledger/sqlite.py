@@ -3,17 +3,24 @@
 import fcntl
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.store import Statements, Store
+from creatify_exporter.ledger.book import Book, Changes, DayKey
+from creatify_exporter.ledger.seal import book_seal, moved
+from creatify_exporter.ledger.store import Statements, Store, read_book
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
+_SEALED: Final = 3  # the version from which on books have seals
 _LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
+
+_DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
+_MOVE_SEAL: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -47,6 +54,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
     ("ALTER TABLE book ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",),
+    ("ALTER TABLE book ADD COLUMN seal INTEGER NOT NULL DEFAULT 0",),
 )
 """Each entry brings a ledger from the version that is its index to the next, in one transaction."""
 
@@ -97,6 +105,14 @@ class SqliteStore(Store):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
 
+    def load(self, workspace: str, api: str) -> Book:
+        """As `Store` says; a book whose seal is broken is no book any more."""
+        book = super().load(workspace, api)
+        with self.reading() as sql:
+            if not _sealed(sql, book):
+                raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
+        return book
+
     def clock(self) -> float:
         """Return the time of this machine."""
         return time.time()
@@ -105,6 +121,16 @@ class SqliteStore(Store):
         """Close the file and let others have it."""
         self._database.close()
         self._unlock()
+
+    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:
+        days = {}
+        for key in changes.days:
+            for (value,) in sql.execute(_DAY, (book.number, *key)):
+                days[key] = value
+        sql.execute(_MOVE_SEAL, (moved(book, changes, days), book.number))
+
+    def _seal(self, sql: Statements, workspace: str, api: str) -> None:
+        _seal(sql, workspace, api)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -130,7 +156,7 @@ def unavailable() -> Iterator[None]:
 def _refused(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last one where a schema is damaged
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
@@ -156,6 +182,7 @@ def _locked(path: Path) -> int:
 def _opened(path: Path | None) -> sqlite3.Connection:
     if path:
         _refuse_foreign(path)
+        _inspect_log(path)
     with _refused(path):
         if path and not path.exists():
             path.touch(mode=0o600)  # SQLite gives its other files the same mode
@@ -166,10 +193,49 @@ def _opened(path: Path | None) -> sqlite3.Connection:
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")  # what has been exposed survives a power failure
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a log without remains of an earlier life
         except BaseException:
             database.close()
             raise
     return database
+
+
+def _inspect_log(path: Path) -> None:
+    """Refuse a ledger that was not closed and is damaged, before SQLite tidies up, which would be touching it."""
+    log = path.with_name(f"{path.name}-wal")
+    if not path.exists() or not log.exists() or not log.stat().st_size:
+        return
+    with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        version = _version(database, path)
+        page_size = int(database.execute("PRAGMA page_size").fetchone()[0])
+        read = int.from_bytes(path.with_name(f"{path.name}-shm").read_bytes()[16:20], sys.byteorder)
+        lost = _unreadable(log.read_bytes(), page_size, read)
+        damage = f"{lost} of the latest recordings cannot be read" if lost else version and _damage(database, version)
+    if damage:
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+
+
+def _unreadable(log: bytes, page_size: int, read: int) -> int:
+    """Return how many commits stand in a log behind the `read` frames that SQLite could read.
+
+    It takes the first frame that is wrong for the end, since a power failure leaves such a one. That can only be part
+    of the last commit, so one is none. Offsets: sqlite.org/fileformat.html, the WAL file format.
+    """
+    size = 24 + page_size
+    frames = [log[start : start + 16] for start in range(32 + read * size, len(log) - size + 1, size)]
+    salts = log[16:24] if _header_holds(log) else log[40:48]  # those of the first frame
+    commits = sum(frame[4:8] != bytes(4) and frame[8:16] == salts for frame in frames)
+    return commits if commits > 1 else 0
+
+
+def _header_holds(log: bytes) -> bool:
+    """Return whether the checksum of a log's header is right."""
+    order: Literal["big", "little"] = "big" if log[3] & 1 else "little"
+    first = second = 0
+    for at in (0, 8, 16):
+        first = (first + int.from_bytes(log[at : at + 4], order) + second) % 2**32
+        second = (second + int.from_bytes(log[at + 4 : at + 8], order) + first) % 2**32
+    return log[24:32] == first.to_bytes(4) + second.to_bytes(4)
 
 
 def _opened_to_read(path: Path) -> sqlite3.Connection:
@@ -202,6 +268,26 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
+def _whole_seal(sql: Statements, book: Book) -> int:
+    days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
+    return book_seal(book, ((DayKey(*key), value) for *key, value in days))
+
+
+def _sealed(sql: Statements, book: Book) -> bool:
+    [(seal,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    return bool(seal == _whole_seal(sql, book))
+
+
+def _seal(sql: Statements, workspace: str, api: str) -> None:
+    book = read_book(sql, workspace, api)
+    if book:
+        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_whole_seal(sql, book), book.number))
+
+
+def _names(sql: Statements) -> list[tuple[str, str]]:
+    return [(workspace, api) for workspace, api in sql.execute("SELECT workspace, api FROM book").fetchall()]
+
+
 def _version(database: sqlite3.Connection, path: Path | None) -> int:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
@@ -211,11 +297,25 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
     return version
 
 
+def _damage(database: sqlite3.Connection, version: int) -> str | None:
+    """Return what is wrong with the content of a ledger, None where nothing is."""
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        return " ".join(found.split())
+    if version < _SEALED:
+        return None
+    try:
+        books = [read_book(database, *name) for name in _names(database)]
+        whole = all(book and _sealed(database, book) for book in books)
+    except (ValueError, TypeError, sqlite3.Error):  # what no exporter has written there
+        whole = False
+    return None if whole else "what it holds is not what was written"
+
+
 def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
     version = _version(database, path)
-    if version and (damage := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-        found = " ".join(damage.split())
-        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {found}; restore it from a backup")
+    if version and (damage := _damage(database, version)):
+        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         database.execute("BEGIN IMMEDIATE")
         for statement in (
@@ -224,6 +324,9 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             f"PRAGMA user_version = {number}",
         ):
             database.execute(statement)
+        if number == _SEALED:
+            for name in _names(database):
+                _seal(database, *name)
         database.execute("COMMIT")
 
 

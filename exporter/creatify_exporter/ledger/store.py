@@ -15,7 +15,8 @@ INSERT INTO book (workspace, api, generation, dated, created_at, recorded_at, se
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
 """
 _BOOKS_WITH: Final = """
-SELECT DISTINCT number, workspace FROM book JOIN series ON series.book = book.number WHERE model = ? ORDER BY number
+SELECT DISTINCT number, workspace, api FROM book JOIN series ON series.book = book.number WHERE model = ?
+ORDER BY number
 """
 _BOOK: Final = """
 SELECT number, revision, generation, dated, created_at, recorded_at, settled_before
@@ -110,12 +111,13 @@ class Store(ABC):
     def load(self, workspace: str, api: str) -> Book:
         """Read a workspace's book, making an empty one where there is none."""
         with self.reading() as sql:
-            found = _book(sql, workspace, api)
+            found = read_book(sql, workspace, api)
         if found:
             return found
         with self.writing() as sql:
             sql.execute(_NEW_BOOK, (workspace, api, *astuple(Marks()))).fetchall()
-            made = _book(sql, workspace, api)
+            self._seal(sql, workspace, api)
+            made = read_book(sql, workspace, api)
         assert made is not None  # noqa: S101 - it has just been written
         return made
 
@@ -129,6 +131,7 @@ class Store(ABC):
             missed = self._advance(sql, book)
             if changes.marks:
                 _move_marks(sql, book, changes.marks)
+            self._move_seal(sql, book, changes)
             _put(sql, book.number, changes)
             self._publish(sql, book.number, book.revision + len(missed) + 1, changes)
         return [*missed, changes]
@@ -160,6 +163,7 @@ class Store(ABC):
                 days = theirs.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
                 totals = {DayKey(*key): value for *key, value in days}
                 _put(sql, own, Changes(rows={**book.rows}, born=book.series, days=totals))
+                self._seal(sql, workspace, api)
 
     def forget(self, model: str) -> int:
         """Remove a model's series from all books; return from how many. `LedgerRefused` while it has tasks there.
@@ -168,7 +172,7 @@ class Store(ABC):
         """
         forgotten = 0
         with self.writing() as sql:
-            for number, workspace in sql.execute(_BOOKS_WITH, (model,)).fetchall():
+            for number, workspace, api in sql.execute(_BOOKS_WITH, (model,)).fetchall():
                 # The generation too: a list that is being fetched was begun while the book had the model.
                 sql.execute(
                     "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?", (number,)
@@ -181,6 +185,7 @@ class Store(ABC):
                         "nothing was forgotten; try again when they have settled"
                     )
                 sql.execute("DELETE FROM series WHERE book = ? AND model = ?", one_model)
+                self._seal(sql, workspace, api)
                 forgotten += 1
         return forgotten
 
@@ -198,18 +203,25 @@ class Store(ABC):
         """Return the changes of others up to a revision; raise `Overtaken` where they are not known."""
         raise Overtaken
 
+    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:  # noqa: B027 - not every store has one
+        """Move a book's seal by what is about to be written to it."""
+
+    def _seal(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - as above
+        """Seal a book as it now is."""
+
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - as `news`
         """Tell the other exporters what a book's new revision has changed."""
 
 
 def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
     for workspace, api in sql.execute("SELECT workspace, api FROM book ORDER BY workspace, api").fetchall():
-        book = _book(sql, workspace, api)
+        book = read_book(sql, workspace, api)
         if book:
             yield workspace, api, book
 
 
-def _book(sql: Statements, workspace: str, api: str) -> Book | None:
+def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
+    """Return a book, None where there is none."""
     found = sql.execute(_BOOK, (workspace, api)).fetchall()
     if not found:
         return None
