@@ -1257,7 +1257,7 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
         book = read_book(somebody, *WORKSPACE)
         assert book
         days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
-        seal = book_seal(book, ((DayKey(*key), value) for *key, value in days))
+        seal = book_seal(WORKSPACE, book, ((DayKey(*key), value) for *key, value in days))
         somebody.execute("UPDATE book SET seal = ?", (seal,))
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False

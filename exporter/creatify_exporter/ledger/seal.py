@@ -12,10 +12,11 @@ from msgspec.msgpack import encode
 from creatify_exporter.ledger.book import Book, Changes, DayKey, Key, Marks, Row, Series
 
 
-def book_seal(book: Book, days: Iterable[tuple[DayKey, float]]) -> int:
-    """Return the seal of a whole book; `days` are its daily totals."""
+def book_seal(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey, float]]) -> int:
+    """Return the seal of a whole book; `name` is its workspace and api, `days` are its daily totals."""
     return (
-        _marks(book.revision, book.marks)
+        crc32(encode(name))
+        + _marks(book.revision, book.marks)
         + sum(_task(task, row) for task, row in book.rows.items())
         + sum(_series(key, series) for key, series in book.series.items())
         + sum(_day(key, value) for key, value in days)

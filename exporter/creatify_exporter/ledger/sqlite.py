@@ -269,8 +269,9 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _whole_seal(sql: Statements, book: Book) -> int:
+    [name] = sql.execute("SELECT workspace, api FROM book WHERE number = ?", (book.number,)).fetchall()
     days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-    return book_seal(book, ((DayKey(*key), value) for *key, value in days))
+    return book_seal(name, book, ((DayKey(*key), value) for *key, value in days))
 
 
 def _sealed(sql: Statements, book: Book) -> bool:
@@ -299,7 +300,7 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
     """Return what is wrong with the content of a ledger, None where nothing is."""
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
     if version < _SEALED:
