@@ -438,6 +438,7 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulat
         [COMMAND, command, *live, "--config.file", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: simulator.requests)
+    time.sleep(0.5)  # until it waits: a signal between the request and the wait is felt only when the answer comes
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 130
