@@ -11,7 +11,10 @@ HEIGHT: Final = 470
 _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 62, 64, 230, 350
 _PANEL: Final = 490  # from one panel to the next
 _ROW: Final = 15  # between names, so that none covers another
-_COLORS: Final = ("#c4421a", "#5f6b76", "#9aa5b1", "#1d6fa5", "#2b8a5a", "#7a4fa3", "#a0741a", "#b03070")
+_COLORS: Final = (
+    *("#c4421a", "#e08a6c", "#5f6b76", "#9aa5b1"),
+    *("#1d6fa5", "#2b8a5a", "#7a4fa3", "#a0741a", "#b03070"),
+)
 
 Points = Sequence[tuple[float, float]]
 
