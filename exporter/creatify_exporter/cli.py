@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import ctypes
 import io
 import math
 import os
@@ -38,6 +39,7 @@ _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
+_MMAP_THRESHOLD: Final = -3  # malloc.h
 _log = structlog.get_logger()
 
 
@@ -107,6 +109,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
     _warn((*loaded.warnings, *gate.config.warnings))
     _allow_files()
+    _give_memory_back()
     sockets = listen(arguments.listen_address or [":10081"])
     with closing(Collector(loaded, _opened(loaded))) as collector:
         server = Server(
@@ -135,6 +138,15 @@ def _allow_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):  # some systems give less than they say
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _give_memory_back() -> None:
+    """Let large buffers go back to the system when they are freed.
+
+    From the first one on, glibc would keep them, for each thread that had one: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    with suppress(OSError, AttributeError):  # other C libraries have no such call
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Config, Gate]:

@@ -268,3 +268,20 @@ def broken_at(folder: Path, simulator: Simulator, settings: Mapping[str, object]
         assert_secret("".join(exporter.log))
     [cause] = [cause for cause, count in failures(samples).items() if count]
     return cause
+
+
+def test_the_memory_that_a_giant_task_took_goes_back_to_the_system(tmp_path: Path, simulator: Simulator) -> None:
+    path = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"})
+    with running_exporter("--config.file", str(path), "--web.listen-address", "127.0.0.1:0") as exporter:
+        scraped(exporter)
+        before = resident(exporter)
+        for _ in range(5):
+            simulator.faults.next("giant_task", "trailing_space")
+            assert (up(scraped(exporter)), up(scraped(exporter))) == (0, 1)
+        assert resident(exporter) - before < 16  # which is what one of them took
+
+
+def resident(exporter: Exporter) -> float:
+    """Return MiB."""
+    status = Path(f"/proc/{exporter.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
