@@ -433,6 +433,7 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 @pytest.mark.parametrize("command", ["dump", "classify"])
 def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
     simulator.faults.always(delayed(30), path=None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it, heirs too
     live = ["--live"] if command == "classify" else []
     process = subprocess.Popen(
         [COMMAND, command, *live, "--config.file", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
