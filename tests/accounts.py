@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from creatify_exporter.simulator import MODELS, Account, Clock, Incident, Model, Traffic, Truth
-from processes import Prometheus
+from processes import Prometheus, Samples, total
 
 MINUTE = 60.0
 NEWCOMER = "gemini-4-flash-preview"
@@ -42,3 +42,21 @@ class Run:
 
 def nonzero(counts: dict[str, float]) -> dict[str, float]:
     return {model: count for model, count in counts.items() if count}
+
+
+def risen(before: Samples, after: Samples, name: str) -> dict[str, float]:
+    """Return by how much a counter has risen, by model; without those that have not."""
+    models = {dict(labels)["model"] for each, labels in after if each == name}
+    return nonzero({m: (total(after, name, model=m) or 0) - (total(before, name, model=m) or 0) for m in models})
+
+
+def assert_true(truth: Truth, before: Samples, after: Samples, least: int) -> None:
+    """See that counters have risen by what has happened, which are so many finished tasks at least."""
+    assert sum(truth.finished.values()) >= least
+    assert risen(before, after, "creatify_tasks_submitted_total") == nonzero(truth.submitted)
+    assert risen(before, after, "creatify_tasks_finished_total") == nonzero(truth.finished)
+    assert risen(before, after, "creatify_tasks_failed_total") == nonzero(truth.failed)
+    used = risen(before, after, "creatify_credits_used_total")
+    refunded = risen(before, after, "creatify_credits_refunded_total")
+    models = used.keys() | refunded.keys()
+    assert nonzero({each: used.get(each, 0) - refunded.get(each, 0) for each in models}) == nonzero(truth.credits)

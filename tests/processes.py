@@ -113,6 +113,13 @@ def total(samples: Samples, name: str, **labels: str) -> float | None:
     return sum(values) if values else None
 
 
+def ledger_counters(samples: Samples) -> Samples:
+    """Return the samples that come from the ledger and must never go down."""
+    names = ("creatify_tasks_", "creatify_task_duration_", "creatify_credits_", "creatify_failed_tasks_")
+    ends = ("_total", "_bucket", "_count", "_sum")
+    return {key: value for key, value in samples.items() if key[0].startswith(names) and key[0].endswith(ends)}
+
+
 @contextmanager
 def running_exporter(
     *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()

@@ -28,7 +28,7 @@ from creatify_exporter.simulator import (
     redirected,
     replied,
 )
-from processes import Exporter, Samples, parsed, running_exporter, total, until, write_config
+from processes import Exporter, Samples, ledger_counters, parsed, running_exporter, total, until, write_config
 from test_client import EXPECTED, ODD, Recorder, said
 
 pytestmark = pytest.mark.xdist_group("faults")  # one exporter lives through all of them
@@ -38,8 +38,6 @@ SCRAPE_TIMEOUT = 10.0  # seconds, as a Prometheus would say
 FETCH_TIMEOUT = 4
 HOUR = 3600.0
 MEBIBYTE = 1 << 20
-
-LEDGER = ("creatify_tasks_", "creatify_credits_", "creatify_failed_tasks_", "creatify_task_duration_")
 
 
 def _spaces(response: Response) -> Response:
@@ -144,14 +142,6 @@ def assert_secret(text: str) -> None:
         assert word not in plain
 
 
-def ledger(samples: Samples) -> Samples:
-    return {
-        key: value
-        for key, value in samples.items()
-        if key[0].startswith(LEDGER) and key[0].endswith(("_total", "_bucket", "_sum", "_count"))
-    }
-
-
 def failures(samples: Samples) -> dict[str, float]:
     return {
         dict(labels)["cause"]: value
@@ -177,10 +167,10 @@ def test_a_failed_fetch_has_its_cause_and_touches_no_counter(
     assert total(during, "creatify_tasks") is None
     more = {which: count - failures(before)[which] for which, count in failures(during).items()}
     assert more == {**dict.fromkeys(more, 0), cause: 1}
-    assert ledger(during) == ledger(before)
+    assert ledger_counters(during) == ledger_counters(before)
     after = scraped(exporter)
     assert up(after) == 1
-    assert ledger(after) == ledger(before)
+    assert ledger_counters(after) == ledger_counters(before)
     assert total(after, "creatify_tasks") == total(before, "creatify_tasks")
     for path in ("/", "/sd", "/probe?workspace=default", "/probe?workspace=<script>", "/metrics/exporter"):
         assert_secret(exporter.get(path).text)
@@ -216,7 +206,7 @@ def test_an_api_that_has_enough_is_left_in_peace(tmp_path: Path, simulator: Simu
         later = scraped(exporter)
         assert (up(before), up(during), up(later)) == (1, 0, 0)
         assert failures(later)["rate_limited"] == 1
-        assert ledger(later) == ledger(before)
+        assert ledger_counters(later) == ledger_counters(before)
         assert len(simulator.listings()) == asked
         assert_secret("".join(exporter.log))
 
@@ -227,7 +217,7 @@ def test_after_the_time_that_the_api_asks_for_all_is_well_again(tmp_path: Path, 
         before = scraped(exporter)
         simulator.faults.next(replied(429, b"[]", retry_after="1"))
         assert up(scraped(exporter)) == 0
-        until(lambda: up(after := scraped(exporter)) == 1 and ledger(after) == ledger(before))
+        until(lambda: up(after := scraped(exporter)) == 1 and ledger_counters(after) == ledger_counters(before))
 
 
 UNREACHABLE = {

@@ -17,40 +17,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from accounts import nonzero
+from accounts import assert_true
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, Truth
-from processes import COMMAND, Exporter, Samples, parsed, total, until, write_config
+from processes import COMMAND, Exporter, Samples, ledger_counters, parsed, total, until, write_config
 
 KILLS = int(os.environ.get("FIRE_KILLS", "30"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
-COUNTERS = ("creatify_tasks_", "creatify_task_duration_", "creatify_credits_", "creatify_failed_tasks_")
-
-
-def counters(samples: Samples) -> Samples:
-    """Return those that come from the ledger."""
-    ends = ("_total", "_bucket", "_count", "_sum")
-    return {key: value for key, value in samples.items() if key[0].startswith(COUNTERS) and key[0].endswith(ends)}
-
-
-def by_model(samples: Samples, name: str) -> dict[str, float]:
-    models = {dict(labels)["model"] for each, labels in samples if each == name}
-    return {model: total(samples, name, model=model) or 0.0 for model in models}
-
-
-def assert_true(truth: Truth, before: Samples, after: Samples, least: int) -> None:
-    """See that counters have risen by what has happened, which are so many finished tasks at least."""
-
-    def risen(name: str) -> dict[str, float]:
-        old = by_model(before, name)
-        return nonzero({model: value - old.get(model, 0.0) for model, value in by_model(after, name).items()})
-
-    assert sum(truth.finished.values()) >= least
-    assert risen("creatify_tasks_submitted_total") == nonzero(truth.submitted)
-    assert risen("creatify_tasks_finished_total") == nonzero(truth.finished)
-    assert risen("creatify_tasks_failed_total") == nonzero(truth.failed)
-    used, refunded = risen("creatify_credits_used_total"), risen("creatify_credits_refunded_total")
-    models = used.keys() | refunded.keys()
-    assert nonzero({each: used.get(each, 0) - refunded.get(each, 0) for each in models}) == nonzero(truth.credits)
 
 
 # --- Kills ----------------------------------------------------------------------------------------------------------
@@ -71,7 +43,7 @@ class Victim:
         samples = exporter.samples()
         for key, value in self.seen.items():
             assert samples.get(key, -1.0) >= value, (key, value, samples.get(key))
-        self.seen = counters(samples)
+        self.seen = ledger_counters(samples)
         self.scrapes += 1
         if total(samples, "creatify_up", api="text_generator") == 1:
             self.counted_at.append(self.simulator.listings()[-1].at)
@@ -245,7 +217,7 @@ def test_a_ledger_that_cannot_be_written_is_said_and_made_up_for_without_a_resta
                 time.sleep(0.5)
                 failing = exporter.samples()
                 assert total(failing, "creatify_up", api="text_generator") == 0
-                assert counters(failing) == counters(committed)  # no hold ended, nothing went back
+                assert ledger_counters(failing) == ledger_counters(committed)  # no hold ended, nothing went back
                 assert total(failing, "creatify_tasks")
             assert (total(failing, "creatify_fetch_failures_total", cause="ledger") or 0) >= 1
             assert total(failing, "creatify_fetch_failures_total") == total(
@@ -278,7 +250,7 @@ def test_a_disk_without_space_is_said_and_made_up_for_without_a_restart(scene: S
             ballast.write_bytes(b" " * (1 << 20))
         while total(failing := exporter.samples(), "creatify_up", api="text_generator"):
             time.sleep(0.2)  # until the space that its log already has is used up
-        seen = counters(failing)
+        seen = ledger_counters(failing)
         assert total(failing, "creatify_fetch_failures_total", cause="ledger") == 1
         assert "cause=ledger" in told(exporter)
         ballast.unlink()
@@ -301,14 +273,14 @@ def test_a_file_that_was_deleted_or_replaced_is_not_written_and_a_restart_takes_
         with closing(sqlite3.connect(scene.ledger)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
         time.sleep(1.1)
-        committed = counters(exporter.samples())
+        committed = ledger_counters(exporter.samples())
         for part in scene.state.glob("ledger.db*"):
             part.unlink()
         if replaced:
             shutil.copy(copy, scene.ledger)
         failing = exporter.samples()
         assert total(failing, "creatify_up", api="text_generator") == 0
-        assert counters(failing) == committed
+        assert ledger_counters(failing) == committed
         assert "restart the exporter" in told(exporter)
         assert scene.ledger.exists() is replaced
         assert not replaced or scene.ledger.read_bytes() == copy.read_bytes()
@@ -413,7 +385,7 @@ def test_what_is_damaged_under_a_running_exporter_never_makes_its_counters_wrong
         for _ in range(5):
             time.sleep(0.3)
             samples = exporter.samples()
-            assert all(samples[key] >= value for key, value in counters(seen).items())
+            assert all(samples[key] >= value for key, value in ledger_counters(seen).items())
             seen = samples
             if total(samples, "creatify_up", api="text_generator") == 1:
                 assert_true(scene.at() - then, before, samples, 0)
