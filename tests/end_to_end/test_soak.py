@@ -35,7 +35,8 @@ def whole_or_nothing() -> list[str]:
 
     def adds(name: str) -> bool:
         pieces = FAULTS[name](Response(0.0, LIST_PATH, "", pieces=[b"[", b"]"])).pieces
-        return any(ODD_ID.encode() in piece for piece in pieces)
+        # `wrong_id` has the odd task under an id of its own, which is another task each time that it has settled.
+        return name == "wrong_id" or any(ODD_ID.encode() in piece for piece in pieces)
 
     return [name for name in FAULTS if not adds(name)]
 
