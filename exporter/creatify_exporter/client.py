@@ -35,7 +35,9 @@ _MAX_BALANCE_BYTES: Final = 64 * 1024
 
 
 class Listing:
-    """One fetch of the list: iterate over it for batches of tasks and known stretches; complete is it when that ends.
+    """One fetch of the list: iterate over it for batches of tasks and known stretches.
+
+    The list is complete when that ends.
 
     `received` counts decoded bytes, also while it runs. `date` is the server's time in seconds since the epoch, None
     where it does not tell. The iteration raises `FetchError`.

@@ -12,7 +12,8 @@ from creatify_exporter.collector import Collector, Visit
 from creatify_exporter.metrics import Exposition
 
 _AT_ONCE: Final = 2  # while one waits for the ledger, another may go on; more would keep the event loop waiting
-_LEAST_COMPRESSED: Final = 1000  # bytes; of less, compression saves nothing worth it
+LEAST_COMPRESSED: Final = 1000  # bytes; of less, compression saves nothing worth it
+COMPRESSION: Final = 1  # 9, which is usual, costs more than the rendering and saves a few per cent of bytes
 
 
 class Renderings:
@@ -34,8 +35,7 @@ class Renderings:
 
         def work() -> bytes:
             body = encode(self._collector.exposition(visits, own=own))
-            # Level 1: level 9, which is usual, costs more than the rendering and saves a few per cent of bytes.
-            return gzip.compress(body, 1) if compressed and len(body) >= _LEAST_COMPRESSED else body
+            return gzip.compress(body, COMPRESSION) if compressed and len(body) >= LEAST_COMPRESSED else body
 
         body = await self.render((content_type, compressed, own, *(visit.identity for visit in visits)), work)
         answer = Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})

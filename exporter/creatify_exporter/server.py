@@ -26,7 +26,7 @@ from creatify_exporter.connections import LIMITS, Connections
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.feed import Outcome
 from creatify_exporter.gate import Gate
-from creatify_exporter.rendering import Renderings
+from creatify_exporter.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 
@@ -69,8 +69,8 @@ class Server:
                 Route("/-/reload", self._reload, methods=["POST"]),
                 Route("/", self._page),
             ],
-            # Level 1: level 9, which is usual, costs more than the rendering and saves a few per cent of bytes.
-            middleware=[Middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)],
+            # Of all but scrapes, which are rendered and compressed outside of the event loop.
+            middleware=[Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=COMPRESSION)],
         )
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:

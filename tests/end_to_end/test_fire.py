@@ -253,6 +253,7 @@ def test_a_disk_without_space_is_said_and_made_up_for_without_a_restart(scene: S
         seen = ledger_counters(failing)
         assert total(failing, "creatify_fetch_failures_total", cause="ledger") == 1
         assert "cause=ledger" in told(exporter)
+        time.sleep(1.1)  # a minute of the account's, lest there be nothing to make up for
         ballast.unlink()
         after, now = exporter.samples(), scene.at()
         assert total(after, "creatify_up", api="text_generator") == 1
