@@ -33,11 +33,11 @@ class Score:
     alerts: set[str] = field(default_factory=set)
 
 
-def workspaces(volumes: list[str], long: int) -> list[weeks.Workspace]:
+def workspaces(volumes: list[str], long: int, seed: int) -> list[weeks.Workspace]:
     """Return what is watched: quiet weeks, incidents and events, at each volume."""
     short, sought = min(long, 2), 5 if long >= 5 else 2  # noqa: PLR2004
     found = []
-    for i, volume in enumerate(volumes):
+    for i, volume in enumerate(volumes, 100 * seed):
         found.append(weeks.Workspace(f"quiet-{volume}", volume, 10 + i, BEGIN, long * 7))
         plan = weeks.incidents(BEGIN, sought)
         found.append(weeks.Workspace(f"incidents-{volume}", volume, 20 + i, BEGIN, sought * 7, plan))
@@ -140,9 +140,9 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def run(volumes: list[str], long: int, folder: Path) -> dict[str, Any]:
+def run(volumes: list[str], long: int, seed: int, folder: Path) -> dict[str, Any]:
     """Simulate, record, fire, judge."""
-    watched = workspaces(volumes, long)
+    watched = workspaces(volumes, long, seed)
     lab = replay.Replay(folder, BEGIN, max(w.end for w in watched))
     started = time.monotonic()
     simulate(lab, [weeks.World(w) for w in watched])
@@ -161,10 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--weeks", type=int, default=20, help="quiet weeks at each volume (default: %(default)s)")
     parser.add_argument("--volumes", default="low,medium,high", help="of low, medium, high (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other random numbers (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="alert-lab-") as folder:
-        found = run(arguments.volumes.split(","), arguments.weeks, Path(folder))
+        found = run(arguments.volumes.split(","), arguments.weeks, arguments.seed, Path(folder))
     print(json.dumps(found, indent=1) if arguments.json else table(found))
     if not arguments.json:
         print("\nAll false alarms, eventful weeks included:", *(found["false_alarms"] or ["none"]), sep="\n- ")

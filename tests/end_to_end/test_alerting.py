@@ -152,7 +152,7 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(tmp_path:
         "alertname": "CreatifyFailureSpike",
         "api": "text_generator",
         "model": SICK,
-        "severity": "warning",
+        "severity": "critical",
         "workspace": "default",
     }
     annotations = spikes(alerts, "firing")[0]["annotations"]
