@@ -136,10 +136,17 @@ def test_each_alert_says_how_bad_what_where_and_what_to_do(rule: dict[str, Any])
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{rule['alert'].lower()}")
-    board, _, variables = rule["annotations"]["dashboard_url"].removeprefix("/d/").partition("?")
-    assert board in GRAFANA
-    assert "var-workspace={{ $labels.workspace | urlquery }}" in variables
+    assert re.match(r"/d/([a-z-]+)", rule["annotations"]["dashboard_url"])[1] in GRAFANA  # type: ignore[index]
     assert "for" in rule
+
+
+def test_links_to_dashboards_choose_what_the_alert_is_about_and_nothing_that_it_does_not_name() -> None:
+    for case in cases():
+        for test in case.get("alert_rule_test", ()):
+            for alert in test.get("exp_alerts", ()):
+                chosen = dict(re.findall(r"[?&]var-(\w+)=([^&]*)", alert["exp_annotations"]["dashboard_url"]))
+                about = {name: alert["exp_labels"].get(name) for name in ("workspace", "api", "model")}
+                assert chosen == {name: value for name, value in about.items() if value}, test["alertname"]
 
 
 def test_rules_use_only_metrics_of_the_contract() -> None:
