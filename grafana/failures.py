@@ -194,7 +194,7 @@ def _by_model() -> timeseries.Panel:
 
 def _models_and_reasons() -> table.Panel:
     key = "workspace, model, reason"
-    whole = f"on (workspace, model) group_left () {summed('workspace, model', FAILED)}"
+    whole = f"on (workspace, model) group_left () ({summed('workspace, model', FAILED)} > 0)"
     models_table = panels.table(
         "Failed in all, by model and reason",
         "Failed tasks in the time shown, and the share of the reason in the failures of the model.",

@@ -18,6 +18,7 @@ from grafana.history import Past
 
 from conftest import tool
 from creatify_exporter.metrics import FAMILIES, Family
+from promql import innermost, selectors, unguarded
 
 ROOT = Path(__file__).parent.parent
 PAGES: dict[str, dict[str, Any]] = {
@@ -43,6 +44,25 @@ EMPTY_IS_RIGHT = {
     ("creatify-exporter", "Vanished tasks, by model"): "a task counts as vanished a day after it has left the list",
 }
 """(dashboard, panel): why a query of it finds nothing in the simulated past."""
+
+
+def names_of(family: Family) -> set[str]:
+    return (
+        {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
+        if family.kind == "histogram"
+        else {family.name}
+    )
+
+
+OF_EACH_EXPORTER = {"creatify_last_fetch_duration_seconds", "creatify_last_fetch_response_bytes"}
+"""Shown by instance."""
+SHARED = {name for family in FAMILIES if "workspace" in family.labels for name in names_of(family)} - OF_EACH_EXPORTER
+"""What several exporters may tell of the same workspace."""
+UNGUARDED_IS_RIGHT = {
+    ("creatify-credits", "Lasts for"): "a balance that does not fall lasts for ever, which is clamped",
+    ("creatify-failures", "How near to a spike, by model"): "the rules clamp the limit, so it is never zero",
+}
+"""(dashboard, panel): why a denominator of it is not compared with zero."""
 
 
 class Asked(NamedTuple):
@@ -267,8 +287,7 @@ def test_alerts_are_those_of_what_is_chosen(asked: Asked) -> None:
 
 @pytest.mark.parametrize("asked", [*QUERIES, *ANNOTATIONS], ids=lambda asked: f"{asked.page}: {asked.panel}")
 def test_a_query_is_promql_over_existing_metrics(asked: Asked) -> None:
-    tree = promql_parser.parse(asked.filled())
-    unknown = {name for name in names_in(tree) if name not in known_names()}
+    unknown = {name for name, _ in selectors(asked.filled()) if name not in known_names()}
     assert not unknown
     unselected = (
         set(re.findall(r"\$([a-z_]\w*)", asked.expr)) - VARIABLES - {"__rate_interval", "__range", "__interval_ms"}
@@ -286,6 +305,9 @@ def test_a_query_counts_as_it_should(asked: Asked) -> None:
     # Two replicas must not double a number: each rate is folded before anything else happens to it.
     for match in re.finditer(r"\b(?:rate|increase)\((?!process_)", asked.expr):
         assert asked.expr[: match.start()].endswith(f"max without ({queries.REPLICA}) (")
+    for name, above in selectors(asked.filled()):
+        assert name not in SHARED or str(innermost(promql_parser.AggregateExpr, above).op) == "max", name
+    assert bool(unguarded(asked.filled())) == ((asked.page, asked.panel) in UNGUARDED_IS_RIGHT)
 
 
 @pytest.mark.parametrize(
@@ -337,24 +359,6 @@ def test_a_panel_says_what_is_so(
     command = [tool("promtool", "prometheus"), "test", "rules", f"{tmp_path}/test.yaml"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def names_in(node: Any) -> Iterator[str]:
-    if isinstance(node, promql_parser.VectorSelector):
-        yield node.name or ""
-    for part in ("expr", "lhs", "rhs", "vector_selector", "param"):
-        if (inner := getattr(node, part, None)) is not None:
-            yield from names_in(inner)
-    for argument in getattr(node, "args", None) or ():
-        yield from names_in(argument)
-
-
-def names_of(family: Family) -> set[str]:
-    return (
-        {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
-        if family.kind == "histogram"
-        else {family.name}
-    )
 
 
 def rules() -> list[dict[str, str]]:

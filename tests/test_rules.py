@@ -4,17 +4,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
 from conftest import tool
 from creatify_exporter.metrics import FAMILIES
+from promql import innermost, selectors, unguarded
 
 ROOT = Path(__file__).parent.parent
 RULES = sorted((ROOT / "prometheus/rules").glob("*.yaml"))
 CASES = sorted((ROOT / "prometheus/tests").glob("*.yaml"))
 GRAFANA = {"creatify-overview", "creatify-failures", "creatify-credits", "creatify-exporter"}
-FOLD = "max without (instance, job, pod, container, endpoint, service, node)"
+REPLICA = {"instance", "job", "pod", "container", "endpoint", "service", "node"}
 
 # The contract: what the exporter exposes and the rules may use.
 CONTRACT = {
@@ -180,13 +182,28 @@ def test_recorded_names_are_level_metric_operations() -> None:
         assert re.fullmatch(r"[a-z_]+:[a-z_]+:[a-z0-9_]+", rule["record"]), rule["record"]
 
 
-def test_replicas_are_folded_after_rates_and_before_sums() -> None:
-    for rule in rules("record"):
-        expression = " ".join(rule["expr"].split())
-        raw = re.findall(r"(?:increase|rate|last_over_time|max_over_time)\((creatify_[a-z_]+)", expression)
-        if raw and not rule["record"].startswith("instance:"):
-            assert FOLD in expression, rule["record"]
-        assert "sum without (instance" not in expression
+@pytest.mark.parametrize("rule", rules("record") + rules("alert"), ids=lambda rule: rule.get("record") or rule["alert"])
+def test_replicas_are_folded_after_rates_and_before_anything_else(rule: dict[str, Any]) -> None:
+    for name, above in selectors(str(rule["expr"])):
+        if name not in CONTRACT:
+            continue
+        call = innermost(promql_parser.Call, above)
+        if name.endswith(("_total", "_bucket")):
+            assert call.func.name in {"increase", "resets"}, f"{name} is folded raw"
+        if rule.get("record", "").startswith("instance:") or (call and call.func.name == "absent_over_time"):
+            continue
+        fold = innermost(promql_parser.AggregateExpr, above)
+        assert str(fold.op) in {"max", "group"}, f"{name} is not folded first"
+        assert fold.modifier.type == promql_parser.AggModifierType.Without
+        assert set(fold.modifier.labels) >= REPLICA
+
+
+@pytest.mark.parametrize("rule", rules("record") + rules("alert"), ids=lambda rule: rule.get("record") or rule["alert"])
+def test_denominators_are_guarded_and_ratios_clamped(rule: dict[str, Any]) -> None:
+    assert not unguarded(str(rule["expr"]))
+    if re.search(r":ratio\d+[mh]$", rule.get("record", "")):
+        outermost: Any = promql_parser.parse(rule["expr"])
+        assert outermost.func.name in {"clamp", "clamp_max"}
 
 
 def test_each_threshold_is_constant_used_and_documented() -> None:
