@@ -133,6 +133,52 @@ def test_each_alert_has_a_runbook_a_firing_test_a_quiet_test_and_one_that_resolv
     assert resolved, "no test in which it resolves"
 
 
+COUNTED = {
+    "CreatifyCredentialsRefused",
+    "CreatifyCreditBurnHigh",
+    "CreatifyCreditsWasted",
+    "CreatifyFailureSpike",
+    "CreatifyLedgerFailing",
+    "CreatifyModelFailing",
+    "CreatifyNothingFinishes",
+    "CreatifyRateLimited",
+    "CreatifyTasksSlow",
+}
+"""Alerts that rest on counters."""
+ELSEWHERE = {
+    "CreatifyCreditBurnHigh": "it is quiet in its first week; the laboratory has replicas, restarts and lost ledgers",
+}
+"""Why an alert of these has no test with replicas of which one restarts."""
+
+
+def has_replicas_of_which_one_restarts(case: dict[str, Any]) -> bool:
+    named = [re.search(r'instance="([^"]+)"', each["series"]) for each in case["input_series"]]
+    ledgers = [str(each["values"]) for each in case["input_series"] if "ledger_created" in each["series"]]
+    return len({found[1] for found in named if found}) > 1 and any(" " in values for values in ledgers)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED - set(ELSEWHERE)))
+def test_an_alert_on_counters_is_right_with_replicas_of_which_one_restarts(name: str) -> None:
+    looked = [
+        bool(test.get("exp_alerts"))
+        for case in cases()
+        if has_replicas_of_which_one_restarts(case)
+        for test in case.get("alert_rule_test", ())
+        if test["alertname"] == name
+    ]
+    assert set(looked) == {True, False}
+
+
+def test_it_is_known_which_alerts_rest_on_counters() -> None:
+    expressions = {rule["record"]: str(rule["expr"]) for rule in rules("record")}
+
+    def counts(expression: str) -> bool:
+        read = {name for name, _ in selectors(expression)}
+        return any(name.endswith(("_total", "_bucket")) or counts(expressions.get(name, "0")) for name in read)
+
+    assert {rule["alert"] for rule in rules("alert") if counts(str(rule["expr"]))} == COUNTED
+
+
 @pytest.mark.parametrize("rule", rules("alert"), ids=lambda rule: rule["alert"] + "-" + rule["labels"]["severity"])
 def test_each_alert_says_how_bad_what_where_and_what_to_do(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning"}
