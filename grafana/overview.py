@@ -67,8 +67,8 @@ def _waiting() -> stat.Panel:
     return (
         panels.stat(
             "Waiting",
-            "Tasks that are pending or running.",
-            panels.query(f"sum({gauge(metrics.TASKS, WAITING)})", "waiting"),
+            "Tasks that are pending or running now.",
+            panels.now(f"sum({gauge(metrics.TASKS, WAITING)})", "waiting"),
         )
         .unit("locale")
         .thresholds(steps(PLAIN))
@@ -131,7 +131,7 @@ def _balance() -> stat.Panel:
             "Balance",
             f"Credits left, all chosen workspaces together; red below {limit('credits_low_credits'):g}. Unknown: none"
             " could be read for a quarter of an hour.",
-            panels.query(f"sum({balance()})", "credits"),
+            panels.now(f"sum({balance()})", "credits"),
         )
         .unit("locale")
         .decimals(0)

@@ -185,6 +185,12 @@ def test_every_panel_says_what_it_shows_and_what_empty_means(page: dict[str, Any
         assert defaults["thresholds"]["steps"], panel["title"]
 
 
+def test_one_number_is_that_of_now_and_not_the_last_that_was_known(page: dict[str, Any]) -> None:
+    for panel in panels_of(page):
+        if panel["type"] in ("stat", "bargauge", "table"):
+            assert all(target.get("instant") for target in panel["targets"]), panel["title"]
+
+
 def test_unknown_is_said_why(page: dict[str, Any]) -> None:
     for panel in panels_of(page):
         if panel["fieldConfig"]["defaults"]["noValue"] == "unknown":
