@@ -245,22 +245,30 @@ def _burn_by_model() -> timeseries.Panel:
     )
 
 
+def _priced(credits_by_model: str) -> str:
+    return f"{credits_by_model} * on (workspace) group_left (currency) {PRICE}"
+
+
 def _by_model() -> table.Panel:
     key = "workspace, model"
     month, finished = summed(key, spent("30d")), summed(key, increase(metrics.TASKS_FINISHED, "30d"))
     by_model = panels.table(
         "Credits, by model",
-        "Credits used less refunded; those of 30 days as far back as Prometheus remembers.",
+        "Credits used less refunded, and what they cost where the plan in the configuration has a price; those of 30"
+        " days as far back as Prometheus remembers.",
         ("Last hour", summed(key, spent("1h"))),
         ("Last 24 h", summed(key, spent("1d"))),
         ("Last 30 days", month),
         ("Credits a task", f"{month} / ({finished} > 0)"),
         ("Wasted on failures", summed(key, wasted("30d"))),
-        ("Cost of 30 days", f"{month} * on (workspace) group_left (currency) {PRICE}"),
+        ("Hour's cost", _priced(summed(key, spent("1h")))),
+        ("Day's cost", _priced(summed(key, spent("1d")))),
+        ("30 days' cost", _priced(month)),
         keys=panels.MODEL | {"currency": "Currency"},
     )
     panels.column(by_model, "Credits a task", "locale", 2)
-    panels.column(by_model, "Cost of 30 days", "locale", 2)
+    for cost in ("Hour's cost", "Day's cost", "30 days' cost"):
+        panels.column(by_model, cost, "locale", 2)
     return (
         panels.sorted_by(by_model, "Last 30 days")
         .unit("locale")

@@ -191,6 +191,15 @@ def test_one_number_is_that_of_now_and_not_the_last_that_was_known(page: dict[st
             assert all(target.get("instant") for target in panel["targets"]), panel["title"]
 
 
+def test_each_model_has_its_burn_an_hour_a_day_and_a_month_in_credits_and_in_money() -> None:
+    [panel] = [each for each in panels_of(PAGES["creatify-credits"]) if each["title"] == "Credits, by model"]
+    asked = [target["expr"] for target in panel["targets"]]
+    for window in ("[1h]", "[1d]", "[30d]"):
+        burns = [expr for expr in asked if expr.startswith("sum by (workspace, model)") and window in expr]
+        assert any("creatify_credit_price" in expr for expr in burns)
+        assert any("creatify_credit_price" not in expr for expr in burns)
+
+
 def test_unknown_is_said_why(page: dict[str, Any]) -> None:
     for panel in panels_of(page):
         if panel["fieldConfig"]["defaults"]["noValue"] == "unknown":
