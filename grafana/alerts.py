@@ -8,10 +8,10 @@ from grafana_foundation_sdk.builders import table
 from grafana_foundation_sdk.models import dashboard as models
 
 from grafana import panels
+from grafana.frame import alerts
 from grafana.panels import BAD, FAIR, PLAIN, steps
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
-LIVE: Final = 'ALERTS{alertname=~"Creatify.*", workspace=~"$workspace|"}'
 
 
 def names() -> list[str]:
@@ -22,7 +22,7 @@ def names() -> list[str]:
 def alerts_table() -> table.Panel:
     """Show them. The heading of a runbook is the alert's name in small letters, which only a mapping can write."""
     labels = {"alertname": "Alert", "alertstate": "State", "severity": "Severity"} | panels.MODEL
-    named = f'label_replace({LIVE}, "runbook", "$1", "alertname", "(.*)")'
+    named = f'label_replace({alerts()}, "runbook", "$1", "alertname", "(.*)")'
     panel = panels.table(
         "Alerts",
         "Alerts of this exporter that fire, or will if what they see lasts. The last column leads to what to do.",
@@ -31,7 +31,12 @@ def alerts_table() -> table.Panel:
     )
     panel.override_by_name("State", [_words(firing=("firing", BAD), pending=("pending", FAIR)), _colored_text()])
     panel.override_by_name("What to do", [_words(**{name: (name.lower(), PLAIN) for name in names()}), _link()])
-    return panel.unit("short").thresholds(steps(PLAIN)).no_value("no alert fires").height(6)
+    return (
+        panel.unit("short")
+        .thresholds(steps(PLAIN))
+        .no_value("no alert fires, or Prometheus has not loaded the rules")
+        .height(6)
+    )
 
 
 def _words(**meanings: tuple[str, str]) -> models.DynamicConfigValue:

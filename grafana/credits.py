@@ -8,6 +8,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from creatify_exporter import metrics
 from grafana import panels, queries
 from grafana.frame import framed, row
+from grafana.limits import limit, percent
 from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
 from grafana.queries import (
     balance,
@@ -22,7 +23,9 @@ from grafana.queries import (
     wasting,
 )
 
-DAY, YEAR = 86400, 365 * 86400
+YEAR: Final = 365 * 86400
+DAY: Final = 86400
+LOW, WASTED = "credits_low_plan_ratio", "credits_wasted_ratio"
 CURRENCIES: Final = ("USD", "EUR", "GBP", "JPY", "BRL", "INR", "KRW", "CHF", "PLN", "SEK", "NOK", "DKK", "CZK", "ZAR")
 """Those that have a unit in Grafana; others are written as plain numbers under their name."""
 PRICE: Final = f"max by (workspace, currency) ({selector(metrics.CREDIT_PRICE)})"
@@ -45,10 +48,15 @@ def build() -> models.Dashboard:
 
 def _balance() -> stat.Panel:
     return (
-        panels.stat("Balance", "Credits left.", panels.now(balance(), "{{workspace}}"))
+        panels.stat(
+            "Balance",
+            f"Credits left. Red below {limit('credits_low_credits'):g}, which is low unless the plan is small. Unknown:"
+            " it could not be read for a quarter of an hour.",
+            panels.now(balance(), "{{workspace}}"),
+        )
         .unit("locale")
         .decimals(0)
-        .thresholds(steps(BAD, (100, PLAIN)))
+        .thresholds(steps(BAD, (limit("credits_low_credits"), PLAIN)))
         .no_value("unknown")
         .links([panels.runbook("CreatifyCreditsLow"), panels.runbook("CreatifyBalanceUnknown")])
     )
@@ -58,27 +66,31 @@ def _of_the_plan() -> stat.Panel:
     return (
         panels.stat(
             "Of the plan",
-            "The balance as a share of the plan's credits. Credits bought beside the plan can make it more than all.",
+            "The balance as a share of the plan's credits. Credits bought beside the plan can make it more than all."
+            " Unknown without a plan in the configuration, or without a balance.",
             panels.now(f"{balance()} / ({PLAN} > 0)", "{{workspace}}"),
         )
         .unit("percentunit")
         .decimals(0)
-        .thresholds(steps(BAD, (0.1, FAIR), (0.25, GOOD)))
-        .no_value("no plan")
+        .thresholds(steps(BAD, (limit(LOW), FAIR), (2.5 * limit(LOW), GOOD)))
+        .no_value("unknown")
         .links([panels.runbook("CreatifyCreditsLow")])
     )
 
 
 def _lasts() -> stat.Panel:
+    # Nothing left that falls no more is over, not unknown, which 0 / 0 would be.
+    lasts = f"({balance()} > 0) / {balance_falling()}"
     return (
         panels.stat(
             "Lasts for",
-            "How long the balance lasts if it goes on falling as it did in the last 24 hours; ten years at most.",
-            panels.now(f"clamp_max({balance()} / {balance_falling()}, {10 * YEAR})", "{{workspace}}"),
+            "How long the balance lasts if it goes on falling as it did in the last 24 hours; ten years at most."
+            " Unknown without a balance, or in its first minutes.",
+            panels.now(f"clamp_max({lasts}, {10 * YEAR}) or ({balance()} <= 0) * 0", "{{workspace}}"),
         )
         .unit("s")
         .decimals(1)
-        .thresholds(steps(BAD, (DAY, FAIR), (7 * DAY, GOOD)))
+        .thresholds(steps(BAD, (limit("credits_run_out_seconds"), FAIR), (7 * DAY, GOOD)))
         .no_value("unknown")
         .links([panels.runbook("CreatifyCreditsRunOut")])
     )
@@ -89,7 +101,8 @@ def _falling() -> stat.Panel:
         panels.stat(
             "Falls by, a day",
             "Credits a day by which the balance fell in the last 24 hours (or since there is a balance, if that is"
-            " less), for all of Creatify's products; purchases are left out.",
+            " less), for all of Creatify's products; purchases are left out. Unknown"
+            " without a balance, or in its first minutes.",
             panels.now(f"{DAY} * {balance_falling()}", "{{workspace}}"),
         )
         .unit("locale")
@@ -103,12 +116,13 @@ def _renewal() -> stat.Panel:
     return (
         panels.stat(
             "Plan renews",
-            "When the configured plan renews next. The API does not tell: plan.renews_on_day does.",
+            "When the configured plan renews next. The API does not tell: plan.renews_on_day does. Unknown: none is"
+            " configured, or no exporter answers.",
             panels.now(f"1000 * {RENEWAL}", "{{workspace}}"),
         )
         .unit("dateTimeFromNow")
         .thresholds(steps(PLAIN))
-        .no_value("no plan")
+        .no_value("unknown")
     )
 
 
@@ -117,13 +131,13 @@ def _left_at_renewal() -> stat.Panel:
         panels.stat(
             "Left at the renewal",
             "What is left of the balance when the plan renews, at the rate of the last 24 hours. Below zero: so many"
-            " credits are missing before.",
+            " credits are missing before. Unknown without a plan in the configuration, or without a balance.",
             panels.now(f"{balance()} - {balance_falling()} * ({RENEWAL} - time())", "{{workspace}}"),
         )
         .unit("locale")
         .decimals(0)
         .thresholds(steps(BAD, (0, GOOD)))
-        .no_value("no plan")
+        .no_value("unknown")
     )
 
 
@@ -186,7 +200,7 @@ def _money(title: str, description: str, expression: str) -> stat.Panel:
         description,
         panels.now(f"sum by (currency) ({PRICE} * on (workspace) group_left () {by_workspace})", "{{currency}}"),
     )
-    return _in_currencies(money).decimals(2).thresholds(steps(PLAIN)).no_value("no price")
+    return _in_currencies(money).decimals(2).thresholds(steps(PLAIN)).no_value("no price known")
 
 
 def _in_currencies(panel: stat.Panel) -> stat.Panel:
@@ -213,7 +227,7 @@ def _price() -> stat.Panel:
         "From the configuration: the API does not tell it.",
         panels.now(f"max by (currency) ({PRICE})", "{{currency}}"),
     )
-    return _in_currencies(price).decimals(3).thresholds(steps(PLAIN)).no_value("no price")
+    return _in_currencies(price).decimals(3).thresholds(steps(PLAIN)).no_value("no price known")
 
 
 def _burn_by_model() -> timeseries.Panel:
@@ -231,22 +245,30 @@ def _burn_by_model() -> timeseries.Panel:
     )
 
 
+def _priced(credits_by_model: str) -> str:
+    return f"{credits_by_model} * on (workspace) group_left (currency) {PRICE}"
+
+
 def _by_model() -> table.Panel:
     key = "workspace, model"
     month, finished = summed(key, spent("30d")), summed(key, increase(metrics.TASKS_FINISHED, "30d"))
     by_model = panels.table(
         "Credits, by model",
-        "Credits used less refunded; those of 30 days as far back as Prometheus remembers.",
+        "Credits used less refunded, and what they cost where the plan in the configuration has a price; those of 30"
+        " days as far back as Prometheus remembers.",
         ("Last hour", summed(key, spent("1h"))),
         ("Last 24 h", summed(key, spent("1d"))),
         ("Last 30 days", month),
         ("Credits a task", f"{month} / ({finished} > 0)"),
         ("Wasted on failures", summed(key, wasted("30d"))),
-        ("Cost of 30 days", f"{month} * on (workspace) group_left (currency) {PRICE}"),
+        ("Hour's cost", _priced(summed(key, spent("1h")))),
+        ("Day's cost", _priced(summed(key, spent("1d")))),
+        ("30 days' cost", _priced(month)),
         keys=panels.MODEL | {"currency": "Currency"},
     )
     panels.column(by_model, "Credits a task", "locale", 2)
-    panels.column(by_model, "Cost of 30 days", "locale", 2)
+    for cost in ("Hour's cost", "Day's cost", "30 days' cost"):
+        panels.column(by_model, cost, "locale", 2)
     return (
         panels.sorted_by(by_model, "Last 30 days")
         .unit("locale")
@@ -279,7 +301,7 @@ def _wasted_share() -> stat.Panel:
         )
         .unit("percentunit")
         .decimals(1)
-        .thresholds(steps(GOOD, (0.1, FAIR), (0.3, BAD)))
+        .thresholds(steps(GOOD, (round(limit(WASTED) / 3, 3), FAIR), (limit(WASTED), BAD)))
         .no_value("nothing was spent")
         .links([panels.runbook("CreatifyCreditsWasted")])
     )
@@ -321,7 +343,8 @@ def _wasted_by_model() -> timeseries.Panel:
 def _share_graph() -> timeseries.Panel:
     share = panels.graph(
         "Share wasted, 6 h",
-        "Credits that went into failed tasks, of all spent within six hours. Dashed: above 30 % it is an alert.",
+        "Credits that went into failed tasks, of all spent within six hours. Dashed: above"
+        f" {percent(WASTED)} it is an alert, if they are {limit('credits_wasted_credits'):g} or more.",
         panels.query(
             f"clamp({summed('workspace', wasted('6h'))} / ({summed('workspace', spent('6h'))} > 0), 0, 1)",
             "{{workspace}}",
@@ -330,7 +353,7 @@ def _share_graph() -> timeseries.Panel:
     return (
         panels.limited(share)
         .unit("percentunit")
-        .thresholds(steps(PLAIN, (0.3, BAD)))
+        .thresholds(steps(PLAIN, (limit(WASTED), BAD)))
         .no_value("nothing was spent in this time")
         .links([panels.runbook("CreatifyCreditsWasted")])
     )

@@ -8,10 +8,12 @@ from grafana_foundation_sdk.models import dashboard as models
 from creatify_exporter import metrics
 from grafana import panels
 from grafana.frame import framed, row
+from grafana.limits import limit
 from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
 from grafana.queries import counted, gauge, increase, rate, selector, summed
 
 FEED: Final = "{{workspace}} {{api}}"
+OLD: Final = limit("gap_seconds")
 OWN: Final = f"and on (instance, job) {metrics.BUILD_INFO.name}"
 """Only processes that are this exporter."""
 
@@ -51,12 +53,13 @@ def _age() -> stat.Panel:
     return (
         panels.stat(
             "Age of the data",
-            "Time since a complete list was last received and counted, of the worst workspace.",
+            "Time since a complete list was last received and counted, of the worst workspace. Unknown: none ever was,"
+            " or no exporter answers.",
             panels.now(f"time() - min({gauge(metrics.LAST_SUCCESS)})"),
         )
         .unit("s")
-        .thresholds(steps(GOOD, (120, FAIR), (300, BAD), empty=BAD))
-        .no_value("never yet")
+        .thresholds(steps(GOOD, (OLD / 2, FAIR), (OLD, BAD), empty=BAD))
+        .no_value("unknown")
         .span(3)
     )
 
@@ -109,7 +112,9 @@ def _configuration() -> stat.Panel:
 
 def _exporters() -> stat.Panel:
     return (
-        panels.stat("Exporters", "Processes that answer.", panels.now(f"count({metrics.BUILD_INFO.name})"))
+        panels.stat(
+            "Exporters", "Processes that answer.", panels.now(f"count(count by (instance) ({metrics.BUILD_INFO.name}))")
+        )
         .unit("locale")
         .thresholds(steps(BAD, (1, PLAIN), empty=BAD))
         .no_value("none")
@@ -136,14 +141,15 @@ def _causes() -> timeseries.Panel:
 def _freshness() -> timeseries.Panel:
     age = panels.graph(
         "Age of the data",
-        "Time since a complete list was last received and counted. Dashed: five minutes.",
+        f"Time since a complete list was last received and counted. Dashed: after {OLD / 60:g} minutes without one,"
+        " what comes with the next is not believed to have happened just now.",
         panels.query(f"time() - {gauge(metrics.LAST_SUCCESS)}", FEED),
     )
     return (
         panels.limited(age)
         .unit("s")
-        .thresholds(steps(PLAIN, (300, BAD)))
-        .no_value("no list was ever recorded")
+        .thresholds(steps(PLAIN, (OLD, BAD)))
+        .no_value("no list was recorded, or no exporter answered, in this time")
         .links([panels.runbook("CreatifyDown")])
     )
 
@@ -261,12 +267,13 @@ def _ledger_created() -> stat.Panel:
     return (
         panels.stat(
             "Counting since",
-            "When the ledger recorded its first list. If that is later than you set it up, the ledger was lost.",
+            "When the ledger recorded its first list. If that is later than you set it up, the ledger was lost."
+            " Unknown: it never recorded one, or no exporter answers.",
             panels.now(f"1000 * {gauge(metrics.LEDGER_CREATED)}", FEED),
         )
         .unit("dateTimeFromNow")
         .thresholds(steps(PLAIN))
-        .no_value("no list was ever recorded")
+        .no_value("unknown")
         .span(6)
         .height(8)
     )

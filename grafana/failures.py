@@ -9,13 +9,15 @@ from creatify_exporter import metrics
 from grafana import panels
 from grafana.alerts import alerts_table
 from grafana.frame import framed, row
+from grafana.limits import limit, percent
 from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
 from grafana.queries import counted, increase, rate, recorded, share, summed
 
 FAILED: Final = increase(metrics.TASKS_FAILED, "$__range")
 FINISHED: Final = increase(metrics.TASKS_FINISHED, "$__range")
-RATIO_STEPS: Final = ((0.05, FAIR), (0.15, BAD))
-"""Below 15 % nothing is a spike for CreatifyFailureSpike."""
+SPIKE: Final = "failure_spike_ratio_floor"
+"""Below it nothing is a spike for CreatifyFailureSpike."""
+RATIO_STEPS: Final = ((limit(SPIKE) / 4, FAIR), (limit(SPIKE), BAD))
 
 
 def build() -> models.Dashboard:
@@ -74,7 +76,8 @@ def _worst_model() -> stat.Panel:
     enough = f"{summed('model', FINISHED)} >= 10"
     worst = panels.stat(
         "Worst model",
-        "The model with the largest share of failed tasks in the time shown, among those that finished ten or more.",
+        "The model with the largest share of failed tasks in the time shown, among those that finished ten or more."
+        " None: of those nothing failed, or no model finished as many.",
         panels.now(f"topk(1, ({share('model', FAILED, FINISHED)} and {enough}) > 0)", "{{model}}"),
     )
     return (
@@ -82,7 +85,7 @@ def _worst_model() -> stat.Panel:
         .unit("percentunit")
         .decimals(1)
         .thresholds(steps(GOOD, *RATIO_STEPS))
-        .no_value("none fails")
+        .no_value("none")
         .links([panels.runbook("CreatifyModelFailing")])
     )
 
@@ -93,7 +96,7 @@ def _main_reason() -> stat.Panel:
         "The class of reasons behind most of the failures in the time shown, and how many there were of it.",
         panels.now(f"topk(1, {summed('reason', FAILED)} > 0)", "{{reason}}"),
     )
-    return panels.named(reason).unit("locale").decimals(0).thresholds(steps(PLAIN)).no_value("none failed")
+    return panels.named(reason).unit("locale").decimals(0).thresholds(steps(PLAIN)).no_value("none counted")
 
 
 def _vanished() -> stat.Panel:
@@ -113,8 +116,8 @@ def _vanished() -> stat.Panel:
 def _ratio_by_model() -> timeseries.Panel:
     ratio = panels.graph(
         "Failure ratio, by model",
-        "Failed of finished tasks, in steps of 15 minutes. Dashed: below 15 % nothing counts as a spike. A gap: none"
-        " finished.",
+        f"Failed of finished tasks, in steps of 15 minutes. Dashed: below {percent(SPIKE)} nothing counts as a spike. A"
+        " gap: none finished.",
         panels.query(share("model", rate(metrics.TASKS_FAILED), rate(metrics.TASKS_FINISHED)), "{{model}}"),
     )
     return (
@@ -129,12 +132,15 @@ def _ratio_by_model() -> timeseries.Panel:
 
 
 def _near_the_limit() -> timeseries.Panel:
-    ratio, limit = recorded("model:creatify_tasks_failed:ratio15m"), recorded("model:creatify_tasks_failed:ratio_limit")
+    ratio, allowed = (
+        recorded("model:creatify_tasks_failed:ratio15m"),
+        recorded("model:creatify_tasks_failed:ratio_limit"),
+    )
     near = panels.graph(
         "How near to a spike, by model",
         "The failure ratio of 15 minutes, divided by the model's own limit, which the recording rules derive from its"
-        " last day. From 100 % on it is a spike, if at least eight tasks failed.",
-        panels.query(f"max by (model) ({ratio} / {limit})", "{{model}}"),
+        f" last day. Above 100 % it is a spike, if at least {limit('failure_spike_tasks'):g} tasks failed.",
+        panels.query(f"max by (model) ({ratio} / {allowed})", "{{model}}"),
     )
     return (
         panels.limited(near)
@@ -188,7 +194,7 @@ def _by_model() -> timeseries.Panel:
 
 def _models_and_reasons() -> table.Panel:
     key = "workspace, model, reason"
-    whole = f"on (workspace, model) group_left () {summed('workspace, model', FAILED)}"
+    whole = f"on (workspace, model) group_left () ({summed('workspace, model', FAILED)} > 0)"
     models_table = panels.table(
         "Failed in all, by model and reason",
         "Failed tasks in the time shown, and the share of the reason in the failures of the model.",

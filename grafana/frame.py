@@ -12,9 +12,17 @@ from grafana.panels import BAD, RUNBOOKS, SOURCE
 from grafana.queries import selector
 
 TAG: Final = "creatify-exporter"
-FIRING: Final = 'ALERTS{alertname=~"Creatify.*", alertstate="firing", workspace=~"$workspace|"}'
-
 Row = tuple[str, Sequence[Builder[models.Panel]]]
+
+
+def alerts(*matchers: str) -> str:
+    """Select the alerts of what is chosen. Those of a whole workspace have no model, those of its balance no list."""
+    ours = 'alertname=~"Creatify.*"'
+    chosen = ('workspace=~"$workspace|"', 'api=~"$api|remaining_credits|"', 'model=~"$model|"')
+    return f"ALERTS{{{', '.join([ours, *matchers, *chosen])}}}"
+
+
+FIRING: Final = alerts('alertstate="firing"')
 
 
 def row(title: str, *panels: Builder[models.Panel]) -> Row:

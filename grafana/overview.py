@@ -7,11 +7,16 @@ from grafana_foundation_sdk.models import dashboard as models
 
 from creatify_exporter import metrics
 from grafana import panels
+from grafana.failures import RATIO_STEPS
 from grafana.frame import FIRING, framed, row
+from grafana.limits import limit
 from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
 from grafana.queries import balance, gauge, increase, quantile, rate, share, spending, spent, summed
 
+LOADED: Final = "creatify:threshold:gap_seconds"
+"""Is there as soon as Prometheus has evaluated the rules."""
 WAITING: Final = 'status=~"pending|running"'
+STUCK, SLOW = limit("tasks_stuck_seconds"), limit("tasks_slow_seconds_floor")
 BUCKETS: Final = rate(metrics.TASK_DURATION, part="_bucket")
 
 
@@ -46,10 +51,14 @@ def _list() -> stat.Panel:
 
 def _alerts() -> stat.Panel:
     return (
-        panels.stat("Alerts", "Alerts of this exporter that fire now.", panels.now(f"count({FIRING}) or vector(0)"))
+        panels.stat(
+            "Alerts",
+            "Alerts of what is chosen that fire now. No rules: Prometheus has not loaded them, so nothing can fire.",
+            panels.now(f"count({FIRING}) or 0 * count({LOADED})"),
+        )
         .unit("locale")
-        .thresholds(steps(GOOD, (1, BAD)))
-        .no_value("0")
+        .thresholds(steps(GOOD, (1, BAD), empty=BAD))
+        .no_value("no rules")
         .span(3)
     )
 
@@ -58,8 +67,8 @@ def _waiting() -> stat.Panel:
     return (
         panels.stat(
             "Waiting",
-            "Tasks that are pending or running.",
-            panels.query(f"sum({gauge(metrics.TASKS, WAITING)})", "waiting"),
+            "Tasks that are pending or running now.",
+            panels.now(f"sum({gauge(metrics.TASKS, WAITING)})", "waiting"),
         )
         .unit("locale")
         .thresholds(steps(PLAIN))
@@ -72,11 +81,11 @@ def _oldest() -> stat.Panel:
     return (
         panels.stat(
             "Oldest waiting",
-            "The age of the oldest task that is pending or running; above half an hour it counts as stuck.",
+            f"The age of the oldest task that is pending or running; above {STUCK / 60:g} minutes it counts as stuck.",
             panels.now(f"time() - min({gauge(metrics.OLDEST_TASK)}) or 0 * sum({gauge(metrics.TASKS)})"),
         )
         .unit("s")
-        .thresholds(steps(GOOD, (900, FAIR), (1800, BAD)))
+        .thresholds(steps(GOOD, (STUCK / 2, FAIR), (STUCK, BAD)))
         .mappings(panels.words(_0=("none waits", GOOD)))
         .no_value("list unreadable")
         .links([panels.runbook("CreatifyTasksStuck")])
@@ -94,7 +103,7 @@ def _failed() -> stat.Panel:
         )
         .unit("percentunit")
         .decimals(1)
-        .thresholds(steps(GOOD, (0.05, FAIR), (0.15, BAD)))
+        .thresholds(steps(GOOD, *RATIO_STEPS))
         .no_value("none finished")
         .links([panels.runbook("CreatifyFailureSpike")])
         .span(3)
@@ -109,7 +118,7 @@ def _slow() -> stat.Panel:
             panels.now(quantile(0.9, "", increase(metrics.TASK_DURATION, "1h", part="_bucket"))),
         )
         .unit("s")
-        .thresholds(steps(GOOD, (120, FAIR), (600, BAD)))
+        .thresholds(steps(GOOD, (SLOW, FAIR), (5 * SLOW, BAD)))
         .no_value("none finished")
         .links([panels.runbook("CreatifyTasksSlow")])
         .span(4)
@@ -119,11 +128,14 @@ def _slow() -> stat.Panel:
 def _balance() -> stat.Panel:
     return (
         panels.stat(
-            "Balance", "Credits left, all chosen workspaces together.", panels.query(f"sum({balance()})", "credits")
+            "Balance",
+            f"Credits left, all chosen workspaces together; red below {limit('credits_low_credits'):g}. Unknown: none"
+            " could be read for a quarter of an hour.",
+            panels.now(f"sum({balance()})", "credits"),
         )
         .unit("locale")
         .decimals(0)
-        .thresholds(steps(BAD, (100, PLAIN)))
+        .thresholds(steps(BAD, (limit("credits_low_credits"), PLAIN)))
         .no_value("unknown")
         .links([panels.runbook("CreatifyCreditsLow")])
         .span(4)
@@ -176,15 +188,15 @@ def _duration() -> timeseries.Panel:
 def _duration_by_model() -> timeseries.Panel:
     duration = panels.graph(
         "90 % finish within, by model",
-        "The 90th percentile of each model's durations, in steps of 15 minutes. Dashed: below two minutes no model"
-        " counts as slow.",
+        f"The 90th percentile of each model's durations, in steps of 15 minutes. Dashed: below {SLOW / 60:g} minutes no"
+        " model counts as slow.",
         panels.query(quantile(0.9, "model", BUCKETS), "{{model}}"),
     )
     return (
         panels.limited(duration)
         .unit("s")
         .interval("15m")
-        .thresholds(steps(PLAIN, (120, FAIR)))
+        .thresholds(steps(PLAIN, (SLOW, FAIR)))
         .no_value("no task finished in this time")
         .links([panels.runbook("CreatifyTasksSlow")])
     )
@@ -235,7 +247,7 @@ def _models() -> table.Panel:
         ("Credits a task", f"{credit} / ({summed(key, finished)} > 0)"),
         keys=panels.MODEL,
     )
-    panels.column(models_table, "Failure ratio", "percentunit", 1, steps(PLAIN, (0.05, FAIR), (0.15, BAD)))
+    panels.column(models_table, "Failure ratio", "percentunit", 1, steps(PLAIN, *RATIO_STEPS))
     panels.column(models_table, "Half within", "s", 1)
     panels.column(models_table, "90 % within", "s", 1)
     panels.column(models_table, "Credits a task", "locale", 2)

@@ -13,11 +13,12 @@ import promql_parser
 import pytest
 import requests
 import yaml
-from grafana import alerts, build, panels, queries
+from grafana import alerts, build, limits, panels, queries
 from grafana.history import Past
 
 from conftest import tool
 from creatify_exporter.metrics import FAMILIES, Family
+from promql import innermost, selectors, unguarded
 
 ROOT = Path(__file__).parent.parent
 PAGES: dict[str, dict[str, Any]] = {
@@ -43,6 +44,25 @@ EMPTY_IS_RIGHT = {
     ("creatify-exporter", "Vanished tasks, by model"): "a task counts as vanished a day after it has left the list",
 }
 """(dashboard, panel): why a query of it finds nothing in the simulated past."""
+
+
+def names_of(family: Family) -> set[str]:
+    return (
+        {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
+        if family.kind == "histogram"
+        else {family.name}
+    )
+
+
+OF_EACH_EXPORTER = {"creatify_last_fetch_duration_seconds", "creatify_last_fetch_response_bytes"}
+"""Shown by instance."""
+SHARED = {name for family in FAMILIES if "workspace" in family.labels for name in names_of(family)} - OF_EACH_EXPORTER
+"""What several exporters may tell of the same workspace."""
+UNGUARDED_IS_RIGHT = {
+    ("creatify-credits", "Lasts for"): "a balance that does not fall lasts for ever, which is clamped",
+    ("creatify-failures", "How near to a spike, by model"): "the rules clamp the limit, so it is never zero",
+}
+"""(dashboard, panel): why a denominator of it is not compared with zero."""
 
 
 class Asked(NamedTuple):
@@ -165,6 +185,64 @@ def test_every_panel_says_what_it_shows_and_what_empty_means(page: dict[str, Any
         assert defaults["thresholds"]["steps"], panel["title"]
 
 
+def test_one_number_is_that_of_now_and_not_the_last_that_was_known(page: dict[str, Any]) -> None:
+    for panel in panels_of(page):
+        if panel["type"] in ("stat", "bargauge", "table"):
+            assert all(target.get("instant") for target in panel["targets"]), panel["title"]
+
+
+def test_each_model_has_its_burn_an_hour_a_day_and_a_month_in_credits_and_in_money() -> None:
+    [panel] = [each for each in panels_of(PAGES["creatify-credits"]) if each["title"] == "Credits, by model"]
+    asked = [target["expr"] for target in panel["targets"]]
+    for window in ("[1h]", "[1d]", "[30d]"):
+        burns = [expr for expr in asked if expr.startswith("sum by (workspace, model)") and window in expr]
+        assert any("creatify_credit_price" in expr for expr in burns)
+        assert any("creatify_credit_price" not in expr for expr in burns)
+
+
+def test_unknown_is_said_why(page: dict[str, Any]) -> None:
+    for panel in panels_of(page):
+        if panel["fieldConfig"]["defaults"]["noValue"] == "unknown":
+            assert "Unknown" in panel["description"], panel["title"]
+
+
+@pytest.mark.parametrize(
+    ("board", "title", "threshold"),
+    [
+        ("overview", "Oldest waiting", "tasks_stuck_seconds"),
+        ("overview", "Failed, last hour", "failure_spike_ratio_floor"),
+        ("overview", "90 % finish within", "tasks_slow_seconds_floor"),
+        ("overview", "90 % finish within, by model", "tasks_slow_seconds_floor"),
+        ("overview", "Balance", "credits_low_credits"),
+        ("failures", "Failed, last hour", "failure_spike_ratio_floor"),
+        ("failures", "Failed, last 24 h", "failure_spike_ratio_floor"),
+        ("failures", "Worst model", "failure_spike_ratio_floor"),
+        ("failures", "Failure ratio, by model", "failure_spike_ratio_floor"),
+        ("credits", "Balance", "credits_low_credits"),
+        ("credits", "Of the plan", "credits_low_plan_ratio"),
+        ("credits", "Lasts for", "credits_run_out_seconds"),
+        ("credits", "Share wasted", "credits_wasted_ratio"),
+        ("credits", "Share wasted, 6 h", "credits_wasted_ratio"),
+        ("exporter", "Age of the data", "gap_seconds"),
+    ],
+)
+def test_a_panel_changes_its_colour_where_its_alert_has_its_limit(board: str, title: str, threshold: str) -> None:
+    [value] = [
+        float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+        for rule in rules()
+        if rule.get("record") == f"creatify:threshold:{threshold}"
+    ]
+    found = [panel for panel in panels_of(PAGES[f"creatify-{board}"]) if panel["title"] == title]
+    steps = [panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for panel in found]
+    assert any(value in [step["value"] for step in each] for each in steps)
+
+
+def test_sentences_name_the_limits_that_the_alerts_have() -> None:
+    said = {panel["title"]: panel["description"] for panel in panels_of(PAGES["creatify-failures"])}
+    assert f"below {limits.percent('failure_spike_ratio_floor')} nothing counts" in said["Failure ratio, by model"]
+    assert f"at least {limits.limit('failure_spike_tasks')} tasks failed" in said["How near to a spike, by model"]
+
+
 # --- The rules of grafana/dashboard-linter. `grafana/dashboards/.lint` tells its own program the exceptions.
 
 
@@ -211,9 +289,20 @@ def test_a_dashboard_is_changed_in_code_only(page: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("asked", [*QUERIES, *ANNOTATIONS], ids=lambda asked: f"{asked.page}: {asked.panel}")
+def test_a_query_makes_no_number_of_nothing(asked: Asked) -> None:
+    assert "vector(" not in asked.expr
+
+
+@pytest.mark.parametrize(
+    "asked", [asked for asked in [*QUERIES, *ANNOTATIONS] if "ALERTS" in asked.expr], ids=lambda asked: asked.page
+)
+def test_alerts_are_those_of_what_is_chosen(asked: Asked) -> None:
+    assert all(f"${variable}|" in asked.expr for variable in VARIABLES - {"datasource"})
+
+
+@pytest.mark.parametrize("asked", [*QUERIES, *ANNOTATIONS], ids=lambda asked: f"{asked.page}: {asked.panel}")
 def test_a_query_is_promql_over_existing_metrics(asked: Asked) -> None:
-    tree = promql_parser.parse(asked.filled())
-    unknown = {name for name in names_in(tree) if name not in known_names()}
+    unknown = {name for name, _ in selectors(asked.filled()) if name not in known_names()}
     assert not unknown
     unselected = (
         set(re.findall(r"\$([a-z_]\w*)", asked.expr)) - VARIABLES - {"__rate_interval", "__range", "__interval_ms"}
@@ -231,24 +320,60 @@ def test_a_query_counts_as_it_should(asked: Asked) -> None:
     # Two replicas must not double a number: each rate is folded before anything else happens to it.
     for match in re.finditer(r"\b(?:rate|increase)\((?!process_)", asked.expr):
         assert asked.expr[: match.start()].endswith(f"max without ({queries.REPLICA}) (")
+    for name, above in selectors(asked.filled()):
+        assert name not in SHARED or str(innermost(promql_parser.AggregateExpr, above).op) == "max", name
+    assert bool(unguarded(asked.filled())) == ((asked.page, asked.panel) in UNGUARDED_IS_RIGHT)
 
 
-def names_in(node: Any) -> Iterator[str]:
-    if isinstance(node, promql_parser.VectorSelector):
-        yield node.name or ""
-    for part in ("expr", "lhs", "rhs", "vector_selector", "param"):
-        if (inner := getattr(node, part, None)) is not None:
-            yield from names_in(inner)
-    for argument in getattr(node, "args", None) or ():
-        yield from names_in(argument)
-
-
-def names_of(family: Family) -> set[str]:
-    return (
-        {f"{family.name}_{part}" for part in ("bucket", "sum", "count")}
-        if family.kind == "histogram"
-        else {family.name}
-    )
+@pytest.mark.parametrize(
+    ("board", "panel", "series", "answer"),
+    [
+        pytest.param("overview", "Alerts", {}, None, id="no alert is counted where no rule is loaded"),
+        pytest.param("overview", "Alerts", {"creatify:threshold:gap_seconds": "300x60"}, 0, id="none fires"),
+        pytest.param(
+            "overview",
+            "Alerts",
+            {
+                "creatify:threshold:gap_seconds": "300x60",
+                'ALERTS{alertname="CreatifyDown",alertstate="firing",workspace="a",api="text_generator"}': "1x60",
+                'ALERTS{alertname="CreatifyCreditsLow",alertstate="firing",workspace="a"}': "1x60",
+                'ALERTS{alertname="CreatifyExporterAbsent",alertstate="firing"}': "1x60",
+                'ALERTS{alertname="CreatifyTasksSlow",alertstate="pending",workspace="a"}': "1x60",
+                'ALERTS{alertname="Watchdog",alertstate="firing"}': "1x60",
+            },
+            3,
+            id="those that fire",
+        ),
+        pytest.param("credits", "Lasts for", {'creatify_remaining_credits{workspace="a"}': "0x60"}, 0, id="used up"),
+        pytest.param(
+            "credits", "Lasts for", {'creatify_remaining_credits{workspace="a"}': "9x60"}, 315360000, id="not used"
+        ),
+        pytest.param(
+            "credits", "Lasts for", {'creatify_remaining_credits{workspace="a"}': "_x59 9"}, None, id="just known"
+        ),
+        pytest.param(
+            "exporter",
+            "Exporters",
+            {f'creatify_exporter_build_info{{instance="a",job="{job}"}}': "1x60" for job in ("creatify", "probe")},
+            1,
+            id="one that is scraped twice",
+        ),
+    ],
+)
+def test_a_panel_says_what_is_so(
+    tmp_path: Path, board: str, panel: str, series: dict[str, str], answer: float | None
+) -> None:
+    [asked] = [each for each in QUERIES if (each.page, each.panel) == (f"creatify-{board}", panel)]
+    samples = [] if answer is None else [{"labels": '{workspace="a"}' if board == "credits" else "{}", "value": answer}]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": asked.filled(), "eval_time": "1h", "exp_samples": samples}],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}), "utf-8")
+    command = [tool("promtool", "prometheus"), "test", "rules", f"{tmp_path}/test.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def rules() -> list[dict[str, str]]:

@@ -1,0 +1,20 @@
+"""The limits of the alerts, for the colours and words of the dashboards: they stand in one place, with the rules."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+THRESHOLDS: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "thresholds.yaml"
+
+_CONSTANT: Final = re.compile(r"- record: creatify:threshold:(\w+)\n +expr: vector\(([0-9.]+)\)")
+
+
+def limit(name: str) -> float:
+    """Return the number that an alert compares with."""
+    number = float(dict(_CONSTANT.findall(THRESHOLDS.read_text("utf-8")))[name])
+    return int(number) if number.is_integer() else number
+
+
+def percent(name: str) -> str:
+    """Return such a number as it stands in a sentence."""
+    return f"{limit(name) * 100:g} %"
