@@ -139,7 +139,8 @@ def _near_the_limit() -> timeseries.Panel:
     near = panels.graph(
         "How near to a spike, by model",
         "The failure ratio of 15 minutes, divided by the model's own limit, which the recording rules derive from its"
-        f" last day. Above 100 % it is a spike, if at least {limit('failure_spike_tasks'):g} tasks failed.",
+        f" last day. Above 100 % it is a spike, if {limit('failure_spike_excess_tasks'):g} tasks more failed than"
+        f" {percent('failure_spike_tolerated_share')} of the limit.",
         panels.query(f"max by (model) ({ratio} / {allowed})", "{{model}}"),
     )
     return (
