@@ -36,6 +36,8 @@ WIDTHS: Final = {"Workspace": 110, "Model": 230, "Reason": 160, "Instance": 150}
 """Pixels; other columns share the rest."""
 NARROWEST: Final = 90
 """Pixels, too. Grafana's own 150 push the last columns of a table out of sight on a screen 1400 pixels wide."""
+DIGITS: Final = "none"
+"""The unit that shows all decimals, so that they stand below each other; `locale` leaves zeros at the end away."""
 GOOD, FAIR, BAD, PLAIN = "green", "orange", "red", "text"
 
 _LOWEST: Final = -1e15  # what has no value has the colour of the first step, so all values need one of their own
