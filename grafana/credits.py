@@ -255,22 +255,23 @@ def _by_model() -> table.Panel:
     by_model = panels.table(
         "Credits, by model",
         "Credits used less refunded, and what they cost where the plan in the configuration has a price; those of 30"
-        " days as far back as Prometheus remembers.",
+        " days as far back as Prometheus remembers. Wasted: those of 30 days that went into tasks that failed.",
         ("Last hour", summed(key, spent("1h"))),
         ("Last 24 h", summed(key, spent("1d"))),
-        ("Last 30 days", month),
+        ("30 days", month),
         ("Credits a task", f"{month} / ({finished} > 0)"),
-        ("Wasted on failures", summed(key, wasted("30d"))),
+        ("Wasted", summed(key, wasted("30d"))),
         ("Hour's cost", _priced(summed(key, spent("1h")))),
         ("Day's cost", _priced(summed(key, spent("1d")))),
         ("30 days' cost", _priced(month)),
         keys=panels.MODEL | {"currency": "Currency"},
     )
-    panels.column(by_model, "Credits a task", "locale", 2)
+    for column, digits in (("Last hour", 1), ("Credits a task", 2), ("Wasted", 1)):
+        panels.column(by_model, column, panels.DIGITS, digits)
     for cost in ("Hour's cost", "Day's cost", "30 days' cost"):
-        panels.column(by_model, cost, "locale", 2)
+        panels.column(by_model, cost, panels.DIGITS, 2)
     return (
-        panels.sorted_by(by_model, "Last 30 days")
+        panels.sorted_by(by_model, "30 days")
         .unit("locale")
         .decimals(1)
         .thresholds(steps(PLAIN))

@@ -132,6 +132,7 @@ def _causes() -> timeseries.Panel:
             panels.query(counted("cause", rate(metrics.FETCH_FAILURES)), "{{cause}}"),
         )
         .unit("short")
+        .decimals(0)
         .interval("5m")
         .no_value("no fetch failed in this time")
         .links([panels.runbook("CreatifyCredentialsRefused"), panels.runbook("CreatifyRateLimited")])
@@ -257,6 +258,7 @@ def _vanished() -> timeseries.Panel:
             panels.query(counted("model", rate(metrics.TASKS_VANISHED)), "{{model}}"),
         )
         .unit("short")
+        .decimals(0)
         .interval("5m")
         .span(9)
         .no_value("no task vanished in this time")

@@ -161,6 +161,7 @@ def _by_reason() -> timeseries.Panel:
             panels.query(counted("reason", rate(metrics.TASKS_FAILED)), "{{reason}}"),
         )
         .unit("short")
+        .decimals(0)
         .interval("5m")
         .no_value("no task failed in this time")
     )
@@ -188,6 +189,7 @@ def _by_model() -> timeseries.Panel:
             panels.query(counted("model", rate(metrics.TASKS_FAILED)), "{{model}}"),
         )
         .unit("short")
+        .decimals(0)
         .interval("5m")
         .no_value("no task failed in this time")
     )

@@ -250,7 +250,7 @@ def _models() -> table.Panel:
     panels.column(models_table, "Failure ratio", "percentunit", 1, steps(PLAIN, *RATIO_STEPS))
     panels.column(models_table, "Half within", "s", 1)
     panels.column(models_table, "90 % within", "s", 1)
-    panels.column(models_table, "Credits a task", "locale", 2)
+    panels.column(models_table, "Credits a task", panels.DIGITS, 2)
     return (
         panels.sorted_by(models_table, "Submitted")
         .unit("locale")

@@ -34,6 +34,10 @@ MODEL: Final = {"workspace": "Workspace", "model": "Model"}
 """Columns that say which model it is."""
 WIDTHS: Final = {"Workspace": 110, "Model": 230, "Reason": 160, "Instance": 150}
 """Pixels; other columns share the rest."""
+NARROWEST: Final = 90
+"""Pixels, too. Grafana's own 150 push the last columns of a table out of sight on a screen 1400 pixels wide."""
+DIGITS: Final = "none"
+"""The unit that shows all decimals, so that they stand below each other; `locale` leaves zeros at the end away."""
 GOOD, FAIR, BAD, PLAIN = "green", "orange", "red", "text"
 
 _LOWEST: Final = -1e15  # what has no value has the colour of the first step, so all values need one of their own
@@ -96,7 +100,7 @@ def table(title: str, description: str, *named: tuple[str, str], keys: dict[str,
     """
     panel = tables.Panel().title(title).description(description).datasource(SOURCE).height(8).span(24)
     queries = [now(expression).format(PromQueryFormat.TABLE) for _, expression in named]
-    panel.targets(_lettered(queries))
+    panel.targets(_lettered(queries)).min_width(NARROWEST)
     values = [f"Value #{_letter(number)}" for number in range(len(named))] if len(named) > 1 else ["Value"]
     headings = keys | {value: name for value, (name, _) in zip(values, named, strict=True)}
     options = {
