@@ -38,8 +38,11 @@ _FIRST_KEYS: Final = re.compile(
     rb'\[\s*+\{((?:\s*+"[^"\\]*+"\s*+:\s*+' + _SCALAR + rb'\s*+,){0,3})\s*+("[^"\\]*+")\s*+:', re.DOTALL
 )
 _KEY: Final = re.compile(rb'("[^"\\]*+")\s*+:\s*+' + _SCALAR + rb"\s*+,", re.DOTALL)
-_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
-_TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+", re.DOTALL)
+# Before Python 3.11.5 the end of a possessive repeat is wrong if its last attempt fails behind its first byte, as that
+# for a whole string would; so the string may lack its end here, which the group tells.
+_STRING_OR_PART: Final = rb'"(?:[^"\\]++|\\.)*+("?)'
+_TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
+_TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
 _STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
@@ -268,8 +271,11 @@ class _Cutter:
                 self._in_string, self._position = not rest[1], rest.end()
                 if self._in_string:  # a backslash may be left, which waits for what it escapes
                     return
-            way = _TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET
-            place = _matched(way, buffer, self._position).end()
+            way = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
+            if way[1] == b"":
+                self._in_string, self._position = True, way.end(1)
+                return
+            place = way.end()
             self._position = place + 1
             match buffer[place : place + 1]:
                 case b",":
@@ -278,8 +284,6 @@ class _Cutter:
                     self._depth += 1
                 case b"]" | b"}":
                     self._depth -= 1
-                case b'"':  # the way leads past a string that has an end
-                    self._in_string = True
         self._position = len(buffer)
 
 
