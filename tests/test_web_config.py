@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import needs_x25519
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.tls import ServerTLS
 from creatify_exporter.web_config import HTTP, Read, WebConfig, load
@@ -44,7 +45,13 @@ def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
     assert "$2" not in "\n".join(found).replace("($2a$, $2b$ or $2y$)", "")
 
 
-@pytest.mark.parametrize("path", sorted(CASES.glob("valid-*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[needs_x25519] if "X25519" in path.read_text() else [])
+        for path in sorted(CASES.glob("valid-*.yml"))
+    ],
+)
 def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
     loaded = load(path, ENVIRONMENT)
     shown = f"{loaded!r} {loaded.config} {loaded.config.warnings} {loaded.config.summary}"
