@@ -15,11 +15,11 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.tasks import API, Task
 
 TRACKED: Final = (1_000, 20_000, 100_000)
 ROUNDS: Final = 20

@@ -88,7 +88,7 @@ def _ijson() -> Callable[[str], object]:
 def _msgspec() -> Callable[[str], object]:
     import msgspec
 
-    from creatify_exporter.tasks import Task
+    from creatify_exporter.creatify.task import Task
 
     return lambda url: _exposed(
         map(_row_of, msgspec.json.decode(requests.get(url, timeout=600).content, type=list[Task]))

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from creatify_exporter.census import Census
-from creatify_exporter.client import Listing
-from creatify_exporter.collector import rules
-from creatify_exporter.config import Config, Workspace
-from creatify_exporter.credential import Credential
-from creatify_exporter.decoder import Decoder
-from creatify_exporter.ledger import Ledger, Recording
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Workspace
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import API
+from creatify_exporter.exporter import rules
+from creatify_exporter.ledger.ledger import Ledger, Recording
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.tasks import API
 
 _UNSETTLED: Final = 100
 _ENTRY: Final = (

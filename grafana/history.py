@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from creatify_exporter.collector import Collector, rules
-from creatify_exporter.config import Config, Fetch, Plan, Seconds, Workspace
-from creatify_exporter.credential import Credential
-from creatify_exporter.ledger import Ledger
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Fetch, Plan, Seconds, Workspace
+from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import MODELS, Account, Clock, Fault, Incident, Listing, Simulator, Traffic, replied
 

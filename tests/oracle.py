@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from math import floor
 
-from creatify_exporter.ledger import Rules
-from creatify_exporter.tasks import Task
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.ledger.ledger import Rules
 
 RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # what is not documented is unknown, and ranks 0
 BOUNDS = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")

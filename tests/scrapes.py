@@ -6,9 +6,9 @@ from contextlib import closing
 from typing import Final
 
 from creatify_exporter.census import Census
-from creatify_exporter.client import Listing
-from creatify_exporter.decoder import Decoder
-from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
 
 NOW: Final = 1_793_448_000.0

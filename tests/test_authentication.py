@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter.authentication import PasswordHash, Users
+from creatify_exporter.web.users import PasswordHash, Users
 
 
 def hashed(password: bytes) -> PasswordHash:

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from creatify_exporter.census import Census
-from creatify_exporter.client import Listing
-from creatify_exporter.decoder import Decoder
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.snapshot import Snapshot
-from creatify_exporter.tasks import Task
 from test_decoder import pieces
 from test_ledger import DAY, WORKSPACE, Desk, moment
 

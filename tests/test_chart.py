@@ -19,8 +19,9 @@ import pytest
 import yaml
 from msgspec import inspect
 
-from creatify_exporter import __version__, config
+from creatify_exporter import __version__
 from creatify_exporter.cli import main
+from creatify_exporter.config import schema as config
 from processes import running_exporter
 
 ROOT: Final = Path(__file__).parents[1]

@@ -23,7 +23,8 @@ import yaml
 
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
-from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import (
     LIST_PATH,
@@ -36,7 +37,6 @@ from creatify_exporter.simulator import (
     inserted,
     replied,
 )
-from creatify_exporter.tasks import API, Task
 from processes import COMMAND, free_port, parsed, running_exporter, total, until, write_config
 
 NOW = 1_760_000_000.0

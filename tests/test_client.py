@@ -23,9 +23,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter import log
-from creatify_exporter.client import Client, usual_authorities
-from creatify_exporter.config import TLS, ByteSize, Fetch, Seconds, Workspace
-from creatify_exporter.credential import Credential
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
+from creatify_exporter.creatify.client import Client, usual_authorities
 from creatify_exporter.errors import FetchError, RateLimited
 from creatify_exporter.simulator import (
     BALANCE_PATH,

@@ -21,20 +21,20 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from creatify_exporter import config
-from creatify_exporter.collector import Collector, Visit, renewal, rules
-from creatify_exporter.config import Config, Plan, Seconds, Workspace
-from creatify_exporter.credential import Credential
+from creatify_exporter.config import schema as config
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Plan, Seconds, Workspace
+from creatify_exporter.creatify.reasons import DEFAULT_RULES
+from creatify_exporter.creatify.task import FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.lane import Lanes
-from creatify_exporter.ledger import Account as Committed
-from creatify_exporter.ledger import Ledger
+from creatify_exporter.exporter import Collector, Visit, renewal, rules
+from creatify_exporter.lanes import Lanes
+from creatify_exporter.ledger.ledger import Account as Committed
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.metrics import FAMILIES
-from creatify_exporter.reasons import DEFAULT_RULES
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
 from creatify_exporter.target import Target
-from creatify_exporter.tasks import FIELDS, STATUSES
 from processes import Samples, parsed, total
 
 NOW = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter import log
-from creatify_exporter.config import (
+from creatify_exporter.config.schema import (
     ByteSize,
     Config,
     Credential,

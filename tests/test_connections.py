@@ -14,7 +14,7 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from creatify_exporter.connections import LIMITS, Connections, Limits
+from creatify_exporter.web.server import LIMITS, Connections, Limits
 from processes import reset, until
 
 PAIR = Path(__file__).with_name("tls")

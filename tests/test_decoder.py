@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from creatify_exporter import decoder
-from creatify_exporter.decoder import Decoder
+from creatify_exporter.creatify import decoder
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError
-from creatify_exporter.tasks import Task
 
 MEBIBYTE = 1024 * 1024
 Reading = tuple[list[tuple[Any, ...]], Counter[str]]

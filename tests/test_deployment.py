@@ -14,8 +14,9 @@ import requests
 import yaml
 
 from conftest import tool
-from creatify_exporter import __version__, config
-from creatify_exporter.connections import LIMITS
+from creatify_exporter import __version__
+from creatify_exporter.config import schema as config
+from creatify_exporter.web.server import LIMITS
 from processes import running_exporter, running_prometheus, until
 
 ROOT: Final = Path(__file__).parents[1]

@@ -12,17 +12,17 @@ from msgspec import inspect
 
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
-from creatify_exporter.collector import Collector, rules
-from creatify_exporter.config import ByteSize, Config, Seconds, load
+from creatify_exporter.config.schema import ByteSize, Config, Seconds, load
+from creatify_exporter.creatify.reasons import LONGEST, Classifier
+from creatify_exporter.creatify.task import API, FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES
-from creatify_exporter.ledger import Ledger
-from creatify_exporter.ledger.book import DURATION_BOUNDS
+from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import DURATION_BOUNDS
 from creatify_exporter.metrics import FAMILIES, Family
-from creatify_exporter.reasons import LONGEST, Classifier
-from creatify_exporter.server import Server
 from creatify_exporter.target import BALANCE
-from creatify_exporter.tasks import API, FIELDS, STATUSES
+from creatify_exporter.web.app import Server
 
 ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "exporter/creatify_exporter"

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter.errors import CAUSES
-from creatify_exporter.feed import Feed, Outcome
-from creatify_exporter.lane import Lanes
+from creatify_exporter.fetcher import Feed, Outcome
+from creatify_exporter.lanes import Lanes
 
 MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
 LIMIT = 15 * 60.0

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from creatify_exporter import config, web_config
+from creatify_exporter.config import schema as config
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.simulator import LIST_PATH, Account, Clock, Listing, Request, Simulator, Traffic
+from creatify_exporter.web import web_config
 from processes import Exporter, running_exporter, write_config
 from test_decoder import BROKEN, FRAGMENTS, NUMBERS, decoded, expected
 

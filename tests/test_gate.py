@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.gate import Gate
+from creatify_exporter.web.middleware import Gate
 
 PAIR = Path(__file__).with_name("tls")
 LOOK = 0.02  # seconds between two looks at the files

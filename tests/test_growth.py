@@ -12,9 +12,9 @@ from types import FrameType
 import pytest
 
 from conftest import tool
-from creatify_exporter.decoder import Decoder
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.snapshot import Snapshot
-from creatify_exporter.tasks import Task
 from test_decoder import pieces
 from test_ledger import DAY, NOON, WORKSPACE, Desk, moment
 

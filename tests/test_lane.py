@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from creatify_exporter.lane import Lanes
+from creatify_exporter.lanes import Lanes
 
 LONG, SHORT = 1000.0, 0.01  # seconds that no test waits for, and that each can
 

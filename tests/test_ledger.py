@@ -22,13 +22,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger import Account, Ledger, Recording, Rules
-from creatify_exporter.ledger.book import DayKey, Key, Total
-from creatify_exporter.ledger.seal import book_seal
+from creatify_exporter.ledger.checksum import book_seal
+from creatify_exporter.ledger.ledger import Account, Ledger, Recording, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import DayKey, Key, Total
 from creatify_exporter.ledger.store import Day, read_book
-from creatify_exporter.tasks import Task
 from oracle import BY_DAY, Name, Oracle
 
 HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "1500"))

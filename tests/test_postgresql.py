@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from hypothesis import Phase, given, settings
 
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger import Account, Ledger, Recording, Rules
+from creatify_exporter.ledger.ledger import Account, Ledger, Recording, Rules
 from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
 from creatify_exporter.ledger.store import Rows
-from creatify_exporter.tasks import Task
 from databases import PASSWORD, Postgres
 from oracle import Name
 from processes import until

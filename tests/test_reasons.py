@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter.config import ReasonRule
-from creatify_exporter.reasons import DEFAULT_RULES, LONGEST, Classifier
+from creatify_exporter.config.schema import ReasonRule
+from creatify_exporter.creatify.reasons import DEFAULT_RULES, LONGEST, Classifier
 
 # One wording a line, a file for each class, as services and libraries have it; most were seen in public reports.
 # Creatify's own words are not published.

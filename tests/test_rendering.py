@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from creatify_exporter.collector import Collector, rules
-from creatify_exporter.config import Config
-from creatify_exporter.config import Ledger as LedgerSettings
-from creatify_exporter.ledger import Ledger
+from creatify_exporter.config.schema import Config
+from creatify_exporter.config.schema import Ledger as LedgerSettings
+from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.rendering import Renderings
+from creatify_exporter.web.rendering import Renderings
 
 
 class Work:

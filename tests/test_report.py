@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from creatify_exporter import report
+from creatify_exporter.creatify.task import API, Task
 from creatify_exporter.errors import ConfigError, LedgerRefused
-from creatify_exporter.ledger import Ledger, Rules
+from creatify_exporter.ledger.ledger import Ledger, Rules, report
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.tasks import API, Task
 
 RULES = Rules(("other",), lambda _: "other")
 HEADER = ["day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net"]

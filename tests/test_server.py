@@ -16,15 +16,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from creatify_exporter.collector import Collector, rules
-from creatify_exporter.config import Config, Fetch, Seconds, Workspace
-from creatify_exporter.config import Ledger as LedgerSettings
-from creatify_exporter.credential import Credential
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Fetch, Seconds, Workspace
+from creatify_exporter.config.schema import Ledger as LedgerSettings
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.ledger import Ledger, Recording
+from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.ledger.ledger import Ledger, Recording
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.server import Server, listen
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, replied
+from creatify_exporter.web.app import Server, listen
 from processes import Exporter, parsed, running_exporter, total, write_config
 
 NOW = 1_760_000_000.0

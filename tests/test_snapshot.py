@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from creatify_exporter.creatify.task import OTHER, Task, known, model_label
 from creatify_exporter.snapshot import Cell, Snapshot
-from creatify_exporter.tasks import OTHER, Task, known, model_label
 
 BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
 LONG = "x" * 500

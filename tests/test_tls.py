@@ -9,8 +9,8 @@ import pytest
 
 from authority import Authority, Pair
 from conftest import needs_x25519
-from creatify_exporter.tls import LatestContext
-from creatify_exporter.web_config import load
+from creatify_exporter.web.tls import LatestContext
+from creatify_exporter.web.web_config import load
 
 ECDSA = "TLS_ECDHE_ECDSA_WITH_"
 SANS = ("DNS:prometheus.example", "IP:10.0.0.1", "IP:2001:db8::1", "email:ops@example.com", "URI:spiffe://a/b")

@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from creatify_exporter import upkeep
 from creatify_exporter.errors import ConfigError, LedgerRefused
+from creatify_exporter.ledger import maintenance as upkeep
 from creatify_exporter.ledger.sqlite import SqliteStore
 from databases import Postgres
 from test_ledger import DAY, WORKSPACE, Desk

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from conftest import needs_x25519
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.tls import ServerTLS
-from creatify_exporter.web_config import HTTP, Read, WebConfig, load
+from creatify_exporter.web.tls import ServerTLS
+from creatify_exporter.web.web_config import HTTP, Read, WebConfig, load
 
 CASES = Path(__file__).with_name("web_config")
 ENVIRONMENT = {"TLS": "../tls"}

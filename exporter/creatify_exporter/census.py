@@ -1,10 +1,10 @@
 """Reads a whole list: into what it says now, and into what the ledger follows."""
 
-from creatify_exporter.client import Listing
-from creatify_exporter.ledger import Recording
-from creatify_exporter.ledger.book import Book
+from creatify_exporter.creatify.chunk_cache import Stretch, Stretches
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.ledger.ledger import Recording
+from creatify_exporter.ledger.state import Book
 from creatify_exporter.snapshot import Snapshot
-from creatify_exporter.stretch import Stretch, Stretches
 
 
 class Census:

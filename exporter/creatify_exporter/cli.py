@@ -22,18 +22,20 @@ from urllib.parse import urlsplit
 import structlog
 from prometheus_client import generate_latest
 
-from creatify_exporter import __version__, config, log, report, upkeep
-from creatify_exporter.client import Client
-from creatify_exporter.collector import Collector, rules
-from creatify_exporter.config import Config
-from creatify_exporter.credential import Credential
+from creatify_exporter import __version__, log
+from creatify_exporter.config import schema as config
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config
+from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError, ExporterError
-from creatify_exporter.gate import Gate
-from creatify_exporter.ledger import Ledger
+from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.ledger.ledger import Ledger, report
+from creatify_exporter.ledger import maintenance as upkeep
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.reasons import Classifier
-from creatify_exporter.server import Server, listen
+from creatify_exporter.web.app import Server, listen
+from creatify_exporter.web.middleware import Gate
 
 _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 

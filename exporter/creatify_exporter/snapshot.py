@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.tasks import OTHER, UNFINISHED, Status, Task, known, model_label
+from creatify_exporter.creatify.task import OTHER, UNFINISHED, Status, Task, known, model_label
 
 _MOST_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""

@@ -9,13 +9,13 @@ import structlog
 
 from creatify_exporter import log
 from creatify_exporter.census import Census
-from creatify_exporter.client import Client
-from creatify_exporter.config import Fetch, Workspace
+from creatify_exporter.config.schema import Fetch, Workspace
+from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.task import API
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
-from creatify_exporter.feed import Feed, Outcome
-from creatify_exporter.lane import Lanes
-from creatify_exporter.ledger import Account, Ledger
-from creatify_exporter.tasks import API
+from creatify_exporter.fetcher import Feed, Outcome
+from creatify_exporter.lanes import Lanes
+from creatify_exporter.ledger.ledger import Account, Ledger
 
 BALANCE: Final = "remaining_credits"
 _BALANCE_INTERVAL: Final = 120.0  # seconds; with a list every 15 s it keeps a workspace under 5 requests a minute

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from creatify_exporter.connections import LIMITS
 from creatify_exporter.simulator import Account, Clock, Simulator, Traffic, delayed
+from creatify_exporter.web.server import LIMITS
 from processes import Exporter, parsed, reset, running_exporter, total, until, write_config
 
 IDLE = int(os.environ.get("IDLE_CONNECTIONS", "2000"))

@@ -13,7 +13,7 @@ import structlog
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.book import Book, Changes
+from creatify_exporter.ledger.state import Book, Changes
 from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
 
 _CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds

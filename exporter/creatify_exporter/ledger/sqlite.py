@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.book import Book, Changes, DayKey
-from creatify_exporter.ledger.seal import book_seal, moved
+from creatify_exporter.ledger.checksum import book_seal, moved
+from creatify_exporter.ledger.state import Book, Changes, DayKey
 from creatify_exporter.ledger.store import Statements, Store, read_book
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from msgspec.structs import astuple
 
 from creatify_exporter.errors import LedgerRefused
-from creatify_exporter.ledger.book import Book, Changes, DayKey, Key, Marks, Row, Series
+from creatify_exporter.ledger.state import Book, Changes, DayKey, Key, Marks, Row, Series
 
 _NEW_BOOK: Final = """
 INSERT INTO book (workspace, api, generation, dated, created_at, recorded_at, settled_before)

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from creatify_exporter.errors import Cause
-from creatify_exporter.lane import Lanes
+from creatify_exporter.lanes import Lanes
 from creatify_exporter.snapshot import Snapshot
 
 _GRACE: Final = 1.0  # seconds that a fetch may need beyond its deadline to notice it

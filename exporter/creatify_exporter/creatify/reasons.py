@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from creatify_exporter.config import ReasonRule
+from creatify_exporter.config.schema import ReasonRule
 
 OTHER: Final = "other"
 UNSPECIFIED: Final = "unspecified"

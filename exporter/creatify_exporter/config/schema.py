@@ -16,10 +16,11 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from creatify_exporter import document, log
-from creatify_exporter.credential import Credential
+from creatify_exporter import log
+from creatify_exporter.config import yaml_reader as document
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.quantity import ByteSize, Seconds
 
 __all__ = ["TLS", "ByteSize", "Config", "Credential", "Fetch", "Labels", "Ledger", "Plan", "ReasonRule", "Seconds",
            "Workspace", "WorkspacesFrom", "ledger_at", "load"]  # fmt: skip

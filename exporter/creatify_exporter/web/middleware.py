@@ -15,12 +15,12 @@ import structlog
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from creatify_exporter import web_config
-from creatify_exporter.authentication import Users
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.pem import mark
-from creatify_exporter.tls import LatestContext
-from creatify_exporter.web_config import Files, Read, WebConfig
+from creatify_exporter.web import web_config
+from creatify_exporter.web.certificates import mark
+from creatify_exporter.web.tls import LatestContext
+from creatify_exporter.web.users import Users
+from creatify_exporter.web.web_config import Files, Read, WebConfig
 
 _TRY_EVERY: Final = 5  # looks between attempts at a configuration that was refused: a missing file may come
 _OPEN: Final = ("/-/healthy", "/-/ready")

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from creatify_exporter.tasks import FINISHED, Status
+from creatify_exporter.creatify.task import FINISHED, Status
 
 Total = Literal[
     "submitted",

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Final
 
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.ledger.book import DAY_TOTALS
+from creatify_exporter.ledger.state import DAY_TOTALS
 from creatify_exporter.ledger.store import Day, Store
 
 _COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from creatify_exporter import document
-from creatify_exporter.authentication import PasswordHash
-from creatify_exporter.config import Section
+from creatify_exporter.config import yaml_reader as document
+from creatify_exporter.config.schema import Section
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.pem import Mark, mark
-from creatify_exporter.tls import Context, ServerTLS
+from creatify_exporter.web.certificates import Mark, mark
+from creatify_exporter.web.tls import Context, ServerTLS
+from creatify_exporter.web.users import PasswordHash
 
 _HEADERS: Final[Mapping[str, re.Pattern[str]]] = {  # what their values must look like
     "Content-Security-Policy": re.compile(r"[ -~]+"),

@@ -21,9 +21,9 @@ from typing import Any, Final, NoReturn, cast
 import msgspec
 
 from creatify_exporter import log
+from creatify_exporter.creatify.chunk_cache import Stretch, Stretches
+from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
 from creatify_exporter.errors import FetchError
-from creatify_exporter.stretch import Stretch, Stretches
-from creatify_exporter.tasks import Credits, Field, Task, TaskId
 
 BATCH_BYTES: Final = 512 * 1024
 """How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""

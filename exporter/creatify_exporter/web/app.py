@@ -19,14 +19,14 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from creatify_exporter import page
-from creatify_exporter.collector import Collector, Visit
-from creatify_exporter.config import Config
-from creatify_exporter.connections import LIMITS, Connections
+from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.feed import Outcome
-from creatify_exporter.gate import Gate
-from creatify_exporter.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
+from creatify_exporter.exporter import Collector, Visit
+from creatify_exporter.fetcher import Outcome
+from creatify_exporter.web import landing_page as page
+from creatify_exporter.web.middleware import Gate
+from creatify_exporter.web.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
+from creatify_exporter.web.server import LIMITS, Connections
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from creatify_exporter.errors import ConfigError, LedgerRefused
-from creatify_exporter.ledger.book import Book, Total
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import Book, Total
 from creatify_exporter.ledger.store import Store
 
 _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanished", "credits_used", "credits_refunded")

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from creatify_exporter.tasks import Status
+from creatify_exporter.creatify.task import Status
 
 # Of two entries with one id, the one that is further on holds: the other is a copy that came late.
 _RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}

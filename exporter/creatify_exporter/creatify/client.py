@@ -20,11 +20,11 @@ import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
 from creatify_exporter import __version__, log
-from creatify_exporter.config import Fetch, Workspace
-from creatify_exporter.decoder import BATCH_BYTES, Decoder, excerpt
+from creatify_exporter.config.schema import Fetch, Workspace
+from creatify_exporter.creatify.chunk_cache import Stretch
+from creatify_exporter.creatify.decoder import BATCH_BYTES, Decoder, excerpt
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
-from creatify_exporter.stretch import Stretch
-from creatify_exporter.tasks import Task
 
 TASKS_PATH: Final = "/sse/text_generator/"
 BALANCE_PATH: Final = "/api/remaining_credits/"

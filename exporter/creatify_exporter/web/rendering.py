@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from creatify_exporter.collector import Collector, Visit
+from creatify_exporter.exporter import Collector, Visit
 from creatify_exporter.metrics import Exposition
 
 _AT_ONCE: Final = 2  # while one waits for the ledger, another may go on; more would keep the event loop waiting

@@ -13,7 +13,9 @@ from typing import Final, Literal
 import msgspec
 from msgspec.structs import replace
 
-from creatify_exporter.ledger.book import (
+from creatify_exporter.creatify.task import FINISHED, OTHER
+from creatify_exporter.ledger.staging import Sight
+from creatify_exporter.ledger.state import (
     DAY,
     DAY_TOTALS,
     DURATION_BOUNDS,
@@ -27,8 +29,6 @@ from creatify_exporter.ledger.book import (
     Total,
     series_of,
 )
-from creatify_exporter.ledger.fold import Sight
-from creatify_exporter.tasks import FINISHED, OTHER
 
 _LONGEST_GAP: Final = 15 * 60
 """Seconds between two recorded lists beyond which the second one no longer tells when a task finished."""

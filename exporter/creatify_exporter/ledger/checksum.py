@@ -9,7 +9,7 @@ from zlib import crc32
 
 from msgspec.msgpack import encode
 
-from creatify_exporter.ledger.book import Book, Changes, DayKey, Key, Marks, Row, Series
+from creatify_exporter.ledger.state import Book, Changes, DayKey, Key, Marks, Row, Series
 
 
 def book_seal(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey, float]]) -> int:

@@ -13,17 +13,17 @@ from typing import Final
 from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
-from creatify_exporter.config import Config, Plan
+from creatify_exporter.config.schema import Config, Plan
+from creatify_exporter.creatify.reasons import Classifier
+from creatify_exporter.creatify.task import API, FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.feed import Feed, Outcome
-from creatify_exporter.lane import Lanes
-from creatify_exporter.ledger import Account, Ledger, Rules
-from creatify_exporter.ledger.book import DURATION_BOUNDS, Key, Total
+from creatify_exporter.fetcher import Feed, Outcome
+from creatify_exporter.lanes import Lanes
+from creatify_exporter.ledger.ledger import Account, Ledger, Rules
+from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
 from creatify_exporter.metrics import Exposition, Family
-from creatify_exporter.reasons import Classifier
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
-from creatify_exporter.tasks import API, FIELDS, STATUSES
 
 _COUNTERS: Final[dict[Total, Family]] = {
     "submitted": metrics.TASKS_SUBMITTED,

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from creatify_exporter.config import Section
-from creatify_exporter.pem import Certificates, Key, Mark, Pem, certificates, load_pair
+from creatify_exporter.config.schema import Section
+from creatify_exporter.web.certificates import Certificates, Key, Mark, Pem, certificates, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {

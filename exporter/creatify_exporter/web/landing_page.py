@@ -7,10 +7,10 @@ from typing import Final
 from urllib.parse import quote
 
 from creatify_exporter import __version__
-from creatify_exporter.collector import Collector
+from creatify_exporter.creatify.task import API, STATUSES
+from creatify_exporter.exporter import Collector
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
-from creatify_exporter.tasks import API, STATUSES
 
 HEADERS: Final = {
     "Cache-Control": "no-store",

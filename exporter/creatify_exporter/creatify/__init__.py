@@ -1,0 +1,1 @@
+"""The Creatify API: what it lists, and how that is fetched and read."""
