@@ -34,12 +34,12 @@ def tasks(first: int, number: int, at: datetime) -> list[Task]:
 
 def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> float:
     """Return the seconds that it takes to commit a list, which has been read already."""
-    recording = ledger.begin(name, API)
-    recording.add(listed)
+    transaction = ledger.begin(name, API)
+    transaction.add(listed)
     began = time.perf_counter()
-    assert recording.commit(now.timestamp())
+    assert transaction.commit(now.timestamp())
     taken = time.perf_counter() - began
-    recording.close()
+    transaction.close()
     return taken
 
 
@@ -61,16 +61,16 @@ def measured(open_store: Callable[[], Store], name: str, tracked: int, *, follow
         now += timedelta(seconds=15)
         listed += tasks(tracked + number * NEW, NEW, now)
         if follower:
-            follower.account(name, API)
+            follower.counters(name, API)
         commits.append(record(ledger, name, listed, now))
-        answers.append(timed(lambda: ledger.account(name, API)))
+        answers.append(timed(lambda: ledger.counters(name, API)))
         if follower:
-            news.append(timed(lambda: follower.account(name, API)))
+            news.append(timed(lambda: follower.counters(name, API)))
     for each in (ledger, follower):
         if each:
             each.close()
     again = Ledger(open_store(), RULES)
-    load = timed(lambda: again.account(name, API))
+    load = timed(lambda: again.counters(name, API))
     again.close()
     return first, median(commits), median(answers), median(news), load
 

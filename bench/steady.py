@@ -17,7 +17,7 @@ from creatify_exporter.creatify.client import Listing
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.task import API
 from creatify_exporter.exporter import rules
-from creatify_exporter.ledger.ledger import Ledger, Recording
+from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
 
 _UNSETTLED: Final = 100
@@ -57,19 +57,19 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
         closing(Ledger(SqliteStore(Path(folder) / "ledger.db"), rules(Config(workspaces=(workspace,))))) as ledger,
     ):
         for length in count(tasks):
-            with closing(ledger.begin("default", API)) as recording:
-                looked = _look(census, _pieces(length, now), recording)
+            with closing(ledger.begin("default", API)) as transaction:
+                looked = _look(census, _pieces(length, now), transaction)
                 began = time.thread_time()
-                assert recording.commit(time.time())
+                assert transaction.commit(time.time())
                 yield Steady(1e3 * looked, 1e3 * (time.thread_time() - began))
 
 
-def _look(census: Census, pieces: Iterator[bytes], recording: Recording) -> float:
+def _look(census: Census, pieces: Iterator[bytes], transaction: Transaction) -> float:
     """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
     decoder, spent = Decoder(max_task=1 << 20), [0.0]
     for name in ("add", "pass_over"):
-        setattr(recording, name, _timed(getattr(recording, name), spent))
-    census.take(Listing(lambda _: decoder.batches(pieces), decoder), recording)
+        setattr(transaction, name, _timed(getattr(transaction, name), spent))
+    census.take(Listing(lambda _: decoder.batches(pieces), decoder), transaction)
     return spent[0]
 
 

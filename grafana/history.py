@@ -1,6 +1,6 @@
 """Hours of a simulated account, scraped at once: what the exporter would have served, with the times of its scrapes.
 
-The real collector and ledger work on a clock of their own against the simulated API; every scrape is written as
+The real exporter and ledger work on a clock of their own against the simulated API; every scrape is written as
 OpenMetrics with a timestamp, twice, as two replicas behind one ledger would answer.
 """
 
@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Fetch, Plan, Seconds, Workspace
-from creatify_exporter.exporter import Collector, rules
+from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import MODELS, Account, Clock, Fault, Incident, Listing, Simulator, Traffic, replied
@@ -72,11 +72,11 @@ class Past:
         instant = [self.start]
         clock = Clock(real=lambda: instant[0])
         simulator = Simulator(self.account(), clock, listing=Listing(newest=self.newest))
-        with simulator, _no_time_passes(), closing(_collector(simulator, clock)) as collector:
+        with simulator, _no_time_passes(), closing(_exporter(simulator, clock)) as exporter:
             for number in range(int((self.end - self.start) / self.step) + 1):
                 instant[0] = self.start + number * self.step
                 _trouble(simulator, number)
-                file.writelines(_scrape(collector, instant[0]))
+                file.writelines(_scrape(exporter, instant[0]))
         file.write("# EOF\n")
 
 
@@ -92,7 +92,7 @@ def _no_time_passes() -> AbstractContextManager[object]:
     return patch("creatify_exporter.target._BALANCE_INTERVAL", 0.0)
 
 
-def _collector(simulator: Simulator, clock: Clock) -> Collector:
+def _exporter(simulator: Simulator, clock: Clock) -> Exporter:
     workspace = Workspace(
         name="default",
         api_id=Credential(simulator.api_id),
@@ -102,14 +102,14 @@ def _collector(simulator: Simulator, clock: Clock) -> Collector:
     )
     config = Config(workspaces=(workspace,), fetch=Fetch(min_interval=Seconds(0)))
     ledger = Ledger(SqliteStore(None), rules(config), clock.now)
-    return Collector(config, ledger, clock.now)
+    return Exporter(config, ledger, clock.now)
 
 
-def _scrape(collector: Collector, at: float) -> Iterator[str]:
+def _scrape(exporter: Exporter, at: float) -> Iterator[str]:
     """Scrape once, and yield the samples as each replica would tell them."""
-    visits = collector.visit()
+    visits = exporter.visit()
     wait([future for visit in visits for future in visit.futures])
-    text = generate_latest(collector.exposition(visits, own=True)).decode()  # type: ignore[no-untyped-call]
+    text = generate_latest(exporter.collect(visits, own=True)).decode()  # type: ignore[no-untyped-call]
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     for replica in REPLICAS:
         yield from (_told_by(replica, sample, at) for sample in samples)

@@ -52,7 +52,7 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     raise AssertionError(f"not so within {seconds} s: {condition}")
 
 
-class Exporter:
+class ExporterProcess:
     """A running `creatify-exporter`; `log` collects its standard error, `prefix` is a command that executes it."""
 
     def __init__(self, *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
@@ -123,8 +123,8 @@ def ledger_counters(samples: Samples) -> Samples:
 @contextmanager
 def running_exporter(
     *arguments: str, environ: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
-) -> Iterator[Exporter]:
-    exporter = Exporter(*arguments, environ=environ, prefix=prefix)
+) -> Iterator[ExporterProcess]:
+    exporter = ExporterProcess(*arguments, environ=environ, prefix=prefix)
     try:
         yield exporter
     finally:

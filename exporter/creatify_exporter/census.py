@@ -2,7 +2,7 @@
 
 from creatify_exporter.creatify.chunk_cache import Stretch, Stretches
 from creatify_exporter.creatify.client import Listing
-from creatify_exporter.ledger.ledger import Recording
+from creatify_exporter.ledger.ledger import Transaction
 from creatify_exporter.ledger.state import Book
 from creatify_exporter.snapshot import Snapshot
 
@@ -19,9 +19,9 @@ class Census:
         """Those that the last whole list had."""
         return self._last[1]
 
-    def take(self, listing: Listing, recording: Recording) -> Snapshot:
+    def take(self, listing: Listing, transaction: Transaction) -> Snapshot:
         """Read a list to its end, in batches or stretches of settled tasks; raise `FetchError` where it has none."""
-        listing.decoder.stretches = stretches = self._known_to(recording)
+        listing.decoder.stretches = stretches = self._known_to(transaction)
         snapshot, recalled = Snapshot(), False
         for batch in listing:
             if isinstance(batch, Stretch):
@@ -29,15 +29,15 @@ class Census:
                 recalled = True
             else:
                 part = Snapshot.of(batch)
-                if recording.add(batch):
+                if transaction.add(batch):
                     listing.decoder.remember(part.packed)
             snapshot.merge(part)
         if recalled:
-            recording.pass_over()
-        self._last = recording.settled_in, stretches
+            transaction.pass_over()
+        self._last = transaction.settled_in, stretches
         return snapshot
 
-    def _known_to(self, recording: Recording) -> Stretches:
-        """Return the stretches of the list before, if their tasks have settled for this recording too."""
+    def _known_to(self, transaction: Transaction) -> Stretches:
+        """Return the stretches of the list before, if their tasks have settled for this transaction too."""
         settled_in, stretches = self._last
-        return Stretches(stretches if settled_in and settled_in is recording.settled_in else None)
+        return Stretches(stretches if settled_in and settled_in is transaction.settled_in else None)

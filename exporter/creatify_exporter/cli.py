@@ -29,9 +29,10 @@ from creatify_exporter.config.schema import Config
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError, ExporterError
-from creatify_exporter.exporter import Collector, rules
-from creatify_exporter.ledger.ledger import Ledger, report
+from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger import maintenance as upkeep
+from creatify_exporter.ledger import report
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.web.app import Server, listen
@@ -113,9 +114,9 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     _allow_files()
     _give_memory_back()
     sockets = listen(arguments.listen_address or [":10081"])
-    with closing(Collector(loaded, _opened(loaded))) as collector:
+    with closing(Exporter(loaded, _opened(loaded))) as exporter:
         server = Server(
-            collector,
+            exporter,
             load,
             telemetry_path=arguments.telemetry_path,
             external_url=arguments.external_url,
@@ -177,14 +178,14 @@ def _dump(arguments: argparse.Namespace) -> int:
     """Print one scrape; return 1 where a fetch failed."""
     loaded = _loaded(arguments)
     _warn(loaded.warnings)
-    with closing(Collector(loaded, _opened(loaded, held_since=0.0))) as collector:
-        visits = collector.visit()
+    with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
+        visits = exporter.visit()
         futures = [future for visit in visits for future in visit.futures]
         wait(futures, timeout=loaded.fetch.timeout + 1)
-        exposition = collector.exposition(visits, own=False)
-        sys.stdout.buffer.write(generate_latest(exposition))  # UTF-8, whatever the terminal speaks
+        registry = exporter.collect(visits, own=False)
+        sys.stdout.buffer.write(generate_latest(registry))  # UTF-8, whatever the terminal speaks
         sys.stdout.flush()
-        return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.feeds))
+        return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.fetchers))
 
 
 def _report(arguments: argparse.Namespace) -> None:

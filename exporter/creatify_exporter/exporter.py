@@ -1,4 +1,4 @@
-"""A scrape: refreshes the feeds of the workspaces it asks for, and puts what they say into families."""
+"""A scrape: refreshes the fetchers of the workspaces it asks for, and puts what they say into families."""
 
 import calendar
 import platform
@@ -17,11 +17,11 @@ from creatify_exporter.config.schema import Config, Plan
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import API, FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.fetcher import Feed, Outcome
+from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
-from creatify_exporter.ledger.ledger import Account, Ledger, Rules
+from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
 from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
-from creatify_exporter.metrics import Exposition, Family
+from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
 
@@ -42,7 +42,7 @@ class Visit:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._turns = {api: feed.refresh() for api, feed in target.feeds.items()}
+        self._turns = {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}
 
     @property
     def futures(self) -> list[Future[Outcome]]:
@@ -61,11 +61,11 @@ class Visit:
         if not future.done():
             return late or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
         outcome = future.result()
-        self.target.feeds[api].served(outcome)
+        self.target.fetchers[api].served(outcome)
         return outcome
 
 
-class Collector:
+class Exporter:
     """Holds the targets of a configuration. `clock` returns seconds since the epoch."""
 
     def __init__(self, config: Config, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
@@ -82,14 +82,14 @@ class Collector:
         targets = self.targets
         return [Visit(targets[name]) for name in (targets if names is None else names)]
 
-    def exposition(self, visits: Sequence[Visit], *, own: bool) -> Exposition:
+    def collect(self, visits: Sequence[Visit], *, own: bool) -> ScrapeRegistry:
         """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
-        exposition = Exposition()
+        registry = ScrapeRegistry()
         for visit in visits:
-            self._add_target(exposition, visit)
+            self._add_target(registry, visit)
         if own:
-            self._add_own(exposition)
-        return exposition
+            self._add_own(registry)
+        return registry
 
     def reload(self, config: Config) -> None:
         """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
@@ -130,28 +130,28 @@ class Collector:
         for name in before.keys() - self.targets.keys():
             self._ledger.put_away(name, API)
 
-    def _add_target(self, exposition: Exposition, visit: Visit) -> None:
+    def _add_target(self, registry: ScrapeRegistry, visit: Visit) -> None:
         target = visit.target
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
-        outcomes = {api: visit.outcome(api) for api in target.feeds}
-        account = target.account()
+        outcomes = {api: visit.outcome(api) for api in target.fetchers}
+        counters = target.counters()
         names = (target.workspace.name, API)
-        _add_snapshot(exposition, names, outcomes[API], account)
-        if account:
-            _add_account(exposition, names, account)
-        for api, feed in target.feeds.items():
-            _add_feed(exposition, (target.workspace.name, api), feed, outcomes[api])
+        _add_snapshot(registry, names, outcomes[API], counters)
+        if counters:
+            _add_counters(registry, names, counters)
+        for api, fetcher in target.fetchers.items():
+            _add_fetcher(registry, (target.workspace.name, api), fetcher, outcomes[api])
         if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
-            exposition.add(metrics.REMAINING_CREDITS, names[:1], balance)
+            registry.add(metrics.REMAINING_CREDITS, names[:1], balance)
         if target.workspace.plan:
-            _add_plan(exposition, names[:1], target.workspace.plan, self._clock())
+            _add_plan(registry, names[:1], target.workspace.plan, self._clock())
 
-    def _add_own(self, exposition: Exposition) -> None:
-        exposition.add(metrics.BUILD_INFO, (__version__, __revision__, platform.python_version()), 1)
-        exposition.add(metrics.RELOAD_SUCCESSFUL, (), self._reload_successful)
-        exposition.add(metrics.RELOAD_TIME, (), self._loaded_at)
+    def _add_own(self, registry: ScrapeRegistry) -> None:
+        registry.add(metrics.BUILD_INFO, (__version__, __revision__, platform.python_version()), 1)
+        registry.add(metrics.RELOAD_SUCCESSFUL, (), self._reload_successful)
+        registry.add(metrics.RELOAD_TIME, (), self._loaded_at)
         for collector in self._own:
-            exposition.include(collector.collect())
+            registry.include(collector.collect())
 
 
 def rules(config: Config) -> Rules:
@@ -168,59 +168,61 @@ def rules(config: Config) -> Rules:
     )
 
 
-def _add_snapshot(exposition: Exposition, names: tuple[str, str], outcome: Outcome, account: Account | None) -> None:
+def _add_snapshot(
+    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None
+) -> None:
     snapshot = outcome.snapshot
     if snapshot is None:
         return
     for field in FIELDS:
-        exposition.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
+        registry.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
     if isfinite(snapshot.oldest):
-        exposition.add(metrics.LIST_OLDEST, names, snapshot.oldest)
-        exposition.add(metrics.LIST_NEWEST, names, snapshot.newest)
-    if account is None:
+        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest)
+        registry.add(metrics.LIST_NEWEST, names, snapshot.newest)
+    if counters is None:
         return  # without the ledger, nobody knows which models have a name of their own
-    for model, cells in snapshot.by_model(account.models).items():
+    for model, cells in snapshot.by_model(counters.models).items():
         for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
-            exposition.add(metrics.TASKS, (*names, model, status), cell.tasks)
-            exposition.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
+            registry.add(metrics.TASKS, (*names, model, status), cell.tasks)
+            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
             if isfinite(cell.oldest):
-                exposition.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest)
+                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest)
 
 
-def _add_account(exposition: Exposition, names: tuple[str, str], account: Account) -> None:
-    values = dict(account.values)
+def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Counters) -> None:
+    values = dict(counters.values)
     for key, value in sorted(values.items()):
         if family := _COUNTERS.get(key.total):
-            exposition.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
-    for model in sorted(account.models):
+            registry.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
+    for model in sorted(counters.models):
         counts = accumulate(values[Key(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
         buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
-        exposition.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
-    exposition.add(metrics.LEDGER_TASKS, names, account.tracked)
-    if account.marks.created_at is not None and account.marks.recorded_at is not None:
-        exposition.add(metrics.LEDGER_CREATED, names, account.marks.created_at)
-        exposition.add(metrics.LAST_SUCCESS, names, account.marks.recorded_at)
+        registry.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
+    registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
+    if counters.marks.created_at is not None and counters.marks.recorded_at is not None:
+        registry.add(metrics.LEDGER_CREATED, names, counters.marks.created_at)
+        registry.add(metrics.LAST_SUCCESS, names, counters.marks.recorded_at)
 
 
-def _add_feed(exposition: Exposition, names: tuple[str, str], feed: Feed, outcome: Outcome) -> None:
-    exposition.add(metrics.UP, names, outcome.cause is None)
-    if feed.last and feed.last.duration is not None:
-        exposition.add(metrics.FETCH_DURATION, names, feed.last.duration)
-    if feed.last and feed.last.received is not None:
-        exposition.add(metrics.FETCH_BYTES, names, feed.last.received)
-    exposition.add(metrics.FETCHES, names, feed.fetches)
+def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:
+    registry.add(metrics.UP, names, outcome.cause is None)
+    if fetcher.last and fetcher.last.duration is not None:
+        registry.add(metrics.FETCH_DURATION, names, fetcher.last.duration)
+    if fetcher.last and fetcher.last.received is not None:
+        registry.add(metrics.FETCH_BYTES, names, fetcher.last.received)
+    registry.add(metrics.FETCHES, names, fetcher.fetches)
     for cause in CAUSES:
-        exposition.add(metrics.FETCH_FAILURES, (*names, cause), feed.failures[cause])
+        registry.add(metrics.FETCH_FAILURES, (*names, cause), fetcher.failures[cause])
 
 
-def _add_plan(exposition: Exposition, names: tuple[str, ...], plan: Plan, now: float) -> None:
+def _add_plan(registry: ScrapeRegistry, names: tuple[str, ...], plan: Plan, now: float) -> None:
     if plan.credits is not None:
-        exposition.add(metrics.PLAN_CREDITS, names, plan.credits)
+        registry.add(metrics.PLAN_CREDITS, names, plan.credits)
     if plan.renews_on_day is not None:
-        exposition.add(metrics.PLAN_RENEWAL, names, renewal(plan.renews_on_day, now))
+        registry.add(metrics.PLAN_RENEWAL, names, renewal(plan.renews_on_day, now))
     if plan.price_per_credit is not None and plan.currency is not None:
-        exposition.add(metrics.CREDIT_PRICE, (*names, plan.currency), plan.price_per_credit)
+        registry.add(metrics.CREDIT_PRICE, (*names, plan.currency), plan.price_per_credit)
 
 
 def renewal(day: int, now: float) -> float:

@@ -50,7 +50,7 @@ class Turn(NamedTuple):
     late: Outcome | None = None
 
 
-class Feed:
+class Fetcher:
     """Shares fetches between scrapes.
 
     `fetch` runs in a thread of its own, when the lanes have a place for it, and raises nothing. Nobody waits for that
@@ -104,8 +104,8 @@ class Feed:
             if self._late and self._late[1] is outcome:
                 self._late = None
 
-    def carry_on(self, before: "Feed", *, same_account: bool) -> None:
-        """Count on from the feed of an earlier configuration; a pause holds for the keys that it was given to."""
+    def carry_on(self, before: "Fetcher", *, same_account: bool) -> None:
+        """Count on from the fetcher of an earlier configuration; a pause holds for the keys that it was given to."""
         with before._lock:  # noqa: SLF001 - of the same class
             self.fetches, self.failures = before.fetches, before.failures.copy()
             if same_account:

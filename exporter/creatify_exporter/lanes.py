@@ -1,8 +1,8 @@
 """How many fetches run at the same time, and which of them wait.
 
 A fetch takes a place among the quick ones. Who is not back after a moment waits for the network and not for this
-machine: it runs on, but its place goes to the next. A feed whose last fetch was as slow as that takes a place among the
-slow ones the next time, and keeps it to the end: they wait for each other only.
+machine: it runs on, but its place goes to the next. A fetcher whose last fetch was as slow as that takes a place
+among the slow ones the next time, and keeps it to the end: they wait for each other only.
 """
 
 import threading

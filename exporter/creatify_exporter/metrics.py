@@ -141,7 +141,7 @@ RELOAD_TIME = Family(
 FAMILIES: Final[tuple[Family, ...]] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
 
 
-class Exposition:
+class ScrapeRegistry:
     """Collects samples and yields them as families, in the order of the contract; a family without samples is left out.
 
     It is what `prometheus_client` calls a registry, for one answer.

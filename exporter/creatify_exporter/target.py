@@ -13,9 +13,9 @@ from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.task import API
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
-from creatify_exporter.fetcher import Feed, Outcome
+from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
-from creatify_exporter.ledger.ledger import Account, Ledger
+from creatify_exporter.ledger.ledger import Counters, Ledger
 
 BALANCE: Final = "remaining_credits"
 _BALANCE_INTERVAL: Final = 120.0  # seconds; with a list every 15 s it keeps a workspace under 5 requests a minute
@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 
 
 class Target:
-    """A workspace with its feeds, by the value of the label `api`."""
+    """A workspace with its fetchers, by the value of the label `api`."""
 
     def __init__(  # noqa: PLR0913 - all that a fetch needs
         self,
@@ -42,31 +42,31 @@ class Target:
         self._list = Client(workspace, fetch, clock)
         self._balance = Client(workspace, fetch, clock)
         self._census = Census()
-        self.feeds = {API: self._feed(API, self._fetch_list, fetch, fetch.min_interval)}
+        self.fetchers = {API: self._fetcher(API, self._fetch_list, fetch, fetch.min_interval)}
         if workspace.remaining_credits:
             interval = max(fetch.min_interval, _BALANCE_INTERVAL)
-            self.feeds[BALANCE] = self._feed(BALANCE, self._fetch_balance, fetch, interval)
-        for api, feed in self.feeds.items():
-            if before and api in before.feeds:
-                feed.carry_on(before.feeds[api], same_account=_identity(workspace) == _identity(before.workspace))
+            self.fetchers[BALANCE] = self._fetcher(BALANCE, self._fetch_balance, fetch, interval)
+        for api, fetcher in self.fetchers.items():
+            if before and api in before.fetchers:
+                fetcher.carry_on(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
 
-    def account(self) -> Account | None:
+    def counters(self) -> Counters | None:
         """Return what the ledger has committed for this workspace, None where it cannot be read."""
         try:
-            return self._ledger.account(self.workspace.name, API)
+            return self._ledger.counters(self.workspace.name, API)
         except LedgerUnavailable:
             return None
 
     def close(self) -> None:
         """Close the idle connections; those of a fetch under way close at its end."""
-        for feed in self.feeds.values():
-            feed.close()
+        for fetcher in self.fetchers.values():
+            fetcher.close()
         self._list.close()
         self._balance.close()
 
-    def _feed(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Feed:
+    def _fetcher(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Fetcher:
         names = (self.workspace.name, api)
-        return Feed(
+        return Fetcher(
             names, lambda: _safely(fetch, names), self._lanes, min_interval=min_interval, timeout=limits.timeout
         )
 
@@ -75,10 +75,10 @@ class Target:
         listing, snapshot = self._list.tasks(), None
         failure: ExporterError | None = None
         try:
-            with closing(self._ledger.begin(self.workspace.name, API)) as recording:
-                snapshot = self._census.take(listing, recording)
+            with closing(self._ledger.begin(self.workspace.name, API)) as transaction:
+                snapshot = self._census.take(listing, transaction)
                 # A clock that is ahead must not settle the future.
-                recording.commit(self._clock() if listing.date is None else min(self._clock(), listing.date))
+                transaction.commit(self._clock() if listing.date is None else min(self._clock(), listing.date))
         except (FetchError, LedgerUnavailable) as error:
             failure = error
         # A list that only the ledger did not take is whole; one that must not be believed is nothing.

@@ -12,7 +12,7 @@ import requests
 
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, delayed
-from processes import COMMAND, Exporter, parsed, running_exporter, running_prometheus, total, until, write_config
+from processes import COMMAND, ExporterProcess, parsed, running_exporter, running_prometheus, total, until, write_config
 
 DAY = 24 * 3600
 
@@ -31,7 +31,7 @@ def config(tmp_path: Path, simulator: Simulator) -> Path:
 
 
 @pytest.fixture
-def exporter(config: Path) -> Iterator[Exporter]:
+def exporter(config: Path) -> Iterator[ExporterProcess]:
     with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as running:
         yield running
 
@@ -46,7 +46,7 @@ def test_the_demo_needs_no_key_and_no_file_and_passes_promtool(promtool: str) ->
 
 
 def test_openmetrics_is_served_to_who_asks_and_neither_format_has_created_series(
-    exporter: Exporter,
+    exporter: ExporterProcess,
 ) -> None:
     openmetrics = exporter.get(Accept="application/openmetrics-text; version=1.0.0")
     assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -56,7 +56,7 @@ def test_openmetrics_is_served_to_who_asks_and_neither_format_has_created_series
     assert "_created{" not in openmetrics.text + classic.text
 
 
-def test_sigterm_answers_the_scrape_in_flight_and_exits_0(exporter: Exporter, simulator: Simulator) -> None:
+def test_sigterm_answers_the_scrape_in_flight_and_exits_0(exporter: ExporterProcess, simulator: Simulator) -> None:
     simulator.faults.next(delayed(1.5))
     answers: list[requests.Response] = []
     scrape = threading.Thread(target=lambda: answers.append(exporter.get()))
@@ -67,7 +67,7 @@ def test_sigterm_answers_the_scrape_in_flight_and_exits_0(exporter: Exporter, si
     assert total(parsed(answers[0].text), "creatify_up", api="text_generator") == 1
 
 
-def test_sigterm_answers_a_scrape_whose_fetch_hangs(exporter: Exporter, simulator: Simulator) -> None:
+def test_sigterm_answers_a_scrape_whose_fetch_hangs(exporter: ExporterProcess, simulator: Simulator) -> None:
     simulator.faults.always("silence")
     answers: list[requests.Response] = []
     scrape = threading.Thread(target=lambda: answers.append(exporter.get()))  # it says nothing of its patience
@@ -79,7 +79,7 @@ def test_sigterm_answers_a_scrape_whose_fetch_hangs(exporter: Exporter, simulato
     assert total(parsed(answers[0].text), "creatify_up", api="text_generator") == 0
 
 
-def test_counters_go_on_after_a_restart(config: Path, exporter: Exporter) -> None:
+def test_counters_go_on_after_a_restart(config: Path, exporter: ExporterProcess) -> None:
     before = exporter.value("creatify_tasks_finished_total")
     assert before
     exporter.kill()
@@ -88,7 +88,7 @@ def test_counters_go_on_after_a_restart(config: Path, exporter: Exporter) -> Non
     assert before <= after < before + 5
 
 
-def test_two_exporters_do_not_share_a_ledger_file(config: Path, exporter: Exporter) -> None:
+def test_two_exporters_do_not_share_a_ledger_file(config: Path, exporter: ExporterProcess) -> None:
     assert exporter.get("/-/ready").ok
     second = subprocess.run(
         [COMMAND, "--config.file", config, "--web.listen-address", "127.0.0.1:0"],
@@ -102,13 +102,13 @@ def test_two_exporters_do_not_share_a_ledger_file(config: Path, exporter: Export
     assert len(second.stderr.splitlines()) == 1
 
 
-def test_a_pair_of_prometheus_servers_costs_the_api_one_fetch(exporter: Exporter, simulator: Simulator) -> None:
+def test_a_pair_of_prometheus_servers_costs_the_api_one_fetch(exporter: ExporterProcess, simulator: Simulator) -> None:
     first, second = exporter.samples(), exporter.samples()
     assert len(simulator.listings()) == 1
     assert total(first, "creatify_tasks") == total(second, "creatify_tasks")
 
 
-def test_scrapes_at_one_time_share_one_fetch(exporter: Exporter, simulator: Simulator) -> None:
+def test_scrapes_at_one_time_share_one_fetch(exporter: ExporterProcess, simulator: Simulator) -> None:
     simulator.faults.always(delayed(0.5))
     scrapes = [threading.Thread(target=exporter.get) for _ in range(64)]
     for scrape in scrapes:
@@ -119,7 +119,7 @@ def test_scrapes_at_one_time_share_one_fetch(exporter: Exporter, simulator: Simu
 
 
 def test_an_impatient_scrape_gets_the_counters_and_the_list_is_there_for_the_next(
-    exporter: Exporter, simulator: Simulator
+    exporter: ExporterProcess, simulator: Simulator
 ) -> None:
     simulator.faults.next(delayed(2.0))
     began = time.monotonic()
@@ -133,7 +133,7 @@ def test_an_impatient_scrape_gets_the_counters_and_the_list_is_there_for_the_nex
     assert len(simulator.listings()) == 1
 
 
-def test_a_failed_fetch_is_counted_and_shows_no_list(exporter: Exporter, simulator: Simulator) -> None:
+def test_a_failed_fetch_is_counted_and_shows_no_list(exporter: ExporterProcess, simulator: Simulator) -> None:
     simulator.faults.always("unauthorized", path=None)
     samples = exporter.samples()
     assert total(samples, "creatify_up") == 0
@@ -143,7 +143,9 @@ def test_a_failed_fetch_is_counted_and_shows_no_list(exporter: Exporter, simulat
     assert total(samples, "creatify_remaining_credits") is None
 
 
-def test_prometheus_discovers_a_target_for_each_workspace_and_the_exporter(exporter: Exporter, tmp_path: Path) -> None:
+def test_prometheus_discovers_a_target_for_each_workspace_and_the_exporter(
+    exporter: ExporterProcess, tmp_path: Path
+) -> None:
     job = {"job_name": "creatify", "http_sd_configs": [{"url": f"{exporter.url}/sd", "refresh_interval": "1s"}]}
     settings = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}
     with running_prometheus(tool("prometheus", "prometheus"), tmp_path / "prometheus", settings) as prometheus:
@@ -153,7 +155,7 @@ def test_prometheus_discovers_a_target_for_each_workspace_and_the_exporter(expor
 
 
 def test_a_reload_takes_a_good_file_and_keeps_the_old_configuration_beside_a_bad_one(
-    exporter: Exporter, config: Path
+    exporter: ExporterProcess, config: Path
 ) -> None:
     good = config.read_text()
     config.write_text(good.replace("workspaces:", "workspacse:"))

@@ -28,7 +28,7 @@ from creatify_exporter.simulator import (
     redirected,
     replied,
 )
-from processes import Exporter, Samples, ledger_counters, parsed, running_exporter, total, until, write_config
+from processes import ExporterProcess, Samples, ledger_counters, parsed, running_exporter, total, until, write_config
 from test_client import EXPECTED, ODD, Recorder, said
 
 pytestmark = pytest.mark.xdist_group("faults")  # one exporter lives through all of them
@@ -109,7 +109,7 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture(scope="module")
-def exporter(tmp_path_factory: pytest.TempPathFactory, simulator: Simulator) -> Iterator[Exporter]:
+def exporter(tmp_path_factory: pytest.TempPathFactory, simulator: Simulator) -> Iterator[ExporterProcess]:
     path = write_config(
         tmp_path_factory.mktemp("faults") / "config.yml",
         simulator,
@@ -124,7 +124,7 @@ def exporter(tmp_path_factory: pytest.TempPathFactory, simulator: Simulator) -> 
         yield running
 
 
-def scraped(exporter: Exporter) -> Samples:
+def scraped(exporter: ExporterProcess) -> Samples:
     """Scrape as a Prometheus does; no key may be in the answer."""
     began = time.monotonic()
     answer = exporter.get(**{"X-Prometheus-Scrape-Timeout-Seconds": str(SCRAPE_TIMEOUT)})
@@ -156,7 +156,7 @@ def up(samples: Samples) -> float | None:
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failed_fetch_has_its_cause_and_touches_no_counter(
-    exporter: Exporter, simulator: Simulator, name: str
+    exporter: ExporterProcess, simulator: Simulator, name: str
 ) -> None:
     fault, cause = FAILURES[name]
     before = scraped(exporter)
@@ -178,7 +178,7 @@ def test_a_failed_fetch_has_its_cause_and_touches_no_counter(
 
 
 @pytest.mark.parametrize("name", SUCCESSES)
-def test_what_costs_one_task_at_most_is_no_failure(exporter: Exporter, simulator: Simulator, name: str) -> None:
+def test_what_costs_one_task_at_most_is_no_failure(exporter: ExporterProcess, simulator: Simulator, name: str) -> None:
     fault, invalid = SUCCESSES[name]
     before = scraped(exporter)
     simulator.faults.next(fault)
@@ -271,7 +271,7 @@ def test_the_memory_that_a_giant_task_took_goes_back_to_the_system(tmp_path: Pat
         assert resident(exporter) - before < 16  # which is what one of them took
 
 
-def resident(exporter: Exporter) -> float:
+def resident(exporter: ExporterProcess) -> float:
     """Return MiB."""
     status = Path(f"/proc/{exporter.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -19,7 +19,7 @@ import requests
 
 from accounts import assert_true
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, Truth
-from processes import COMMAND, Exporter, Samples, ledger_counters, parsed, total, until, write_config
+from processes import COMMAND, ExporterProcess, Samples, ledger_counters, parsed, total, until, write_config
 
 KILLS = int(os.environ.get("FIRE_KILLS", "30"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
@@ -39,7 +39,7 @@ class Victim:
         self.seen: Samples = {}
         self.scrapes = self.lost = 0
 
-    def look(self, exporter: Exporter) -> Samples:
+    def look(self, exporter: ExporterProcess) -> Samples:
         samples = exporter.samples()
         for key, value in self.seen.items():
             assert samples.get(key, -1.0) >= value, (key, value, samples.get(key))
@@ -56,7 +56,7 @@ class Victim:
 
     def killed_at_work(self, *, after: int) -> None:
         """Scrape as fast as it goes until the kill, which comes after so many whole scrapes and a moment."""
-        exporter = Exporter(*self.flags)
+        exporter = ExporterProcess(*self.flags)
         for _ in range(after):
             self.look(exporter)
         end = threading.Timer(self.random.uniform(0, 0.4), exporter.process.kill)
@@ -89,7 +89,7 @@ def test_a_process_that_is_killed_at_any_instant_loses_nothing_and_repeats_nothi
             ledger={"url": f"sqlite:///{tmp_path}/ledger.db", "settle_after": "30m", "new_series_hold": "1s"},
         )
         victim = Victim(config, simulator)
-        exporter = Exporter(*victim.flags)
+        exporter = ExporterProcess(*victim.flags)
         before, first = victim.look(exporter), simulator.listings()[-1].at
         exporter.kill()
         for number in range(KILLS):
@@ -97,7 +97,7 @@ def test_a_process_that_is_killed_at_any_instant_loses_nothing_and_repeats_nothi
                 victim.killed_while_it_starts()
             else:
                 victim.killed_at_work(after=number % 5 // 3)  # so that a busy machine counts now and then
-        exporter = Exporter(*victim.flags)
+        exporter = ExporterProcess(*victim.flags)
         after, last = victim.look(exporter), simulator.listings()[-1].at
         assert exporter.terminate() == 0
     print(f"seed {SEED}: {KILLS} kills, {victim.scrapes} scrapes, {victim.lost} of them lost")
@@ -130,8 +130,8 @@ class Scene:
             os.chown(self.state, NOBODY, NOBODY)
 
     @contextmanager
-    def running(self) -> Iterator[Exporter]:
-        exporter = Exporter(*self.flags, prefix=self.prefix)
+    def running(self) -> Iterator[ExporterProcess]:
+        exporter = ExporterProcess(*self.flags, prefix=self.prefix)
         try:
             yield exporter
         finally:
@@ -160,18 +160,18 @@ def scene() -> Iterator[Scene]:
         yield Scene(Path(folder), simulator)
 
 
-def told(exporter: Exporter) -> str:
+def told(exporter: ExporterProcess) -> str:
     """Return the one line that tells of the failure, however many scrapes have met it."""
     lines = until(lambda: [line for line in exporter.log if "fetch failed" in line])
     assert len(lines) == 1
     return str(lines[0])
 
 
-Trouble = Callable[[Scene, Exporter], AbstractContextManager[None]]
+Trouble = Callable[[Scene, ExporterProcess], AbstractContextManager[None]]
 
 
 @contextmanager
-def full_disk(scene: Scene, exporter: Exporter) -> Iterator[None]:
+def full_disk(scene: Scene, exporter: ExporterProcess) -> Iterator[None]:
     """Let no file of the exporter grow any more."""
     pid, size = exporter.process.pid, scene.ledger.with_name("ledger.db-wal").stat().st_size
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -181,21 +181,21 @@ def full_disk(scene: Scene, exporter: Exporter) -> Iterator[None]:
 
 
 @contextmanager
-def folder_out_of_reach(scene: Scene, _exporter: Exporter) -> Iterator[None]:
+def folder_out_of_reach(scene: Scene, _exporter: ExporterProcess) -> Iterator[None]:
     scene.state.chmod(0)
     yield
     scene.state.chmod(0o755)
 
 
 @contextmanager
-def file_moved_away(scene: Scene, _exporter: Exporter) -> Iterator[None]:
+def file_moved_away(scene: Scene, _exporter: ExporterProcess) -> Iterator[None]:
     away = scene.ledger.rename(scene.folder / "away.db")
     yield
     away.rename(scene.ledger)
 
 
 @contextmanager
-def locked(scene: Scene, _exporter: Exporter) -> Iterator[None]:
+def locked(scene: Scene, _exporter: ExporterProcess) -> Iterator[None]:
     with closing(sqlite3.connect(scene.ledger, isolation_level=None)) as somebody:
         somebody.execute("BEGIN IMMEDIATE")
         yield

@@ -17,7 +17,7 @@ import pytest
 
 from creatify_exporter.simulator import Account, Clock, Simulator, Traffic, delayed
 from creatify_exporter.web.server import LIMITS
-from processes import Exporter, parsed, reset, running_exporter, total, until, write_config
+from processes import ExporterProcess, parsed, reset, running_exporter, total, until, write_config
 
 IDLE = int(os.environ.get("IDLE_CONNECTIONS", "2000"))
 SLOW = 500
@@ -37,7 +37,7 @@ def config(tmp_path: Path, simulator: Simulator) -> Path:
 
 
 @pytest.fixture
-def exporter(config: Path) -> Iterator[Exporter]:
+def exporter(config: Path) -> Iterator[ExporterProcess]:
     """Start an exporter that has scraped once, and see that it stops as if nothing had happened."""
     with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as running:
         yield running
@@ -45,7 +45,7 @@ def exporter(config: Path) -> Iterator[Exporter]:
             assert stopped(running) < 15
 
 
-def stopped(exporter: Exporter) -> float:
+def stopped(exporter: ExporterProcess) -> float:
     """Stop it; return after how many seconds it had ended."""
     began = time.monotonic()
     assert exporter.terminate() == 0
@@ -54,25 +54,25 @@ def stopped(exporter: Exporter) -> float:
     return time.monotonic() - began
 
 
-def connected(exporter: Exporter, sent: bytes = b"") -> socket.socket:
+def connected(exporter: ExporterProcess, sent: bytes = b"") -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", int(exporter.url.rpartition(":")[2])), timeout=30)
     with suppress(ConnectionError):  # what is too much is not read to its end
         connection.sendall(sent)
     return connection
 
 
-def open_files(exporter: Exporter) -> int:
+def open_files(exporter: ExporterProcess) -> int:
     return len(list(Path(f"/proc/{exporter.process.pid}/fd").iterdir()))
 
 
-def memory(exporter: Exporter) -> int:
+def memory(exporter: ExporterProcess) -> int:
     """Return the resident memory in MiB."""
     pages = int(Path(f"/proc/{exporter.process.pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize() >> 20
 
 
 @contextmanager
-def probing(exporter: Exporter) -> Iterator[list[float]]:
+def probing(exporter: ExporterProcess) -> Iterator[list[float]]:
     """Probe and scrape all the time, each over a connection of its own; collect how many seconds that took."""
     over, times = threading.Event(), list[float]()
 
@@ -114,7 +114,9 @@ def all_closed(connections: Sequence[socket.socket]) -> None:
     assert not left
 
 
-def test_probes_are_answered_beside_slow_and_idle_connections_which_end(exporter: Exporter, stack: ExitStack) -> None:
+def test_probes_are_answered_beside_slow_and_idle_connections_which_end(
+    exporter: ExporterProcess, stack: ExitStack
+) -> None:
     exporter.get()
     files, before = open_files(exporter), memory(exporter)
     idle = min(IDLE, many_files() - SLOW)
@@ -137,45 +139,45 @@ def test_probes_are_answered_beside_slow_and_idle_connections_which_end(exporter
     )
 
 
-def silence(exporter: Exporter) -> socket.socket:
+def silence(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter)
 
 
-def long_headers(exporter: Exporter) -> socket.socket:
+def long_headers(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 200_000 + b"\r\n")
 
 
-def long_header(exporter: Exporter) -> socket.socket:
+def long_header(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 1_000_000 + b"\r\n\r\n")
 
 
-def endless_line(exporter: Exporter) -> socket.socket:
+def endless_line(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"GET /" + b"x" * 3_000_000)
 
 
-def garbage(exporter: Exporter) -> socket.socket:
+def garbage(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, random.Random(3).randbytes(100_000))  # noqa: S311 - the same in each run
 
 
-def hello_of_tls(exporter: Exporter) -> socket.socket:
+def hello_of_tls(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500)
 
 
-def large_reload(exporter: Exporter) -> socket.socket:
+def large_reload(exporter: ExporterProcess) -> socket.socket:
     return connected(
         exporter, b"POST /-/reload HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 9_999_999
     )
 
 
-def large_scrape(exporter: Exporter) -> socket.socket:
+def large_scrape(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, SCRAPE[:-2] + b"Transfer-Encoding: chunked\r\n\r\n" + b"5\r\nxxxxx\r\n" * 1_000_000)
 
 
-def pipeline(exporter: Exporter) -> socket.socket:
+def pipeline(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, SCRAPE * 20)
 
 
-def pipeline_that_is_not_read(exporter: Exporter) -> socket.socket:
+def pipeline_that_is_not_read(exporter: ExporterProcess) -> socket.socket:
     connection = connected(exporter)
     connection.settimeout(0.2)
     with suppress(OSError):  # it is closed, or not read any further
@@ -183,11 +185,11 @@ def pipeline_that_is_not_read(exporter: Exporter) -> socket.socket:
     return connection
 
 
-def upgrade(exporter: Exporter) -> socket.socket:
+def upgrade(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 10)
 
 
-Attack = Callable[[Exporter], socket.socket]
+Attack = Callable[[ExporterProcess], socket.socket]
 ATTACKS = (silence, long_headers, long_header, endless_line, garbage, hello_of_tls, large_reload, large_scrape)
 ATTACKS_AT_WORK = (pipeline, pipeline_that_is_not_read, upgrade)
 
@@ -195,7 +197,7 @@ ATTACKS_AT_WORK = (pipeline, pipeline_that_is_not_read, upgrade)
 @pytest.mark.parametrize("leaves", [True, False])
 @pytest.mark.parametrize("attack", [*ATTACKS, *ATTACKS_AT_WORK])
 def test_an_attack_keeps_nobody_waiting_not_even_a_stop(
-    exporter: Exporter, stack: ExitStack, attack: Attack, *, leaves: bool
+    exporter: ExporterProcess, stack: ExitStack, attack: Attack, *, leaves: bool
 ) -> None:
     exporter.get()
     before = memory(exporter)
@@ -211,7 +213,7 @@ def test_an_attack_keeps_nobody_waiting_not_even_a_stop(
 
 @pytest.mark.parametrize("follows", [b"", SCRAPE, SCRAPE * 2000, b"x" * 100_000])
 def test_scrapers_that_leave_during_a_fetch_do_not_hold_up_a_stop(
-    exporter: Exporter, simulator: Simulator, follows: bytes
+    exporter: ExporterProcess, simulator: Simulator, follows: bytes
 ) -> None:
     simulator.faults.always("silence")
     for _ in range(20):
@@ -223,7 +225,7 @@ def test_scrapers_that_leave_during_a_fetch_do_not_hold_up_a_stop(
 
 
 def test_64_scrapes_during_a_slow_fetch_cost_one_and_probes_are_answered(
-    exporter: Exporter, simulator: Simulator
+    exporter: ExporterProcess, simulator: Simulator
 ) -> None:
     simulator.faults.next(delayed(2))
     with ThreadPoolExecutor(64) as pool:

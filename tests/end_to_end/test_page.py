@@ -11,7 +11,7 @@ import pytest
 
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, inserted
-from processes import Exporter, running_exporter, write_config
+from processes import ExporterProcess, running_exporter, write_config
 from test_client import Server
 
 SCRIPT = "<script>document.title = 'taken over'</script>"
@@ -25,7 +25,7 @@ PAGES = ("/", "/sd", "/metrics", "/metrics/exporter", "/probe?workspace=default"
 
 
 @pytest.fixture(scope="module")
-def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exporter]:
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
     """Serve what an API shows whose models have such names."""
     now = time.time()
     account = Account(5, now - 3600, Traffic(rate=1 / 300, text_bytes=50))
@@ -53,7 +53,7 @@ def shown(url: str, folder: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-def test_names_that_look_like_markup_are_shown_as_what_they_are(exporter: Exporter, tmp_path: Path) -> None:
+def test_names_that_look_like_markup_are_shown_as_what_they_are(exporter: ExporterProcess, tmp_path: Path) -> None:
     document = shown(exporter.url + "/", tmp_path)
     assert "<title>Creatify exporter</title>" in document
     assert not re.search("<(script|img|svg)", document)
@@ -79,7 +79,7 @@ class Infected(Server):
         super().__init__(Handler)
 
 
-def test_a_script_that_got_into_the_page_all_the_same_would_not_run(exporter: Exporter, tmp_path: Path) -> None:
+def test_a_script_that_got_into_the_page_all_the_same_would_not_run(exporter: ExporterProcess, tmp_path: Path) -> None:
     page = exporter.get("/")
     kept = {name: page.headers[name] for name in ("Content-Type", "Content-Security-Policy")}
     with Infected(page.text, kept) as infected:
@@ -89,13 +89,13 @@ def test_a_script_that_got_into_the_page_all_the_same_would_not_run(exporter: Ex
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_no_browser_is_to_guess_what_an_answer_is(exporter: Exporter, path: str) -> None:
+def test_no_browser_is_to_guess_what_an_answer_is(exporter: ExporterProcess, path: str) -> None:
     answer = exporter.get(path)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "<script" not in answer.text or answer.headers["Content-Type"].startswith("text/plain; version=")
 
 
-def test_the_page_is_kept_nowhere_and_shown_in_no_frame(exporter: Exporter) -> None:
+def test_the_page_is_kept_nowhere_and_shown_in_no_frame(exporter: ExporterProcess) -> None:
     headers = exporter.get("/").headers
     assert headers["Cache-Control"] == "no-store"
     assert headers["Referrer-Policy"] == "no-referrer"

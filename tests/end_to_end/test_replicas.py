@@ -18,7 +18,7 @@ from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
 from creatify_exporter.simulator import MODELS, Account, Clock, Fault, Listing, Simulator, Traffic, Truth, replied
 from databases import Postgres
-from processes import Exporter, Samples, free_port, running_prometheus, total, until, wait_until, write_config
+from processes import ExporterProcess, Samples, free_port, running_prometheus, total, until, wait_until, write_config
 
 pytestmark = pytest.mark.xdist_group("replicas")  # one run of it is enough
 
@@ -132,11 +132,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Ite
         yield Outcome(runs, before, after, truth)
 
 
-def started(config: Path, port: int) -> Exporter:
-    return Exporter("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}")
+def started(config: Path, port: int) -> ExporterProcess:
+    return ExporterProcess("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}")
 
 
-def end(replicas: dict[int, Exporter]) -> None:
+def end(replicas: dict[int, ExporterProcess]) -> None:
     for replica in replicas.values():
         replica.kill()
 

@@ -20,7 +20,7 @@ import requests
 from accounts import assert_true, risen
 from creatify_exporter.simulator import FAULTS, LIST_PATH, Account, Clock, Listing, Response, Simulator, Traffic
 from creatify_exporter.simulator.faults import ODD_ID
-from processes import Exporter, Samples, ledger_counters, parsed, total, until, wait_until, write_config
+from processes import ExporterProcess, Samples, ledger_counters, parsed, total, until, wait_until, write_config
 
 SECONDS = int(os.environ.get("SOAK_SECONDS", "60"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
@@ -80,8 +80,8 @@ class Soak:
             ledger={"url": f"sqlite:///{self.folder}/ledger.db", "settle_after": "30m", "new_series_hold": "3s"},
         )
 
-    def started(self) -> Exporter:
-        return Exporter("--config.file", str(self.folder / "config.yml"), "--web.listen-address", "127.0.0.1:0")
+    def started(self) -> ExporterProcess:
+        return ExporterProcess("--config.file", str(self.folder / "config.yml"), "--web.listen-address", "127.0.0.1:0")
 
     def play(self) -> None:
         """Restarts come in the first two thirds, so that the last process lives for long."""

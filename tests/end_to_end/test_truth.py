@@ -8,7 +8,7 @@ import pytest
 from accounts import MINUTE, NEWCOMER, Run, busy_account, nonzero
 from conftest import tool
 from creatify_exporter.simulator import MODELS, Clock, Listing, Simulator
-from processes import Exporter, free_port, running_prometheus, until, wait_until, write_config
+from processes import ExporterProcess, free_port, running_prometheus, until, wait_until, write_config
 
 pytestmark = pytest.mark.xdist_group("truth")  # one run of it is enough
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             ledger={"url": f"sqlite:///{folder}/ledger.db", "settle_after": "45m", "new_series_hold": "3s"},
         )
         flags = ("--config.file", str(config), "--web.listen-address", f"127.0.0.1:{port}")
-        exporter = Exporter(*flags)
+        exporter = ExporterProcess(*flags)
         job = {"job_name": "creatify", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
         settings = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [job]}
         with running_prometheus(binary, folder / "prometheus", settings) as prometheus:
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             for moment in KILLS:
                 wait_until(began + moment)
                 exporter.kill()
-                exporter = Exporter(*flags)
+                exporter = ExporterProcess(*flags)
             wait_until(began + LASTING + 4)
             truth = simulator.account.truth(clock.now()) - simulator.account.truth(first)
             yield Run(prometheus, truth, began)

@@ -17,7 +17,7 @@ import yaml
 
 from authority import Authority, Pair
 from conftest import tool
-from processes import COMMAND, Exporter, parsed, reset, running_exporter, running_prometheus, total, until
+from processes import COMMAND, ExporterProcess, parsed, reset, running_exporter, running_prometheus, total, until
 
 PASSWORD = "canary-password"  # noqa: S105  it is to be looked for in the log
 KEYS = {"CREATIFY_API_ID": "id", "CREATIFY_API_KEY": "key"}
@@ -34,7 +34,7 @@ class Site:
         self.folder, self.path = folder, folder / "web.yml"
         self.ca, self.other = Authority(folder, "ca"), Authority(folder, "other")
         self.install(self.ca.issue("first", "DNS:localhost", "IP:127.0.0.1"))
-        self.exporter: Exporter
+        self.exporter: ExporterProcess
 
     def install(self, pair: Pair) -> None:
         shutil.copy(pair.cert, self.folder / "server.pem")

@@ -16,7 +16,7 @@ import yaml
 
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Simulator, Traffic
-from processes import Exporter, Prometheus, running_exporter, running_prometheus, until
+from processes import ExporterProcess, Prometheus, running_exporter, running_prometheus, until
 
 pytestmark = pytest.mark.xdist_group("workspaces")
 
@@ -49,7 +49,7 @@ class Stage:
         settings = {"workspaces_from": groups, "fetch": fetch, "ledger": ledger}
         (folder / "config.yml").write_text(yaml.safe_dump(settings))
         arguments = ("--config.file", str(folder / "config.yml"), "--web.listen-address", "127.0.0.1:0")
-        self.exporter: Exporter = stack.enter_context(running_exporter(*arguments))
+        self.exporter: ExporterProcess = stack.enter_context(running_exporter(*arguments))
 
     def add(self, name: str, directory: str = "keys") -> None:
         folder = self.keys.with_name(directory) / name

@@ -1,7 +1,7 @@
 """The ledger: counts each task once, whatever the list forgets, repeats or reorders.
 
-A fetch begins a `Recording`, hands it the list batch by batch, and commits it when the list has proved complete. What
-`Ledger.account` returns is committed, always.
+A fetch begins a `Transaction`, hands it the list batch by batch, and commits it when the list has proved complete. What
+`Ledger.counters` returns is committed, always.
 """
 
 import threading
@@ -19,14 +19,14 @@ from creatify_exporter.ledger.staging import Fold, Sight
 from creatify_exporter.ledger.state import Book, Changes, Key, Marks
 from creatify_exporter.ledger.store import Overtaken, Store
 
-__all__ = ["Account", "Ledger", "Recording", "Rules"]
+__all__ = ["Counters", "Ledger", "Rules", "Transaction"]
 
 
 _Name = tuple[str, str]
 """Workspace and api."""
 
 
-class Account(NamedTuple):
+class Counters(NamedTuple):
     """What is committed of one workspace: the value of each series as it is to be served, the marks, the rows' number.
 
     `models` are the label values that the ledger knows.
@@ -69,16 +69,16 @@ class Ledger:
         """Return whether the store has been opened; try to, where it could not be reached. May take seconds."""
         return self._store.ready()
 
-    def begin(self, workspace: str, api: str) -> "Recording":
+    def begin(self, workspace: str, api: str) -> "Transaction":
         """Start to follow a fetch; where the book cannot be read, the commit will say so."""
         name = (workspace, api)
         with self._turn(name):
             try:
-                return Recording(self, name, self._book(name))
+                return Transaction(self, name, self._book(name))
             except LedgerUnavailable as error:
-                return Recording(self, name, Book(number=0), error)
+                return Transaction(self, name, Book(number=0), error)
 
-    def account(self, workspace: str, api: str) -> Account:
+    def counters(self, workspace: str, api: str) -> Counters:
         """Return what is committed, ending the holds that are due.
 
         Nobody else writes to a store that is not shared: what is in memory is what is committed, after a failed write
@@ -92,7 +92,7 @@ class Ledger:
                 self._release(name, book)
         with self._lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
-            return Account(values, book.marks, len(book.rows), frozenset(book.models))
+            return Counters(values, book.marks, len(book.rows), frozenset(book.models))
 
     def put_away(self, workspace: str, api: str) -> None:
         """Keep a book in the store only; whoever asks for it has it read again."""
@@ -138,14 +138,14 @@ class Ledger:
             if due:
                 self._write(name, book, Changes(released=due))
 
-    def _commit(self, name: _Name, recording: "Recording", now: float) -> bool:
+    def _commit(self, name: _Name, transaction: "Transaction", now: float) -> bool:
         with self._turn(name):
             book = self._book(name)  # read anew where a commit since the beginning may have succeeded after all
-            if book.marks.generation != recording.generation:
+            if book.marks.generation != transaction.generation:
                 return False
-            judgement = Judgement(book, recording.rules, now=now, clock=self._clock(), dated=recording.dated)
+            judgement = Judgement(book, transaction.rules, now=now, clock=self._clock(), dated=transaction.dated)
             with unavailable():
-                changes = judgement.changes(recording.fold, recording.seen)
+                changes = judgement.changes(transaction.fold, transaction.seen)
             return self._write(name, book, changes)
 
     def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
@@ -168,7 +168,7 @@ class Ledger:
                 book.apply(changes)
 
 
-class Recording:
+class Transaction:
     """Follows one fetch; nothing of it is in the ledger before `commit`, and nothing ever without it.
 
     Only what the list changes is kept: of a task that stands in the list as it stands in the book, that it was seen;

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.exporter import Collector, Visit
+from creatify_exporter.exporter import Exporter, Visit
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.web import landing_page as page
 from creatify_exporter.web.middleware import Gate
@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 
 
 class Server:
-    """Answers requests from a collector.
+    """Answers requests from an exporter.
 
     `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
     server, None for the address that it asks at. `gate` decides who gets in, everybody without one.
@@ -42,17 +42,17 @@ class Server:
 
     def __init__(
         self,
-        collector: Collector,
+        exporter: Exporter,
         load: Callable[[], Config],
         *,
         telemetry_path: str = "/metrics",
         external_url: str | None = None,
         gate: Gate | None = None,
     ) -> None:
-        self._collector, self._load, self._gate = collector, load, gate or Gate()
+        self._exporter, self._load, self._gate = exporter, load, gate or Gate()
         self._telemetry_path, self._external_url = telemetry_path, external_url
         self._stop = asyncio.Event()
-        self._renderings = Renderings(collector)
+        self._renderings = Renderings(exporter)
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
 
@@ -85,7 +85,7 @@ class Server:
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._scrape(request, self._collector.visit(), own=True)
+        return await self._scrape(request, self._exporter.visit(), own=True)
 
     async def _own_metrics(self, request: Request) -> Response:
         return await self._scrape(request, [], own=True)
@@ -94,9 +94,9 @@ class Server:
         name = request.query_params.get("workspace")
         if name is None:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
-        if name not in self._collector.targets:
+        if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
-        return await self._scrape(request, self._collector.visit([name]), own=False)
+        return await self._scrape(request, self._exporter.visit([name]), own=False)
 
     async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
@@ -124,7 +124,7 @@ class Server:
 
         A fetch that is not over by then hangs where nothing can end it, as in a name lookup.
         """
-        longest = self._collector.config.fetch.timeout + 1
+        longest = self._exporter.config.fetch.timeout + 1
         with suppress(ValueError):
             timeout = float(headers.get(_SCRAPE_TIMEOUT, ""))
             if math.isfinite(timeout) and timeout > 0:
@@ -146,7 +146,7 @@ class Server:
                     "instance": f"{url.netloc}/{name}",
                 },
             }
-            for name in self._collector.targets
+            for name in self._exporter.targets
         ]
         own_path = f"{prefix}{self._telemetry_path.rstrip('/')}/exporter"
         own = {"__scheme__": url.scheme, "__metrics_path__": own_path, "instance": url.netloc}
@@ -167,27 +167,25 @@ class Server:
         async with self._reloading:  # in the order in which they are asked for, so that the latest one holds
             try:
                 loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
-                self._collector.reload(loaded)
+                self._exporter.reload(loaded)
                 self._gate.take(gate)
             except ConfigError as error:
-                self._collector.reload_failed()
+                self._exporter.reload_failed()
                 for problem in error.problems:
                     _log.error("configuration not reloaded", problem=problem)
                 return f"the configuration was not reloaded, the old one holds:\n{error}\n"
-        _log.info("configuration reloaded", workspaces=len(self._collector.targets))
+        _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
         return ""
 
     async def _ready(self, _: Request) -> Response:
         # The configuration is in order before the server listens, a ledger that is a file too. An upstream that is
         # down does not make it unready: `creatify_up 0` has to be scraped.
-        if await asyncio.to_thread(self._collector.ready):
+        if await asyncio.to_thread(self._exporter.ready):
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
     async def _page(self, _: Request) -> Response:
-        body = await self._renderings.render(
-            "page", lambda: page.render(self._collector, self._telemetry_path).encode()
-        )
+        body = await self._renderings.render("page", lambda: page.render(self._exporter, self._telemetry_path).encode())
         return HTMLResponse(body, headers=page.HEADERS)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from creatify_exporter import __version__
 from creatify_exporter.creatify.task import API, STATUSES
-from creatify_exporter.exporter import Collector
+from creatify_exporter.exporter import Exporter
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
 
@@ -35,9 +35,9 @@ nav a { margin-right: 1rem; }
 """
 
 
-def render(collector: Collector, telemetry_path: str) -> str:
+def render(exporter: Exporter, telemetry_path: str) -> str:
     """Return the page; it shows the last fetches and starts none. All that comes from elsewhere is escaped."""
-    targets = list(collector.targets.values())
+    targets = list(exporter.targets.values())
     links = {
         telemetry_path: "Metrics",
         f"{telemetry_path.rstrip('/')}/exporter": "Exporter metrics",
@@ -77,8 +77,8 @@ def _workspace(target: Target) -> str:
 
 
 def _states(target: Target) -> Iterator[str]:
-    for api, feed in target.feeds.items():
-        outcome = feed.last
+    for api, fetcher in target.fetchers.items():
+        outcome = fetcher.last
         if outcome is None:
             yield _state("none", api, "not fetched yet; the first scrape does it")
         elif outcome.cause:
@@ -92,16 +92,16 @@ def _states(target: Target) -> Iterator[str]:
 
 
 def _tasks(target: Target) -> Iterator[str]:
-    outcome, account = target.feeds[API].last, target.account()
-    if account and account.marks.recorded_at is not None:
-        moment = datetime.fromtimestamp(account.marks.recorded_at, UTC)
-        yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {account.tracked:,} tasks tracked.</p>"
-    if not outcome or not outcome.snapshot or not account:
+    outcome, counters = target.fetchers[API].last, target.counters()
+    if counters and counters.marks.recorded_at is not None:
+        moment = datetime.fromtimestamp(counters.marks.recorded_at, UTC)
+        yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"
+    if not outcome or not outcome.snapshot or not counters:
         return
     yield "<table><caption>Tasks in the list</caption>"
     statuses = (*STATUSES, "unknown")
     yield _row("th", ["Model", *statuses, "credits used"])
-    for model, cells in outcome.snapshot.by_model(account.models).items():
+    for model, cells in outcome.snapshot.by_model(counters.models).items():
         counts = (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
         yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
     yield "</table>"

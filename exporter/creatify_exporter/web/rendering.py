@@ -8,8 +8,8 @@ from typing import Final
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from creatify_exporter.exporter import Collector, Visit
-from creatify_exporter.metrics import Exposition
+from creatify_exporter.exporter import Exporter, Visit
+from creatify_exporter.metrics import ScrapeRegistry
 
 _AT_ONCE: Final = 2  # while one waits for the ledger, another may go on; more would keep the event loop waiting
 LEAST_COMPRESSED: Final = 1000  # bytes; of less, compression saves nothing worth it
@@ -23,8 +23,8 @@ class Renderings:
     the question.
     """
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
+    def __init__(self, exporter: Exporter) -> None:
+        self._exporter = exporter
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._queued: dict[Hashable, asyncio.Task[bytes]] = {}
 
@@ -34,7 +34,7 @@ class Renderings:
         compressed = "gzip" in headers.get("Accept-Encoding", "")
 
         def work() -> bytes:
-            body = encode(self._collector.exposition(visits, own=own))
+            body = encode(self._exporter.collect(visits, own=own))
             return gzip.compress(body, COMPRESSION) if compressed and len(body) >= LEAST_COMPRESSED else body
 
         body = await self.render((content_type, compressed, own, *(visit.identity for visit in visits)), work)
@@ -56,7 +56,7 @@ class Renderings:
             return await asyncio.to_thread(work)
 
 
-def _encoder(accept: str) -> tuple[Callable[[Exposition], bytes], str]:
+def _encoder(accept: str) -> tuple[Callable[[ScrapeRegistry], bytes], str]:
     """Return what renders OpenMetrics where it is asked for, else the classic text format, and its content type."""
     try:
         return choose_encoder(accept)

@@ -1,0 +1,470 @@
+import os
+import re
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creatify_exporter import log
+from creatify_exporter.config.schema import (
+    ByteSize,
+    Config,
+    Credential,
+    Fetch,
+    Ledger,
+    Plan,
+    Seconds,
+    Workspace,
+    load,
+)
+from creatify_exporter.errors import ConfigError
+
+CASES = Path(__file__).with_name("cases")
+KEYS = {"CREATIFY_API_ID": "canary-id", "CREATIFY_API_KEY": "canary-key"}
+ENVIRONMENT = {"API_ID": "canary-id-from-environment", "EMPTY": "", "MODELS": "50", "HOME": "/home/user"}
+
+
+def mistakes(path: Path | None, environ: dict[str, str], ledger_url: str | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(path, environ, ledger_url=ledger_url)
+    return list(caught.value.problems)
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "config.yml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("invalid-*.yml")), ids=lambda path: path.stem)
+def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
+    expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
+    found = mistakes(path, ENVIRONMENT)
+    assert [line.replace(str(path), "FILE") for line in found] == expected
+    assert all("; " in line for line in found), "each line says how to mend it"
+    assert "canary" not in "\n".join(found).replace("canary-id-from", "")
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("valid-*.yml")), ids=lambda path: path.stem)
+def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
+    config = load(path, ENVIRONMENT | KEYS)
+    assert config.workspaces
+    assert "canary" not in f"{config!r} {config} {config.warnings}"
+
+
+def test_a_file_says_everything_that_can_be_said() -> None:
+    config = load(CASES / "valid-full.yml", ENVIRONMENT)
+    default, other = config.workspaces
+    assert (default.name, default.base_url) == ("default", "https://api.creatify.ai")
+    assert (default.api_id.read(), default.api_key.read()) == ("canary-id-0123456789", "canary-key-0123456789")
+    assert default.plan == Plan(credits=2000, renews_on_day=1, price_per_credit=0.15, currency="USD")
+    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
+    assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
+    login = b64encode(b"user:canary-password").decode()
+    assert log.without_secrets(f"Basic {login}") == "Basic <hidden>"
+    assert other.tls_config is not None
+    assert other.tls_config.ca_file == CASES / "keys/api-id"
+    assert config.fetch == Fetch()
+    assert config.ledger == Ledger(url="sqlite:////var/lib/creatify-exporter/ledger.db")
+    assert config.ledger.path == Path("/var/lib/creatify-exporter/ledger.db")
+    assert (config.labels.max_models, config.labels.models) == (50, ("gemini-2.5-pro",))
+    assert [rule.reason for rule in config.failure_reasons or ()] == ["rate_limited", "costs"]
+    assert (config.failure_reasons or ())[1].match.pattern == r"\$[0-9]+$|${API_ID}"
+    assert config.warnings == ()
+
+
+def test_the_environment_alone_is_enough() -> None:
+    config = load(None, KEYS | {"HOME": "/home/user"})
+    assert [workspace.name for workspace in config.workspaces] == ["default"]
+    assert config.workspaces[0].api_key.read() == "canary-key"
+    assert config.fetch == Fetch()
+    assert config.failure_reasons is None
+
+
+def test_the_environment_names_files(tmp_path: Path) -> None:
+    (tmp_path / "id").write_text("canary-id\n")
+    (tmp_path / "key").write_text("canary-key\n")
+    files = {"CREATIFY_API_ID_FILE": str(tmp_path / "id"), "CREATIFY_API_KEY_FILE": str(tmp_path / "key")}
+    workspace = load(None, files).workspaces[0]
+    assert (workspace.api_id.read(), workspace.api_key.read()) == ("canary-id", "canary-key")
+
+
+def test_workspaces_of_a_file_win_over_the_environment() -> None:
+    config = load(CASES / "valid-minimal.yml", {"CREATIFY_API_ID": "x"})
+    assert config.workspaces[0].api_id == Credential("canary-id")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {},
+            (
+                "environment: workspaces: there is none; "
+                "list one with name, api_id and api_key in a file (--config.file), "
+                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
+            ),
+        ),
+        (
+            {"CREATIFY_API_ID": "canary"},
+            "environment: CREATIFY_API_KEY: is missing; set it or CREATIFY_API_KEY_FILE",
+        ),
+        (
+            KEYS | {"CREATIFY_API_KEY": ""},
+            "environment: CREATIFY_API_KEY: is missing; set it or CREATIFY_API_KEY_FILE",
+        ),
+        (
+            KEYS | {"CREATIFY_API_ID_FILE": "/canary"},
+            "environment: CREATIFY_API_ID: is given together with CREATIFY_API_ID_FILE; keep one of them",
+        ),
+        (
+            {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
+            (
+                "environment: CREATIFY_API_KEY_FILE: the file cannot be read: No such file or directory; "
+                "name a readable file"
+            ),
+        ),
+        (
+            KEYS | {"CREATIFY_API_ID": "canary\n"},
+            "environment: CREATIFY_API_ID: the value starts or ends with white space; remove it",
+        ),
+    ],
+)
+def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str], expected: str) -> None:
+    assert mistakes(None, environ | {"HOME": "/home/user"}) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("environ", "url"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/creatify-exporter"}, "sqlite:////var/lib/creatify-exporter/ledger.db"),
+        ({"STATE_DIRECTORY": "/a:/b", "XDG_STATE_HOME": "/c"}, "sqlite:////a/ledger.db"),
+        ({"XDG_STATE_HOME": "/state"}, "sqlite:////state/creatify-exporter/ledger.db"),
+        ({"XDG_STATE_HOME": "relative"}, "sqlite:////home/user/.local/state/creatify-exporter/ledger.db"),
+        ({}, "sqlite:////home/user/.local/state/creatify-exporter/ledger.db"),
+    ],
+)
+def test_the_ledger_lies_where_the_system_keeps_state(environ: dict[str, str], url: str) -> None:
+    ledger = load(None, KEYS | {"HOME": "/home/user"} | environ).ledger
+    assert (ledger.url, ledger.history) == (url, "count")
+
+
+def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
+    assert Ledger().history == "skip"
+    assert Ledger(url="sqlite:///x.db").history == "count"
+    assert load(None, KEYS, ledger_url="memory:").ledger.history == "skip"
+    told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
+    assert told.ledger.history == "count"
+    assert told.warnings == ("ledger.url memory: with history: count counts the whole list again at each start",)
+
+
+def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
+    config = load(CASES / "valid-full.yml", ENVIRONMENT, ledger_url="sqlite:///relative/ledger.db")
+    assert config.ledger.path == Path("relative/ledger.db")
+    assert config.ledger.history == "count"
+    assert mistakes(None, KEYS, "redis://canary") == [
+        "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
+    ]
+
+
+def test_one_list_counted_twice_is_a_warning() -> None:
+    config = load(CASES / "valid-nulls-and-merges.yml", ENVIRONMENT)
+    assert config.warnings == ()
+    first, second = config.workspaces
+    assert second.plan == Plan(credits=10)
+    twin = Workspace(name="twin", api_id=first.api_id, api_key=first.api_key)
+    doubled = Config(workspaces=(first, twin), ledger=Ledger(new_series_hold=Seconds(0)))
+    assert doubled.warnings == (
+        "workspaces 'first' and 'twin' have the same keys: their tasks are counted twice",
+        "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model",
+    )
+
+
+def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
+    clear = "workspaces: [{name: a, api_id: x, api_key: y, base_url: 'http://api.example', allow_insecure: true}]"
+    assert load(written(tmp_path, clear), ENVIRONMENT).warnings == (
+        "workspace 'a' sends its keys unencrypted (allow_insecure)",
+    )
+
+
+@pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "api.localhost"])
+def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) -> None:
+    path = written(tmp_path, f"workspaces: [{{name: a, api_id: x, api_key: y, base_url: 'http://{host}'}}]")
+    assert load(path, ENVIRONMENT).workspaces[0].base_url == f"http://{host}"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty; put at least one key into it, or leave --config.file out"),
+        (b"fetch: {}\n# \xff", "line 2: is not UTF-8; save the file as UTF-8"),
+        (b"fetch: {}\n# a\x07", "line 2, column 4: holds a control character; remove it"),
+        (b"[" * 100_000, "is nested too deeply; the configuration has four levels"),
+        (b"#" * 2**20 + b"\n", "is larger than 1 MiB; name the configuration file with --config.file"),
+    ],
+)
+def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = written(tmp_path, content)
+    assert mistakes(path, KEYS) == [f"{path}: {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("", "cannot be read: Is a directory; name a readable file with --config.file"),
+        ("none.yml", "cannot be read: No such file or directory; name a readable file with --config.file"),
+        ("nul\0", "cannot be a file name; name a readable file with --config.file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, name: str, expected: str) -> None:
+    path = tmp_path / name
+    assert mistakes(path, KEYS) == [f"{path}: {expected}"]
+
+
+def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load(written(tmp_path, b"\xef\xbb\xbffetch: {timeout: 1m}"), KEYS).fetch == Fetch(timeout=Seconds(60))
+
+
+def test_keys_that_are_merged_are_no_duplicates(tmp_path: Path) -> None:
+    text = """
+    ledger: {<<: &plan {history: skip}, history: count}
+    fetch: {<<: [&a {timeout: 1s}, {<<: *a, timeout: 2s}], timeout: 3s}
+    """
+    config = load(written(tmp_path, text), KEYS)
+    assert config.ledger.history == "count"
+    assert config.fetch == Fetch(timeout=Seconds(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("1h30m", 5400), ("14s", 14), ("250ms", 0.25), ("1s500ms", 1.5), ("1d", 86400), ("2w", 1209600)],
+)
+def test_a_duration_is_written_as_in_prometheus(text: str, seconds: float) -> None:
+    assert Seconds.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "0", "s", "1.5h", "-1s", "1s1h", "30 s", "٣s", "9" * 5000 + "s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        Seconds.parse(text)
+
+
+def test_a_size_has_a_binary_unit() -> None:
+    assert [ByteSize.parse(text) for text in ("512B", "1KiB", "16MiB", "4GiB")] == [512, 2**10, 2**24, 2**32]
+    for text in ("", "4", "4GB", "4 GiB", "1.5GiB", "-1B"):
+        with pytest.raises(ValueError, match="size"):
+            ByteSize.parse(text)
+
+
+def test_a_credential_shows_itself_to_nobody() -> None:
+    literal, file = Credential("canary-literal"), Credential(file=CASES / "keys/api-key")
+    assert file.read() == "canary-key-0123456789"
+    assert "canary" not in f"{literal} {literal!r} {file} {file!r}"
+    assert log.without_secrets(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
+
+
+def test_credentials_are_equal_when_they_say_the_same() -> None:
+    assert Credential("a") == Credential("a") != Credential("b")
+    assert Credential(file=Path("a")) != Credential("a")
+    assert len({Credential("a"), Credential("a"), Credential(file=Path("a"))}) == 2
+    assert Credential("a") != "a"
+
+
+def test_a_credential_is_either_a_literal_or_a_file() -> None:
+    with pytest.raises(TypeError):
+        Credential()
+    with pytest.raises(TypeError):
+        Credential("a", file=Path("a"))
+
+
+def test_a_rotated_key_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("canary-old\n")
+    credential = Credential(file=path)
+    assert credential.read() == "canary-old"
+    path.write_text("canary-new, longer\n")
+    assert credential.read() == "canary-new, longer"
+    swapped = tmp_path / "swapped"
+    swapped.write_text("canary-old, longer\n")
+    times = path.stat()
+    os.utime(swapped, ns=(times.st_atime_ns, times.st_mtime_ns))
+    swapped.replace(path)
+    assert credential.read() == "canary-old, longer", "another file of the same size and time"
+
+
+def test_an_unchanged_key_is_not_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("canary-a")
+    credential = Credential(file=path)
+    times = path.stat()
+    assert credential.read() == "canary-a"
+    path.write_text("canary-b")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert credential.read() == "canary-a"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\r\n", b"canary\x00", b"c\x00a\x00n\x00", b"a" * 20_000])
+def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "key"
+    path.write_text("canary")
+    credential = Credential(file=path)
+    credential.read()
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        credential.read()
+    assert str(path) in str(caught.value)
+    assert "canary" not in str(caught.value).replace(str(path), "")
+
+
+def test_a_configuration_can_be_built_without_a_file() -> None:
+    config = Config(workspaces=(Workspace(name="default", api_id=Credential("a"), api_key=Credential("b")),))
+    assert config.ledger.path is None
+    assert config.warnings == ()
+    assert hash(config) == hash(Config(workspaces=config.workspaces))
+
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.dates(),
+    st.text(),
+    st.sampled_from(
+        ["30s", "4GiB", "memory:", "${HOME}", "$${", "${", "http://x", "https://[", "a\0", "[[", "(a", "keys"]
+    ),
+)
+NAMES = st.sampled_from([*sorted(set(re.findall(r"[a-z_]+(?=:)", (CASES / "valid-full.yml").read_text()))), "<<"])
+DOCUMENTS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(), inner, max_size=6)
+)
+
+
+def loads_or_explains(path: Path, content: bytes) -> bool:
+    path.write_bytes(content)
+    try:
+        return bool(load(path, KEYS | {"HOME": "/home/user"}).workspaces)
+    except ConfigError as error:
+        return bool(error.problems) and all(line.startswith(f"{path}: ") for line in error.problems)
+
+
+@given(document=DOCUMENTS)
+def test_any_document_gives_a_configuration_or_its_mistakes(
+    tmp_path_factory: pytest.TempPathFactory, document: object
+) -> None:
+    text = yaml.safe_dump(document, allow_unicode=True)
+    assert loads_or_explains(tmp_path_factory.getbasetemp() / "any.yml", text.encode("utf-8", "surrogatepass"))
+
+
+@given(content=st.binary() | st.text(alphabet="{}[]:,-&*!|>'\"%@#?<= \n\tab1.~").map(str.encode))
+def test_any_bytes_give_a_configuration_or_their_mistakes(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    assert loads_or_explains(tmp_path_factory.getbasetemp() / "any.yml", content)
+
+
+PASTED = st.sampled_from(
+    [
+        "canary",
+        "https://canary@x/?canary#canary",
+        "(canary",
+        "x: canary",
+        "*canary",
+        "!canary",
+        " canary",
+        "canary\u0007",
+    ]
+)
+PASTED_ANYWHERE = st.recursive(
+    PASTED, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=6)
+)
+
+
+@given(document=PASTED_ANYWHERE, quoted=st.booleans())
+def test_no_message_quotes_a_value_wherever_it_was_pasted(
+    tmp_path_factory: pytest.TempPathFactory, document: object, quoted: bool
+) -> None:
+    text = yaml.safe_dump(document, allow_unicode=True)
+    path = tmp_path_factory.getbasetemp() / "pasted.yml"
+    path.write_text(text if quoted else text.replace("'", ""), "utf-8")
+    try:
+        shown = repr(load(path, KEYS | {"HOME": "/home/user"}).workspaces)
+    except ConfigError as error:
+        shown = str(error)
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("url", ["postgresql://user:ca@nary@host/ledger", "postgresql://user:canary@host/a ledger"])
+def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
+    [mistake] = mistakes(None, KEYS, url)
+    assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
+    assert "nary" not in mistake
+
+
+@pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])
+def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
+    [mistake] = mistakes(None, KEYS, f"postgresql://{part}")
+    assert mistake.startswith("--ledger.url: shows its password")
+    assert "canary" not in mistake
+
+
+def with_keys(folder: Path, keys: str = "canary") -> None:
+    folder.mkdir(parents=True)
+    for name in ("api-id", "api-key"):
+        (folder / name).write_text(f"{keys}-{name}-of-{folder.name}\n")
+
+
+def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp_path: Path) -> None:
+    for name in ("acme", "Emil & Co"):
+        with_keys(tmp_path / "secrets/..2026_11_01" / name)
+        (tmp_path / "secrets" / name).symlink_to(Path("..data", name))
+    (tmp_path / "secrets/..data").symlink_to("..2026_11_01")
+    (tmp_path / "secrets/README").touch()
+    own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
+    shared = "{directory: secrets, remaining_credits: false, plan: {credits: 5}}"
+    path = written(tmp_path, f"{own}\nworkspaces_from: [{shared}]\n")
+    loaded = load(path, ENVIRONMENT)
+    assert [(each.name, each.remaining_credits, each.plan) for each in loaded.workspaces] == [
+        ("own", True, None), ("Emil & Co", False, Plan(credits=5.0)), ("acme", False, Plan(credits=5.0)),
+    ]  # fmt: skip
+    acme = loaded.workspaces[2]
+    assert (acme.api_id.read(), acme.api_key.read()) == ("canary-api-id-of-acme", "canary-api-key-of-acme")
+    with_keys(tmp_path / "secrets/..2026_11_02/acme", "canary-rotated")
+    (tmp_path / "secrets/new").symlink_to("..2026_11_02")
+    (tmp_path / "secrets/new").rename(tmp_path / "secrets/..data")
+    assert acme.api_key.read() == "canary-rotated-api-key-of-acme"
+    assert [each.name for each in load(path, ENVIRONMENT).workspaces] == ["own", "acme"], "the other's link is broken"
+
+
+def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Path) -> None:
+    for name in ("acme", "twin", " x"):
+        with_keys(tmp_path / "secrets" / name)
+    (tmp_path / "secrets/twin/api-id").write_text("")
+    (tmp_path / "secrets/acme/api-key").unlink()
+    with_keys(tmp_path / "fine/fine")
+    with_keys(tmp_path / "more/acme")
+    with_keys(tmp_path / "more/own")
+    (tmp_path / "unmounted").mkdir()
+    rule = "must be 1 to 100 printable characters, no space at either end; choose another"
+    groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
+    own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
+    path = written(
+        tmp_path, f"{own}\nworkspaces_from:\n{groups}  - {{base_url: 'http://api.example', directory: fine}}\n"
+    )
+    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+        f"[0].directory: folder ' x': its name {rule}",
+        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
+        "[0].directory: folder 'twin': api-id is empty; put the key there",
+        "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
+        "[2].directory: this directory cannot be read: No such file or directory; name one that is readable",
+        "[3].directory: this directory cannot be read: Not a directory; name one that is readable",
+        "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
+    ]
+    path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")
+    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+        f"[{group}].directory: folder {name!r} has the name of an earlier workspace; rename one of them"
+        for group, name in ((0, "own"), (1, "acme"), (1, "own"))
+    ]

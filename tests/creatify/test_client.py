@@ -1,0 +1,808 @@
+"""The client against a simulated API that does what it should not, and against servers that are no API at all."""
+
+import gzip
+import itertools
+import json
+import socket
+import socketserver
+import ssl
+import threading
+import time
+import traceback
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from creatify_exporter import log
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
+from creatify_exporter.creatify.client import Client, usual_authorities
+from creatify_exporter.errors import FetchError, RateLimited
+from creatify_exporter.simulator import (
+    BALANCE_PATH,
+    FAULTS,
+    LIST_PATH,
+    Account,
+    Clock,
+    Fault,
+    Listing,
+    Response,
+    Simulator,
+    Traffic,
+    delayed,
+    dripping,
+    replied,
+)
+from creatify_exporter.simulator.faults import Delivery, Wire, whole
+from processes import free_port
+
+NOW = 1_760_000_000.0
+TASKS = 20
+SHORT = 0.5  # seconds that a fetch may take where it is meant to run out of them
+GRACE = 1.0  # seconds by which the fetcher lets a fetch overrun its deadline
+API_ID, API_KEY = "canary-id-7f3a", "canary/key+9c1e"
+CERTIFICATES = Path(__file__).parents[1] / "certificates"
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    account = Account(1, NOW - 3600, Traffic(rate=1 / 10, text_bytes=200))
+    with Simulator(
+        account, Clock(real=lambda: NOW), api_id=API_ID, api_key=API_KEY, listing=Listing(newest=TASKS)
+    ) as simulated:
+        yield simulated
+
+
+def workspace(url: str, **settings: Any) -> Workspace:
+    keys = {"api_id": Credential(API_ID), "api_key": Credential(API_KEY)}
+    return Workspace(**{"name": "default", "base_url": url, **keys, **settings})
+
+
+def client(url: str, *, timeout: float = 20.0, max_body: int = 64 << 20, **settings: Any) -> Client:
+    limits = Fetch(timeout=Seconds(timeout), max_body=ByteSize(max_body), max_task=ByteSize(1 << 20))
+    return Client(workspace(url, **settings), limits, clock=lambda: NOW)
+
+
+def fetched(one: Client) -> int:
+    return sum(len(batch) for batch in one.tasks())
+
+
+def fetch(url: str, **settings: Any) -> int:
+    with closing(client(url, **settings)) as one:
+        return fetched(one)
+
+
+def failure(url: str, **settings: Any) -> FetchError:
+    with pytest.raises(FetchError) as caught:
+        fetch(url, **settings)
+    return caught.value
+
+
+# --- Servers of a test's own ---------------------------------------------------------------------------------------
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Serves while it is entered, on a free port of 127.0.0.1; `connections` counts what came in."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, handler: type[socketserver.BaseRequestHandler], tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.scheme = "https" if tls else "http"
+        self.connections = 0
+        self.tls = tls
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.connections += 1
+        accepted, address = super().get_request()
+        if self.tls:
+            accepted = self.tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
+        return accepted, address
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay silent about clients that leave."""
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+
+class Recorder(Server):
+    """Answers every request with an empty list and keeps its headers, names in lower case."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.heads: list[dict[str, str]] = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                recorder.heads.append({name.lower(): value for name, value in self.headers.items()})
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"[]")
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        super().__init__(Handler, tls)
+
+
+class Proxy(Server):
+    """An HTTP proxy, with CONNECT and without; `heads` are the requests as it got them. Or one that only drips."""
+
+    def __init__(self, *, drips: bool = False, refuses: bool = False) -> None:
+        self.heads: list[str] = []
+        proxy = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                lines = list(iter(self.rfile.readline, b"\r\n"))
+                proxy.heads.append(b"".join(lines).decode())
+                method, target, _ = lines[0].split()
+                if refuses:
+                    self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+                elif drips:
+                    for byte in b"HTTP/1.1 200 Connection established, after quite a while\r\n\r\n":
+                        self.wfile.write(bytes([byte]))
+                        time.sleep(0.1)
+                elif method == b"CONNECT":
+                    self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    self._pipe(target.decode(), b"")
+                else:
+                    _, _, authority, path = target.decode().split("/", 3)
+                    self._pipe(authority, f"GET /{path} HTTP/1.1\r\n".encode() + b"".join(lines[1:]) + b"\r\n")
+
+            def _pipe(self, authority: str, head: bytes) -> None:
+                host, _, port = authority.rpartition(":")
+                with socket.create_connection((host, int(port)), timeout=5) as upstream:
+                    upstream.sendall(head)
+                    back = threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True)
+                    back.start()
+                    _copy(self.connection, upstream)
+                    back.join(5)
+
+        super().__init__(Handler)
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while piece := source.recv(1 << 16):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+
+
+def _server_tls(*, client_certificate: bool = False) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "server.pem", CERTIFICATES / "server.key")
+    if client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(CERTIFICATES / "ca.pem")
+    return context
+
+
+def delivered(deliver: Delivery) -> Fault:
+    return lambda response: replace(response, deliver=deliver)
+
+
+def said(raw: bytes) -> Fault:
+    """Say exactly this, then close."""
+
+    def deliver(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
+        wire.send(raw)
+        wire.close()
+
+    return delivered(deliver)
+
+
+hung_up = said(b"")
+
+
+def reset(response: Response) -> Response:
+    return replace(response, deliver=lambda wire, _head, _blocks: wire.reset())
+
+
+# --- What a reply comes to -----------------------------------------------------------------------------------------
+
+ODD: tuple[int, dict[str, int]] = (TASKS + 1, {})  # one task more than there are, and nothing wrong with it
+
+
+def _bad(field: str) -> tuple[int, dict[str, int]]:
+    return TASKS + 1, {field: 1}
+
+
+# A cause, or the number of tasks and the invalid ones among them.
+EXPECTED: dict[str, str | tuple[int, dict[str, int]]] = {
+    "unauthorized": "auth",
+    "forbidden": "auth",
+    "rate_limited": "rate_limited",
+    "rate_limited_seconds": "rate_limited",
+    "rate_limited_date": "rate_limited",
+    "server_error": "http_status",
+    "bad_gateway": "http_status",
+    "unavailable": "http_status",
+    "gateway_timeout": "http_status",
+    "html": "invalid_body",
+    "empty": "invalid_body",
+    "null": "invalid_body",
+    "object": "invalid_body",
+    "truncated": "connection",
+    "truncated_chunk": "connection",
+    "unclosed": "invalid_body",
+    "trailing_bytes": "invalid_body",
+    "trailing_space": (TASKS, {}),
+    "wrong_content_encoding": "invalid_body",
+    "gzip_bomb": "too_large",
+    "gzip_without_trailer": (TASKS, {}),
+    "white_space": "too_large",
+    "giant_task": "too_large",
+    "nested_brackets": ODD,
+    "invalid_utf8": ODD,
+    "lone_surrogates": ODD,
+    "nan": "invalid_body",
+    "infinite": _bad("credits_used"),
+    "negative_credits": _bad("credits_used"),
+    "duplicate_keys": ODD,
+    "unknown_status": ODD,
+    "year_0": _bad("created_at"),
+    "year_9999": ODD,
+    "not_a_task": (TASKS, {"task": 3}),
+    "dripping_body": "timeout",
+    "dripping_headers": "timeout",
+    "silence": "timeout",
+    "reset": "connection",
+    "delayed": "timeout",
+    "redirect_same_origin": "redirect",  # where it happens again and again
+    "redirect_other_origin": "redirect",
+    "redirect_loop": "redirect",
+    "wrong_id": ODD,
+    "wrong_model_name": _bad("model_name"),
+    "wrong_messages": ODD,
+    "wrong_config": ODD,
+    "wrong_response_function_calls": ODD,
+    "wrong_status": _bad("status"),
+    "wrong_response_text": ODD,
+    "wrong_failed_reason": _bad("failed_reason"),
+    "wrong_credits_used": ODD,
+    "wrong_created_at": _bad("created_at"),
+    "wrong_updated_at": ODD,
+    "null_id": _bad("id"),
+    "without_id": _bad("id"),
+}
+RUN_OUT = {name for name, expected in EXPECTED.items() if expected == "timeout"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_of_the_api_has_its_cause_or_costs_one_task(simulator: Simulator, name: str) -> None:
+    expected = EXPECTED.get(name, ODD) if name.startswith(("null_", "without_")) else EXPECTED[name]
+    timeout = SHORT if name in RUN_OUT else 20.0
+    simulator.faults.always(name)
+    began = time.monotonic()
+    with closing(client(simulator.url, timeout=timeout)) as one:
+        listing = one.tasks()
+        if isinstance(expected, tuple):
+            assert (sum(map(len, listing)), dict(listing.decoder.invalid)) == expected
+            assert listing.date == NOW
+        else:
+            with pytest.raises(FetchError) as caught:
+                for _ in listing:
+                    pass
+            assert caught.value.cause == expected, caught.value
+    assert time.monotonic() - began < timeout + GRACE
+
+
+def test_a_redirect_within_the_origin_is_followed(simulator: Simulator) -> None:
+    simulator.faults.next("redirect_same_origin")
+    assert fetch(simulator.url) == TASKS
+    assert [request.path for request in simulator.listings()] == [LIST_PATH, f"{LIST_PATH}?redirected"]
+
+
+def test_the_balance_is_a_number_and_nothing_else_is_taken_for_one(simulator: Simulator) -> None:
+    with closing(client(simulator.url)) as one:
+        assert one.remaining_credits() == simulator.account.remaining_credits(NOW)
+        simulator.faults.next(replied(200, b'{"remaining_credits":"12.5"}'), path=BALANCE_PATH)
+        assert one.remaining_credits() == 12.5
+        for body in (b"", b"null", b"[]", b"{}", b"12", b'{"remaining_credits":null}', b'{"remaining_credits":true}'):
+            simulator.faults.next(replied(200, body), path=BALANCE_PATH)
+            assert _cause(one.remaining_credits) == "invalid_body"
+        for word in (b'"nan"', b'"inf"', b'"-Infinity"', b"NaN", b"1e999", b'"many"'):
+            simulator.faults.next(replied(200, b'{"remaining_credits":%s}' % word), path=BALANCE_PATH)
+            assert _cause(one.remaining_credits) == "invalid_body"
+        simulator.faults.next(replied(200, b" " * 70_000 + b'{"remaining_credits":1}'), path=BALANCE_PATH)
+        assert _cause(one.remaining_credits) == "too_large"
+        simulator.faults.next("unauthorized", path=BALANCE_PATH)
+        assert _cause(one.remaining_credits) == "auth"
+
+
+def _cause(ask: Callable[[], object]) -> str:
+    with pytest.raises(FetchError) as caught:
+        ask()
+    return caught.value.cause
+
+
+# --- One deadline for everything -----------------------------------------------------------------------------------
+
+
+def _endless_pages(response: Response) -> Response:
+    number = next(_pages)
+    return replace(response, pieces=[b'{"results":[],"next":"%s?page=%d"}' % (LIST_PATH.encode(), number)])
+
+
+_pages = itertools.count(2)
+
+
+def _head_then_nothing(wire: Wire, head: bytes, _blocks: Iterable[bytes]) -> None:
+    wire.send(head)
+    wire.hang()
+    wire.close()
+
+
+def _all_but_the_end(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    wire.send(head + b"".join(blocks)[:-1])
+    wire.hang()
+    wire.close()
+
+
+def _slow_redirect(response: Response) -> Response:
+    return dripping(0.02, headers=True)(FAULTS["redirect_same_origin"](response))
+
+
+SLOW: dict[str, list[Fault]] = {
+    "a first failure that takes most of the time": [
+        lambda response: delayed(0.8 * SHORT)(FAULTS["unavailable"](response)),
+        FAULTS["silence"],
+    ],
+    "a body that stops": [delivered(_head_then_nothing)],
+    "a body that lacks its last byte": [delivered(_all_but_the_end)],
+    "a redirect that drips": [_slow_redirect],
+    "silence behind a redirect": [FAULTS["redirect_same_origin"], FAULTS["silence"]],
+    "pages without end": [_endless_pages] * 10_000,
+}
+
+
+@pytest.mark.parametrize("faults", SLOW.values(), ids=list(SLOW))
+def test_one_deadline_ends_everything_that_takes_too_long(simulator: Simulator, faults: list[Fault]) -> None:
+    simulator.faults.next(*faults)
+    began = time.monotonic()
+    error = failure(simulator.url, timeout=SHORT)
+    assert time.monotonic() - began < SHORT + GRACE
+    assert error.cause == "timeout"
+
+
+def test_the_balance_has_the_same_deadline(simulator: Simulator) -> None:
+    simulator.faults.always(dripping(0.05), path=BALANCE_PATH)
+    with closing(client(simulator.url, timeout=SHORT)) as one:
+        began = time.monotonic()
+        assert _cause(one.remaining_credits) == "timeout"
+        assert time.monotonic() - began < SHORT + GRACE
+
+
+def test_a_client_whose_time_ran_out_fetches_again(simulator: Simulator) -> None:
+    simulator.faults.next("dripping_body")
+    with closing(client(simulator.url, timeout=SHORT)) as one:
+        assert _cause(lambda: fetched(one)) == "timeout"
+        assert fetched(one) == TASKS
+
+
+def test_a_silent_tls_handshake_and_a_dripping_proxy_end_with_the_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, Proxy(drips=True) as proxy:
+        for settings in (
+            {"url": f"https://127.0.0.1:{mute.getsockname()[1]}"},
+            {"url": "https://127.0.0.1:9", "proxy_url": proxy.url},
+            {"url": "http://127.0.0.1:9", "proxy_url": proxy.url},
+        ):
+            began = time.monotonic()
+            assert failure(timeout=SHORT, **settings).cause == "timeout"
+            assert time.monotonic() - began < SHORT + GRACE
+
+
+# --- Retries and connections ---------------------------------------------------------------------------------------
+
+RETRIED: dict[str, Fault] = {
+    **{name: FAULTS[name] for name in ("bad_gateway", "unavailable", "gateway_timeout")},
+    "hung_up": hung_up,
+    "reset": reset,
+    "garbage": said(b"SSH-2.0-OpenSSH_9.2\r\n"),
+}
+NOT_RETRIED = (
+    "server_error",
+    "unauthorized",
+    "forbidden",
+    "rate_limited",
+    "html",
+    "truncated",
+    "redirect_other_origin",
+)
+
+
+@pytest.mark.parametrize("name", RETRIED)
+def test_a_connection_or_a_gateway_that_fails_is_tried_once_more_and_not_oftener(
+    simulator: Simulator, name: str
+) -> None:
+    simulator.faults.next(RETRIED[name])
+    assert fetch(simulator.url) == TASKS
+    assert len(simulator.listings()) == 2
+    simulator.faults.always(RETRIED[name])
+    assert failure(simulator.url).cause in ("connection", "http_status")
+    assert len(simulator.listings()) == 4
+
+
+@pytest.mark.parametrize("name", NOT_RETRIED)
+def test_what_a_second_try_would_not_mend_is_not_tried_again(simulator: Simulator, name: str) -> None:
+    simulator.faults.always(name)
+    failure(simulator.url)
+    assert len(simulator.listings()) == 1
+
+
+def test_a_silent_api_is_not_asked_twice(simulator: Simulator) -> None:
+    simulator.faults.always("silence")
+    failure(simulator.url, timeout=SHORT)
+    assert len(simulator.listings()) == 1
+
+
+def test_a_connection_that_went_stale_between_two_fetches_costs_nothing(simulator: Simulator) -> None:
+    def then_close(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+        whole(wire, head, blocks)
+        wire.close()
+
+    simulator.faults.always(delivered(then_close))
+    with closing(client(simulator.url)) as one:
+        assert [fetched(one) for _ in range(4)] == [TASKS] * 4
+    assert len(simulator.listings()) == 4
+
+
+def test_one_connection_serves_many_fetches() -> None:
+    with Recorder() as api, closing(client(api.url)) as one:
+        assert [fetched(one) for _ in range(5)] == [0] * 5
+        assert (len(api.heads), api.connections) == (5, 1)
+
+
+def test_connections_that_cannot_be_made_say_why() -> None:
+    refused = failure(f"http://127.0.0.1:{free_port()}")
+    assert refused.cause == "connection"
+    assert str(refused).endswith("Connection refused")
+    unnamed = failure("http://[fe80::1%25nowhere]:9")  # a name that the resolver refuses without asking anybody
+    assert unnamed.cause == "connection"
+    assert "resolve" in str(unnamed)
+    assert failure("http://a..b").cause == "connection"
+    assert failure("http://127.0.0.1:9", proxy_url="http://a..b").cause == "connection"
+
+
+def test_a_compressed_list_and_one_in_chunks_are_lists(simulator: Simulator) -> None:
+    simulator.gzip = True
+    assert fetch(simulator.url) == TASKS
+    simulator.gzip, simulator.chunked = False, True
+    assert fetch(simulator.url) == TASKS
+    assert "gzip" in simulator.requests[0].headers["accept-encoding"]
+
+
+# --- Pages, sizes, pauses ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, TASKS, 100])
+def test_pages_are_followed_to_the_last(simulator: Simulator, size: int) -> None:
+    simulator.listing = Listing(newest=TASKS, page_size=size)
+    assert fetch(simulator.url) == TASKS
+    assert len(simulator.listings()) == -(-TASKS // size)
+
+
+@pytest.mark.parametrize(
+    ("link", "cause"),
+    [
+        (f"{LIST_PATH}?page=1", "invalid_body"),
+        (LIST_PATH, "invalid_body"),
+        ("http://127.0.0.1:1/sse/text_generator/", "redirect"),
+        ("//localhost/sse/text_generator/", "redirect"),
+        ("ftp://127.0.0.1/list", "redirect"),
+        ("https://127.0.0.1/", "redirect"),
+        ("http://[", "redirect"),
+        ("http://127.0.0.1:99999999/", "redirect"),
+        ("/elsewhere", "http_status"),
+    ],
+)
+def test_pages_that_lead_back_or_away_are_refused(simulator: Simulator, link: str, cause: str) -> None:
+    simulator.faults.always(replied(200, json.dumps({"results": [], "next": link}).encode()))
+    assert failure(simulator.url).cause == cause
+
+
+def test_a_page_that_fails_costs_the_whole_list(simulator: Simulator) -> None:
+    simulator.listing = Listing(newest=TASKS, page_size=7)
+    simulator.faults.next(lambda response: response, lambda response: response, FAULTS["server_error"])
+    assert failure(simulator.url).cause == "http_status"
+
+
+def test_a_body_ends_at_its_bound_and_pages_share_it(simulator: Simulator) -> None:
+    with closing(client(simulator.url)) as one:
+        listing = one.tasks()
+        assert sum(map(len, listing)) == TASKS
+    assert fetch(simulator.url, max_body=listing.received) == TASKS
+    error = failure(simulator.url, max_body=listing.received - 1)
+    assert error.cause == "too_large"
+    assert str(listing.received) in str(error)
+    simulator.listing = Listing(newest=TASKS, page_size=5)
+    assert failure(simulator.url, max_body=listing.received // 2).cause == "too_large"
+
+
+def test_a_gzip_bomb_ends_at_the_bound_of_decoded_bytes(simulator: Simulator) -> None:
+    bomb = gzip.compress(b"[" + b" " * (40 << 20))
+    simulator.faults.always(replied(200, bomb, content_encoding="gzip"))
+    with closing(client(simulator.url, max_body=600_000)) as one:
+        listing = one.tasks()
+        assert _cause(lambda: list(listing)) == "too_large"
+        assert listing.received < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("30", 30.0),
+        ("0", 0.0),
+        ("007", 7.0),
+        (formatdate(NOW + 45, usegmt=True), 45.0),
+        (formatdate(NOW - 45, usegmt=True), 0.0),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("9" * 400, float("inf")),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 99999 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(simulator: Simulator, header: str, seconds: float | None) -> None:
+    raw = f"HTTP/1.1 429 Too Many Requests\r\nRetry-After: {header}\r\nContent-Length: 0\r\n\r\n"
+    simulator.faults.always(said(raw.encode("latin-1")))
+    error = failure(simulator.url)
+    assert isinstance(error, RateLimited)
+    assert error.retry_after == seconds
+
+
+@given(header=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60) | st.from_regex(
+    r"\A(Mon, )?[0-9]{1,2} (Jan|Feb|Foo) [0-9]{1,5} [0-9]{1,3}:[0-9]{1,3}(:[0-9]{1,3})? [+-]?[0-9A-Z]{0,24}\Z"
+))  # fmt: skip
+def test_no_date_or_retry_after_breaks_a_fetch(header: str) -> None:
+    with Answering(f"HTTP/1.1 429 Slow down\r\nDate: {header}\r\nRetry-After: {header}\r\n") as url:
+        assert isinstance(failure(url), RateLimited)
+
+
+class Answering:
+    """A server for one connection, without the cost of a bigger one."""
+
+    def __init__(self, head: str) -> None:
+        self._raw = f"{head}Content-Length: 0\r\n\r\n".encode()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(self._raw)
+
+
+# --- The keys ------------------------------------------------------------------------------------------------------
+
+
+def test_the_keys_go_to_the_api_and_to_no_other_origin(simulator: Simulator) -> None:
+    with Recorder() as other:
+        elsewhere = f"{other.url}{LIST_PATH}"
+        for fault in (
+            replied(302, location=elsewhere),
+            replied(307, location=elsewhere.removeprefix("http:")),
+            replied(301, location=elsewhere.replace("127.0.0.1", "127.0.0.1@127.0.0.1")),
+            replied(200, json.dumps({"results": [], "next": elsewhere}).encode()),
+        ):
+            simulator.faults.next(fault)
+            assert failure(simulator.url).cause == "redirect"
+        assert other.connections == 0
+    assert {(r.headers["x-api-id"], r.headers["x-api-key"]) for r in simulator.requests} == {(API_ID, API_KEY)}
+
+
+def test_a_redirect_costs_no_more_than_its_head(simulator: Simulator) -> None:
+    """`requests` on its own reads the body of a redirect to its end, however long that is."""
+
+    def endless(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
+        head = f"HTTP/1.1 302 Found\r\nLocation: {LIST_PATH}?redirected\r\nContent-Length: 10000000000\r\n\r\n"
+        wire.send(head.encode())
+        with suppress(OSError):
+            for _ in range(100):
+                wire.send(b" " * (1 << 20))
+                wire.wait(0.05)
+        wire.close()
+
+    simulator.faults.next(delivered(endless))
+    assert fetch(simulator.url, timeout=2.0) == TASKS
+
+
+@pytest.mark.parametrize("location", ["http://[", "http://x:y/", "//", "\x80", "http://127.0.0.1:99999/", "?" * 2000])
+def test_a_redirect_to_nowhere_is_refused(simulator: Simulator, location: str) -> None:
+    raw = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+    simulator.faults.always(said(raw))
+    error = failure(simulator.url)
+    assert error.cause in ("redirect", "http_status")
+    assert len(str(error)) < 300
+
+
+def test_rotated_key_files_are_read_again(simulator: Simulator, tmp_path: Path) -> None:
+    id_file, key_file = tmp_path / "id", tmp_path / "key"
+    id_file.write_text(f"{API_ID}\n")
+    key_file.write_text(f"{API_KEY}\r\n")
+    keys: dict[str, Any] = {"api_id": Credential(file=id_file), "api_key": Credential(file=key_file)}
+    with closing(client(simulator.url, **keys)) as one:
+        assert fetched(one) == TASKS
+        simulator.api_key = "rotated-key"
+        assert _cause(lambda: fetched(one)) == "auth"
+        key_file.write_text("rotated-key\n")
+        assert fetched(one) == TASKS
+        key_file.unlink()
+        with pytest.raises(FetchError, match=r"key cannot be read: No such file") as caught:
+            fetched(one)
+        assert caught.value.cause == "auth"
+        key_file.write_text("rotated-key")
+        assert fetched(one) == TASKS
+
+
+ECHO = f"{API_ID} {API_KEY}".encode()
+NO_SECRET_TEXT: dict[str, list[Fault]] = {
+    "in an error": [replied(401, b'{"detail":"%s"}' % ECHO)],
+    "in a body that is no list": [replied(200, b'{"error":"%s"}' % ECHO)],
+    "in a body that is nothing": [replied(200, ECHO)],
+    "in a broken list": [replied(200, b"[{%s}]" % ECHO)],
+    "in a status line": [replied(500), said(b"HTTP/1.1 500 %s\r\n\r\n" % ECHO)],
+    "instead of a status line": [said(ECHO + b"\r\n\r\n")] * 2,
+    "instead of a status": [said(b"HTTP/1.1 %s\r\n\r\n" % ECHO)] * 2,
+    "in a redirect": [said(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: ?%s\r\n\r\n" % ECHO)] * 9,
+    "in a redirect elsewhere": [said(b"HTTP/1.1 302 Found\r\nLocation: http://%s/\r\n\r\n" % API_ID.encode())],
+    "in the next page": [replied(200, b'{"results":[],"next":"http://%s/"}' % API_ID.encode())],
+    "in a pause": [said(b"HTTP/1.1 429 Too Many\r\nRetry-After: %s\r\n\r\n" % ECHO)],
+    "as a length": [said(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n[" % ECHO)],
+    "as an encoding": [said(b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 2\r\n\r\n[}" % ECHO)],
+    "as a chunk": [said(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % ECHO)],
+    "in a broken head": [said(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n{" % ECHO)],
+    "nowhere, but nothing else comes either": [hung_up] * 2,
+}
+
+
+@pytest.mark.parametrize("faults", NO_SECRET_TEXT.values(), ids=list(NO_SECRET_TEXT))
+def test_an_api_that_echoes_the_keys_does_not_get_them_into_an_error(simulator: Simulator, faults: list[Fault]) -> None:
+    simulator.faults.next(*faults)
+    _assert_secretless(failure(simulator.url))
+
+
+def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None:
+    with Proxy(refuses=True) as refusing, socket.create_server(("127.0.0.1", 0)) as mute:
+        password = "canary-password"  # noqa: S105 - of a proxy that this test makes up
+        log.redact(password)
+        mute_url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        for settings in (
+            {"url": mute_url},
+            {"url": mute_url.replace("http", "https")},
+            {"url": f"http://127.0.0.1:{free_port()}"},
+            {"url": "http://[fe80::1%25nowhere]:9"},
+            {"url": "http://a..b"},
+            {"url": "https://127.0.0.1:9", "proxy_url": refusing.url.replace("//", f"//user:{password}@")},
+            {"url": "http://127.0.0.1:9", "proxy_url": f"http://user:{password}@127.0.0.1:{free_port()}"},
+            {"url": "http://127.0.0.1:9", "proxy_url": f"http://user:{password}@a..b"},
+        ):
+            error = failure(timeout=SHORT, **settings)
+            _assert_secretless(error, password, b64encode(f"user:{password}".encode()).decode())
+
+
+def _assert_secretless(error: BaseException, *secrets: str) -> None:
+    """Look at everything that a log might show of an error: itself and all that it carries."""
+    texts, known = [""], set[int]()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        one = queue.pop()
+        if one is None or id(one) in known:
+            continue
+        known.add(id(one))
+        assert not hasattr(one, "request"), "an exception of requests knows the headers that were sent"
+        texts += [str(one), repr(one), repr(one.args), repr(vars(one)), *traceback.format_exception(one)]
+        queue += [one.__cause__, one.__context__]
+    for secret in (API_ID, API_KEY, *secrets):
+        assert secret not in "\n".join(texts)
+
+
+def test_neither_netrc_nor_the_environments_proxy_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login canary password canary\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with Recorder() as api, Proxy() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert fetch(api.url) == 0
+        assert proxy.connections == 0
+        assert "authorization" not in api.heads[0]
+        assert api.heads[0]["user-agent"].startswith("creatify-exporter/")
+
+
+# --- Proxy and TLS -------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_brings_the_list_and_learns_the_keys_of_an_https_api_from_nobody(simulator: Simulator) -> None:
+    with Proxy() as proxy:
+        proxy_url = proxy.url.replace("//", "//user:pass%20word@")
+        assert fetch(simulator.url, proxy_url=proxy_url) == TASKS
+        assert f"Basic {b64encode(b'user:pass word').decode()}" in proxy.heads[0]
+        with Recorder(_server_tls()) as api:
+            assert fetch(api.url, proxy_url=proxy_url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0
+            assert api.heads[0]["x-api-key"] == API_KEY
+            assert "proxy-authorization" not in api.heads[0]
+        tunnel = proxy.heads[-1]
+        assert tunnel.startswith("CONNECT 127.0.0.1:")
+        assert API_KEY not in tunnel
+
+
+def test_a_proxy_that_refuses_is_a_connection_error() -> None:
+    with Proxy(refuses=True) as proxy:
+        error = failure("https://127.0.0.1:9", proxy_url=proxy.url)
+    assert (error.cause, str(error)) == ("connection", "no connection: 407 Proxy Authentication Required")
+
+
+def test_a_private_ca_is_trusted_where_it_is_named_and_nowhere_else() -> None:
+    with Recorder(_server_tls()) as api:
+        assert fetch(api.url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0
+        assert failure(api.url).cause == "tls"
+        assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "other-ca.pem")).cause == "tls"
+        assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "server.key")).cause == "tls"
+        assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "missing.pem")).cause == "tls"
+        assert len(api.heads) == 1
+
+
+def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
+    with Recorder(_server_tls(client_certificate=True)) as api:
+        ca = CERTIFICATES / "ca.pem"
+        pair = {"cert_file": CERTIFICATES / "client.pem", "key_file": CERTIFICATES / "client.key"}
+        assert fetch(api.url, tls_config=TLS(ca_file=ca, **pair)) == 0
+        assert failure(api.url, tls_config=TLS(ca_file=ca)).cause in ("tls", "connection")
+        unfit = {**pair, "key_file": CERTIFICATES / "server.key"}
+        assert failure(api.url, tls_config=TLS(ca_file=ca, **unfit)).cause == "tls"
+        assert len(api.heads) == 1
+
+
+def test_all_workspaces_share_the_usual_authorities() -> None:
+    with Recorder(_server_tls()) as api:
+        assert failure(api.url).cause == "tls"
+        usual_authorities().load_verify_locations(CERTIFICATES / "ca.pem")
+        assert [fetch(api.url) for _ in range(3)] == [0, 0, 0]
+    usual_authorities.cache_clear()
+
+
+def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:
+    assert failure(simulator.url.replace("http:", "https:")).cause == "tls"

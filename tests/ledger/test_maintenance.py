@@ -1,0 +1,162 @@
+"""What is done to a ledger by hand, and what its counters look like afterwards."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from test_ledger import DAY, WORKSPACE, Desk
+from test_postgresql import Shared
+
+from creatify_exporter.errors import ConfigError, LedgerRefused
+from creatify_exporter.ledger import maintenance as upkeep
+from creatify_exporter.ledger.sqlite import SqliteStore
+from databases import Postgres
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Tell a story of two models: one settled, one whose hold has not ended."""
+    desk = Desk(tmp_path / "ledger.db")
+    desk.list(desk.task("old", "done", 3.0))
+    desk.list(desk.task("b", "running", 1.0, at=desk.now + 2 * DAY), after=2 * DAY)
+    desk.list(desk.task("b", "running", 1.0), desk.task("c", "failed", 5.0, at=desk.now, model="pro", reason="quota"))
+    yield desk
+    desk.ledger.close()
+
+
+def goes_on(desk: Desk) -> None:
+    """See that a ledger counts on from the story: no task again, no change lost, the hold as long as it was."""
+    assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 4)
+    assert desk.count("failed", "quota", model="pro") == 0
+    desk.list(desk.task("b", "done", 2.5), desk.task("c", "failed", 5.0, model="pro", reason="quota"), after=120)
+    assert desk.counts("submitted", "finished", "credits_used") == (2, 2, 5.5)
+    assert desk.count("failed", "quota", model="pro") == 1
+    assert desk.count("credits_used", model="pro") == 5
+
+
+def opened(path: Path, clock: Desk) -> Desk:
+    desk = Desk(path)
+    desk.now = clock.now
+    return desk
+
+
+def test_a_file_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, postgres: Postgres) -> None:
+    shared = Shared(postgres.database(), desk)
+    shared.now = desk.now
+    with closing(SqliteStore(desk.store.path, read_only=True)) as source:
+        upkeep.copy(source, shared.store)
+        assert shared.store.days(0, 99_999) == source.days(0, 99_999) != []
+        goes_on(shared)
+        with pytest.raises(LedgerRefused, match="empty"):
+            upkeep.copy(source, shared.store)
+    desk.now -= 120
+    goes_on(desk)  # as if nothing had been
+
+
+def test_a_copy_out_of_postgresql_counts_on_too(desk: Desk, postgres: Postgres, tmp_path: Path) -> None:
+    shared = Shared(postgres.database(), desk)
+    upkeep.copy(desk.store, shared.store)
+    upkeep.backup(shared.store, tmp_path / "backup.db")
+    shared.ledger.close()
+    copied = opened(tmp_path / "backup.db", desk)
+    goes_on(copied)
+    copied.ledger.close()
+
+
+def test_a_backup_is_whole_while_the_ledger_is_being_written(desk: Desk, tmp_path: Path) -> None:
+    backup = tmp_path / "backups" / "ledger.db"
+    backup.parent.mkdir()
+    with closing(SqliteStore(desk.store.path, read_only=True)) as source:
+        transaction = desk.ledger.begin(*WORKSPACE)
+        transaction.add([desk.task("late", "done", 9.0)])
+        upkeep.backup(source, backup)
+        transaction.close()
+    assert [path.name for path in backup.parent.iterdir()] == ["ledger.db"]
+    desk.list(desk.task("later", at=desk.now))
+    restored = opened(backup, desk)
+    restored.now -= 15
+    goes_on(restored)
+    restored.ledger.close()
+
+
+def test_a_backup_replaces_nothing_and_leaves_no_half(desk: Desk, tmp_path: Path) -> None:
+    there = tmp_path / "there.db"
+    there.write_text("mine")
+    with pytest.raises(ConfigError, match="there already"):
+        upkeep.backup(desk.store, there)
+    assert there.read_text() == "mine"
+    before = set(tmp_path.iterdir())
+    with closing(sqlite3.connect(desk.store.path)) as other:
+        other.execute("DROP TABLE day")
+    with pytest.raises(Exception, match="no such table"):
+        upkeep.backup(desk.store, tmp_path / "new.db")
+    assert {path for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
+    assert before <= set(tmp_path.iterdir())
+
+
+def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(SqliteStore(desk.store.path, read_only=True)) as store:
+        upkeep.show(store)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "default (text_generator)",
+        "lists recorded: 3, the last one 2026-11-02 12:00:30 UTC",
+        "first list: 2026-10-31 12:00:15 UTC",
+        "settled before: 2026-11-01 12:00:30 UTC",
+        "tracked tasks: 2",
+        "model submitted finished failed vanished credits_used credits_refunded",
+        "flash 2 1 0 0 4 0",
+        "pro 1 1 1 0 5 0",
+    ]
+
+
+def test_an_empty_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(SqliteStore(tmp_path / "new.db")) as store:
+        upkeep.show(store)
+    assert capsys.readouterr().out == "The ledger is empty.\n"
+
+
+def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.ledger.close()
+    with (
+        closing(SqliteStore(desk.store.path)) as store,
+        pytest.raises(LedgerRefused, match=r"1 tasks of pro .* may still"),
+    ):
+        upkeep.forget(store, "pro")
+    desk.open(desk.store.path)
+    for _ in range(2):
+        desk.list(desk.task("b", "running", 1.0), after=DAY + 1)
+    desk.ledger.close()
+    with closing(SqliteStore(desk.store.path)) as store:
+        upkeep.forget(store, "pro")
+        assert "forgot pro in 1 workspace;" in capsys.readouterr().out
+        assert any(day.model == "pro" for day in store.days(0, 99_999))
+        with pytest.raises(LedgerRefused, match="no model pro"):
+            upkeep.forget(store, "pro")
+    desk.open(desk.store.path)
+    assert desk.ledger.counters(*WORKSPACE).models == {"flash"}
+    desk.list(desk.task("d", "done", 1.0, model="pro", at=desk.now))
+    assert desk.count("submitted", model="pro") == 0  # born again, and held
+
+
+def test_exporters_that_run_forget_a_model_too(postgres: Postgres) -> None:
+    one = Shared(postgres.database())
+    one.list(one.task("a", "done"), one.task("b", "done", model="pro"))
+    one.list(one.task("a", "done"), after=DAY + 1)
+    one.list(one.task("c", at=one.now), after=DAY + 1)
+    transaction = one.ledger.begin(*WORKSPACE)
+    transaction.add([one.task("c", "done", at=one.now), one.task("new", "done", at=one.now, model="pro")])
+    other = Shared(one.url, one)
+    upkeep.forget(other.store, "pro")
+    assert one.ledger.counters(*WORKSPACE).models == {"flash"}
+    assert transaction.commit(one.now) is False  # it was begun while there was such a model
+    one.list(one.task("c", "done", at=one.now), one.task("new", "done", at=one.now, model="pro"))
+    one.now += 120
+    assert other.count("submitted", model="pro") == one.count("submitted", model="pro") == 1
+    with psycopg.connect(one.url) as connection:
+        assert connection.execute("SELECT count(*) FROM creatify_exporter.book").fetchone() == (1,)
+    one.ledger.close()
+    other.ledger.close()

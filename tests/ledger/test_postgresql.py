@@ -1,0 +1,413 @@
+"""The ledger on a real PostgreSQL: the same oracle, several exporters, and what becomes of a database that fails."""
+
+import secrets
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from hypothesis import Phase, given, settings
+from oracle import Name
+from test_ledger import HISTORIES, WORKSPACE, Desk, History, Killed, Step, Tap, Watched, World, histories
+
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
+from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
+from creatify_exporter.ledger.store import Rows
+from databases import PASSWORD, Postgres
+from processes import until
+
+REPLICAS = 3
+
+
+class Tapped(_Session):
+    """A session that tells its tap of each single statement."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]", tap: Tap) -> None:
+        super().__init__(connection)
+        self._tap = tap
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return self._tap.execute(sql, lambda: super(Tapped, self).execute(sql, parameters))
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        for row in rows:
+            self.execute(sql, row)
+
+
+class WatchedStore(Watched, PostgresqlStore):
+    failure = partial(psycopg.OperationalError, "server closed the connection")
+
+    def __init__(self, url: str) -> None:
+        self.url, self.tap = url, Tap()
+        super().__init__(lambda: url)
+
+    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
+        return Tapped(connection, self.tap)
+
+
+class SharedWorld(World):
+    """Plays a history to exporters that share a database: each step to one of them, and all are compared after it."""
+
+    store: WatchedStore  # type: ignore[assignment] # it offers what the world asks of the other one
+
+    def __init__(self, history: History, url: str) -> None:
+        self.url = url
+        self.replicas: list[tuple[WatchedStore, Ledger, float]] = []
+        super().__init__(history, None)
+        self.name = (secrets.token_hex(8), "text_generator")
+
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+        self.replicas = [self.replica() for _ in range(REPLICAS)]
+        self.use(0)
+
+    def replica(self) -> tuple[WatchedStore, Ledger, float]:
+        store = WatchedStore(self.url)
+        return store, Ledger(store, self.rules, lambda: self.clock), self.clock
+
+    def use(self, number: int) -> None:
+        self.number = number % REPLICAS
+        self.store, self.ledger, self.opened_at = self.replicas[self.number]
+
+    def restart(self, path: object = None) -> None:  # noqa: ARG002 - as above
+        self.ledger.close()
+        self.replicas[self.number] = self.replica()
+        self.use(self.number)
+
+    def rival(self) -> Ledger:
+        return self.replicas[(self.number + 1) % REPLICAS][1]
+
+    def configure(self, step: Step) -> None:
+        super().configure(step)
+        for _, ledger, _ in self.replicas:
+            ledger.rules = self.rules
+
+    def take(self, step: Step) -> None:
+        self.use(step.batch)
+        super().take(step)
+
+    def kill_at(self, step: Step, transaction: Transaction, tasks: list[Task], rules: Rules) -> None:
+        self.store.fail(step.statement, step.when, Killed())
+        with suppress(Killed):
+            self.commit(transaction, tasks, rules)
+        committing = self.store.tap.committed
+        self.restart()
+        if self.generation() > self.oracle.lists:
+            assert committing
+            self.record(tasks, rules)
+
+    def generation(self) -> int:
+        with self.store.reading() as sql:
+            found = sql.execute("SELECT generation FROM book WHERE workspace = ?", self.name[:1]).fetchall()
+        return int(found[0][0]) if found else 0
+
+    def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
+        try:
+            return super().counters(hiccup)
+        except LedgerUnavailable:  # who cannot read what others may have written serves nothing
+            assert self.store.tripped
+            self.store.heal()
+            return super().counters(0)
+
+    def compare(self, hiccup: int) -> None:
+        for number in range(REPLICAS):
+            self.use(self.number + number)
+            super().compare(hiccup)
+
+    def play(self) -> None:
+        try:
+            super().play()
+        finally:
+            for store, _, _ in self.replicas:
+                store.close()
+
+
+@pytest.fixture(scope="module")
+def shared_url(postgres: Postgres) -> str:
+    return postgres.database()
+
+
+@settings(max_examples=HISTORIES // 15, phases=set(Phase) - {Phase.explain})
+@given(history=histories(on_file=True))
+def test_exporters_that_share_a_database_count_what_the_oracle_counts(history: History, shared_url: str) -> None:
+    SharedWorld(history, shared_url).play()
+
+
+# --- Stories of two exporters ---------------------------------------------------------------------------------------
+
+
+class Shared(Desk):
+    """One of several exporters on a database, with the clock of the first one."""
+
+    store: WatchedStore  # type: ignore[assignment] # it offers what the desk asks of the other one
+
+    def __init__(self, url: str, clock: Desk | None = None, **changes: Any) -> None:
+        self.url, self.clock = url, clock
+        super().__init__(None, **changes)
+
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+        self.store = WatchedStore(self.url)
+        self.ledger = Ledger(self.store, self.rules, lambda: (self.clock or self).now)
+
+    def restart(self) -> None:
+        self.ledger.close()
+        self.open(None)
+
+    def list(self, *tasks: Task, after: float = 15.0) -> bool:
+        if self.clock:
+            self.now = self.clock.now
+        recorded = super().list(*tasks, after=after)
+        if self.clock:
+            self.clock.now = self.now
+        return recorded
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.database()
+
+
+@pytest.fixture
+def one(url: str) -> Iterator[Shared]:
+    one = Shared(url)
+    yield one
+    one.ledger.close()
+
+
+@pytest.fixture
+def other(one: Shared) -> Iterator[Shared]:
+    other = Shared(one.url, one)
+    yield other
+    other.ledger.close()
+
+
+def statements(store: WatchedStore) -> list[str]:
+    """Return a list to which each statement to come is added."""
+    told: list[str] = []
+    store.tap.watcher = lambda sql, when: told.append(sql) if when == "before" else None
+    return told
+
+
+def test_what_one_exporter_has_counted_the_other_one_serves_at_once(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    assert other.counts("submitted", "finished") == (1, 0)
+    other.list(one.task("a", "done", 2.0), one.task("b"))
+    assert one.counts("submitted", "finished", "credits_used") == (2, 1, 2)
+    assert one.tracked() == 2
+
+
+def test_news_are_read_without_loading_the_book(one: Shared, other: Shared) -> None:
+    one.list(*(one.task(f"task {number}") for number in range(100)))
+    assert other.tracked() == 100
+    one.list(*(one.task(f"task {number}") for number in range(100)), one.task("b"))
+    told = statements(other.store)
+    assert other.tracked() == 101
+    assert ["journal" in sql for sql in told] == [False, True]
+    told.clear()
+    assert other.tracked() == 101
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("lists", [99, 100, 101, 130])
+def test_an_exporter_that_is_far_behind_loads_the_book(one: Shared, other: Shared, lists: int) -> None:
+    one.list()
+    assert other.tracked() == 0
+    for number in range(lists):
+        one.list(*(one.task(f"task {each}") for each in range(number + 1)))
+    assert other.counts("submitted") == (lists,)
+    assert other.tracked() == lists
+
+
+def test_a_change_too_large_for_the_journal_is_loaded(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    assert other.tracked() == 1
+    one.list(*(one.task(f"{number} {'x' * 240}") for number in range(5000)))
+    assert other.tracked() == 5001
+    one.list(one.task("one more"))
+    assert other.count("submitted") == 5002
+
+
+def test_a_list_that_was_fetched_while_another_exporter_recorded_one_is_not_recorded(
+    one: Shared, other: Shared
+) -> None:
+    one.list(one.task("a"))
+    transaction = other.ledger.begin(*WORKSPACE)
+    transaction.add([one.task("a"), one.task("b")])
+    one.list(one.task("a"), one.task("b", "done", 1.0))
+    assert transaction.commit(one.now) is False
+    assert other.counts("submitted", "finished") == one.counts("submitted", "finished") == (2, 1)
+
+
+def test_two_lists_that_are_committed_at_once_count_once(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    lists = [each.ledger.begin(*WORKSPACE) for each in (one, other)]
+    for transaction in lists:
+        transaction.add([one.task(f"task {number}", "done", 1.0) for number in range(200)])
+    with ThreadPoolExecutor() as pool:
+        recorded = list(pool.map(lambda transaction: transaction.commit(one.now), lists))
+    assert sorted(recorded) == [False, True]
+    assert one.counts("submitted", "finished", "credits_used") == other.counts("submitted", "finished", "credits_used")
+    assert one.counts("submitted", "finished", "credits_used") == (201, 200, 200)
+
+
+def test_a_hold_that_one_exporter_has_ended_is_over_for_all(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    other.list(one.task("a"), one.task("b", "done", 5.0, model="pro"))
+    assert one.count("credits_used", model="pro") == other.count("credits_used", model="pro") == 0
+    one.now += 120
+    late = Shared(one.url, one)  # itself, it would wait for as long again
+    assert one.count("credits_used", model="pro") == 5
+    assert late.count("credits_used", model="pro") == other.count("credits_used", model="pro") == 5
+    late.ledger.close()
+
+
+def test_the_hold_is_timed_by_the_clock_of_the_database(url: str) -> None:
+    store = PostgresqlStore(lambda: url)
+    with psycopg.connect(url) as connection:
+        (now,) = connection.execute("SELECT extract(epoch FROM now())::float8").fetchone() or (0.0,)
+    assert 0 <= store.clock() - now < 60
+    store.close()
+
+
+def test_an_exporter_that_stops_in_its_transaction_keeps_the_others_out_for_a_while_only(
+    one: Shared, other: Shared
+) -> None:
+    one.list(one.task("a"))
+    with psycopg.connect(one.url) as stopped:
+        stopped.execute("UPDATE creatify_exporter.book SET generation = generation")
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            other.list(one.task("a"), one.task("b"))
+        stopped.rollback()
+    assert other.list(one.task("a"), one.task("b"))
+    assert one.count("submitted") == 2
+
+
+def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -> None:
+    with one.store.writing() as sql:
+        told = sql.execute("SHOW idle_in_transaction_session_timeout").fetchall()
+        told += sql.execute("SHOW lock_timeout").fetchall() + sql.execute("SHOW statement_timeout").fetchall()
+    assert told == [("10s",), ("5s",), ("30s",)]
+
+
+def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careless(postgres: Postgres, url: str) -> None:
+    with postgres.admin() as connection:
+        connection.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET synchronous_commit = off")
+    with closing(WatchedStore(url)) as store, store.writing() as sql:
+        assert sql.execute("SHOW synchronous_commit").fetchall() == [("on",)]
+
+
+def test_a_name_of_a_model_in_any_script_is_stored(one: Shared) -> None:
+    one.list(one.task("a"))
+    one.list(one.task("ключ \U0001f511 \\ ' %s ?", "done", 1.0, model="模型 % ? %s \\"))
+    one.restart()
+    assert one.tracked() == 2
+    one.now += 120
+    assert one.count("submitted", model="模型 % ? %s \\") == 1
+
+
+# --- Databases that fail --------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_was_cut_costs_nothing(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    with postgres.admin() as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (one.url.rsplit("/", 1)[1],)
+        )
+    assert one.list(one.task("a"), one.task("b"))
+    assert one.count("submitted") == 2
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
+def test_a_database_that_goes_down_costs_scrapes_but_no_counts(
+    postgres: Postgres, one: Shared, signum: signal.Signals
+) -> None:
+    one.list(one.task("a", "done", 1.0))
+    transaction = one.ledger.begin(*WORKSPACE)
+    transaction.add([one.task("a", "done", 1.0), one.task("b", "done", 1.0)])
+    postgres.stop(signum)
+    try:
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable):
+                one.count("submitted")
+        with pytest.raises(LedgerUnavailable):
+            transaction.commit(one.now)
+        late = Shared(one.url, one)
+        assert not late.ledger.ready()
+    finally:
+        postgres.start()
+    assert until(lambda: _counted(one)) == (1, 1, 1)
+    assert transaction.commit(one.now)
+    assert until(lambda: _counted(late)) == (2, 2, 2)
+    assert late.ledger.ready()
+    late.ledger.close()
+
+
+def _counted(desk: Shared) -> tuple[float, ...] | None:
+    try:
+        return desk.counts("submitted", "finished", "credits_used")
+    except LedgerUnavailable:
+        return None
+
+
+def refusal(url: str) -> str:
+    with pytest.raises(LedgerRefused) as refused:
+        PostgresqlStore(lambda: url)
+    assert PASSWORD not in str(refused.value)
+    return str(refused.value)
+
+
+def test_databases_that_are_no_ledger_are_refused(postgres: Postgres) -> None:
+    assert "UTF8" in refusal(postgres.database("LATIN1"))
+    foreign, newer = postgres.database(), postgres.database()
+    with psycopg.connect(foreign) as connection:
+        connection.execute("CREATE SCHEMA creatify_exporter CREATE TABLE book (number INTEGER)")
+    assert "something else" in refusal(foreign)
+    PostgresqlStore(lambda: newer).close()
+    with psycopg.connect(newer) as connection:
+        connection.execute("INSERT INTO creatify_exporter.version VALUES (99)")
+    assert "version 99" in refusal(newer)
+    assert "is no PostgreSQL URL" in refusal(f"postgresql://ledger:{quote(PASSWORD)}@host/ledger?sslmod=require")
+
+
+def test_a_ledger_that_is_read_before_there_is_one_is_not_made(url: str) -> None:
+    with pytest.raises(LedgerRefused, match="has no ledger"):
+        PostgresqlStore(lambda: url, read_only=True)
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'").fetchall() == []
+
+
+def test_a_schema_that_was_made_for_the_exporter_is_enough(postgres: Postgres, url: str) -> None:
+    name = url.rsplit("/", 1)[1]
+    with postgres.admin(name) as connection:
+        connection.execute(f"CREATE SCHEMA creatify_exporter AUTHORIZATION {name}")
+        connection.execute(f"ALTER DATABASE {name} OWNER TO postgres")
+    desk = Shared(url)
+    assert desk.list(desk.task("a"))
+    desk.ledger.close()
+
+
+def test_exporters_that_start_at_once_make_one_ledger(url: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        stores = list(pool.map(lambda _: PostgresqlStore(lambda: url), range(5)))
+    assert all(store.ready() for store in stores)
+    for store in stores:
+        store.close()
+
+
+def test_a_password_that_changes_is_asked_for_with_each_connection(postgres: Postgres, url: str) -> None:
+    urls = [url]
+    store = PostgresqlStore(lambda: urls[-1])
+    with postgres.admin() as connection:
+        name = url.rsplit("/", 1)[1]
+        connection.execute(f"ALTER ROLE {name} PASSWORD 'new'")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+    urls.append(f"postgresql://{name}:new@127.0.0.1:{postgres.port}/{name}")
+    assert store.clock()
+    store.close()

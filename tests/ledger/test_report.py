@@ -1,0 +1,169 @@
+"""What the report says of a ledger whose days are known."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.errors import ConfigError, LedgerRefused
+from creatify_exporter.ledger import report
+from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.ledger.sqlite import SqliteStore
+
+RULES = Rules(("other",), lambda _: "other")
+HEADER = ["day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def task(identity: str, created: datetime, status: str = "done", credits_used: float = 0.0, model: str = "pro") -> Task:
+    return Task(id=identity, model_name=model, status=status, credits_used=credits_used, created_at=created)
+
+
+def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "default") -> None:
+    with closing(ledger.begin(workspace, API)) as transaction:
+        transaction.add(list(tasks))
+        assert transaction.commit(moment.timestamp())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Write a ledger of three days in two months: each list is looked at just before midnight."""
+    file = tmp_path / "ledger.db"
+    with closing(Ledger(SqliteStore(file), RULES)) as ledger:
+        september, october, next_day = at("2026-09-30T23:59:59"), at("2026-10-01T23:59"), at("2026-10-02T23:59")
+        hour = timedelta(hours=1)
+        recorded(ledger, september, task("a", september - hour, "running", 1.5))
+        recorded(ledger, october, task("a", september - hour, "done", 2.5), task("b", october - hour, "failed", 0.25))
+        fast = task("d", next_day - hour, "done", 0.125, model='flash, "fast"')
+        recorded(
+            ledger, next_day, task("b", october - hour, "failed", 0.0), task("c", next_day - hour, "pending"), fast
+        )
+        recorded(ledger, next_day, task("e", next_day - hour, "done", 1e6 / 3), workspace="second")
+    return file
+
+
+def write(path: Path, month: str | None, *, as_csv: bool) -> None:
+    with closing(SqliteStore(path, read_only=True)) as store:
+        report.write(store, month, as_csv=as_csv)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    return [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+
+
+OCTOBER = [
+    ["2026-10-01", "default", "pro", "1", "2", "1", "1.25", "0", "1.25"],
+    ["2026-10-02", "default", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
+    ["2026-10-02", "default", "pro", "1", "0", "0", "0", "0.25", "-0.25"],
+    ["2026-10-02", "second", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+]
+
+
+def test_a_month_is_told_by_day_then_by_model_then_whole(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(path, "2026-10", as_csv=False)
+    assert lines(capsys) == [
+        HEADER,
+        *OCTOBER,
+        ["2026-10", "default", "pro", "2", "2", "1", "1.25", "0.25", "1"],
+        ["2026-10", "default", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
+        ["2026-10", "second", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+        ["2026-10", "default", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
+        ["2026-10", "second", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+    ]
+
+
+def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(path, "2026-10", as_csv=False)
+    printed = capsys.readouterr().out.splitlines()
+    ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
+    assert len(ends) == 1
+
+
+def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(path, "2026-10", as_csv=True)
+    text = capsys.readouterr().out
+    assert "\r" not in text
+    assert '"flash, ""fast"""' in text
+    assert list(csv.reader(io.StringIO(text))) == [HEADER, *OCTOBER]
+
+
+def test_what_happened_before_midnight_utc_is_of_the_month_before(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(path, "2026-09", as_csv=True)
+    assert _rows(capsys) == [["2026-09-30", "default", "pro", "1", "0", "0", "1.5", "0", "1.5"]]
+
+
+def _rows(capsys: pytest.CaptureFixture[str]) -> Iterable[list[str]]:
+    return list(csv.reader(io.StringIO(capsys.readouterr().out)))[1:]
+
+
+@pytest.mark.parametrize("month", ["2026-11", "1970-01", "9999-11"])
+def test_a_month_without_totals_says_so_and_its_csv_has_the_header_only(
+    path: Path, capsys: pytest.CaptureFixture[str], month: str
+) -> None:
+    write(path, month, as_csv=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"The ledger has no totals for {month}."
+    write(path, month, as_csv=True)
+    assert _rows(capsys) == []
+
+
+def test_without_a_month_it_is_this_one_in_utc(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = f"{datetime.now(UTC):%Y-%m}"
+    write(path, None, as_csv=False)
+    assert (
+        f"The ledger has no totals for {before}." in capsys.readouterr().out or before != f"{datetime.now(UTC):%Y-%m}"
+    )
+
+
+@pytest.mark.parametrize(
+    "month",
+    [
+        "2026",
+        "2026-13",
+        "2026-00",
+        "0000-01",
+        "9999-12",
+        "10-2026",
+        "2026-1",
+        "2026-10-01",
+        " 2026-10",
+        "-",
+        "2026-1\u0660",
+    ],
+)
+def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        write(path, month, as_csv=False)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"--month {month}: ")
+    assert "2026-10" in problem
+
+
+def test_a_ledger_that_is_none_is_refused_and_not_made(tmp_path: Path) -> None:
+    missing, foreign = tmp_path / "missing.db", tmp_path / "foreign.db"
+    with pytest.raises(LedgerRefused, match=r"missing\.db"):
+        write(missing, "2026-10", as_csv=False)
+    assert not missing.exists()
+    foreign.write_text("somebody's notes\n" * 100)
+    with pytest.raises(LedgerRefused, match="not a ledger"):
+        write(foreign, "2026-10", as_csv=False)
+    with pytest.raises(LedgerRefused):
+        write(tmp_path, "2026-10", as_csv=False)
+
+
+def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(Ledger(SqliteStore(path), RULES)) as ledger:
+        recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
+        write(path, "2026-10", as_csv=True)
+        assert ["2026-10-02", "default", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)
+        recorded(ledger, at("2026-10-02T23:59:40"), task("g", at("2026-10-02T23:59"), model="new"))

@@ -1,0 +1,51 @@
+"""Reads one list of N tasks many times, as the scrapes of a long-running exporter do: `python scrapes.py N`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Final
+
+from creatify_exporter.census import Census
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.ledger.sqlite import SqliteStore
+
+NOW: Final = 1_793_448_000.0
+SCRAPES: Final = 12
+PIECE: Final = 16 * 1024
+ENTRY: Final = (
+    b'{"id":"%036d","model_name":"flash","status":"done","credits_used":1.0,"created_at":"2026-10-01T00:00:00Z",'
+)
+# Every tenth task has a text in which others seem to begin.
+TEXTS: Final = (b'"text":"' + b'},{\\"id\\":' * 40 + b'"}', *[b'"text":"' + b"x" * 400 + b'"}'] * 9)
+
+
+def body(tasks: int) -> bytes:
+    """Return a list whose tasks have long been settled."""
+    return b"[" + b",".join(ENTRY % number + TEXTS[number % 10] for number in range(tasks)) + b"]"
+
+
+def pieces(listed: bytes) -> Iterator[bytes]:
+    """Cut a list as a network does."""
+    return (listed[start : start + PIECE] for start in range(0, len(listed), PIECE))
+
+
+def listing(listed: bytes) -> Listing:
+    """Return one fetch of a list."""
+    decoder = Decoder(1 << 20, batch_bytes=4 * PIECE)
+    return Listing(lambda _: decoder.batches(pieces(listed)), decoder)
+
+
+def main() -> None:
+    """Record the list again and again."""
+    listed, census = body(int(sys.argv[1])), Census()
+    with closing(Ledger(SqliteStore(None), Rules(("other",), lambda _: "other"), lambda: NOW)) as ledger:
+        for scrape in range(SCRAPES):
+            with closing(ledger.begin("default", "text_generator")) as transaction:
+                census.take(listing(listed), transaction)
+                transaction.commit(NOW + 15 * scrape)
+
+
+if __name__ == "__main__":
+    main()

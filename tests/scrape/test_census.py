@@ -1,0 +1,227 @@
+"""A census that remembers is held against one that reads every byte, over lists that change as lists do."""
+
+import json
+from contextlib import closing
+from itertools import count
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_decoder import pieces
+from test_ledger import DAY, WORKSPACE, Desk, moment
+
+from creatify_exporter.census import Census
+from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.errors import FetchError, LedgerUnavailable
+from creatify_exporter.snapshot import Snapshot
+
+BATCH = 2000  # bytes
+Entry = dict[str, Any]
+
+
+class Reader:
+    """A ledger whose lists come as bytes; `decoded` is how many tasks of the last one were decoded."""
+
+    def __init__(self, *, remembers: bool) -> None:
+        self.desk, self.census, self.decoded = Desk(), Census(), 0
+        self._remembers = remembers
+
+    def read(self, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any]:
+        """Record a list; return what it says, and what has been counted so far."""
+        self.desk.now, self.decoded = now, 0
+        if not self._remembers:
+            self.census = Census()
+        decoder = Decoder(2**20, BATCH)
+        listing = Listing(lambda _: map(self._noted, decoder.batches(pieces(body, sizes))), decoder)
+        with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
+            snapshot = self.census.take(listing, transaction)
+            transaction.commit(now)
+        return snapshot, self.desk.ledger.counters(*WORKSPACE)
+
+    def _noted(self, batch: Any) -> Any:
+        self.decoded += len(batch) if isinstance(batch, list) else 0
+        return batch
+
+
+def entry(number: int, at: float, **fields: Any) -> Entry:
+    task = Task(f"task-{number}", "flash", "done", None, 1.0, moment(at))
+    return {**msgspec.to_builtins(task), "messages": ["},{ " * (number % 7)], **fields}
+
+
+def body_of(entries: list[Entry], separators: tuple[str, str] = (",", ":")) -> bytes:
+    return json.dumps(entries, separators=separators).encode()
+
+
+NOW = 1_793_448_000.0
+CHANGES = (
+    "new",
+    "appended",
+    "gone from the end",
+    "gone from within",
+    "copied",
+    "moved",
+    "shuffled",
+    "copied without a date",
+    "date lost",
+    "credits changed",
+    "failed",
+    "unreadable",
+    "surrogate",
+)
+FIELDS: dict[str, Entry] = {
+    "date lost": {"created_at": None},
+    "credits changed": {"credits_used": 2.5},
+    "failed": {"status": "failed", "failed_reason": "quota"},
+    "unreadable": {"model_name": 7},
+    "surrogate": {"model_name": "\ud800"},
+}
+
+
+def change(how: str, entries: list[Entry], new: Entry, chance: Random) -> None:
+    """Do to a list what an API may do to it between two fetches."""
+    place = chance.randrange(len(entries)) if entries else 0
+    match how:
+        case "new":
+            entries.insert(0, {**new, "status": chance.choice(["running", "done"])})
+        case "appended":
+            entries.append({**new, "created_at": "2026-10-01T00:00:00Z"})
+        case "gone from the end":
+            del entries[-chance.randrange(1, 9) :]
+        case "gone from within":
+            del entries[place : place + 5]
+        case "copied":
+            entries.extend(entries[place : place + 3])
+        case "moved":
+            entries[:] = entries[place:] + entries[:place]
+        case "shuffled":
+            chance.shuffle(entries)
+        case "copied without a date":
+            entries.extend({**each, "created_at": None} for each in entries[place : place + 1])
+        case _:
+            entries[place : place + 1] = [{**each, **FIELDS[how]} for each in entries[place : place + 1]]
+
+
+def read(reader: Reader, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any] | str:
+    """Read a list, or return why it is not recorded."""
+    try:
+        return reader.read(body, now, sizes)
+    except FetchError as error:
+        return str(error)
+
+
+steps = st.tuples(st.lists(st.sampled_from(CHANGES), max_size=3), st.sampled_from([15.0, 600.0, DAY / 2, 2 * DAY]))
+
+
+@settings(max_examples=200)
+@given(
+    tasks=st.integers(0, 120),
+    steps=st.lists(steps, min_size=2, max_size=8),
+    sizes=st.sampled_from([[700], [64, 5000], [100_000]]),
+    separators=st.sampled_from([(",", ":"), (", ", ": "), (",\n", ":")]),
+    chance=st.randoms(use_true_random=False),
+)
+def test_what_is_remembered_counts_as_what_is_read(
+    tasks: int, steps: list[tuple[list[str], float]], sizes: list[int], separators: tuple[str, str], chance: Random
+) -> None:
+    now, entries = NOW, [entry(number, NOW - (number % 40) * DAY / 16) for number in range(tasks)]
+    one, other, numbers = Reader(remembers=True), Reader(remembers=False), count(tasks)
+    with closing(one.desk.ledger), closing(other.desk.ledger):
+        for changes, gap in steps:
+            for how in changes:
+                change(how, entries, entry(next(numbers), now), chance)
+            now += gap
+            body = body_of(entries, separators)
+            assert read(one, body, now, sizes) == read(other, body, now, sizes)
+
+
+def settled(number: int) -> list[Entry]:
+    return [entry(each, NOW - 9 * DAY) for each in range(number)]
+
+
+def test_a_list_that_goes_on_is_decoded_where_it_is_new() -> None:
+    reader, entries = Reader(remembers=True), settled(1000)
+    for number in range(2):
+        reader.read(body_of(entries), NOW + number, [512])
+    assert reader.decoded == 1000  # at first nothing has settled
+    for number in range(30):
+        entries = [entry(1000 + number, NOW + number), *entries[:-1]]
+        snapshot, _ = reader.read(body_of(entries), NOW + 2 + number, [512])
+        assert snapshot.by_model(frozenset({"flash"}))["flash"]["done"].tasks == 1000
+        assert reader.decoded < 150
+
+
+def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() -> None:
+    reader, entries = Reader(remembers=True), settled(1000)
+    for number in range(2):
+        reader.read(body_of(entries), NOW + number, [512])
+    for number in range(100, 900, 50):
+        entries[number] = {**entries[number], "credits_used": 7.0}
+        reader.read(body_of(entries), NOW + 2 + number, [512])
+        assert 0 < reader.decoded < 100
+
+
+def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one() -> None:
+    reader, entries = Reader(remembers=True), settled(500)
+    for hour in range(400):
+        now = NOW + hour * 3600
+        entries = [entry(500 + hour, now), *entries]
+        reader.read(body_of(entries), now, [512])
+    assert len(reader.census.stretches) < len(body_of(entries)) / (BATCH / 2)
+    assert reader.decoded < 100
+
+
+def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_dated_copy() -> None:
+    entries = settled(1000)
+    copied = [*entries, {**entries[500], "created_at": None}]
+    one, other = Reader(remembers=True), Reader(remembers=False)
+    with closing(one.desk.ledger), closing(other.desk.ledger):
+        for number, listed in enumerate([entries, entries, copied, entries, entries, entries, copied]):
+            body = body_of(listed)
+            assert one.read(body, NOW + number * 2 * DAY, [512]) == other.read(body, NOW + number * 2 * DAY, [512])
+
+
+def test_stretches_that_are_remembered_say_when_their_tasks_were_created() -> None:
+    entries = settled(1000)
+    reader = Reader(remembers=True)
+    for number in range(3):
+        reader.read(body_of(entries), NOW + number, [512])
+    decoded = reader.decoded
+    undated = [{**each, "created_at": None} for each in entries[-decoded:]]
+    reader.read(body_of([*entries[:-decoded], *undated]), NOW + 3, [512])  # a list without any date would be refused
+    assert reader.decoded == decoded
+
+
+def test_a_list_in_another_order_each_time_is_no_more_than_decoded() -> None:
+    reader, entries, chance = Reader(remembers=True), settled(1000), Random(1)  # noqa: S311 - an order
+    for number in range(4):
+        chance.shuffle(entries)
+        reader.read(body_of(entries), NOW + number, [512])
+        assert reader.decoded == 1000
+
+
+def test_a_broken_list_takes_nothing_away_from_what_is_remembered() -> None:
+    reader, body = Reader(remembers=True), body_of(settled(1000))
+    for number in range(2):
+        reader.read(body, NOW + number, [512])
+    with pytest.raises(FetchError):
+        reader.read(body[:-200], NOW + 2, [512])
+    reader.read(body, NOW + 3, [512])
+    assert reader.decoded < 100
+
+
+def test_after_a_commit_that_failed_everything_is_read_anew() -> None:
+    reader, body = Reader(remembers=True), body_of(settled(1000))
+    for number in range(2):
+        reader.read(body, NOW + number, [512])
+    reader.desk.store.fail(0, "before")
+    with pytest.raises(LedgerUnavailable):
+        reader.read(body, NOW + 2, [512])
+    assert reader.decoded < 100
+    reader.desk.store.heal()
+    reader.read(body, NOW + 3, [512])
+    assert reader.decoded == 1000

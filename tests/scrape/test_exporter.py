@@ -1,0 +1,544 @@
+"""What a scrape says, from the list in the API to the samples."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from creatify_exporter.config import schema as config
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Plan, Seconds, Workspace
+from creatify_exporter.creatify.reasons import DEFAULT_RULES
+from creatify_exporter.creatify.task import FIELDS, STATUSES
+from creatify_exporter.errors import CAUSES, ConfigError
+from creatify_exporter.exporter import Exporter, Visit, renewal, rules
+from creatify_exporter.lanes import Lanes
+from creatify_exporter.ledger.ledger import Counters, Ledger
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.metrics import FAMILIES
+from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
+from creatify_exporter.target import Target
+from processes import Samples, parsed, total
+
+NOW = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
+GOLDEN = Path(__file__).with_name("golden")
+GAUGES_OF_THE_LIST = (
+    "creatify_tasks",
+    "creatify_tasks_credits",
+    "creatify_oldest_task_created_timestamp_seconds",
+    "creatify_list_oldest_created_timestamp_seconds",
+    "creatify_list_newest_created_timestamp_seconds",
+    "creatify_invalid_tasks",
+)
+
+
+@dataclass
+class Hand:
+    """The one clock of API, ledger and exporter, moved by hand."""
+
+    at: float = NOW
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def entry(number: int, status: str | None = "done", model: str | None = "pro", **fields: Any) -> dict[str, Any]:
+    """Make a task that is `number` minutes old at `NOW`, unless it says otherwise."""
+    created_at = datetime.fromtimestamp(NOW - 60 * number, UTC).isoformat()
+    return {"id": f"task-{number}", "model_name": model, "status": status, "created_at": created_at, **fields}
+
+
+class Api(AbstractContextManager["Api"]):
+    """An API whose list is what a test says."""
+
+    def __init__(self, clock: Hand) -> None:
+        account = Account(1, NOW - 60, Traffic(rate=0.0))
+        self.simulator = Simulator(account, Clock(real=clock))
+
+    def __enter__(self) -> "Api":
+        self.simulator.__enter__()
+        self.lists([])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.simulator.__exit__(None, None, None)
+
+    def lists(self, tasks: list[Any]) -> None:
+        self.simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+
+    def fails(self, fault: str = "unauthorized", path: str | None = None) -> None:
+        self.simulator.faults.always(fault, path=path)
+
+    def workspace(self, name: str = "default", **settings: Any) -> Workspace:
+        keys = {"api_id": Credential(self.simulator.api_id), "api_key": Credential(self.simulator.api_key)}
+        return Workspace(**{"name": name, "base_url": self.simulator.url, **keys, **settings})
+
+
+@pytest.fixture
+def clock() -> Hand:
+    return Hand()
+
+
+@pytest.fixture
+def api(clock: Hand) -> Iterator[Api]:
+    with Api(clock) as served:
+        yield served
+
+
+class Bench:
+    """An exporter on a ledger of its own."""
+
+    def __init__(self, clock: Hand, folder: Path, *workspaces: Workspace, **sections: Any) -> None:
+        self.clock, self.path = clock, folder / "ledger.db"
+        self.config = self.configuration(*workspaces, **sections)
+        ledger = Ledger(SqliteStore(self.config.ledger.path), rules(self.config), clock)
+        self.exporter = Exporter(self.config, ledger, clock)
+
+    def configuration(self, *workspaces: Workspace, **sections: Any) -> Config:
+        sections = {"fetch": config.Fetch(min_interval=Seconds(0), timeout=Seconds(5)), **sections}
+        sections = {"ledger": config.Ledger(url=f"sqlite:///{self.path}"), **sections}
+        return Config(workspaces=workspaces, **sections)
+
+    def visited(self, *names: str) -> list[Visit]:
+        visits = self.exporter.visit(names or None)
+        wait([future for visit in visits for future in visit.futures], timeout=10)
+        return visits
+
+    def text(self, *names: str, own: bool = False) -> str:
+        return generate_latest(self.exporter.collect(self.visited(*names), own=own)).decode()
+
+    def scrape(self, *names: str) -> Samples:
+        return parsed(self.text(*names))
+
+
+@pytest.fixture
+def bench(clock: Hand, api: Api, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    with ExitStack() as stack:
+
+        def made(*workspaces: Workspace, **sections: Any) -> Bench:
+            one = Bench(clock, tmp_path, *(workspaces or [api.workspace()]), **sections)
+            stack.callback(one.exporter.close)
+            return one
+
+        yield made
+
+
+Make = Callable[..., Bench]
+
+
+def labels(samples: Samples, name: str, label: str) -> set[str]:
+    return {dict(those)[label] for each, those in samples if each == name}
+
+
+# --- The list ------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_that_the_ledger_knows_has_all_four_statuses(api: Api, bench: Make) -> None:
+    one = bench()
+    api.lists([entry(1, "pending", credits_used=0.5), entry(2, "done", "flash", credits_used=2)])
+    samples = one.scrape()
+    for name, value in (("creatify_tasks", 1), ("creatify_tasks_credits", 0.5)):
+        assert total(samples, name, model="pro", status="pending") == value
+        assert len([each for each, _ in samples if each == name]) == 2 * len(STATUSES)
+    assert total(samples, "creatify_oldest_task_created_timestamp_seconds") == NOW - 60
+    assert total(samples, "creatify_list_newest_created_timestamp_seconds") == NOW - 60
+    assert total(samples, "creatify_list_oldest_created_timestamp_seconds") == NOW - 120
+    api.lists([])
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks") == 0
+    assert labels(samples, "creatify_tasks", "model") == {"pro", "flash"}
+    assert total(samples, "creatify_oldest_task_created_timestamp_seconds") is None
+    assert total(samples, "creatify_list_newest_created_timestamp_seconds") is None
+
+
+@settings(max_examples=25)
+@given(
+    listed=st.lists(
+        st.builds(
+            entry,
+            st.integers(1, 30),
+            st.sampled_from(["pending", "running", "done", "failed", "in_queue", None, 7]),
+            st.sampled_from(["pro", "flash", "", None, 7, "a\nb"]),
+            credits_used=st.sampled_from([None, 0, 2.5, "1.5", -1, "many"]),
+        )
+        | st.sampled_from([None, 17, [], "task", {}]),
+        max_size=12,
+    )
+)
+def test_the_gauges_say_what_a_naive_reader_counts(listed: list[Any]) -> None:
+    """On a real ledger and through a real connection; each list is the first one of its ledger."""
+    clock = Hand()
+    with Api(clock) as api, tempfile.TemporaryDirectory() as folder:
+        api.lists(listed)
+        one = Bench(clock, Path(folder), api.workspace(remaining_credits=False))
+        samples = one.scrape()
+        one.exporter.close()
+    read = [each for each in listed if isinstance(each, dict)]
+    assert total(samples, "creatify_up") == 1
+    assert (total(samples, "creatify_tasks") or 0) == len(read)
+    for status in STATUSES:
+        count = sum(each.get("status") == status for each in read)
+        assert (total(samples, "creatify_tasks", status=status) or 0) == count
+    worth = {2.5: 2.5, "1.5": 1.5}
+    assert (total(samples, "creatify_tasks_credits") or 0) == sum(
+        worth.get(each.get("credits_used"), 0) for each in read
+    )
+    faults = {
+        "task": len(listed) - len(read),
+        "id": sum("id" not in each for each in read),
+        "status": sum(each.get("status") == 7 for each in read),
+        "model_name": sum(each.get("model_name") == 7 for each in read),
+        "credits_used": sum(each.get("credits_used") in (-1, "many") for each in read),
+    }
+    for field in FIELDS:
+        assert total(samples, "creatify_invalid_tasks", field=field) == faults.get(field, 0)
+
+
+def test_after_a_failure_the_gauges_of_the_list_are_absent_and_the_counters_stay(api: Api, bench: Make) -> None:
+    one = bench()
+    api.lists([entry(1, "pending"), entry(2, credits_used=2)])
+    before = one.scrape()
+    assert all(total(before, name) is not None for name in GAUGES_OF_THE_LIST)
+    api.fails()
+    after = one.scrape()
+    assert [name for name in GAUGES_OF_THE_LIST if total(after, name) is not None] == []
+    assert total(after, "creatify_up", api="text_generator") == 0
+    for name in (
+        "creatify_tasks_submitted_total",
+        "creatify_credits_used_total",
+        "creatify_task_duration_seconds_count",
+    ):
+        assert total(after, name) == total(before, name)
+    assert total(after, "creatify_last_success_timestamp_seconds") == NOW
+    api.lists([entry(1)])
+    assert total(one.scrape(), "creatify_tasks", status="done") == 1
+
+
+def test_every_cause_is_there_from_the_first_scrape_at_0(bench: Make) -> None:
+    samples = bench().scrape()
+    for fetcher in ("text_generator", "remaining_credits"):
+        causes = {
+            dict(those)["cause"]
+            for name, those in samples
+            if name == "creatify_fetch_failures_total" and ("api", fetcher) in those
+        }
+        assert causes == set(CAUSES)
+    assert total(samples, "creatify_fetch_failures_total") == 0
+
+
+def test_an_unknown_status_is_one_status_and_its_series_is_there_only_while_it_is_listed(api: Api, bench: Make) -> None:
+    one = bench()
+    api.lists([entry(1, "in_queue"), entry(2, "rejected"), entry(3, None)])
+    assert total(one.scrape(), "creatify_tasks", status="unknown") == 3
+    api.lists([entry(1)])
+    assert labels(one.scrape(), "creatify_tasks", "status") == set(STATUSES)
+
+
+def test_models_beyond_the_limit_are_other_in_gauges_and_counters_alike(api: Api, bench: Make) -> None:
+    one = bench(labels=config.Labels(max_models=3, models=("promised",)))
+    api.lists([entry(number, "done", f"model-{number}") for number in range(1, 9)])
+    samples = one.scrape()
+    assert labels(samples, "creatify_tasks", "model") == {"model-8", "model-7", "other"}  # the oldest come first
+    for name in ("creatify_tasks", "creatify_tasks_finished_total"):
+        assert total(samples, name, model="other") == 6
+    api.lists([entry(10, "done", "promised"), entry(11, "done", "another")])
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks", model="promised") == 1
+    assert total(samples, "creatify_tasks", model="other") == 1
+
+
+def test_a_model_has_about_45_series(api: Api, bench: Make) -> None:
+    def series(samples: Samples) -> int:
+        return sum(("model", "pro") in those for _, those in samples)
+
+    one = bench()
+    api.lists([entry(1)])
+    assert 35 <= series(one.scrape()) <= 45
+    api.lists([entry(1, "pending"), entry(2, "running"), entry(3, "in_queue"), entry(4, "failed", failed_reason="x")])
+    samples = one.scrape()
+    assert 35 <= series(samples) <= 45
+    reasons = labels(samples, "creatify_tasks_failed_total", "reason")
+    assert reasons == {*(rule.reason for rule in DEFAULT_RULES), "other", "unspecified"}
+
+
+# --- The ledger ----------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_cannot_be_written_keeps_the_gauges_and_says_so(api: Api, bench: Make) -> None:
+    one = bench()
+    api.lists([entry(1)])
+    one.scrape()
+    away = one.path.with_name("away.db")
+    one.path.rename(away)
+    api.lists([entry(1), entry(2)])
+    samples = one.scrape()
+    assert total(samples, "creatify_up", api="text_generator") == 0
+    assert total(samples, "creatify_fetch_failures_total", cause="ledger") == 1
+    assert total(samples, "creatify_fetch_failures_total") == 1
+    assert total(samples, "creatify_tasks") == 2
+    assert total(samples, "creatify_tasks_submitted_total") == 1
+    away.rename(one.path)
+    samples = one.scrape()
+    assert total(samples, "creatify_up", api="text_generator") == 1
+    assert total(samples, "creatify_tasks_submitted_total") == 2
+
+
+def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
+    api: Api, clock: Hand, bench: Make
+) -> None:
+    """Its gauges would be there without its counters, its models all `other`, or `creatify_up 1` without a gauge."""
+
+    class Slow(Target):
+        """Reads the ledger just before the fetch is recorded, and takes until then."""
+
+        def counters(self) -> Counters | None:
+            counters = super().counters()
+            wait(visit.futures, timeout=10)
+            return counters
+
+    one = bench()
+    api.lists([entry(1)])
+    api.simulator.faults.next(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
+    ledger = Ledger(SqliteStore(None), rules(one.config), clock)
+    target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, Lanes(1, 30), clock)
+    visit = Visit(target)
+    samples = parsed(generate_latest(one.exporter.collect([visit], own=False)).decode())
+    assert total(samples, "creatify_up") == 0
+    assert [name for name in GAUGES_OF_THE_LIST if total(samples, name) is not None] == []
+    again = Visit(target)
+    samples = parsed(generate_latest(one.exporter.collect([again], own=False)).decode())
+    assert total(samples, "creatify_up") == 1  # the list that came late, and all of it
+    assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
+    wait(again.futures, timeout=10)
+    target.close()
+
+
+# --- Workspaces, balance, plan -------------------------------------------------------------------------------------
+
+
+def test_two_workspaces_share_a_page_and_nothing_else(api: Api, clock: Hand, bench: Make) -> None:
+    with Api(clock) as second:
+        one = bench(api.workspace("one"), second.workspace("two"))
+        api.lists([entry(1)])
+        second.lists([entry(1), entry(2, "failed", "flash")])
+        samples = one.scrape()
+        assert total(samples, "creatify_tasks_submitted_total", workspace="one") == 1
+        assert total(samples, "creatify_tasks_submitted_total", workspace="two") == 2
+        assert total(samples, "creatify_tasks", workspace="one", model="flash") is None
+        second.fails()
+        samples = one.scrape()
+        assert total(samples, "creatify_up", workspace="one", api="text_generator") == 1
+        assert total(samples, "creatify_up", workspace="two", api="text_generator") == 0
+        assert {dict(those)["workspace"] for _, those in one.scrape("two")} == {"two"}
+
+
+def test_the_balance_fails_alone_and_its_sample_is_then_absent(api: Api, bench: Make) -> None:
+    one = bench()
+    api.fails("server_error", path=BALANCE_PATH)
+    samples = one.scrape()
+    assert total(samples, "creatify_remaining_credits") is None
+    assert total(samples, "creatify_up", api="remaining_credits") == 0
+    assert total(samples, "creatify_fetch_failures_total", api="remaining_credits", cause="http_status") == 1
+    assert total(samples, "creatify_up", api="text_generator") == 1
+    assert total(samples, "creatify_fetch_failures_total", api="text_generator") == 0
+
+
+def test_the_balance_is_shown_also_when_the_list_fails_and_asked_for_every_two_minutes(api: Api, bench: Make) -> None:
+    one = bench()
+    api.fails("server_error", path="/sse/text_generator/")
+    assert total(one.scrape(), "creatify_remaining_credits") == api.simulator.account.remaining_credits(NOW)
+    assert total(one.scrape(), "creatify_remaining_credits") is not None
+    asked = [request.path for request in api.simulator.requests]
+    assert asked.count(BALANCE_PATH) == 1
+
+
+def test_without_the_balance_nothing_of_it_is_there(api: Api, bench: Make) -> None:
+    text = bench(api.workspace(remaining_credits=False)).text()
+    assert "remaining_credits" not in text
+    assert BALANCE_PATH not in {request.path for request in api.simulator.requests}
+
+
+def day(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("on", "now", "next_time"),
+    [
+        (1, "2026-10-31T12:00", "2026-11-01"),
+        (15, "2026-10-14T23:59:59", "2026-10-15"),
+        (15, "2026-10-15T00:00", "2026-11-15"),
+        (1, "2026-12-31T23:59:59", "2027-01-01"),
+        (1, "2026-12-01T00:00", "2027-01-01"),
+        (31, "2026-12-31T00:00", "2027-01-31"),
+        (31, "2026-11-02T00:00", "2026-11-30"),
+        (31, "2026-11-30T00:00", "2026-12-31"),
+        (31, "2027-01-31T10:00", "2027-02-28"),
+        (29, "2027-02-01T00:00", "2027-02-28"),
+        (29, "2028-02-01T00:00", "2028-02-29"),
+        (30, "2028-02-29T00:00:01", "2028-03-30"),
+    ],
+)
+def test_a_plan_renews_at_midnight_utc_on_its_day_or_the_last_of_a_shorter_month(
+    on: int, now: str, next_time: str
+) -> None:
+    assert renewal(on, day(now)) == day(next_time)
+
+
+@given(on=st.integers(1, 31), now=st.integers(0, 4_000_000_000))
+def test_a_renewal_is_ahead_and_no_more_than_a_month(on: int, now: int) -> None:
+    assert 0 < renewal(on, now) - now <= 31 * 24 * 3600
+
+
+def test_a_plan_shows_what_is_configured_of_it(api: Api, bench: Make) -> None:
+    priced = Plan(price_per_credit=0.15, currency="EUR")
+    full = Plan(credits=2000.0, renews_on_day=1, price_per_credit=0.0, currency="USD")
+    samples = bench(
+        api.workspace("none"), api.workspace("priced", plan=priced), api.workspace("full", plan=full)
+    ).scrape()
+    plans = {name: value for name, value in samples.items() if "plan" in name[0] or "price" in name[0]}
+    assert plans == {
+        ("creatify_credit_price", frozenset({"workspace": "priced", "currency": "EUR"}.items())): 0.15,
+        ("creatify_credit_price", frozenset({"workspace": "full", "currency": "USD"}.items())): 0.0,
+        ("creatify_plan_credits", frozenset({"workspace": "full"}.items())): 2000,
+        ("creatify_plan_renewal_timestamp_seconds", frozenset({"workspace": "full"}.items())): day("2026-11-01"),
+    }
+
+
+# --- Reload --------------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_lets_no_count_fall_and_starts_new_workspaces_at_nothing(api: Api, bench: Make) -> None:
+    kept, changed, dropped = api.workspace("kept"), api.workspace("changed"), api.workspace("dropped")
+    one = bench(kept, changed, dropped)
+    api.lists([entry(1)])
+    one.scrape()
+    other = api.workspace("changed", plan=Plan(credits=1.0))
+    one.exporter.reload(one.configuration(api.workspace("kept"), other, api.workspace("added")))
+    samples = one.scrape()
+    assert labels(samples, "creatify_up", "workspace") == {"kept", "changed", "added"}
+    fetches = {
+        name: total(samples, "creatify_fetches_total", workspace=name, api="text_generator")
+        for name in ("kept", "changed", "added")
+    }
+    assert fetches == {"kept": 2, "changed": 2, "added": 1}
+    assert total(samples, "creatify_tasks_submitted_total", workspace="changed") == 1
+    assert total(samples, "creatify_plan_credits", workspace="changed") == 1
+
+
+def test_a_fetch_under_way_survives_the_reload_that_removes_its_workspace(api: Api, bench: Make) -> None:
+    one = bench(api.workspace("kept"), api.workspace("dropped", remaining_credits=False))
+    api.simulator.faults.always(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
+    visits = one.exporter.visit(["dropped"])
+    one.exporter.reload(one.configuration(api.workspace("kept")))
+    wait(visits[0].futures, timeout=10)
+    samples = parsed(generate_latest(one.exporter.collect(visits, own=False)).decode())
+    assert total(samples, "creatify_up", workspace="dropped") == 1
+
+
+def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: Api, bench: Make) -> None:
+    one = bench()
+    elsewhere = one.configuration(api.workspace("another"), ledger=config.Ledger(url="memory:"))
+    with pytest.raises(ConfigError, match=r"ledger\.url: .*restart"):
+        one.exporter.reload(elsewhere)
+    assert list(one.exporter.targets) == ["default"]
+    assert one.exporter.config is one.config
+
+
+def test_the_last_reload_is_told_with_its_time(api: Api, clock: Hand, bench: Make) -> None:
+    one = bench()
+
+    def told() -> tuple[float | None, float | None]:
+        samples = parsed(one.text(own=True))
+        name = "creatify_exporter_config_last_reload"
+        return total(samples, f"{name}_successful"), total(samples, f"{name}_success_timestamp_seconds")
+
+    assert told() == (1, NOW)
+    clock.at += 60
+    one.exporter.reload_failed()
+    assert told() == (0, NOW)
+    one.exporter.reload(one.configuration(api.workspace()))
+    assert told() == (1, NOW + 60)
+
+
+# --- The whole of it -----------------------------------------------------------------------------------------------
+
+
+def golden_bench(api: Api, clock: Hand, bench: Make) -> Bench:
+    """Bring about something of everything: two lists, ten seconds apart, of an account with a plan."""
+    plan = Plan(credits=2000.0, renews_on_day=1, price_per_credit=0.15, currency="USD")
+    one = bench(api.workspace(plan=plan))
+    first = [
+        entry(1, "pending", "gemini-2.5-pro", credits_used=0),
+        entry(2, "running", "gemini-2.5-pro", credits_used=1.25),
+        entry(3, "done", "gemini-2.5-pro", credits_used=2.5),
+        entry(4, "failed", "gemini-2.5-flash", credits_used=0.5, failed_reason="429 Too Many Requests"),
+        entry(5, "in_queue", 'a "quoted" \\ name\n'),
+        entry(6, "done", None, credits_used="many"),
+        17,
+    ]
+    api.lists(first)
+    one.scrape()
+    clock.at += 10
+    second = [
+        entry(1, "failed", "gemini-2.5-pro", failed_reason="The model is overloaded.", credits_used=0.25),
+        entry(2, "done", "gemini-2.5-pro", credits_used=1),
+        *first[2:],
+        entry(0, "running", "gemini-3-flash-preview"),
+    ]
+    api.lists(second)
+    return one
+
+
+@pytest.mark.parametrize(
+    ("name", "accept"),
+    [("metrics.txt", ""), ("metrics.openmetrics.txt", "application/openmetrics-text; version=1.0.0")],
+)
+def test_the_exposition_is_as_golden(api: Api, clock: Hand, bench: Make, name: str, accept: str) -> None:
+    """`UPDATE_GOLDEN=1` in the environment writes the files anew; what has changed in them, changes for users."""
+    one = golden_bench(api, clock, bench)
+    encode, _ = choose_encoder(accept)
+    text = encode(one.exporter.collect(one.visited(), own=False)).decode()
+    text = re.sub(r"(?m)^(creatify_last_fetch_duration_seconds\{.*\}) .*", r"\1 0.25", text)
+    if os.environ.get("UPDATE_GOLDEN"):
+        (GOLDEN / name).write_text(text)
+    assert text == (GOLDEN / name).read_text()
+
+
+def test_the_golden_exposition_passes_promtool_and_shows_every_family(promtool: str) -> None:
+    text = (GOLDEN / "metrics.txt").read_text()
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    openmetrics = (GOLDEN / "metrics.openmetrics.txt").read_text()
+    families = list(text_string_to_metric_families(openmetrics))  # type: ignore[no-untyped-call] # prometheus_client's
+    assert len(families) == text.count("# TYPE ")
+    own = {"creatify_exporter_build_info"} | {each.name for each in FAMILIES if "_config_last_reload" in each.name}
+    assert {line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")} == {
+        each.name for each in FAMILIES
+    } - own
+    assert "_created{" not in text + openmetrics
+
+
+def test_what_the_exporter_says_of_itself_passes_promtool_too(bench: Make, promtool: str) -> None:
+    text = generate_latest(bench().exporter.collect([], own=True)).decode()
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    assert "creatify_exporter_build_info{" in text
+    assert "process_resident_memory_bytes" in text or not shutil.which("ps")
+    assert "workspace=" not in text

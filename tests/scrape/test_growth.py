@@ -1,0 +1,130 @@
+"""What a scrape costs grows as it should: counted in calls, statements and instructions, not in seconds."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from test_decoder import pieces
+from test_ledger import DAY, NOON, WORKSPACE, Desk, moment
+
+from conftest import tool
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.snapshot import Snapshot
+
+PIECE = 64 * 1024
+
+
+@contextmanager
+def calls() -> Iterator[list[int]]:
+    """Count the calls of functions, Python's and C's, that the block makes."""
+    counted = [0]
+
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
+        counted[0] += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(before)
+
+
+def tasks(number: int, at: float) -> list[Task]:
+    return [Task(f"task {each}", "flash", "done", None, 1.0, moment(at)) for each in range(number)]
+
+
+def listed(number: int) -> bytes:
+    """Return the body of a list; every tenth task has a text in it that looks like the beginning of another one."""
+    entry = b'{"id": "%d", "model_name": "flash", "status": "done", "output": "%s", "credits_used": 1.0}'
+    text = b"x" * 400
+    return (
+        b"["
+        + b", ".join(entry % (each, b'}, {\\"id\\": ' * 9 if each % 10 == 0 else text) for each in range(number))
+        + b"]"
+    )
+
+
+def steady(path: Path, settled: int) -> Desk:
+    """Return a ledger that has settled so many tasks, and one that it still follows."""
+    desk = Desk(path)
+    desk.list(*tasks(settled, NOON - 3 * DAY), desk.task("young", "running"))
+    assert desk.tracked() == 1
+    return desk
+
+
+@pytest.mark.parametrize("settled", [100, 10_000])
+def test_one_new_task_costs_as_many_statements_however_long_the_list_is(tmp_path: Path, settled: int) -> None:
+    desk, told = steady(tmp_path / "ledger.db", settled), list[str]()
+    desk.store.tap.watcher = lambda sql, when: told.append(sql) if when == "after" else None
+    desk.list(*tasks(settled, NOON - 3 * DAY), desk.task("young", "running"), desk.task("new", "done", 2.0))
+    assert desk.counts("submitted") == (settled + 2,)
+    assert len(told) == 15, told
+    desk.ledger.close()
+
+
+def cost_of_a_list(settled: int) -> int:
+    """Return the calls that it takes to record a list with one new task."""
+    desk = Desk()
+    with closing(desk.ledger):
+        listing = [*tasks(settled, NOON - 3 * DAY), desk.task("young", "running")]
+        desk.list(*listing)
+        transaction = desk.ledger.begin(*WORKSPACE)
+        with calls() as counted:
+            for start in range(0, len(listing), 100):
+                transaction.add(listing[start : start + 100])
+            transaction.add([desk.task("new", "done", 2.0)])
+            assert transaction.commit(desk.now)
+        return counted[0]
+
+
+def test_a_settled_task_costs_the_ledger_no_more_than_a_look() -> None:
+    short, long = cost_of_a_list(1_000), cost_of_a_list(11_000)
+    assert (long - short) / 10_000 < 2  # calls for each task
+
+
+def cost_of_decoding(number: int) -> int:
+    decoder, snapshot = Decoder(2**20), Snapshot()
+    body = listed(number)
+    with calls() as counted:
+        for batch in decoder.batches(pieces(body, [PIECE])):
+            assert isinstance(batch, list)
+            snapshot.merge(Snapshot.of(batch))
+    return counted[0]
+
+
+def test_decoding_takes_as_many_calls_for_each_task_at_any_length() -> None:
+    costs = {number: cost_of_decoding(number) / number for number in (5_000, 10_000, 20_000)}
+    assert costs[20_000] < 1.1 * costs[10_000] < 1.1 * 1.1 * costs[5_000]
+
+
+def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -> None:
+    """Counted by the processor's own measure, in which a scan that one call in C makes too often is seen as well."""
+    program = Path(__file__).with_name("scrapes.py")
+    valgrind = [tool("valgrind", "valgrind"), "--tool=callgrind", f"--callgrind-out-file={tmp_path / 'calls'}.%p"]
+    sizes = (1_000, 2_000, 4_000)
+    running = [
+        subprocess.Popen(
+            [*valgrind, sys.executable, str(program), str(tasks)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+        for tasks in sizes
+    ]
+    counts = []
+    for process in running:
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+        found = re.search(r"Collected : (\d+)", said)
+        assert found, said
+        counts.append(int(found[1]))
+    short, long = counts[1] - counts[0], counts[2] - counts[1]
+    assert long < 2.5 * short, dict(zip(sizes, counts, strict=True))  # 2 where it is linear, 4 where it is quadratic

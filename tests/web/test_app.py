@@ -1,0 +1,522 @@
+"""The routes, asked without a network in between, and what only a real connection shows."""
+
+import asyncio
+import gzip
+import json
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.schema import Config, Fetch, Seconds, Workspace
+from creatify_exporter.config.schema import Ledger as LedgerSettings
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.exporter import Exporter, rules
+from creatify_exporter.ledger.ledger import Ledger, Transaction
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, replied
+from creatify_exporter.web.app import Server, listen
+from processes import ExporterProcess, parsed, running_exporter, total, write_config
+
+NOW = 1_760_000_000.0
+MARKUP = "<script>alert('1')</script>&\"amp;"
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
+    with Simulator(account, Clock(real=lambda: NOW)) as simulated:
+        yield simulated
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Site:
+    """A server's routes, asked as the connections ask them."""
+
+    def __init__(
+        self,
+        *workspaces: Workspace,
+        timeout: float = 10,
+        ledger: Callable[..., Ledger] = Ledger,
+        load: Callable[[], Config] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.config = Config(
+            workspaces=workspaces,
+            fetch=Fetch(timeout=Seconds(timeout), min_interval=Seconds(1000)),
+            ledger=LedgerSettings(url="memory:", history="count"),
+        )
+        self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
+        self._app = Server(self.exporter, load or (lambda: self.config), **settings).app()
+
+    def get(self, target: str, method: str = "GET", host: str = "exporter.example:10081", **headers: str) -> Answer:
+        named = [(name.replace("_", "-").lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        return asyncio.run(self._asked(target, method, [(b"host", host.encode("latin-1")), *named]))
+
+    async def _asked(self, target: str, method: str, headers: list[tuple[bytes, bytes]]) -> Answer:
+        path, _, query = target.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": headers,
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 10081),
+        }
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self._app(scope, receive, send)
+        found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], found, b"".join(each.get("body", b"") for each in sent[1:]))
+
+
+def workspace(simulator: Simulator, name: str = "default", **settings: Any) -> Workspace:
+    keys = {"api_id": Credential(simulator.api_id), "api_key": Credential(simulator.api_key)}
+    return Workspace(**{"name": name, "base_url": simulator.url, "remaining_credits": False, **keys, **settings})
+
+
+@pytest.fixture
+def site(simulator: Simulator) -> Iterator[Site]:
+    one = Site(workspace(simulator), workspace(simulator, "second"))
+    yield one
+    one.exporter.close()
+
+
+@pytest.fixture(scope="module")
+def idle() -> Iterator[Site]:
+    """Make a site that has nothing to fetch."""
+    one = Site()
+    yield one
+    one.exporter.close()
+
+
+# --- Metrics -------------------------------------------------------------------------------------------------------
+
+
+def test_probe_answers_for_one_workspace_that_is_configured(site: Site, simulator: Simulator) -> None:
+    answer = site.get("/probe?workspace=second")
+    assert answer.status == 200
+    samples = parsed(answer.text)
+    assert {dict(labels)["workspace"] for _, labels in samples} == {"second"}
+    assert total(samples, "creatify_up") == 1
+    assert len(simulator.listings()) == 1
+    for target, status in (
+        ("/probe", 400),
+        ("/probe?workspace=", 404),
+        ("/probe?workspace=SECOND", 404),
+        ("/probe?target=http://127.0.0.1/", 400),
+        ("/probe?workspace=http://127.0.0.1/", 404),
+        ("/probe?workspace=%00%ff", 404),
+    ):
+        refused = site.get(target)
+        assert refused.status == status
+        assert len(refused.text.splitlines()) == 1
+    assert len(simulator.listings()) == 1
+
+
+def test_metrics_are_of_all_workspaces_and_of_the_exporter_whose_own_cost_no_fetch(
+    site: Site, simulator: Simulator
+) -> None:
+    own = site.get("/metrics/exporter").text
+    assert "creatify_exporter_build_info{" in own
+    assert "workspace=" not in own
+    assert not simulator.requests
+    text = site.get("/metrics").text
+    assert total(parsed(text), "creatify_up") == 2
+    assert "creatify_exporter_build_info{" in text
+    assert "process_cpu_seconds_total" in text
+
+
+def test_the_metrics_can_have_another_path(simulator: Simulator) -> None:
+    one = Site(workspace(simulator), telemetry_path="/some/where")
+    assert total(parsed(one.get("/some/where").text), "creatify_up") == 1
+    assert one.get("/some/where/exporter").status == 200
+    assert one.get("/metrics").status == 404
+    assert 'href="some/where"' in one.get("/").text
+    assert json.loads(one.get("/sd").body)[-1]["labels"]["__metrics_path__"] == "/some/where/exporter"
+
+
+HOSTILE_TIMEOUTS = (
+    "",
+    "-1",
+    "0",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "1e308",
+    "5e-324",
+    "0x10",
+    "ten",
+    "1,5",
+    "\xb2",
+    "9" * 5000,
+)
+
+
+@pytest.mark.parametrize("timeout", HOSTILE_TIMEOUTS)
+def test_no_scrape_timeout_breaks_a_scrape(site: Site, timeout: str) -> None:
+    assert site.get("/metrics", x_prometheus_scrape_timeout_seconds=timeout).status == 200
+
+
+WORDS = """
+application/openmetrics-text text/plain text/html */* ; , = version q escaping 1.0.0 0.0.1 0.0.4 2 999.9.9 -1 1.x
+allow-utf-8 dots values underscores
+"""
+words = st.sampled_from([*WORDS.split(), " ", "\xff"])
+
+
+@example(accept="application/openmetrics-text;version=x")
+@given(accept=st.lists(words, max_size=12).map("".join))
+def test_no_accept_header_breaks_a_scrape(idle: Site, accept: str) -> None:
+    answer = idle.get("/metrics/exporter", accept=accept)
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith(("text/plain", "application/openmetrics-text"))
+    assert "creatify_exporter_build_info{" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        (None, None),
+        ("", None),
+        ("br, zstd", None),
+        ("identity", None),
+        ("gzip", "gzip"),
+        ("deflate, gzip;q=0.5", "gzip"),
+    ],
+)
+def test_an_answer_is_compressed_for_who_asks_for_it(site: Site, accepted: str | None, encoding: str | None) -> None:
+    answer = site.get("/metrics", **({} if accepted is None else {"accept_encoding": accepted}))
+    assert answer.headers.get("content-encoding") == encoding
+    body = gzip.decompress(answer.body) if encoding else answer.body
+    assert total(parsed(body.decode()), "creatify_up") == 2
+
+
+@pytest.mark.parametrize("timeout", ["300", "0.4", None])
+def test_no_scrape_waits_for_a_thread_that_cannot_be_cancelled(simulator: Simulator, timeout: str | None) -> None:
+    released = threading.Event()
+
+    class StuckLedger(Ledger):
+        """Takes as long to begin as a name lookup without a name server."""
+
+        def begin(self, workspace: str, api: str) -> Transaction:
+            released.wait(30)
+            return super().begin(workspace, api)
+
+    one = Site(workspace(simulator), timeout=0.2, ledger=StuckLedger)
+    began = time.monotonic()
+    answer = one.get("/metrics", **({"x_prometheus_scrape_timeout_seconds": timeout} if timeout else {}))
+    assert time.monotonic() - began < 2.0
+    assert total(parsed(answer.text), "creatify_up") == 0
+    released.set()
+
+
+# --- For people and for Prometheus ---------------------------------------------------------------------------------
+
+
+def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator) -> None:
+    task = {"id": "1", "model_name": MARKUP, "status": "done", "credits_used": 1234567.25}
+    simulator.faults.next(replied(200, json.dumps([task]).encode()))
+    simulator.faults.always(replied(200, MARKUP.encode()))
+    simulator.faults.always(replied(200, b'{"remaining_credits":1234567.5}'), path=BALANCE_PATH)
+    one = Site(workspace(simulator, MARKUP, remaining_credits=True), workspace(simulator, "a/b?c=d&e#f"))
+    before = one.get("/").text
+    assert "not fetched yet" in before
+    assert not simulator.requests
+    one.get(f"/probe?workspace={MARKUP.replace('&', '%26')}")
+    one.get("/probe?workspace=a/b?c=d%26e%23f")
+    answer = one.get("/")
+    assert "<script" not in answer.text
+    assert answer.text.count("&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&amp;") >= 2  # its name and its model
+    assert "the last fetch failed (invalid_body)" in answer.text
+    assert 'href="probe?workspace=a%2Fb%3Fc%3Dd%26e%23f"' in answer.text
+    assert "1,234,567.5 credits" in answer.text
+    assert "<td>1,234,567.25</td>" in answer.text
+    assert len(simulator.requests) == 3
+
+
+def test_the_landing_page_may_load_and_run_nothing(site: Site) -> None:
+    headers = site.get("/").headers
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy)
+    assert "script-src" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("external", "scheme", "address", "prefix"),
+    [
+        (None, "http", "exporter.example:10081", ""),
+        ("https://metrics.example", "https", "metrics.example", ""),
+        ("https://metrics.example:8443/creatify/", "https", "metrics.example:8443", "/creatify"),
+        ("http://[2001:db8::1]:10081", "http", "[2001:db8::1]:10081", ""),
+    ],
+)
+def test_discovery_names_a_target_for_each_workspace_and_one_for_the_exporter(
+    simulator: Simulator, external: str | None, scheme: str, address: str, prefix: str
+) -> None:
+    one = Site(workspace(simulator), workspace(simulator, "a b/c"), external_url=external)
+    answer = one.get("/sd")
+    assert answer.headers["content-type"] == "application/json"
+    common = {"__scheme__": scheme}
+    assert json.loads(answer.body) == [
+        *(
+            {
+                "targets": [address],
+                "labels": {
+                    **common,
+                    "__metrics_path__": f"{prefix}/probe",
+                    "__param_workspace": name,
+                    "instance": f"{address}/{name}",
+                },
+            }
+            for name in ("default", "a b/c")
+        ),
+        {
+            "targets": [address],
+            "labels": {**common, "__metrics_path__": f"{prefix}/metrics/exporter", "instance": address},
+        },
+    ]
+    assert not simulator.requests
+
+
+HOSTILE_HOSTS = (
+    "",
+    "[",
+    "]",
+    "a:b:c",
+    "evil.example/path?x#y",
+    "\xff",
+    "x y",
+    "//",
+    "a@b",
+    ":",
+    ":99999",
+    "[::1",
+    "[v9.x]:1",
+)
+
+
+@pytest.mark.parametrize("host", HOSTILE_HOSTS)
+@pytest.mark.parametrize("path", ["/sd", "/", "/metrics/exporter", "/nowhere", "/-/reload/", "//"])
+def test_no_host_header_breaks_an_answer(idle: Site, host: str, path: str) -> None:
+    assert idle.get(path, host=host).status < 500
+
+
+def test_liveness_and_readiness_ask_nobody(site: Site, simulator: Simulator) -> None:
+    simulator.faults.always("server_error")
+    site.get("/metrics")
+    asked = len(simulator.requests)
+    for path in ("/-/healthy", "/-/ready"):
+        assert site.get(path).status == 200
+    assert len(simulator.requests) == asked
+
+
+def test_only_a_post_reloads(simulator: Simulator) -> None:
+    loads: list[Config] = []
+
+    def load() -> Config:
+        if len(loads) == 1:
+            raise ConfigError(["config.yml: workspaces: is no list", "config.yml: fetch: is no mapping"])
+        loads.append(Config(workspaces=(workspace(simulator, "reloaded"),), ledger=LedgerSettings(url="memory:")))
+        return loads[-1]
+
+    one = Site(workspace(simulator), load=load)
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        assert one.get("/-/reload", method).status == 405
+    assert not loads
+    assert one.get("/-/reload", "POST").status == 200
+    assert list(one.exporter.targets) == ["reloaded"]
+    refused = one.get("/-/reload", "POST")
+    assert refused.status == 500
+    assert "workspaces: is no list\nconfig.yml: fetch: is no mapping\n" in refused.text
+    assert list(one.exporter.targets) == ["reloaded"]
+    assert total(parsed(one.get("/metrics/exporter").text), "creatify_exporter_config_last_reload_successful") == 0
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/metrics/nowhere", "/-/quit", "/../etc/passwd", "/sd/x", "/debug/pprof"])
+def test_what_is_not_there_is_404(idle: Site, path: str) -> None:
+    assert idle.get(path).status == 404
+    assert idle.get("/metrics", "POST").status == 405
+
+
+# --- Listening -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "host"),
+    [
+        ("127.0.0.1:0", socket.AF_INET, "127.0.0.1"),
+        ("localhost:0", socket.AF_INET, "127.0.0.1"),
+        ("[::1]:0", socket.AF_INET6, "::1"),
+        (":0", socket.AF_INET6, "::"),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(address: str, family: socket.AddressFamily, host: str) -> None:
+    (listening,) = listen([address])
+    with closing(listening):
+        assert (listening.family, listening.getsockname()[0]) == (family, host)
+        if not address.startswith("["):  # all interfaces are those of both families
+            socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5).close()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "10081", "localhost", "localhost:", "localhost:http", ":-1", ":65536", f":{'9' * 5000}", "[::1]", ":1 "),
+        *(":٣", "no such host:80", f"{'x' * 70}:80", "192.0.2.1:80", "[fe80::1%nowhere]:80"),
+    ],
+)
+def test_an_address_that_cannot_be_listened_on_is_one_clear_line(address: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        listen(["127.0.0.1:0", address])
+    assert len(caught.value.problems) == 1
+    (problem,) = str(caught.value).splitlines()
+    assert problem.startswith(f"--web.listen-address {address}: ")
+    assert "; " in problem  # the remedy
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(ConfigError, match=r"in use.*; choose another") as caught:
+            listen([f"127.0.0.1:{taken.getsockname()[1]}"])
+        assert len(str(caught.value).splitlines()) == 1
+
+
+# --- Over a real connection ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProcess]:
+    account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
+    with Simulator(account, Clock(real=lambda: NOW)) as simulated:
+        path = write_config(tmp_path_factory.mktemp("server") / "config.yml", simulated)
+        with running_exporter("--config.file", str(path), "--web.listen-address", "[::1]:0") as running:
+            running.url = running.url.replace("127.0.0.1", "[::1]")
+            yield running
+            assert "Traceback" not in "".join(running.log)
+
+
+def said(exporter: ExporterProcess, raw: bytes) -> bytes:
+    """Return all that a server says to raw bytes until it closes."""
+    port = int(exporter.url.rpartition(":")[2])
+    with socket.create_connection(("::1", port), timeout=10) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_head_has_the_headers_of_get_and_no_body(exporter: ExporterProcess) -> None:
+    for path in ("/metrics", "/metrics/exporter", "/probe?workspace=default", "/sd", "/-/healthy", "/-/ready", "/"):
+        head = said(exporter, f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        lines, _, body = head.partition(b"\r\n\r\n")
+        assert lines.startswith(b"HTTP/1.1 200")
+        assert b"content-type: " in lines.lower()
+        assert body == b""
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03",
+        b"GET\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n",
+        b"GET /probe?workspace=%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /%ff%fe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /sd HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n",
+        b"GET http://elsewhere.example/metrics/exporter HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+)
+def test_nothing_that_a_client_says_brings_a_500_or_a_traceback(exporter: ExporterProcess, raw: bytes) -> None:
+    try:
+        answer = said(exporter, raw)
+    except OSError:  # what is too long is not read to its end
+        answer = b""
+    assert not answer.startswith(b"HTTP/1.1 5")
+    assert exporter.get("/-/healthy").status_code == 200
+    assert "Traceback" not in "".join(exporter.log)
+
+
+def test_an_http_1_0_client_without_a_host_discovers_too(exporter: ExporterProcess) -> None:
+    answer = said(exporter, b"GET /sd HTTP/1.0\r\n\r\n")
+    groups = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert groups[-1]["targets"] == [exporter.url.removeprefix("http://")]
+
+
+def test_the_landing_page_is_for_a_browser(exporter: ExporterProcess, tmp_path: Path) -> None:
+    page = exporter.get("/", Accept="text/html", **{"Accept-Encoding": "gzip"})
+    assert page.headers["Content-Encoding"] == "gzip"
+    (tmp_path / "page.html").write_text(page.text)
+    assert page.text.startswith("<!DOCTYPE html>")
+    assert '<a href="metrics">' in page.text
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site, signum: signal.Signals) -> None:
+    reloaded = threading.Event()
+
+    def load() -> Config:
+        reloaded.set()
+        return idle.config
+
+    async def serve() -> None:
+        serving = asyncio.create_task(Server(idle.exporter, load).run(listen(["127.0.0.1:0"])))
+        await asyncio.sleep(0)
+        for _ in range(100_000):  # each is a byte in the pipe, as from a thread that has ended
+            asyncio.get_running_loop().call_soon_threadsafe(int)
+        signal.raise_signal(signum)
+        if signum is signal.SIGHUP:
+            assert await asyncio.to_thread(reloaded.wait, 30)
+            signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await serving
+
+    asyncio.run(serve())
+
+
+def test_an_answer_is_sent_at_once() -> None:
+    [listening] = listen(["127.0.0.1:0"])
+    with listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

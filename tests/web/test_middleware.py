@@ -1,0 +1,307 @@
+"""The gate, asked as a server asks it, and its files changed under its eyes."""
+
+import asyncio
+import base64
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import bcrypt
+import pytest
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.web.middleware import Gate
+
+PAIR = Path(__file__).parents[1] / "certificates"
+LOOK = 0.02  # seconds between two looks at the files
+RELOADED = "info: web configuration reloaded"
+REFUSED = "error: web configuration not reloaded, the old one holds"
+
+
+def hashed(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+USERS = f"basic_auth_users: {{alice: '{hashed('canary')}'}}\n"
+OTHER_USERS = f"basic_auth_users: {{alice: '{hashed('changed')}'}}\n"
+HEADERS = "http_server_config: {headers: {X-Frame-Options: deny, X-XSS-Protection: 1}}\n"
+TLS = "tls_server_config: {cert_file: server.pem, key_file: server.key}\n"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+
+    def header(self, name: str) -> list[str]:
+        return [value for each, value in self.headers if each == name]
+
+
+class BrokenOnPurpose(Exception):
+    pass
+
+
+async def _framed(_: Request) -> Response:
+    return PlainTextResponse("framed", headers={"X-Frame-Options": "sameorigin"})
+
+
+async def _broken(_: Request) -> Response:
+    raise BrokenOnPurpose
+
+
+async def _plain(_: Request) -> Response:
+    return PlainTextResponse("well")
+
+
+ROUTES = [Route("/", _framed), Route("/broken", _broken), Route("/-/healthy", _plain), Route("/-/ready", _plain)]
+
+
+async def asked(gate: Gate, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asking: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "GET", "path": path}
+    asking |= {"headers": list(headers), "query_string": b"", "root_path": "", "scheme": "http", "client": None}
+    with suppress(BrokenOnPurpose):
+        await gate.before(Starlette(routes=ROUTES))(asking | scope, receive, send)
+    start = sent[0]
+    return Answer(start["status"], [(name.decode(), value.decode()) for name, value in start["headers"]])
+
+
+def ask(gate: Gate, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
+    return asyncio.run(asked(gate, path, *headers, **scope))
+
+
+def login(password: str, name: str = "alice") -> tuple[bytes, bytes]:
+    return (b"authorization", b"Basic " + base64.b64encode(f"{name}:{password}".encode()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("server.pem", "server.key", "ca.pem"):
+        shutil.copy(PAIR / name, tmp_path)
+    return tmp_path
+
+
+def opened(folder: Path, *sections: str) -> Gate:
+    write(folder, *sections)
+    return Gate(folder / "web.yml", look_every=LOOK)
+
+
+def write(folder: Path, *sections: str) -> None:
+    """Replace the file as a whole, as those do who know that it is read at any time."""
+    (folder / "new.yml").write_text("".join(sections) or "{}\n")
+    (folder / "new.yml").rename(folder / "web.yml")
+
+
+def test_without_a_file_everybody_gets_in_and_nothing_is_added() -> None:
+    answer = ask(Gate(), "/")
+    assert (answer.status, answer.header("x-frame-options"), Gate().context) == (200, ["sameorigin"], None)
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
+def test_probes_need_no_password(folder: Path, path: str) -> None:
+    assert ask(opened(folder, USERS), path).status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/metrics", "/-/reload", "/-/healthy/", "/-/healthy\n", "//-/healthy", "/-/ready/..", "/-/Healthy", ""],
+)
+def test_all_else_needs_one(folder: Path, path: str) -> None:
+    answer = ask(opened(folder, USERS), path)
+    assert answer.status == 401
+    assert answer.header("www-authenticate") == ['Basic realm="creatify-exporter", charset="UTF-8"']
+
+
+def test_a_user_gets_in(folder: Path) -> None:
+    gate = opened(folder, USERS)
+    assert ask(gate, "/", login("canary")).status == 200
+    assert ask(gate, "/", login("wrong")).status == 401
+    assert ask(gate, "/", login("canary", "bob")).status == 401
+
+
+def test_two_authorizations_are_none(folder: Path) -> None:
+    assert ask(opened(folder, USERS), "/", login("canary"), login("canary")).status == 401
+
+
+def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
+    gate = opened(folder, USERS, HEADERS)
+
+    async def flood() -> list[Answer]:
+        return list(await asyncio.gather(*(asked(gate, "/", login(f"wrong {n}")) for n in range(80))))
+
+    busy = [answer for answer in asyncio.run(flood()) if answer.status == 503]
+    assert busy
+    assert {(*answer.header("retry-after"), *answer.header("x-frame-options")) for answer in busy} == {("1", "deny")}
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "scope", "status"),
+    [
+        ("/", [login("canary")], {}, 200),
+        ("/", [], {}, 401),
+        ("/nowhere", [login("canary")], {}, 404),
+        ("/-/ready", [], {"method": "POST"}, 405),
+        ("/broken", [login("canary")], {}, 500),
+    ],
+)
+def test_every_response_carries_the_headers(
+    folder: Path, path: str, headers: Sequence[tuple[bytes, bytes]], scope: dict[str, Any], status: int
+) -> None:
+    answer = ask(opened(folder, USERS, HEADERS), path, *headers, **scope)
+    assert (answer.status, answer.header("x-frame-options"), answer.header("x-xss-protection")) == (
+        status,
+        ["deny"],
+        ["1"],
+    )
+
+
+def test_tls_cannot_come_or_go_without_a_restart(folder: Path) -> None:
+    plain, encrypted = opened(folder, USERS), opened(folder, TLS)
+    assert plain.context is None
+    assert encrypted.context
+    with pytest.raises(ConfigError, match=r"tls_server_config: cannot be added .*; restart the exporter"):
+        plain.load()
+    write(folder, USERS)
+    with pytest.raises(ConfigError, match=r"tls_server_config: cannot be removed .*; restart the exporter"):
+        encrypted.load()
+
+
+Lines = list[str]
+Step = tuple[Callable[[], object], Callable[[Lines], bool]]
+
+
+def watched(gate: Gate, *steps: Step) -> Lines:
+    """Do each step and wait for what it is to bring about, while the gate watches; return its lines in the log."""
+
+    def lines() -> Lines:
+        return [f"{event['log_level']}: {event['event']}" for event in events]
+
+    async def run() -> None:
+        watching = asyncio.create_task(gate.watch())
+        for act, done in steps:
+            act()
+            async with asyncio.timeout(20):
+                while not done(lines()):  # noqa: ASYNC110  what is waited for is in files and in the log
+                    await asyncio.sleep(LOOK / 4)
+        watching.cancel()
+
+    with structlog.testing.capture_logs() as events:
+        asyncio.run(run())
+    return lines()
+
+
+def a_while() -> Callable[[Lines], bool]:
+    """Return what is true after enough looks for two attempts."""
+    left = iter(range(100))
+    return lambda _: next(left, None) is None
+
+
+def says(number: int) -> Callable[[Lines], bool]:
+    """Return what is true once there are so many lines."""
+    return lambda lines: len(lines) >= number
+
+
+def test_users_and_headers_change_without_a_restart(folder: Path) -> None:
+    gate = opened(folder, USERS)
+    assert ask(gate, "/", login("canary")).status == 200
+    lines = watched(
+        gate,
+        (lambda: write(folder, OTHER_USERS, HEADERS), says(1)),
+    )
+    assert lines == [RELOADED]
+    assert ask(gate, "/", login("canary")).status == 401, "who was admitted is forgotten"
+    assert ask(gate, "/", login("changed")).header("x-frame-options") == ["deny"]
+
+
+def test_files_that_stay_are_not_read_again(folder: Path) -> None:
+    gate = opened(folder, TLS, USERS)
+    before = gate.config
+    assert watched(gate, (lambda: None, a_while())) == []
+    assert gate.config is before
+
+
+def test_a_broken_file_keeps_the_old_one_and_is_told_once(folder: Path) -> None:
+    gate = opened(folder, USERS)
+    lines = watched(
+        gate,
+        (lambda: write(folder, "basic_auth_users: {alice: canary}\n"), says(1)),
+        (lambda: None, a_while()),
+        ((folder / "web.yml").unlink, says(2)),
+        (lambda: None, a_while()),
+        (lambda: write(folder, HEADERS), says(3)),
+    )
+    assert lines == [REFUSED, REFUSED, RELOADED]
+    assert ask(gate, "/").status == 200
+
+
+def test_users_stay_while_a_file_is_broken(folder: Path) -> None:
+    gate = opened(folder, USERS)
+    assert watched(gate, (lambda: (folder / "web.yml").write_text(""), says(1))) == [REFUSED]
+    assert ask(gate, "/").status == 401
+    assert ask(gate, "/", login("canary")).status == 200
+
+
+def test_a_file_that_is_being_written_is_not_read(folder: Path) -> None:
+    """A half of it is a valid file without users."""
+    gate = opened(folder, HEADERS, USERS)
+    lengths = iter(range(100))
+
+    def written(_: Lines) -> bool:
+        length = next(lengths, None)
+        (folder / "web.yml").write_text(HEADERS + ("#" * length if length is not None else USERS))
+        assert gate.config.basic_auth_users
+        return length is None
+
+    watched(gate, (lambda: None, written), (lambda: None, a_while()))
+    assert ask(gate, "/").status == 401
+
+
+def test_a_new_certificate_is_taken_and_one_without_its_key_is_not(folder: Path) -> None:
+    gate = opened(folder, TLS)
+    lines = watched(
+        gate,
+        (lambda: shutil.copy(PAIR / "client.pem", folder / "server.pem"), says(1)),
+        (lambda: shutil.copy(PAIR / "client.key", folder / "server.key"), says(2)),
+    )
+    assert lines == [REFUSED, RELOADED]
+
+
+def test_a_file_that_comes_late_is_found(folder: Path) -> None:
+    gate = opened(folder, TLS)
+    later = TLS.replace("server.pem", "late.pem")
+    lines = watched(
+        gate,
+        (lambda: write(folder, later), says(1)),
+        (lambda: shutil.copy(PAIR / "server.pem", folder / "late.pem"), says(2)),
+    )
+    assert lines == [REFUSED, RELOADED]
+
+
+def test_a_secret_that_is_swapped_by_a_link_is_noticed(folder: Path) -> None:
+    """As Kubernetes does it: the file is a link into a folder that is itself a link."""
+    for name, text in (("one", USERS), ("two", OTHER_USERS + HEADERS)):
+        (folder / name).mkdir()
+        (folder / name / "web.yml").write_text(text)
+    (folder / "..data").symlink_to("one")
+    (folder / "web.yml").symlink_to("..data/web.yml")
+    gate = Gate(folder / "web.yml", look_every=LOOK)
+
+    def swap() -> None:
+        (folder / "..data_tmp").symlink_to("two")
+        (folder / "..data_tmp").rename(folder / "..data")
+
+    assert watched(gate, (swap, says(1))) == [RELOADED]
+    assert ask(gate, "/", login("changed")).status == 200

@@ -1,0 +1,486 @@
+"""Connections with limits that a test can wait for, and an application that does what a test tells it to."""
+
+import asyncio
+import socket
+import ssl
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from creatify_exporter.web.server import LIMITS, Connections, Limits
+from processes import reset, until
+
+PAIR = Path(__file__).parents[1] / "certificates"
+PATIENT = Limits(patience=60.0)
+HASTY = Limits(patience=0.5, farewell=0.5)
+LARGE = 20_000_000  # bytes, more than the system keeps between two ends
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Site:
+    """Serves an application in a thread: `/held` is answered once it is released, `/large` is large."""
+
+    def __init__(self, limits: Limits = PATIENT, context: ssl.SSLContext | None = None) -> None:
+        self.connections = Connections(self._answer, context, limits)
+        self.paths: list[str] = []
+        self.cancelled = 0
+        self._large: dict[bytes, bytes] = {}
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = self._listening.getsockname()
+        self._loop = asyncio.new_event_loop()
+        self._stop, self._released = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.join()
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self.connections.serve([self._listening], self._stop))
+
+    async def _answer(self, scope: Scope, _: Receive, send: Send) -> None:
+        self.paths.append(scope["path"])
+        if scope["path"] == "/held":
+            try:
+                await self._released.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        body = scope["path"].encode()
+        if scope["path"] == "/large":
+            body = self._large.setdefault(scope["query_string"], b"x" * LARGE)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # it has stopped already
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def release(self) -> None:
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    def join(self) -> None:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+    def tasks(self) -> int:
+        """How many there are beside those that serve."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks()) - 4  # the main one, the watch, the stop and this one
+
+        return asyncio.run_coroutine_threadsafe(count(), self._loop).result(10)
+
+    def connect(self, sent: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(self.address, timeout=20)
+        connection.sendall(sent)
+        return connection
+
+    def held(self, count: int = 1) -> list[socket.socket]:
+        """Return connections whose requests are being answered."""
+        before = self.paths.count("/held")
+        connections = [self.connect(GET.replace(b"/ ", b"/held ")) for _ in range(count)]
+        until(lambda: self.paths.count("/held") == before + count)
+        return connections
+
+    def ask(self, sent: bytes = GET) -> bytes:
+        with self.connect(sent) as connection:
+            return connection.recv(1000)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as one:
+        yield one
+
+
+@pytest.fixture
+def hasty() -> Iterator[Site]:
+    with Site(HASTY) as one:
+        yield one
+
+
+def tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PAIR / "server.pem", PAIR / "server.key")
+    return context
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the other end closes it, be it with a word before."""
+    with suppress(ConnectionResetError):
+        while connection.recv(1 << 16):
+            pass
+    connection.close()
+    return True
+
+
+def hears(connection: socket.socket, what: bytes = b"/") -> bool:
+    """Whether the other end answers, with a body that ends so."""
+    received = b""
+    while not received.endswith(what) and (data := connection.recv(1 << 16)):
+        received += data
+    return received.startswith(b"HTTP/1.1 200")
+
+
+def taken(connection: socket.socket, pause: float = 0.0) -> int:
+    """Return how many bytes the other end sends until it closes; take them with a pause before each piece."""
+    received = 0
+    while received <= LARGE and (data := connection.recv(1 << 20)):
+        received += len(data)
+        threading.Event().wait(pause)
+    return received
+
+
+def request(path: str, *headers: str, body: bytes = b"", method: str = "POST") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode() + body
+
+
+# --- Time ----------------------------------------------------------------------------------------------------------
+
+
+def test_by_default_a_client_has_half_a_minute() -> None:
+    assert LIMITS.patience == 30
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HT",
+        request("/", "X: y")[:-2],
+        request("/", "Content-Length: 10", body=b"x"),
+        request("/", "Transfer-Encoding: chunked", body=b"5\r\nx"),
+    ],
+)
+def test_who_sends_no_complete_request_is_closed(hasty: Site, sent: bytes) -> None:
+    assert is_closed(hasty.connect(sent))
+    assert hasty.paths == []
+    until(lambda: hasty.tasks() == 0)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_who_ends_no_handshake_is_closed(sent: bytes) -> None:
+    with Site(HASTY, tls()) as site:
+        assert is_closed(site.connect(sent))
+        until(lambda: site.tasks() == 0)
+
+
+def test_a_drip_buys_no_time(hasty: Site) -> None:
+    def drip() -> None:
+        with hasty.connect(b"GET / HTTP/1.1\r\nHost: x\r\nX: ") as connection:
+            while True:
+                connection.sendall(b"x")
+                threading.Event().wait(0.05)
+
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        drip()
+
+
+def test_who_asks_nothing_more_is_closed(hasty: Site) -> None:
+    with hasty.connect(GET) as connection:
+        assert hears(connection)
+        connection.sendall(GET)
+        assert hears(connection)
+        assert is_closed(connection)
+
+
+def test_a_request_may_be_answered_late(hasty: Site) -> None:
+    (connection,) = hasty.held()
+    for _ in range(2):
+        assert is_closed(hasty.connect())  # one after the other
+    hasty.release()
+    assert hears(connection, b"/held")
+    connection.close()
+
+
+def test_who_does_not_take_the_answer_is_closed(hasty: Site) -> None:
+    connection = hasty.connect(request("/large", method="GET"))
+    until(lambda: hasty.paths)
+    until(lambda: hasty.connections.open == 0)
+    until(lambda: hasty.tasks() == 0)
+    connection.close()
+
+
+def test_a_large_answer_comes_over_tls_too() -> None:
+    with Site(HASTY, tls()) as site:
+        trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+        trusting.check_hostname = False
+        with trusting.wrap_socket(site.connect()) as connection:
+            for _ in range(2):
+                connection.sendall(GET)
+                assert hears(connection)
+            connection.sendall(request("/large", method="GET"))
+            assert taken(connection) > LARGE
+
+
+def test_who_takes_the_answer_slowly_gets_all_of_it(hasty: Site) -> None:
+    with hasty.connect(request("/large", "Connection: close", method="GET")) as connection:
+        assert taken(connection, pause=0.02) > LARGE
+
+
+# --- Number --------------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_is_taken_in_some_at_a_time_so_that_neither_it_nor_others_wait_for_long(stack: ExitStack) -> None:
+    flood = 200
+    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=flood))
+    for _ in range(flood):
+        stack.enter_context(socket.create_connection(listening.getsockname()))
+
+    async def nobody(*_: object) -> None:
+        raise AssertionError("nothing was asked")
+
+    async def turns() -> int:
+        connections, stop, count = Connections(nobody, limits=PATIENT), asyncio.Event(), 0
+        serving = asyncio.create_task(connections.serve([listening], stop))
+        while connections.open < flood:
+            await asyncio.sleep(0)
+            count += 1
+        stop.set()
+        await serving
+        return count
+
+    assert 3 <= asyncio.run(turns()) < 30
+
+
+def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStack) -> None:
+    with structlog.testing.capture_logs() as events, Site(Limits(connections=10)) as site:
+        answered = [stack.enter_context(each) for each in site.held(3)]
+        waiting = []
+        for sent in (b"", b"GET /", request("/", "Content-Length: 9"), GET, b"", b"", b""):
+            waiting.append(stack.enter_context(site.connect(sent)))
+            assert sent != GET or hears(waiting[-1])
+            until(lambda: site.connections.open == len(answered) + len(waiting))
+        for connection in waiting:
+            newcomer = stack.enter_context(site.connect(GET))
+            assert hears(newcomer)
+            assert is_closed(connection)
+        site.release()
+        assert all(hears(each, b"/held") for each in answered)
+    assert [event["event"] for event in events] == ["too many connections, those without a request are dropped"]
+
+
+def test_where_all_are_being_answered_a_newcomer_still_gets_in(stack: ExitStack) -> None:
+    with Site(Limits(connections=3)) as site:
+        answered = [stack.enter_context(each) for each in site.held(3)]
+        assert site.ask().startswith(b"HTTP/1.1 200")
+        assert is_closed(answered[0])
+        site.release()
+        assert all(hears(each, b"/held") for each in answered[1:])
+
+
+# --- Clients that leave --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("follows", [b"", GET, GET * 4000, GET * 20_000, b"GET /", b"\0" * 300_000])
+def test_who_leaves_while_being_answered_leaves_nothing_behind(site: Site, follows: bytes) -> None:
+    (connection,) = site.held()
+    with suppress(ConnectionError):  # what is too much is not read to its end
+        connection.sendall(follows)
+    reset(connection)
+    until(lambda: site.connections.open == 0)
+    until(lambda: site.tasks() == 0)
+    assert site.ask().startswith(b"HTTP/1.1 200")
+
+
+def test_who_leaves_before_or_in_its_answer_leaves_nothing_behind_and_no_line_in_the_log(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for received in (0, 100_000) * 20:
+        connection = site.connect(request("/large", method="GET") + GET)
+        connection.recv(received)
+        reset(connection)
+    until(lambda: site.tasks() == 0)
+    assert caplog.messages == []
+
+
+def test_who_says_that_it_will_say_no_more_still_hears_the_answer(site: Site) -> None:
+    (connection,) = site.held()
+    connection.shutdown(socket.SHUT_WR)
+    site.release()
+    assert hears(connection, b"/held")
+    assert is_closed(connection)
+    until(lambda: site.tasks() == 0)
+
+
+def test_a_connection_over_tls_costs_little_memory(stack: ExitStack) -> None:
+    trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+    trusting.check_hostname = False
+    with Site(context=tls()) as site:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(20):
+            connection = stack.enter_context(trusting.wrap_socket(site.connect()))
+            connection.sendall(GET)
+            assert hears(connection)
+        taken, _ = tracemalloc.get_traced_memory()
+    assert taken / 20 < 128 * 1024
+
+
+# --- A stop --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_answers_what_is_in_flight_and_waits_for_nobody_else(stack: ExitStack) -> None:
+    with Site() as site:
+        (answered,) = site.held()
+        for sent in (b"", b"GET /", request("/", "Content-Length: 9"), GET):
+            stack.enter_context(site.connect(sent))
+        until(lambda: site.connections.open == 5 and "/" in site.paths)
+        site.stop()
+        until(lambda: site.connections.open == 1)
+        site.release()
+        assert hears(answered, b"/held")
+        assert is_closed(answered)
+        site.join()
+
+
+def test_a_stop_waits_only_so_long_for_an_answer_to_be_taken(stack: ExitStack) -> None:
+    with Site(Limits(patience=60.0, stop=60.0, farewell=0.5)) as site:
+        reading = stack.enter_context(site.connect(request("/large", method="GET")))
+        stack.enter_context(site.connect(request("/large", method="GET")))
+        until(lambda: site.paths == ["/large", "/large"])
+        site.stop()
+        assert taken(reading) > LARGE
+        site.join()
+
+
+def test_a_stop_gives_up_on_an_answer_in_the_end(stack: ExitStack) -> None:
+    with Site(Limits(patience=60.0, stop=0.5)) as site:
+        (held,) = site.held()
+        stack.enter_context(held)
+        site.stop()
+        site.join()
+        assert is_closed(held)
+
+
+# --- What clients send ---------------------------------------------------------------------------------------------
+
+
+def test_requests_that_come_at_once_are_answered_in_their_order(site: Site) -> None:
+    sent = [request(f"/{number}", "Content-Length: 5", body=b"12345") for number in range(50)]
+    with site.connect(b"".join(sent) + request("/end", "Connection: close")) as connection:
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert [part.rpartition(b"/")[2] for part in received.split(b"HTTP/1.1 ")[1:-1]] == [b"%d" % n for n in range(50)]
+    assert site.paths == [*(f"/{number}" for number in range(50)), "/end"]
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 300000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("path", ["/", "/held"])
+def test_a_large_body_is_not_read_to_its_end(site: Site, path: str, framing: str) -> None:
+    piece = b"x" * 10_000
+    with site.connect(request(path, framing)) as connection:
+        with suppress(ConnectionError):
+            for _ in range(30_000):
+                connection.sendall(piece if "Length" in framing else b"2710\r\n" + piece + b"\r\n")
+            pytest.fail("all of it was read")
+        assert is_closed(connection)
+    assert site.paths == []
+    until(lambda: site.tasks() == 0)
+
+
+def test_a_large_body_is_refused_in_words(site: Site) -> None:
+    assert site.ask(request("/", "Content-Length: 65537", body=b"x" * 65500)).startswith(b"HTTP/1.1 413")
+    assert site.ask(request("/", "Content-Length: 65000", body=b"x" * 65000)).startswith(b"HTTP/1.1 200")
+    assert site.paths == ["/"]
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        # Each is one request to some and two to others, or none at all.
+        request("/", "Content-Length: 4", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding: chunked", "Content-Length: 40", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Content-Length: 0", "Content-Length: 35", body=SMUGGLED),
+        request("/", "Content-Length: 0, 35", body=SMUGGLED),
+        request("/", "Content-Length: +35", body=SMUGGLED),
+        request("/", "Content-Length: 0x23", body=SMUGGLED),
+        request("/", "Content-Length: -1", body=SMUGGLED),
+        request("/", "Content-Length : 35", body=SMUGGLED),
+        request("/", "Content-Length:\r\n 35", body=SMUGGLED),
+        request("/", "Content-Length: 35\r\n 0", body=SMUGGLED),
+        request("/", "Transfer-Encoding: xchunked", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding: identity", "Content-Length: 35", body=SMUGGLED),
+        request("/", "Transfer-Encoding : chunked", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding:\x0bchunked", body=b"0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding: chunked\r\n , identity", body=b"0\r\n\r\n" + SMUGGLED),
+        *(
+            request("/", "Transfer-Encoding: chunked", body=size + b"\r\n" + SMUGGLED + b"\r\n0\r\n\r\n")
+            for size in (b"0x23", b"+26", b"-26", b" 26", b"2_6", b"26 0", b"", b"g", b"0" * 30 + b"26", b"26\n")
+        ),
+        request("/", "Transfer-Encoding: chunked", body=b"1\r\nxx\r\n0\r\n\r\n" + SMUGGLED),
+        request("/", "Transfer-Encoding: chunked", body=b"0;\n\r\n" + SMUGGLED),
+        b"GET / HTTP/1.1\rHost: x\r\r" + SMUGGLED,
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n\x00\r\n\r\n" + SMUGGLED,
+        b"GET / HTTP/1.1\r\n Host: x\r\n\r\n" + SMUGGLED,
+        b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n" + SMUGGLED,
+    ],
+)
+def test_no_request_is_hidden_in_another(site: Site, raw: bytes) -> None:
+    with site.connect(raw) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(ConnectionResetError):
+            while data := connection.recv(1 << 16):
+                received += data
+    assert received.count(b"HTTP/1.1 ") <= 1
+    assert "/smuggled" not in site.paths
+    until(lambda: site.tasks() == 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "answer"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"HTTP/1.1 505"),
+        (request("/", "Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), b"HTTP/1.1 200"),
+        (request("/", "Connection: Upgrade", "Upgrade: websocket", method="GET"), b"HTTP/1.1 200"),
+        (b"HEAD / HTTP/3.0\r\n\r\n", b"HTTP/1.1 505"),
+        (request("/", "Expect: 100-continue", "Content-Length: 1"), b"HTTP/1.1 100"),
+    ],
+)
+def test_nothing_but_http_1_is_spoken(site: Site, raw: bytes, answer: bytes) -> None:
+    assert site.ask(raw).startswith(answer)
+    assert site.paths == (["/"] if b"200" in answer else [])
+
+
+def test_who_asks_ahead_of_the_answers_without_end_is_closed(site: Site) -> None:
+    (connection,) = site.held()
+    with suppress(ConnectionError):
+        for _ in range(30_000):
+            connection.sendall(GET * 100)
+        pytest.fail("all of it was read")
+    assert is_closed(connection)
+    until(lambda: site.tasks() == 0)
+
+
+def test_answers_that_nobody_takes_have_a_limit_and_one_that_many_share_counts_once(stack: ExitStack) -> None:
+    with Site(Limits(patience=60.0, untaken=2 * LARGE)) as site:
+
+        def ask(path: str) -> socket.socket:
+            before = len(site.paths)
+            connection = stack.enter_context(site.connect(request(path, method="GET")))
+            until(lambda: len(site.paths) > before)
+            return connection
+
+        for path in ("/large?1", "/large?1", "/large?1", "/large?2"):
+            ask(path)
+        assert site.connections.open == 4
+        last = ask("/large?3")
+        until(lambda: site.connections.open < 5)
+        assert taken(last) > LARGE
