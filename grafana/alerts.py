@@ -50,7 +50,7 @@ def alerts_table(height: int = 9) -> table.Panel:
     short = {name: (name.removeprefix("Creatify"), PLAIN) for name in names()}
     states = {"critical": ("critical", BAD), "warning": ("warning", FAIR)}
     alerts = _with_reasons()
-    since = _unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})")
+    since = _without_balance(_unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})"))
     panel = panels.table(
         "Firing alerts",
         "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the"
@@ -108,4 +108,9 @@ def _with_reasons() -> str:
     reasons = main("reason", OF_MODEL, TASKS_FAILED, "1h")
     tasks = f"{_firing(OF_TASKS)} * on ({OF_MODEL}) group_left (reason) ({reasons} > bool 0)"
     fetches = f"{_firing(OF_FETCHES)} * on ({OF_LIST}) group_left (reason) ({causes} > bool 0)"
-    return f"({tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()})"
+    return _without_balance(f"{tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()}")
+
+
+def _without_balance(expression: str) -> str:
+    """Name an alert of the balance as one of all lists, since a click must not lead to a list that has no tasks."""
+    return f'label_replace({expression}, "api", "All", "api", "{BALANCE}")'

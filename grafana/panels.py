@@ -40,8 +40,10 @@ HALF: Final = 12
 MOST_BARS: Final = 120
 """Bars of a graph, however long the time shown is: more would be hairlines."""
 
-_LOWEST: Final = -1e15  # what has no value has the colour of the first step, so all values need one of their own
-_BRIDGED: Final = 5 * 60 * 1000.0  # milliseconds: gaps from a failed fetch or two are no news, longer ones are shown
+# What has no value has the colour of the first step, so all values need one of their own.
+_LOWEST: Final = -1e15
+# Milliseconds: gaps from a failed fetch or two are no news, longer ones are shown.
+_BRIDGED: Final = 5 * 60 * 1000.0
 
 Steps = tuple[str, tuple[tuple[float, str], ...], str]
 """A colour for low values, the values from which on others hold, and a colour for no value."""
