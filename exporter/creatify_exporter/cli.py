@@ -27,6 +27,7 @@ from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config
 from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError, ExporterError
 from creatify_exporter.exporter import Exporter, rules
@@ -230,9 +231,8 @@ def _classify(arguments: argparse.Namespace) -> None:
 def _live_reasons(loaded: Config) -> Iterator[str]:
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch)) as client:
-            for batch in client.tasks():
-                if isinstance(batch, list):  # it always is, where no stretch is known from before
-                    yield from (task.failed_reason or "" for task in batch if task.status == "failed")
+            for batch in client.fetch_list(Decoder(loaded.fetch.max_task)):
+                yield from (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

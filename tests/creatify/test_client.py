@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from creatify_exporter import log
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
-from creatify_exporter.creatify.client import Client, usual_authorities
+from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.transport import default_context
 from creatify_exporter.errors import FetchError, RateLimited
 from creatify_exporter.simulator import (
     BALANCE_PATH,
@@ -72,8 +74,8 @@ def client(url: str, *, timeout: float = 20.0, max_body: int = 64 << 20, **setti
     return Client(workspace(url, **settings), limits, clock=lambda: NOW)
 
 
-def fetched(one: Client) -> int:
-    return sum(len(batch) for batch in one.tasks())
+def fetched(one: Client, decoder: Decoder | None = None) -> int:
+    return sum(len(batch.tasks) for batch in one.fetch_list(decoder or Decoder(1 << 20)))
 
 
 def fetch(url: str, **settings: Any) -> int:
@@ -304,14 +306,14 @@ def test_each_fault_of_the_api_has_its_cause_or_costs_one_task(simulator: Simula
     simulator.faults.always(name)
     began = time.monotonic()
     with closing(client(simulator.url, timeout=timeout)) as one:
-        listing = one.tasks()
+        decoder = Decoder(1 << 20)
         if isinstance(expected, tuple):
-            assert (sum(map(len, listing)), dict(listing.decoder.invalid)) == expected
-            assert listing.date == NOW
+            batches = list(one.fetch_list(decoder))
+            assert (sum(len(batch.tasks) for batch in batches), dict(decoder.invalid)) == expected
+            assert {batch.date for batch in batches} == {NOW}
         else:
             with pytest.raises(FetchError) as caught:
-                for _ in listing:
-                    pass
+                fetched(one)
             assert caught.value.cause == expected, caught.value
     assert time.monotonic() - began < timeout + GRACE
 
@@ -324,19 +326,19 @@ def test_a_redirect_within_the_origin_is_followed(simulator: Simulator) -> None:
 
 def test_the_balance_is_a_number_and_nothing_else_is_taken_for_one(simulator: Simulator) -> None:
     with closing(client(simulator.url)) as one:
-        assert one.remaining_credits() == simulator.account.remaining_credits(NOW)
+        assert one.fetch_balance() == simulator.account.remaining_credits(NOW)
         simulator.faults.next(replied(200, b'{"remaining_credits":"12.5"}'), path=BALANCE_PATH)
-        assert one.remaining_credits() == 12.5
+        assert one.fetch_balance() == 12.5
         for body in (b"", b"null", b"[]", b"{}", b"12", b'{"remaining_credits":null}', b'{"remaining_credits":true}'):
             simulator.faults.next(replied(200, body), path=BALANCE_PATH)
-            assert _cause(one.remaining_credits) == "invalid_body"
+            assert _cause(one.fetch_balance) == "invalid_body"
         for word in (b'"nan"', b'"inf"', b'"-Infinity"', b"NaN", b"1e999", b'"many"'):
             simulator.faults.next(replied(200, b'{"remaining_credits":%s}' % word), path=BALANCE_PATH)
-            assert _cause(one.remaining_credits) == "invalid_body"
+            assert _cause(one.fetch_balance) == "invalid_body"
         simulator.faults.next(replied(200, b" " * 70_000 + b'{"remaining_credits":1}'), path=BALANCE_PATH)
-        assert _cause(one.remaining_credits) == "too_large"
+        assert _cause(one.fetch_balance) == "too_large"
         simulator.faults.next("unauthorized", path=BALANCE_PATH)
-        assert _cause(one.remaining_credits) == "auth"
+        assert _cause(one.fetch_balance) == "auth"
 
 
 def _cause(ask: Callable[[], object]) -> str:
@@ -398,7 +400,7 @@ def test_the_balance_has_the_same_deadline(simulator: Simulator) -> None:
     simulator.faults.always(dripping(0.05), path=BALANCE_PATH)
     with closing(client(simulator.url, timeout=SHORT)) as one:
         began = time.monotonic()
-        assert _cause(one.remaining_credits) == "timeout"
+        assert _cause(one.fetch_balance) == "timeout"
         assert time.monotonic() - began < SHORT + GRACE
 
 
@@ -538,23 +540,23 @@ def test_a_page_that_fails_costs_the_whole_list(simulator: Simulator) -> None:
 
 def test_a_body_ends_at_its_bound_and_pages_share_it(simulator: Simulator) -> None:
     with closing(client(simulator.url)) as one:
-        listing = one.tasks()
-        assert sum(map(len, listing)) == TASKS
-    assert fetch(simulator.url, max_body=listing.received) == TASKS
-    error = failure(simulator.url, max_body=listing.received - 1)
+        decoder = Decoder(1 << 20)
+        assert fetched(one, decoder) == TASKS
+    assert fetch(simulator.url, max_body=decoder.received) == TASKS
+    error = failure(simulator.url, max_body=decoder.received - 1)
     assert error.cause == "too_large"
-    assert str(listing.received) in str(error)
+    assert str(decoder.received) in str(error)
     simulator.listing = Listing(newest=TASKS, page_size=5)
-    assert failure(simulator.url, max_body=listing.received // 2).cause == "too_large"
+    assert failure(simulator.url, max_body=decoder.received // 2).cause == "too_large"
 
 
 def test_a_gzip_bomb_ends_at_the_bound_of_decoded_bytes(simulator: Simulator) -> None:
     bomb = gzip.compress(b"[" + b" " * (40 << 20))
     simulator.faults.always(replied(200, bomb, content_encoding="gzip"))
     with closing(client(simulator.url, max_body=600_000)) as one:
-        listing = one.tasks()
-        assert _cause(lambda: list(listing)) == "too_large"
-        assert listing.received < 2 << 20
+        decoder = Decoder(1 << 20)
+        assert _cause(lambda: fetched(one, decoder)) == "too_large"
+        assert decoder.received < 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -796,12 +798,12 @@ def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
         assert len(api.heads) == 1
 
 
-def test_all_workspaces_share_the_usual_authorities() -> None:
+def test_all_workspaces_share_the_default_context() -> None:
     with Recorder(_server_tls()) as api:
         assert failure(api.url).cause == "tls"
-        usual_authorities().load_verify_locations(CERTIFICATES / "ca.pem")
+        default_context().load_verify_locations(CERTIFICATES / "ca.pem")
         assert [fetch(api.url) for _ in range(3)] == [0, 0, 0]
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
 
 
 def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:

@@ -221,8 +221,7 @@ def pieces(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 def tasks_of(reader: Decoder, pieces: Iterable[bytes]) -> list[Task]:
-    """Return the tasks of a body of which nothing is known yet."""
-    return [task for batch in reader.batches(pieces) if isinstance(batch, list) for task in batch]
+    return [task for batch in reader.batches(pieces) for task in batch.tasks]
 
 
 def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
@@ -303,9 +302,9 @@ def test_an_envelope_reads_as_the_list_in_it(
 
 def test_an_envelope_tells_the_next_page() -> None:
     reader = Decoder(MEBIBYTE)
-    assert list(reader.batches([b' {"next": "https://x/?page=2", ', b'"results": [{"id": "a"}]}'])) == [[Task("a")]]
+    assert tasks_of(reader, [b' {"next": "https://x/?page=2", ', b'"results": [{"id": "a"}]}']) == [Task("a")]
     assert reader.next_page == "https://x/?page=2"
-    assert list(reader.batches([b'{"results": []}'])) == [[]]
+    assert tasks_of(reader, [b'{"results": []}']) == []
     assert reader.next_page is None
     list(reader.batches([b'{"results": [], "next": ""}']))
     assert reader.next_page is None

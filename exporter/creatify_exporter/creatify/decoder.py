@@ -14,14 +14,14 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
 from creatify_exporter import log
-from creatify_exporter.creatify.chunk_cache import Stretch, Stretches
+from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
 from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
 from creatify_exporter.errors import FetchError
 
@@ -53,29 +53,43 @@ _task_decoder = msgspec.json.Decoder(Task)
 _REFUSALS: Final = (ValueError, RecursionError)
 
 
+class Batch(NamedTuple):
+    """Some of a list's tasks, in its order: either decoded, or known from the list before.
+
+    `tasks` are those decoded, `chunk` identifies their bytes if they are worth caching. Of a known chunk there are no
+    tasks but the `summary` that was stored with it. `date` is when the API answered by its own clock, in seconds since
+    the epoch, None if it does not say.
+    """
+
+    tasks: list[Task]
+    chunk: Chunk | None = None
+    summary: bytes | None = None
+    date: float | None = None
+
+
 class Decoder:
     """Decodes one list, which may come in several pages.
 
-    `invalid` counts the entries that cannot be read, by the field at fault. `next_page` is the URL of the page after
-    the last one decoded, None when there is none. `stretches` are those that need not be decoded. Bytes are held back
-    until there are `batch_bytes` of them.
+    `received` counts the bytes so far. `invalid` counts the entries that cannot be read, by the field at fault.
+    `next_page` is the URL of the page after the last one decoded, None if there is none. Chunks that `cache` knows are
+    not decoded. Bytes are held back until there are `batch_bytes` of them.
     """
 
-    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES) -> None:
+    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES, cache: ChunkCache | None = None) -> None:
+        self.received = 0
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
-        self.stretches = Stretches()
+        self._cache = ChunkCache() if cache is None else cache
         self._max_task, self._batch_bytes = max_task, batch_bytes
-        self._yielded: tuple[bytearray, int] | None = None
 
-    def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task] | Stretch]:
-        """Yield the tasks of one body, or a known stretch in their place: decoded bytes, in pieces of any size.
+    def batches(self, pieces: Iterable[bytes]) -> Iterator[Batch]:
+        """Yield the tasks of one body: decoded bytes, in pieces of any size.
 
         A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
-        source = iter(pieces)
+        source = self._counted(pieces)
         start = _beginning(source)
         if start.startswith(b"["):
             return self._array(start, source)
@@ -83,35 +97,39 @@ class Decoder:
             return self._array(self._results(start, source), iter(()))
         raise _instead(start)
 
-    def remember(self, summary: Callable[[], bytes]) -> None:
-        """Note that the batch yielded last need not be decoded again, if that is worth it, and its summary."""
-        if self._yielded:
-            buffer, cut = self._yielded
-            self.stretches.learn(buffer, cut - 1, summary())
+    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.received += len(piece)
+            yield piece
 
-    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[list[Task] | Stretch]:
-        cutter = _Cutter(self.stretches)
+    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[Batch]:
+        cutter = _Cutter(self._cache)
         separated = False
         for piece in source:
             buffer += piece
-            while stretch := self.stretches.recall(buffer):
-                yield stretch
+            while known := self._cache.lookup(buffer):
+                chunk, summary = known
+                yield Batch([], chunk, summary)
                 separated = True
-                cutter.drop(buffer, 1 + stretch.length)
-            if len(buffer) < self._batch_bytes or self.stretches.awaits(buffer):
+                cutter.drop(buffer, 1 + chunk.length)
+            if len(buffer) < self._batch_bytes or self._cache.may_match(buffer):
                 continue
-            cut, batch = cutter.cut(buffer)
+            cut, tasks = cutter.cut(buffer)
             if not cut:
                 self._check_size(buffer)
                 continue
-            # Short ones are not worth their place in memory, nor long ones the wait for their end.
-            if batch is not None and self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
-                self._yielded = buffer, cut
-            yield batch if batch is not None else self._one_by_one(buffer, cutter.commas)
-            self._yielded = None
+            yield self._batch(buffer, cut, tasks, cutter.commas)
             separated = True
             cutter.drop(buffer, cut)
-        yield self._rest(buffer, cutter, separated=separated)
+        yield Batch(self._rest(buffer, cutter, separated=separated))
+
+    def _batch(self, buffer: bytearray, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
+        if tasks is None:
+            return Batch(self._one_by_one(buffer, commas))
+        # A short chunk is not worth its place in memory, nor a long one the wait for its end.
+        if self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
+            return Batch(tasks, identify(buffer, cut - 1))
+        return Batch(tasks)
 
     def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
         batch = _decoded(buffer)
@@ -201,11 +219,11 @@ class _Cutter:
     """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
 
     `commas` are those that the exact scan has found, in order. The scan keeps its place between calls, for as long as
-    the buffer only grows. Where one of the `stretches` seems to begin is the first choice.
+    the buffer only grows. The first choice is the place at which a chunk of the `cache` seems to begin.
     """
 
-    def __init__(self, stretches: Stretches) -> None:
-        self._stretches = stretches
+    def __init__(self, cache: ChunkCache) -> None:
+        self._cache = cache
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
         self._restart()
@@ -214,7 +232,7 @@ class _Cutter:
         """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
         del buffer[:cut]
         buffer[0] = ord("[")
-        self._stretches.moved()
+        self._cache.reset()
         self._restart()
 
     def _restart(self) -> None:
@@ -254,7 +272,7 @@ class _Cutter:
         """
         if self._look is None:
             self._look = _look_of_an_element(buffer)
-        yield from self._stretches.beginnings(self._look, buffer)
+        yield from self._cache.candidates(self._look, buffer)
         near = _places(self._look, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
         places = _places(self._look, buffer, 1)

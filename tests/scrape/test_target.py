@@ -1,4 +1,4 @@
-"""A census that remembers is held against one that reads every byte, over lists that change as lists do."""
+"""A reader that remembers chunks is held against one that reads every byte, over lists that change as lists do."""
 
 import json
 from contextlib import closing
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from test_decoder import pieces
 from test_ledger import DAY, WORKSPACE, Desk, moment
 
-from creatify_exporter.census import Census
-from creatify_exporter.creatify.client import Listing
-from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.target import read_list
 
 BATCH = 2000  # bytes
 Entry = dict[str, Any]
@@ -28,23 +28,22 @@ class Reader:
     """A ledger whose lists come as bytes; `decoded` is how many tasks of the last one were decoded."""
 
     def __init__(self, *, remembers: bool) -> None:
-        self.desk, self.census, self.decoded = Desk(), Census(), 0
+        self.desk, self.cache, self.decoded = Desk(), ChunkCache(), 0
         self._remembers = remembers
 
     def read(self, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any]:
         """Record a list; return what it says, and what has been counted so far."""
         self.desk.now, self.decoded = now, 0
-        if not self._remembers:
-            self.census = Census()
-        decoder = Decoder(2**20, BATCH)
-        listing = Listing(lambda _: map(self._noted, decoder.batches(pieces(body, sizes))), decoder)
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
-            snapshot = self.census.take(listing, transaction)
+            cache = (self.cache if self._remembers else ChunkCache()).successor(transaction.settled_in)
+            batches = Decoder(2**20, BATCH, cache).batches(pieces(body, sizes))
+            snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
+            self.cache = cache
             transaction.commit(now)
         return snapshot, self.desk.ledger.counters(*WORKSPACE)
 
-    def _noted(self, batch: Any) -> Any:
-        self.decoded += len(batch) if isinstance(batch, list) else 0
+    def _noted(self, batch: Batch) -> Batch:
+        self.decoded += len(batch.tasks)
         return batch
 
 
@@ -171,7 +170,7 @@ def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one()
         now = NOW + hour * 3600
         entries = [entry(500 + hour, now), *entries]
         reader.read(body_of(entries), now, [512])
-    assert len(reader.census.stretches) < len(body_of(entries)) / (BATCH / 2)
+    assert len(reader.cache) < len(body_of(entries)) / (BATCH / 2)
     assert reader.decoded < 100
 
 
@@ -185,7 +184,7 @@ def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_da
             assert one.read(body, NOW + number * 2 * DAY, [512]) == other.read(body, NOW + number * 2 * DAY, [512])
 
 
-def test_stretches_that_are_remembered_say_when_their_tasks_were_created() -> None:
+def test_chunks_that_are_remembered_say_when_their_tasks_were_created() -> None:
     entries = settled(1000)
     reader = Reader(remembers=True)
     for number in range(3):
