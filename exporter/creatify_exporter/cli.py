@@ -180,13 +180,12 @@ def _dump(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
     _warn(loaded.warnings)
     with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
-        visits = exporter.visit()
-        futures = [future for visit in visits for future in visit.futures]
-        wait(futures, timeout=loaded.fetch.timeout + 1)
-        registry = exporter.collect(visits, own=False)
+        scrape = exporter.begin_scrape()
+        wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
+        registry = exporter.collect(scrape, own=False)
         sys.stdout.buffer.write(generate_latest(registry))  # UTF-8, whatever the terminal speaks
         sys.stdout.flush()
-        return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.fetchers))
+        return int(scrape.failed)
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import calendar
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -17,7 +17,7 @@ from creatify_exporter.config.schema import Config, Plan
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import API, FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.fetcher import Fetcher, Outcome
+from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
 from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
@@ -37,32 +37,30 @@ _COUNTERS: Final[dict[Total, Family]] = {
 }
 
 
-class Visit:
-    """One scrape's part in the fetches of one workspace, by the value of the label `api`."""
+class Scrape:
+    """One scrape of some workspaces: the fetches that it started or joined, by the label `api`."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._turns = {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self.tickets = [
+            (target, {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}) for target in targets
+        ]
 
     @property
     def futures(self) -> list[Future[Outcome]]:
-        """What the scrape may wait for."""
-        return [turn.future for turn in self._turns.values()]
+        """The ends of the fetches, which the scrape may wait for."""
+        return [ticket.future for _, tickets in self.tickets for ticket in tickets.values()]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a fetch failed, or is not over yet."""
+        return any(ticket.outcome().cause for _, tickets in self.tickets for ticket in tickets.values())
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What is the same for visits that would be answered alike, as long as all of them are kept."""
-        ends = (turn.future.result() if turn.future.done() else turn.future for turn in self._turns.values())
-        return (self.target.workspace.name, *map(id, ends))
-
-    def outcome(self, api: str) -> Outcome:
-        """Return how the fetch ended; to a scrape that can wait no longer, the late list or that there is none."""
-        future, late = self._turns[api]
-        if not future.done():
-            return late or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
-        outcome = future.result()
-        self.target.fetchers[api].served(outcome)
-        return outcome
+        """A value that is equal for scrapes with equal answers, as long as all of them are kept."""
+        names = [target.workspace.name for target, _ in self.tickets]
+        ends = [id(future.result() if future.done() else future) for future in self.futures]
+        return (*names, *ends)
 
 
 class Exporter:
@@ -75,27 +73,27 @@ class Exporter:
         self._lanes = Lanes(config.fetch.max_concurrent, config.fetch.timeout)
         self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
         self._reload_successful, self._loaded_at = True, clock()
-        self._take(config)
+        self._apply(config)
 
-    def visit(self, names: Iterable[str] | None = None) -> list[Visit]:
+    def begin_scrape(self, names: Iterable[str] | None = None) -> Scrape:
         """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them."""
         targets = self.targets
-        return [Visit(targets[name]) for name in (targets if names is None else names)]
+        return Scrape(targets[name] for name in (targets if names is None else names))
 
-    def collect(self, visits: Sequence[Visit], *, own: bool) -> ScrapeRegistry:
+    def collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
         registry = ScrapeRegistry()
-        for visit in visits:
-            self._add_target(registry, visit)
+        for target, tickets in scrape.tickets:
+            self._add_target(registry, target, tickets)
         if own:
             self._add_own(registry)
         return registry
 
     def reload(self, config: Config) -> None:
-        """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
+        """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
         if config.ledger.place != self.config.ledger.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
-        self._take(config)
+        self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 
     def ready(self) -> bool:
@@ -107,13 +105,13 @@ class Exporter:
         self._reload_successful = False
 
     def close(self) -> None:
-        """Close connections and ledger, when a commit under way has ended."""
+        """Close connections and ledger, once a commit under way has ended."""
         for target in self.targets.values():
             target.close()
         self._ledger.close()
 
-    def _take(self, config: Config) -> None:
-        """Keep the targets that have not changed, with their fetches; the others carry on with their counts."""
+    def _apply(self, config: Config) -> None:
+        """Keep the targets that have not changed, with their fetches; the others inherit the counts."""
         before, fetch_before = self.targets, self.config.fetch
         self._ledger.rules = rules(config)
         self._lanes.resize(config.fetch.max_concurrent, config.fetch.timeout)
@@ -130,10 +128,11 @@ class Exporter:
         for name in before.keys() - self.targets.keys():
             self._ledger.put_away(name, API)
 
-    def _add_target(self, registry: ScrapeRegistry, visit: Visit) -> None:
-        target = visit.target
+    def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
-        outcomes = {api: visit.outcome(api) for api in target.fetchers}
+        outcomes = {api: ticket.outcome() for api, ticket in tickets.items()}
+        for api, outcome in outcomes.items():
+            target.fetchers[api].mark_served(outcome)
         counters = target.counters()
         names = (target.workspace.name, API)
         _add_snapshot(registry, names, outcomes[API], counters)
@@ -155,7 +154,7 @@ class Exporter:
 
 
 def rules(config: Config) -> Rules:
-    """Return what the ledger has to know of a configuration."""
+    """Return the part of a configuration that the ledger needs."""
     classifier = Classifier(config.failure_reasons)
     return Rules(
         reasons=classifier.reasons,
@@ -180,7 +179,8 @@ def _add_snapshot(
         registry.add(metrics.LIST_OLDEST, names, snapshot.oldest)
         registry.add(metrics.LIST_NEWEST, names, snapshot.newest)
     if counters is None:
-        return  # without the ledger, nobody knows which models have a name of their own
+        # Only the ledger knows which models have a name of their own.
+        return
     for model, cells in snapshot.by_model(counters.models).items():
         for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())

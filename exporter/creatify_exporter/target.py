@@ -1,4 +1,4 @@
-"""One workspace: what is fetched for it, and into what."""
+"""One workspace: what is fetched for it, and where that goes."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,14 +13,15 @@ from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import API
-from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
+from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
 from creatify_exporter.snapshot import Snapshot
 
 BALANCE: Final = "remaining_credits"
-_BALANCE_INTERVAL: Final = 120.0  # seconds; with a list every 15 s it keeps a workspace under 5 requests a minute
+# Seconds; with a list every 15 s it keeps a workspace under 5 requests a minute.
+_BALANCE_INTERVAL: Final = 120.0
 
 _log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ class Target:
         *,
         before: "Target | None" = None,
     ) -> None:
-        """Make a target; `before` is the one of the same name whose counts it carries on."""
+        """Make a target; `before` is the one of the same name whose counts it inherits."""
         self.workspace = workspace
         self._ledger, self._lanes, self._clock = ledger, lanes, clock
         self._max_task = fetch.max_task
@@ -52,10 +53,10 @@ class Target:
             self.fetchers[BALANCE] = self._fetcher(BALANCE, self._fetch_balance, fetch, interval)
         for api, fetcher in self.fetchers.items():
             if before and api in before.fetchers:
-                fetcher.carry_on(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
+                fetcher.inherit(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
 
     def counters(self) -> Counters | None:
-        """Return what the ledger has committed for this workspace, None where it cannot be read."""
+        """Return what the ledger has committed for this workspace, None if it cannot be read."""
         try:
             return self._ledger.counters(self.workspace.name, API)
         except LedgerUnavailable:
@@ -126,8 +127,11 @@ def _identity(workspace: Workspace) -> tuple[object, ...]:
 
 
 def _outcome(failure: ExporterError | None, began: float, received: int | None, **facts: object) -> Outcome:
+    cause: Cause | None = "ledger" if failure else None
+    if isinstance(failure, FetchError):
+        cause = failure.cause
     return Outcome(
-        cause=failure.cause if isinstance(failure, FetchError) else "ledger" if failure else None,
+        cause=cause,
         reason=log.without_secrets(str(failure)) if failure else None,
         duration=time.monotonic() - began,
         received=received,

@@ -20,6 +20,7 @@ import pytest
 import requests
 
 import creatify_exporter.simulator
+from clocks import ManualClock
 from creatify_exporter.simulator import (
     BALANCE_PATH,
     COMPACT,
@@ -51,24 +52,14 @@ KEYS = {"X-API-ID": "simulated-id", "X-API-KEY": "simulated-key"}
 SHORT = Traffic(rate=0.5, text_bytes=200)
 
 
-@dataclass
-class Hand:
-    """A clock's real time, moved by hand."""
-
-    at: float = START + 600
-
-    def __call__(self) -> float:
-        return self.at
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START + 600)
 
 
 @pytest.fixture
-def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-def simulator(hand: Hand) -> Iterator[Simulator]:
-    with Simulator(Account(1, START, SHORT), Clock(real=hand)) as simulator:
+def simulator(clock: ManualClock) -> Iterator[Simulator]:
+    with Simulator(Account(1, START, SHORT), Clock(real=clock)) as simulator:
         yield simulator
 
 
@@ -92,14 +83,14 @@ def instant(text: str) -> float:
 
 
 def test_an_accelerated_clock_starts_in_the_past_and_arrives_with_real_time() -> None:
-    hand = Hand(1000)
-    clock = Clock.behind(5900, speed=60, real=hand)
+    real = ManualClock(1000)
+    clock = Clock.behind(5900, speed=60, real=real)
     assert clock.now() == 1000 - 5900
-    for hand.at in (1010, 1050, 1099.9):
-        assert clock.now() == pytest.approx(1000 - 5900 + 60 * (hand.at - 1000))
-        assert clock.now() < hand.at
-    for hand.at in (1100, 1200):
-        assert clock.now() == hand.at
+    for real.at in (1010, 1050, 1099.9):
+        assert clock.now() == pytest.approx(1000 - 5900 + 60 * (real.at - 1000))
+        assert clock.now() < real.at
+    for real.at in (1100, 1200):
+        assert clock.now() == real.at
 
 
 @pytest.mark.parametrize("make", [lambda: Clock(speed=0.5), lambda: Clock.behind(10, speed=1)])
@@ -284,19 +275,19 @@ def test_both_keys_are_checked(simulator: Simulator) -> None:
         assert get(simulator, path).status_code == 200
 
 
-def test_the_list_is_the_account_at_the_instant_of_the_request(simulator: Simulator, hand: Hand) -> None:
+def test_the_list_is_the_account_at_the_instant_of_the_request(simulator: Simulator, clock: ManualClock) -> None:
     reply = get(simulator)
-    assert reply.json() == listed(simulator.account, hand.at)
-    assert parsedate_to_datetime(reply.headers["Date"]).timestamp() == hand.at
+    assert reply.json() == listed(simulator.account, clock.at)
+    assert parsedate_to_datetime(reply.headers["Date"]).timestamp() == clock.at
     [request] = simulator.listings()
-    assert (request.at, request.path, request.headers["x-api-id"]) == (hand.at, LIST_PATH, "simulated-id")
+    assert (request.at, request.path, request.headers["x-api-id"]) == (clock.at, LIST_PATH, "simulated-id")
 
 
-def test_one_task_the_balance_and_unknown_paths(simulator: Simulator, hand: Hand) -> None:
-    task = listed(simulator.account, hand.at)[7]
+def test_one_task_the_balance_and_unknown_paths(simulator: Simulator, clock: ManualClock) -> None:
+    task = listed(simulator.account, clock.at)[7]
     assert get(simulator, f"{LIST_PATH}{task['id']}/").json() == task
     assert get(simulator, f"{LIST_PATH}00000000/").status_code == 404
-    spent = sum(simulator.account.truth(hand.at).credits.values())
+    spent = sum(simulator.account.truth(clock.at).credits.values())
     assert get(simulator, BALANCE_PATH).json() == {"remaining_credits": 10_000 - spent}
     for path in ("/", "/metrics", "/-/faults", "/-/faults/", "/sse//", LIST_PATH + "a/b/"):
         assert get(simulator, path).status_code == 404
@@ -304,14 +295,14 @@ def test_one_task_the_balance_and_unknown_paths(simulator: Simulator, hand: Hand
     assert (bare.status_code, bare.headers["Location"]) == (301, LIST_PATH + "?ids=1")
 
 
-def test_the_account_can_be_exchanged_while_it_is_served(simulator: Simulator, hand: Hand) -> None:
-    hand.at += 3600
+def test_the_account_can_be_exchanged_while_it_is_served(simulator: Simulator, clock: ManualClock) -> None:
+    clock.at += 3600
     get(simulator)
     simulator.account = Account(2, START, SHORT)
-    assert get(simulator).json() == listed(simulator.account, hand.at)
+    assert get(simulator).json() == listed(simulator.account, clock.at)
 
 
-def test_pages_hold_the_whole_list(simulator: Simulator, hand: Hand) -> None:
+def test_pages_hold_the_whole_list(simulator: Simulator, clock: ManualClock) -> None:
     simulator.listing = Listing(page_size=100)
     tasks: list[dict[str, Any]] = []
     url, pages = simulator.url + LIST_PATH, 0
@@ -319,7 +310,7 @@ def test_pages_hold_the_whole_list(simulator: Simulator, hand: Hand) -> None:
         page = requests.get(url, headers=KEYS, timeout=5).json()
         assert list(page) == ["count", "next", "previous", "results"]
         tasks, url, pages = tasks + page["results"], page["next"], pages + 1
-    assert tasks == listed(simulator.account, hand.at)
+    assert tasks == listed(simulator.account, clock.at)
     assert (page["count"], pages) == (len(tasks), -(-len(tasks) // 100))
     assert page["previous"] == f"{simulator.url}{LIST_PATH}?page={pages - 1}"
     assert get(simulator, LIST_PATH + "?page=99").status_code == 404
@@ -517,8 +508,8 @@ def test_the_other_origin_of_a_redirect_sees_what_follows_it(simulator: Simulato
     assert "x-api-key" in simulator.listings()[1].headers
 
 
-def test_it_stops_at_once_however_stuck_its_handlers_are(hand: Hand) -> None:
-    with Simulator(Account(1, START, SHORT), Clock(real=hand)) as simulator:
+def test_it_stops_at_once_however_stuck_its_handlers_are(clock: ManualClock) -> None:
+    with Simulator(Account(1, START, SHORT), Clock(real=clock)) as simulator:
         connections = [socket.create_connection((simulator.host, simulator.port)) for _ in range(4)]
         simulator.faults.next("silence", "dripping_body", delayed(60), "dripping_headers")
         for connection in connections:
@@ -555,12 +546,12 @@ def naive_failures(simulator: Simulator) -> int:
     return sum(task["status"] == "failed" for task in get(simulator).json())
 
 
-def test_a_naive_exporter_gives_wrong_numbers(simulator: Simulator, hand: Hand) -> None:
+def test_a_naive_exporter_gives_wrong_numbers(simulator: Simulator, clock: ManualClock) -> None:
     outage = Incident(START + 300, START + 600, failure_ratio=0.9)
     simulator.account = Account(1, START, replace(SHORT, incidents=[outage], rhythm=0))
     simulator.listing = Listing(newest=200)
     samples = []
-    for hand.at in range(int(START) + 600, int(START) + 1800, 15):
+    for clock.at in range(int(START) + 600, int(START) + 1800, 15):
         samples.append(naive_failures(simulator))
     steps = list(itertools.pairwise(samples))
     assert any(late < early for early, late in steps), "a counter that goes down"

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.exporter import Exporter, Visit
+from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.web import landing_page as page
 from creatify_exporter.web.middleware import Gate
@@ -85,10 +85,10 @@ class Server:
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._scrape(request, self._exporter.visit(), own=True)
+        return await self._scrape(request, self._exporter.begin_scrape(), own=True)
 
     async def _own_metrics(self, request: Request) -> Response:
-        return await self._scrape(request, [], own=True)
+        return await self._scrape(request, self._exporter.begin_scrape([]), own=True)
 
     async def _probe(self, request: Request) -> Response:
         name = request.query_params.get("workspace")
@@ -96,14 +96,14 @@ class Server:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
-        return await self._scrape(request, self._exporter.visit([name]), own=False)
+        return await self._scrape(request, self._exporter.begin_scrape([name]), own=False)
 
-    async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
+    async def _scrape(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        fetches = {asyncio.wrap_future(future) for visit in visits for future in visit.futures}
+        fetches = {asyncio.wrap_future(future) for future in scrape.futures}
         if fetches:
             await self._wait(fetches, self._patience(request.headers))
-        return await self._renderings.scrape(request.headers, visits, own=own)
+        return await self._renderings.scrape(request.headers, scrape, own=own)
 
     async def _wait(self, fetches: set[asyncio.Future[Outcome]], patience: float) -> None:
         """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""

@@ -2,13 +2,13 @@
 
 import asyncio
 import gzip
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Final
 
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from creatify_exporter.exporter import Exporter, Visit
+from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.metrics import ScrapeRegistry
 
 _AT_ONCE: Final = 2  # while one waits for the ledger, another may go on; more would keep the event loop waiting
@@ -28,16 +28,16 @@ class Renderings:
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._queued: dict[Hashable, asyncio.Task[bytes]] = {}
 
-    async def scrape(self, headers: Mapping[str, str], visits: Sequence[Visit], *, own: bool) -> Response:
-        """Answer with what visits brought, in the format and the encoding that is asked for."""
+    async def scrape(self, headers: Mapping[str, str], scrape: Scrape, *, own: bool) -> Response:
+        """Answer with what a scrape brought, in the format and the encoding that is asked for."""
         encode, content_type = _encoder(headers.get("Accept", ""))
         compressed = "gzip" in headers.get("Accept-Encoding", "")
 
         def work() -> bytes:
-            body = encode(self._exporter.collect(visits, own=own))
+            body = encode(self._exporter.collect(scrape, own=own))
             return gzip.compress(body, COMPRESSION) if compressed and len(body) >= LEAST_COMPRESSED else body
 
-        body = await self.render((content_type, compressed, own, *(visit.identity for visit in visits)), work)
+        body = await self.render((content_type, compressed, own, scrape.identity), work)
         answer = Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})
         if body.startswith(b"\x1f\x8b"):  # else the middleware says so
             answer.headers.update({"Content-Encoding": "gzip", "Vary": "Accept, Accept-Encoding"})
