@@ -15,7 +15,7 @@ from prometheus_client import PlatformCollector, ProcessCollector
 from creatify_exporter import __revision__, __version__, metrics
 from creatify_exporter.config.schema import Config, Plan
 from creatify_exporter.creatify.reasons import Classifier
-from creatify_exporter.creatify.task import API, FIELDS, STATUSES
+from creatify_exporter.creatify.task import API, FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
@@ -175,19 +175,19 @@ def _add_snapshot(
         return
     for field in FIELDS:
         registry.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
-    if isfinite(snapshot.oldest):
-        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest)
-        registry.add(metrics.LIST_NEWEST, names, snapshot.newest)
+    if isfinite(snapshot.oldest_at):
+        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest_at)
+        registry.add(metrics.LIST_NEWEST, names, snapshot.newest_at)
     if counters is None:
         # Only the ledger knows which models have a name of their own.
         return
     for model, cells in snapshot.by_model(counters.models).items():
-        for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
+        for status in STATUS_LABELS if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
             registry.add(metrics.TASKS, (*names, model, status), cell.tasks)
-            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
-            if isfinite(cell.oldest):
-                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest)
+            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used)
+            if isfinite(cell.oldest_at):
+                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest_at)
 
 
 def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Counters) -> None:

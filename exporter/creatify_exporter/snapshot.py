@@ -6,38 +6,38 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.creatify.task import OTHER, UNFINISHED, Status, Task, known, model_label
+from creatify_exporter.creatify.task import OTHER, UNFINISHED, Status, Task, model_label, status_label
 
-_MOST_KINDS: Final = 10_000
-"""Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""
+_MAX_KINDS: Final = 10_000
+"""Distinct pairs of model and status that are told apart, so that a hostile list cannot take all memory."""
 
 
 class Cell(msgspec.Struct, gc=False, array_like=True):
-    """How many tasks there are of one kind, what they used, and when the oldest was created, if it is unfinished.
+    """How many tasks there are of one kind, their credits, and when the oldest was created if they are unfinished.
 
-    Times are seconds since the epoch; infinite where no task tells.
+    `oldest_at` is infinite if no task says when it was created.
     """
 
     tasks: int = 0
-    credits: float = 0.0
-    oldest: float = inf
+    credits_used: float = 0.0
+    oldest_at: float = inf
 
     def merge(self, other: "Cell") -> None:
         """Add another cell to this one."""
         self.tasks += other.tasks
-        self.credits += other.credits
-        self.oldest = min(self.oldest, other.oldest)
+        self.credits_used += other.credits_used
+        self.oldest_at = min(self.oldest_at, other.oldest_at)
 
 
 class Snapshot(msgspec.Struct, array_like=True):
     """Sums up tasks; a list is summed up part by part, and shown only when it has proved complete.
 
-    `oldest` and `newest` are the creation times that bound the list, in seconds since the epoch; infinite where no task
-    tells its own. `cells` are by the names of model and status.
+    `oldest_at` and `newest_at` are the creation times that bound the list; infinite if no task says its own.
+    `cells` are by names of model and status.
     """
 
-    oldest: float = inf
-    newest: float = -inf
+    oldest_at: float = inf
+    newest_at: float = -inf
     cells: dict[tuple[str | None, str | None], Cell] = {}
 
     @classmethod
@@ -50,11 +50,11 @@ class Snapshot(msgspec.Struct, array_like=True):
         for kind, alike in kinds.items():
             cell = snapshot._cell(*kind)
             cell.tasks += len(alike)
-            cell.credits += sum([task.credits_used or 0.0 for task in alike])
+            cell.credits_used += sum([task.credits_used or 0.0 for task in alike])
             if kind[1] in UNFINISHED:
-                cell.oldest = min([cell.oldest, *_created(alike)])
-        dates = _created(tasks)  # as numbers, since times in different zones are slow to compare
-        snapshot.oldest, snapshot.newest = min([inf, *dates]), max([-inf, *dates])
+                cell.oldest_at = min([cell.oldest_at, *_created(alike)])
+        created = _created(tasks)
+        snapshot.oldest_at, snapshot.newest_at = min([inf, *created]), max([-inf, *created])
         return snapshot
 
     @classmethod
@@ -67,15 +67,16 @@ class Snapshot(msgspec.Struct, array_like=True):
         return _encoder.encode(self)
 
     def merge(self, other: "Snapshot") -> None:
-        """Take in what another one has summed up."""
+        """Add the sums of another part of the list."""
         for kind, cell in other.cells.items():
             self._cell(*kind).merge(cell)
-        self.oldest, self.newest = min(self.oldest, other.oldest), max(self.newest, other.newest)
+        self.oldest_at = min(self.oldest_at, other.oldest_at)
+        self.newest_at = max(self.newest_at, other.newest_at)
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
-        kind = (model_name[:400] if model_name else None, known(raw_status))
-        if kind not in self.cells and len(self.cells) >= _MOST_KINDS:
+        kind = (model_name[:400] if model_name else None, status_label(raw_status))
+        if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
 
@@ -85,7 +86,7 @@ class Snapshot(msgspec.Struct, array_like=True):
         for (name, status), cell in self.cells.items():
             label = model_label(name)
             row = sums.setdefault(label if label in models else OTHER, {})
-            row.setdefault(known(status), Cell()).merge(cell)
+            row.setdefault(status_label(status), Cell()).merge(cell)
         return sums
 
 
@@ -94,4 +95,5 @@ _decoder: Final = msgspec.msgpack.Decoder(Snapshot)
 
 
 def _created(tasks: list[Task]) -> list[float]:
+    # As numbers, since times in different zones are slow to compare.
     return [task.created_at.timestamp() for task in tasks if task.created_at]

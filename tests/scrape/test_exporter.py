@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from clocks import ManualClock
+from creatify_exporter import metrics
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Plan, Seconds, Workspace
@@ -31,7 +32,6 @@ from creatify_exporter.exporter import Exporter, Scrape, renewal, rules
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
 from creatify_exporter.target import Target
 from processes import Samples, parsed, total
@@ -518,11 +518,17 @@ def test_the_golden_exposition_passes_promtool_and_shows_every_family(promtool: 
     openmetrics = (GOLDEN / "metrics.openmetrics.txt").read_text()
     families = list(text_string_to_metric_families(openmetrics))  # type: ignore[no-untyped-call] # prometheus_client's
     assert len(families) == text.count("# TYPE ")
-    own = {"creatify_exporter_build_info"} | {each.name for each in FAMILIES if "_config_last_reload" in each.name}
+    own = {"creatify_exporter_build_info"} | {
+        each.name for each in metrics.FAMILIES if "_config_last_reload" in each.name
+    }
     assert {line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")} == {
-        each.name for each in FAMILIES
+        each.name for each in metrics.FAMILIES
     } - own
     assert "_created{" not in text + openmetrics
+
+
+def test_every_family_is_in_the_list_that_is_exposed() -> None:
+    assert [each for each in vars(metrics).values() if isinstance(each, metrics.Family)] == list(metrics.FAMILIES)
 
 
 def test_what_the_exporter_says_of_itself_passes_promtool_too(bench: Make, promtool: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter.creatify.task import OTHER, Task, known, model_label
+from creatify_exporter.creatify.task import OTHER, Task, model_label, status_label
 from creatify_exporter.snapshot import Cell, Snapshot
 
 BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def naive(listed: list[Task], models: frozenset[str]) -> dict[str, dict[str, dic
     for task in listed:
         label = model_label(task.model_name)
         model = label if label in models else OTHER
-        cell = sums.setdefault(model, {}).setdefault(known(task.status), defaultdict(float, created=[]))
+        cell = sums.setdefault(model, {}).setdefault(status_label(task.status), defaultdict(float, created=[]))
         cell["tasks"] += 1
         cell["credits"] += task.credits_used or 0
         cell["created"] += [task.created_at.timestamp()] if task.created_at else []
@@ -62,23 +62,23 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
     for model, cells in got.items():
         for status, cell in cells.items():
             wanted = expected[model][status]
-            assert (cell.tasks, cell.credits) == (wanted["tasks"], wanted["credits"])
+            assert (cell.tasks, cell.credits_used) == (wanted["tasks"], wanted["credits"])
             if status in ("pending", "running"):
-                assert cell.oldest == min(wanted["created"], default=inf)
+                assert cell.oldest_at == min(wanted["created"], default=inf)
     created = [task.created_at.timestamp() for task in listed if task.created_at]
-    assert (snapshot.oldest, snapshot.newest) == (min(created, default=inf), max(created, default=-inf))
+    assert (snapshot.oldest_at, snapshot.newest_at) == (min(created, default=inf), max(created, default=-inf))
 
 
 def test_an_entry_that_stands_twice_in_the_list_counts_twice() -> None:
     task = Task(id="a", model_name="pro", status="done", credits_used=2.5)
     cells = snapshot_of([task], [task]).by_model(frozenset({"pro"}))["pro"]
-    assert (cells["done"].tasks, cells["done"].credits) == (2, 5.0)
+    assert (cells["done"].tasks, cells["done"].credits_used) == (2, 5.0)
 
 
 def test_moments_of_different_offsets_are_compared_as_moments() -> None:
     west, east = datetime.fromisoformat("2026-10-01T01:00:00-07:00"), datetime.fromisoformat("2026-10-01T07:30:00Z")
     snapshot = snapshot_of([Task(id="a", status="running", created_at=west), Task(id="b", created_at=east)])
-    assert (snapshot.oldest, snapshot.newest) == (east.timestamp(), west.timestamp())
+    assert (snapshot.oldest_at, snapshot.newest_at) == (east.timestamp(), west.timestamp())
 
 
 def test_models_that_the_ledger_does_not_know_are_one() -> None:

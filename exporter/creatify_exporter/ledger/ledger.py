@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from creatify_exporter.creatify.task import Task, known, model_label
+from creatify_exporter.creatify.task import Task, model_label, status_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.reconcile import Judgement, Rules
 from creatify_exporter.ledger.sqlite import unavailable
@@ -258,7 +258,7 @@ class Transaction:
         return news, settled
 
     def _sight(self, task: Task) -> Sight:
-        status = known(task.status)
+        status = status_label(task.status)
         reason = self.rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Without names: a first list has a hundred thousand of these.

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote
 
 from creatify_exporter import __version__
-from creatify_exporter.creatify.task import API, STATUSES
+from creatify_exporter.creatify.task import API, STATUS_LABELS
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -99,11 +99,10 @@ def _tasks(target: Target) -> Iterator[str]:
     if not outcome or not outcome.snapshot or not counters:
         return
     yield "<table><caption>Tasks in the list</caption>"
-    statuses = (*STATUSES, "unknown")
-    yield _row("th", ["Model", *statuses, "credits used"])
+    yield _row("th", ["Model", *STATUS_LABELS, "credits used"])
     for model, cells in outcome.snapshot.by_model(counters.models).items():
-        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
-        yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
+        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in STATUS_LABELS)
+        yield _row("td", [model, *counts, f"{sum(cell.credits_used for cell in cells.values()):,.12g}"])
     yield "</table>"
 
 
