@@ -67,7 +67,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
 def _look(census: Census, pieces: Iterator[bytes], transaction: Transaction) -> float:
     """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
     decoder, spent = Decoder(max_task=1 << 20), [0.0]
-    for name in ("add", "pass_over"):
+    for name in ("add", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
     census.take(Listing(lambda _: decoder.batches(pieces), decoder), transaction)
     return spent[0]

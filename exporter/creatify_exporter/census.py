@@ -33,7 +33,7 @@ class Census:
                     listing.decoder.remember(part.packed)
             snapshot.merge(part)
         if recalled:
-            transaction.pass_over()
+            transaction.skip()
         self._last = transaction.settled_in, stretches
         return snapshot
 
