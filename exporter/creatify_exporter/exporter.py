@@ -20,7 +20,7 @@ from creatify_exporter.errors import CAUSES, ConfigError
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
-from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
+from creatify_exporter.ledger.state import DURATION_BOUNDS, SeriesKey, Total
 from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -126,7 +126,7 @@ class Exporter:
             if self.targets.get(target.workspace.name) is not target:
                 target.close()
         for name in before.keys() - self.targets.keys():
-            self._ledger.put_away(name, API)
+            self._ledger.evict(name, API)
 
     def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
@@ -196,13 +196,15 @@ def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Co
         if family := _COUNTERS.get(key.total):
             registry.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
     for model in sorted(counters.models):
-        counts = accumulate(values[Key(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
+        counts = accumulate(values[SeriesKey(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
         buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
-        registry.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
+        registry.add_histogram(
+            metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
+        )
     registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
-    if counters.marks.created_at is not None and counters.marks.recorded_at is not None:
-        registry.add(metrics.LEDGER_CREATED, names, counters.marks.created_at)
-        registry.add(metrics.LAST_SUCCESS, names, counters.marks.recorded_at)
+    if counters.progress.first_recorded_at is not None and counters.progress.recorded_at is not None:
+        registry.add(metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at)
+        registry.add(metrics.LAST_SUCCESS, names, counters.progress.recorded_at)
 
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:

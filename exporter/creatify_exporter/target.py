@@ -111,7 +111,7 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
     for batch in batches:
         if batch.summary is not None:
             part = Snapshot.unpacked(batch.summary)
-            transaction.pass_over()
+            transaction.skip()
         else:
             part = Snapshot.of(batch.tasks)
             if transaction.add(batch.tasks) and batch.chunk:

@@ -25,10 +25,10 @@ from oracle import BY_DAY, Name, Oracle
 
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.checksum import book_seal
+from creatify_exporter.ledger.checksum import book_checksum
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.ledger.state import DayKey, Key, Total
+from creatify_exporter.ledger.state import DayKey, SeriesKey, Total
 from creatify_exporter.ledger.store import Day, read_book
 
 HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "1500"))
@@ -42,7 +42,18 @@ WORKSPACE = ("default", "text_generator")
 def rules(*reasons: str, **settings: Any) -> Rules:
     """Make rules whose reasons are the texts themselves."""
     reasons = reasons or ("timeout", "quota")
-    return Rules((*reasons, "other"), lambda text: text if text in reasons else "other", **settings)
+    defaults = {
+        "history": "count",
+        "settle_after": DAY,
+        "new_series_hold": 120.0,
+        "max_models": 100,
+        "models": frozenset(),
+    }
+
+    def classify(text: str | None) -> str:
+        return text if text and text in reasons else "other"
+
+    return Rules(reasons=(*reasons, "other"), classify=classify, **{**defaults, **settings})
 
 
 def days(path: Path, since: int, before: int) -> list[Day]:
@@ -284,6 +295,7 @@ class World:
         self.name = WORKSPACE
         self.now = self.clock = NOON
         self.lives = 0
+        self.versions: dict[Transaction, int] = {}
         self.born: dict[int, float | None] = {}
         self.told: dict[int, tuple[str | None, float | None]] = {}
         self.rules = rules(*REASONS[0], **history.settings)
@@ -322,10 +334,8 @@ class World:
             return
         if step.fate == "restarted":
             self.restart()
-        rules, transaction, tasks = self.rules, self.ledger.begin(*self.name), self.list(step.entries)
-        rival, newer = (
-            (self.rival().begin(*self.name), self.list(step.rival)) if step.fate == "overtaken" else (None, [])
-        )
+        rules, transaction, tasks = self.rules, self.begin(self.ledger), self.list(step.entries)
+        rival, newer = (self.begin(self.rival()), self.list(step.rival)) if step.fate == "overtaken" else (None, [])
         tell(transaction, tasks, step.batch)
         if step.rules_change == "meanwhile":
             self.configure(step)
@@ -340,9 +350,14 @@ class World:
             self.commit(transaction, tasks, rules)
         transaction.close()
 
+    def begin(self, ledger: Ledger) -> Transaction:
+        transaction = ledger.begin(*self.name)
+        self.versions[transaction] = transaction._book.progress.version  # noqa: SLF001 - no getter for tests alone
+        return transaction
+
     def commit(self, transaction: Transaction, tasks: list[Task], rules: Rules) -> None:
         """Commit, and see that the list is recorded, unless a newer one has been or it must not be believed."""
-        overtaken = transaction.generation != self.oracle.lists
+        overtaken = self.versions[transaction] != self.oracle.lists
         believed = self.oracle.believes(tasks)
         try:
             recorded = transaction.commit(self.now)
@@ -435,7 +450,7 @@ class World:
         self.served = served
         assert counters.tracked == self.oracle.tracked()
         assert counters.models == self.oracle.models
-        assert (counters.marks.settled_before or float("-inf")) == self.oracle.mark
+        assert (counters.progress.watermark or float("-inf")) == self.oracle.mark
         totals = self.oracle.totals
         for model in counters.models:
             net = totals[model, "credits_used", ""] - totals[model, "credits_refunded", ""]
@@ -525,7 +540,7 @@ class Desk:
         return transaction.commit(self.now)
 
     def count(self, total: Total, label: str = "", model: str = "flash") -> float:
-        return dict(self.ledger.counters(*WORKSPACE).values).get(Key(model, total, label), -1.0)
+        return dict(self.ledger.counters(*WORKSPACE).values).get(SeriesKey(model, total, label), -1.0)
 
     def counts(self, *totals: Total) -> tuple[float, ...]:
         return tuple(self.count(total) for total in totals)
@@ -564,7 +579,7 @@ def test_a_list_that_is_given_up_changes_nothing(desk: Desk) -> None:
     transaction.add([desk.task("b", "done", 5.0)])
     transaction.close()
     assert desk.counts("submitted", "finished", "credits_used") == (1, 0, 0)
-    assert desk.ledger.counters(*WORKSPACE).marks.generation == 1
+    assert desk.ledger.counters(*WORKSPACE).progress.version == 1
 
 
 def test_a_task_counts_once_however_often_it_is_listed(desk: Desk) -> None:
@@ -645,10 +660,10 @@ def test_a_list_is_judged_by_the_mark_of_the_one_before_it(desk: Desk) -> None:
 
 def test_the_mark_never_goes_back(desk: Desk) -> None:
     desk.list(after=2 * DAY)
-    mark = desk.ledger.counters(*WORKSPACE).marks.settled_before
+    mark = desk.ledger.counters(*WORKSPACE).progress.watermark
     desk.list(after=-2 * DAY)
     desk.list(desk.task("b", at=NOON))
-    assert desk.ledger.counters(*WORKSPACE).marks.settled_before == mark == NOON + 15 + DAY
+    assert desk.ledger.counters(*WORKSPACE).progress.watermark == mark == NOON + 15 + DAY
     assert desk.count("submitted") == 1
 
 
@@ -778,12 +793,12 @@ def test_a_recording_is_committed_once(desk: Desk) -> None:
     assert [transaction.commit(desk.now), transaction.commit(desk.now)] == [True, False]
 
 
-def test_a_book_that_is_put_away_is_read_again_also_by_a_fetch_under_way(desk: Desk) -> None:
+def test_a_book_that_is_evict_is_read_again_also_by_a_fetch_under_way(desk: Desk) -> None:
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("first", "done", 2.0), desk.task("b")])
-    desk.ledger.put_away(*WORKSPACE)
+    desk.ledger.evict(*WORKSPACE)
     assert desk.counts("submitted", "finished") == (1, 0)
-    desk.ledger.put_away(*WORKSPACE)
+    desk.ledger.evict(*WORKSPACE)
     assert transaction.commit(desk.now)
     assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 2)
 
@@ -801,10 +816,13 @@ def test_workspaces_do_not_touch_each_other(path: Path) -> None:
     desk.restart()
     assert (desk.count("credits_used", model="pro"), desk.counts("submitted", "finished")) == (2, (1, 0))
     other = dict(desk.ledger.counters("other", "text_generator").values)
-    assert (other[Key("flash", "credits_used")], other[Key("pro", "credits_used")]) == (8, 0)  # its hold goes on
+    assert (other[SeriesKey("flash", "credits_used")], other[SeriesKey("pro", "credits_used")]) == (
+        8,
+        0,
+    )  # its hold goes on
     desk.now += 120
     other = dict(desk.ledger.counters("other", "text_generator").values)
-    assert (other[Key("flash", "credits_used")], other[Key("pro", "credits_used")]) == (8, 4)
+    assert (other[SeriesKey("flash", "credits_used")], other[SeriesKey("pro", "credits_used")]) == (8, 4)
 
 
 def test_rules_that_change_while_a_list_is_read_hold_from_the_next_one_on() -> None:
@@ -965,7 +983,7 @@ def test_a_process_killed_while_it_ends_a_hold_has_shown_nothing_yet(path: Path,
         desk.ledger.counters(*WORKSPACE)
     desk.ledger.close()
     desk.open(path.parent / "copy" / path.name)
-    held = {value for key, value in desk.ledger.counters(*WORKSPACE).values if key == Key("pro", "credits_used")}
+    held = {value for key, value in desk.ledger.counters(*WORKSPACE).values if key == SeriesKey("pro", "credits_used")}
     assert held in ({0.0}, {5.0})
     desk.now += 120
     assert desk.counts("submitted") == (1,)
@@ -1099,7 +1117,7 @@ def test_a_bit_that_turns_over_in_the_log_is_noticed_unless_it_is_in_the_last_re
             assert (copy / "ledger.db-wal").read_bytes() == flipped
         else:
             with closing(store):
-                assert store.load(*WORKSPACE).marks.generation >= 39
+                assert store.load(*WORKSPACE).progress.version >= 39
         shutil.rmtree(copy)
 
 
@@ -1257,7 +1275,7 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
         book = read_book(somebody, *WORKSPACE)
         assert book
         days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
-        seal = book_seal(WORKSPACE, book, ((DayKey(*key), value) for *key, value in days))
+        seal = book_checksum(WORKSPACE, book, ((DayKey(*key), value) for *key, value in days))
         somebody.execute("UPDATE book SET seal = ?", (seal,))
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False

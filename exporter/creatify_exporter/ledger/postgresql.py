@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import Book, Changes
-from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
+from creatify_exporter.ledger.store import Conflict, Rows, Statements, Store, unavailable
 
 _CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds
 _LONGEST_WAIT: Final = 1.5  # seconds for a connection: an answer that comes too late is none
@@ -110,7 +110,7 @@ class PostgresqlStore(Store):
             open=True,
         )
         try:
-            with _unavailable():
+            with unavailable(psycopg.Error):
                 self._prepare()
         except LedgerUnavailable as error:
             if read_only:
@@ -145,8 +145,8 @@ class PostgresqlStore(Store):
         with self._connection() as sql:
             return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
 
-    def news(self, book: Book) -> list[Changes] | None:
-        """As `Store` says; asks for no more than a number where there are none."""
+    def changes_since(self, book: Book) -> list[Changes] | None:
+        """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
             found = sql.execute(
                 "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
@@ -164,7 +164,7 @@ class PostgresqlStore(Store):
     def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:
         entries = _entries(sql, book, until)
         if entries is None:
-            raise Overtaken
+            raise Conflict
         return entries
 
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:
@@ -187,7 +187,7 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator["_Session"]:
-        with _unavailable():
+        with unavailable(psycopg.Error):
             connection = self._reached()
             try:
                 yield self._session(connection)
@@ -309,13 +309,3 @@ def _parsed(url: str) -> str:
             "ledger.url: is no PostgreSQL URL; write it like "
             "postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full"
         ) from None
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """Raise `LedgerUnavailable` where PostgreSQL could not do what the block asks of it."""
-    try:
-        yield
-    except psycopg.Error as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise LedgerUnavailable(f"the ledger cannot be used: {reason}") from error

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.checksum import book_seal, moved
+from creatify_exporter.ledger.checksum import book_checksum, difference
 from creatify_exporter.ledger.state import Book, Changes, DayKey
-from creatify_exporter.ledger.store import Statements, Store, read_book
+from creatify_exporter.ledger.store import Statements, Store, read_book, unavailable
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
-_SEALED: Final = 3  # the version from which on books have seals
+_CHECKSUMS: Final = 3  # the version from which on books have checksums, in the column `seal`
 _LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
 
 _DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
-_MOVE_SEAL: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
+_ADD_TO_CHECKSUM: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -60,16 +60,16 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 
 
 class SqliteStore(Store):
-    """A file with one writer; one that only reads disturbs nobody.
+    """A file with one writer; readers do not disturb it.
 
-    Opening it raises `LedgerRefused` where the file is damaged, foreign, newer, or in use by another process, and
-    leaves such a file as it was.
+    Opening it raises `LedgerRefused` if the file is damaged, foreign, newer, or in use by another process, and leaves
+    such a file as it was.
     """
 
     shared = False
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        """Open the ledger at `path`, or one in memory where that is None."""
+        """Open the ledger at `path`; None is one in memory."""
         self._path = path
         # A link to a ledger is that ledger.
         self._lock = _locked(path.resolve()) if path and not read_only else None
@@ -82,8 +82,8 @@ class SqliteStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:
-        """As `Store` says; waits for a lock that somebody else holds for 5 s at most."""
-        with unavailable():
+        """As `Store` says; waits at most 5 s for a lock that another program holds."""
+        with unavailable(sqlite3.Error):
             self._check_place()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -97,7 +97,7 @@ class SqliteStore(Store):
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with unavailable():
+        with unavailable(sqlite3.Error):
             self._database.execute("BEGIN")
             try:
                 yield self._database
@@ -106,10 +106,10 @@ class SqliteStore(Store):
                     self._database.execute("ROLLBACK")
 
     def load(self, workspace: str, api: str) -> Book:
-        """As `Store` says; a book whose seal is broken is no book any more."""
+        """As `Store` says; raises `LedgerUnavailable` if the checksum does not match."""
         book = super().load(workspace, api)
         with self.reading() as sql:
-            if not _sealed(sql, book):
+            if not _matches(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
         return book
 
@@ -118,19 +118,19 @@ class SqliteStore(Store):
         return time.time()
 
     def close(self) -> None:
-        """Close the file and let others have it."""
+        """Close the file and free its lock."""
         self._database.close()
         self._unlock()
 
-    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:
+    def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:
         days = {}
         for key in changes.days:
             for (value,) in sql.execute(_DAY, (book.number, *key)):
                 days[key] = value
-        sql.execute(_MOVE_SEAL, (moved(book, changes, days), book.number))
+        sql.execute(_ADD_TO_CHECKSUM, (difference(book, changes, days), book.number))
 
-    def _seal(self, sql: Statements, workspace: str, api: str) -> None:
-        _seal(sql, workspace, api)
+    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:
+        _write_checksum(sql, workspace, api)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -141,15 +141,6 @@ class SqliteStore(Store):
         """Refuse to write to a file that has been deleted or replaced: what is written there is lost."""
         if _place(self._path) != self._place:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
-
-
-@contextmanager
-def unavailable() -> Iterator[None]:
-    """Raise `LedgerUnavailable` where SQLite could not do what the block asks of it."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
 
 
 @contextmanager
@@ -268,21 +259,22 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
-def _whole_seal(sql: Statements, book: Book) -> int:
+def _checksum(sql: Statements, book: Book) -> int:
     [name] = sql.execute("SELECT workspace, api FROM book WHERE number = ?", (book.number,)).fetchall()
     days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-    return book_seal(name, book, ((DayKey(*key), value) for *key, value in days))
+    return book_checksum(name, book, ((DayKey(*key), value) for *key, value in days))
 
 
-def _sealed(sql: Statements, book: Book) -> bool:
-    [(seal,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
-    return bool(seal == _whole_seal(sql, book))
+def _matches(sql: Statements, book: Book) -> bool:
+    """Return whether a book's checksum is that of its content."""
+    [(stored,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    return bool(stored == _checksum(sql, book))
 
 
-def _seal(sql: Statements, workspace: str, api: str) -> None:
+def _write_checksum(sql: Statements, workspace: str, api: str) -> None:
     book = read_book(sql, workspace, api)
     if book:
-        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_whole_seal(sql, book), book.number))
+        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
 
 
 def _names(sql: Statements) -> list[tuple[str, str]]:
@@ -299,15 +291,15 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
-    """Return what is wrong with the content of a ledger, None where nothing is."""
+    """Return what is wrong with the content of a ledger, None if it is as it was written."""
     found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
-    if version < _SEALED:
+    if version < _CHECKSUMS:
         return None
     try:
         books = [read_book(database, *name) for name in _names(database)]
-        whole = all(book and _sealed(database, book) for book in books)
+        whole = all(book and _matches(database, book) for book in books)
     except (ValueError, TypeError, sqlite3.Error):  # what no exporter has written there
         whole = False
     return None if whole else "what it holds is not what was written"
@@ -325,9 +317,9 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             f"PRAGMA user_version = {number}",
         ):
             database.execute(statement)
-        if number == _SEALED:
+        if number == _CHECKSUMS:
             for name in _names(database):
-                _seal(database, *name)
+                _write_checksum(database, *name)
         database.execute("COMMIT")
 
 
