@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.config.schema import (
     ByteSize,
     Config,
@@ -64,7 +64,7 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
     login = b64encode(b"user:canary-password").decode()
-    assert log.without_secrets(f"Basic {login}") == "Basic <hidden>"
+    assert redaction.mask(f"Basic {login}") == "Basic <hidden>"
     assert other.tls_config is not None
     assert other.tls_config.ca_file == CASES / "keys/api-id"
     assert config.fetch == Fetch()
@@ -263,7 +263,7 @@ def test_a_credential_shows_itself_to_nobody() -> None:
     literal, file = Credential("canary-literal"), Credential(file=CASES / "keys/api-key")
     assert file.read() == "canary-key-0123456789"
     assert "canary" not in f"{literal} {literal!r} {file} {file!r}"
-    assert log.without_secrets(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
+    assert redaction.mask(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
 
 
 def test_credentials_are_equal_when_they_say_the_same() -> None:

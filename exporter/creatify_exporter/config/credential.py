@@ -3,7 +3,7 @@
 import stat
 from pathlib import Path
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.errors import ConfigError
 
 _LONGEST = 16 * 2**10  # bytes; a bigger file holds something else than a key
@@ -67,5 +67,5 @@ def _checked(what: str, value: str) -> str:
         raise ConfigError([f"{what} starts or ends with white space; remove it"])
     if not all(" " <= char <= "~" or "\xa0" <= char <= "\xff" for char in value):
         raise ConfigError([f"{what} holds characters that no HTTP header can carry; copy the key again, on one line"])
-    log.redact(value)
+    redaction.register(value)
     return value

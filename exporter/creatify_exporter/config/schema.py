@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.config import yaml_reader as document
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.values import ByteSize, Seconds
@@ -100,14 +100,14 @@ def _proxy_url(text: str) -> str:
     if url.password:
         _redact(url.password)
         login = f"{unquote(url.username or '')}:{unquote(url.password)}"
-        log.redact(b64encode(login.encode()).decode())  # as it is sent, and as a proxy may say it again
+        redaction.register(b64encode(login.encode()).decode())  # as it is sent, and as a proxy may say it again
     return HiddenUrl(text)
 
 
 def _redact(password: str) -> None:
     """Keep a password of a URL out of the log, as it stands there and as it is meant."""
-    log.redact(password)
-    log.redact(unquote(password))
+    redaction.register(password)
+    redaction.register(unquote(password))
 
 
 class LedgerUrl(HiddenUrl):

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 
 API: Final = "text_generator"
 
@@ -56,7 +56,7 @@ def model_label(name: str | None) -> str:
     Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A name that has a key in it, as of
     an API that echoes what it was sent, is hidden as in the log.
     """
-    return _label(log.without_secrets((name or "")[: 4 * _LONGEST_LABEL]))
+    return _label(redaction.mask((name or "")[: 4 * _LONGEST_LABEL]))
 
 
 @lru_cache(maxsize=1000)
