@@ -23,9 +23,11 @@ import structlog
 from prometheus_client import generate_latest
 
 from creatify_exporter import __version__, log
-from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config
+from creatify_exporter.config.load import ledger_at, load
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError, ExporterError
@@ -93,7 +95,7 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
     from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - only those who ask for it load it
 
     with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
-        workspace = config.Workspace(
+        workspace = Workspace(
             name="default",
             api_id=Credential(simulator.api_id),
             api_key=Credential(simulator.api_key),
@@ -101,8 +103,8 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
         )
         demo = Config(
             workspaces=(workspace,),
-            fetch=config.Fetch(min_interval=config.Seconds(1)),  # for those who look by hand
-            ledger=config.Ledger(url=f"sqlite:///{directory}/ledger.db"),
+            fetch=Fetch(min_interval=Seconds(1)),  # for those who look by hand
+            ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         _run_server(arguments, lambda: demo)
 
@@ -199,7 +201,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _copy(arguments: argparse.Namespace) -> None:
-    source, target = config.ledger_at(arguments.source), config.ledger_at(arguments.target)
+    source, target = LedgerSettings(url=ledger_at(arguments.source)), LedgerSettings(url=ledger_at(arguments.target))
     if "memory:" in (source.url, target.url):
         raise ConfigError(["memory: a ledger in memory ends with its exporter; name another one"])
     with closing(_kept(source)) as read, closing(_store(target)) as written:
@@ -253,7 +255,7 @@ def _simulate(arguments: argparse.Namespace) -> None:
 
 
 def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
-    return config.load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url, keys_needed=keys_needed)
+    return load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url, keys_needed=keys_needed)
 
 
 def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
@@ -265,16 +267,16 @@ def _reading(arguments: argparse.Namespace) -> AbstractContextManager[Store]:
     return closing(_kept(_loaded(arguments, keys_needed=False).ledger))
 
 
-def _kept(ledger: config.Ledger) -> Store:
+def _kept(ledger: LedgerSettings) -> Store:
     """Open a ledger that outlives its exporter, to read it."""
     if ledger.url == "memory:":
         raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; name another one"])
     return _store(ledger, read_only=True)
 
 
-def _store(ledger: config.Ledger, *, read_only: bool = False) -> Store:
+def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
-        return SqliteStore(ledger.path, read_only=read_only)
+        return SqliteStore(ledger.url.path, read_only=read_only)
     try:
         from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - only those who use it load it
     except ImportError:

@@ -93,7 +93,7 @@ class Exporter:
 
     def reload(self, config: Config) -> None:
         """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
-        if config.ledger.place != self.config.ledger.place:
+        if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
         self._take(config)
         self._reload_successful, self._loaded_at = True, self._clock()
@@ -160,7 +160,7 @@ def rules(config: Config) -> Rules:
     return Rules(
         reasons=classifier.reasons,
         classify=classifier.classify,
-        history=config.ledger.history,
+        history=config.ledger.first_list,
         settle_after=config.ledger.settle_after,
         new_series_hold=config.ledger.new_series_hold,
         max_models=config.labels.max_models,

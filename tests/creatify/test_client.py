@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from creatify_exporter import redaction
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
+from creatify_exporter.config.schema import TLS, Fetch, Workspace
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.client import Client, usual_authorities
 from creatify_exporter.errors import FetchError, RateLimited
 from creatify_exporter.simulator import (
