@@ -1,7 +1,7 @@
 """The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
 
 What the standard library's loggers say (urllib3, asyncio, warnings) takes the same way, and so do
-exceptions that nobody caught.
+uncaught exceptions.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    logging.getLogger(__name__).error("nobody caught an exception", exc_info=(kind, error, trace))
+    logging.getLogger(__name__).error("uncaught exception", exc_info=(kind, error, trace))
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:

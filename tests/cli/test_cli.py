@@ -191,7 +191,7 @@ def test_a_flag_that_is_wrong_is_told_by_its_name(
     ],
 )
 def test_flags_stand_before_the_command_or_behind_it(here: Here, config: Path, arguments: list[str]) -> None:
-    rewritten(config, ledger={"history": "count"})  # which is doubtful with a ledger in memory
+    rewritten(config, ledger={"history": "count"})  # which gets a warning with a ledger in memory
     done = here(*(each.format(config=config) for each in arguments))
     assert (done.returncode, done.stderr) == (0, "")
     assert "warning: ledger.url memory: with history: count" in done.stdout

@@ -148,7 +148,7 @@ def test_no_exception_shows_a_secret(written: io.StringIO) -> None:
     assert "canary" not in written.getvalue()
 
 
-def test_an_exception_that_nobody_caught_shows_no_secret(written: io.StringIO) -> None:
+def test_an_uncaught_exception_shows_no_secret(written: io.StringIO) -> None:
     thread = threading.Thread(target=fail, name="uncaught")
     thread.start()
     thread.join()
@@ -156,7 +156,7 @@ def test_an_exception_that_nobody_caught_shows_no_secret(written: io.StringIO) -
         fail()
     except ValueError as error:
         sys.excepthook(type(error), error, error.__traceback__)
-    assert written.getvalue().count("nobody caught an exception") == 2
+    assert written.getvalue().count("uncaught exception") == 2
     assert "canary" not in written.getvalue()
 
 
