@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from creatify_exporter import __version__
+from creatify_exporter import __version__, signals
 from creatify_exporter.errors import ConfigError, ExporterError
 
 # 128 and the number of SIGINT, as shells have it.
@@ -24,6 +24,7 @@ _LEVELS: Final = ("debug", "info", "warning", "error")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. A user's mistake gets one line on standard error, and 1."""
     arguments = _parser().parse_args(argv)
+    signals.release(serving=arguments.command == "serve")
     try:
         return _run(arguments)
     except ConfigError as error:

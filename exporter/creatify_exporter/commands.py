@@ -5,7 +5,6 @@ import asyncio
 import ctypes
 import os
 import resource
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -73,7 +72,6 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
     _warn((*loaded.warnings, *gate.config.warnings))
     _allow_files()
