@@ -1,18 +1,20 @@
 """The command line: its flags, and how a command's mistakes are told. It imports nothing that takes long to load."""
 
 import argparse
+import difflib
 import io
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from creatify_exporter import __version__, signals
+from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError, ExporterError
 
 # 128 and the number of SIGINT, as shells have it.
@@ -66,12 +68,56 @@ def _refused(problems: Iterable[str]) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """Names a flag that it does not know; argparse alone complains of the word behind it: "invalid choice: '40'"."""
+
+    # By name, if there are any.
+    commands: Mapping[str, argparse.ArgumentParser] = {}
+
+    def parse_known_args(  # type: ignore[override]  # of the overloads, this is the one that argparse calls
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as inherited, once all flags in front of a command's name are known."""
+        words = list(sys.argv[1:] if args is None else args)
+        unknown = self._unknown_flag(words)
+        if unknown:
+            self.error(f"unknown flag {unknown}; {self._hint(unknown)}see --help")
+        return super().parse_known_args(words, namespace)
+
+    def _unknown_flag(self, words: Sequence[str]) -> str | None:
+        flags, remaining = _flags(self), iter(words)
+        for word in remaining:
+            name, has_value, _ = word.partition("=")
+            if name in ("-h", "--help", "--version", "--"):
+                return None
+            if not name.startswith("-"):
+                # The parser of a command looks at what stands behind its name.
+                if self.commands:
+                    return None
+            elif name not in flags:
+                return name
+            elif flags[name].nargs != 0 and not has_value:
+                next(remaining, None)
+        return None
+
+    def _hint(self, flag: str) -> str:
+        for name, command in self.commands.items():
+            if flag in _flags(command):
+                return f"it belongs behind the command {name}; "
+        near = difflib.get_close_matches(flag, _flags(self), n=1, cutoff=0.75)
+        return f"did you mean {near[0]}? " if near else ""
+
+
+def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    return parser._option_string_actions  # noqa: SLF001  argparse has no public way to list them
+
+
+def _parser() -> _Parser:
     """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
     # The commands have flags of their own: the defaults set below would become those of flags that are shared, and a
     # command would overwrite with them what stands before it.
     shared, serving, web = _shared_flags(), _serving_flags(), _web_flags()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="creatify-exporter",
         description="Prometheus exporter for Creatify text generation tasks. Without a command, it serves.",
         parents=[_shared_flags(), _serving_flags(), _web_flags()],
@@ -92,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(name: str, text: str, *more: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    def command(name: str, text: str, *more: _Parser) -> _Parser:
         added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
         added.set_defaults(command=name)
         return added
@@ -105,26 +151,27 @@ def _parser() -> argparse.ArgumentParser:
     classify = command("classify", "show to which classes failure reasons belong")
     classify.add_argument("--live", action="store_true", help="those in the list now, not those on standard input")
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
+    parser.commands = commands.choices
     return parser
 
 
-def _shared_flags() -> argparse.ArgumentParser:
+def _shared_flags() -> _Parser:
     # Without defaults: those of a command would overwrite what stands before it.
-    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=Path, help="configuration (YAML)")
+    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=_file, help="configuration (YAML)")
     flags.add_argument(
         "--ledger.url",
         dest="ledger_url",
         metavar="URL",
         help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
-    flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, help="minimum level to log")
+    flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, type=_level, help="minimum level to log")
     flags.add_argument("--log.format", dest="log_format", choices=["logfmt", "json"], help="format of the log")
     return flags
 
 
-def _serving_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+def _serving_flags() -> _Parser:
+    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
     flags.add_argument(
         "--web.listen-address",
@@ -142,27 +189,29 @@ def _serving_flags() -> argparse.ArgumentParser:
     return flags
 
 
-def _web_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+def _web_flags() -> _Parser:
+    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     flags.add_argument(
         "--web.config.file",
         dest="web_config_file",
         metavar="FILE",
-        type=Path,
+        type=_file,
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
     )
     return flags
 
 
-def _report_flags(report_parser: argparse.ArgumentParser) -> None:
+def _report_flags(report_parser: _Parser) -> None:
     report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC; this month by default")
     report_parser.add_argument("--csv", action="store_true", help="comma-separated values, without sums")
 
 
-def _ledger_actions(ledger: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
 
-    def action(name: str, text: str) -> argparse.ArgumentParser:
+    ledger.commands = actions.choices
+
+    def action(name: str, text: str) -> _Parser:
         added = actions.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
         added.set_defaults(command=f"ledger {name}")
         return added
@@ -172,12 +221,12 @@ def _ledger_actions(ledger: argparse.ArgumentParser, shared: argparse.ArgumentPa
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
     copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
-    backup.add_argument("file", metavar="FILE", type=Path, help="a new file, which is a ledger of its own")
+    backup.add_argument("file", metavar="FILE", type=_file, help="a new file, which is a ledger of its own")
     forget = action("forget", "remove the counters of a model that is no longer used")
     forget.add_argument("model", metavar="MODEL", help="the model, as in the label")
 
 
-def _simulate_flags(simulate: argparse.ArgumentParser) -> None:
+def _simulate_flags(simulate: _Parser) -> None:
     simulate.add_argument(
         "--listen", metavar="HOST:PORT", type=_address, default="127.0.0.1:10082", help="address: %(default)s"
     )
@@ -186,6 +235,19 @@ def _simulate_flags(simulate: argparse.ArgumentParser) -> None:
     simulate.add_argument("--tasks", type=int, default=10_000, help="length of the list: %(default)s")
     simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts: %(default)s")
     simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts: %(default)s")
+
+
+def _file(text: str) -> Path | None:
+    """Return the file; the empty name, which is the family's default, is that of none."""
+    try:
+        return file.expanded(text) if text else None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def _level(text: str) -> str:
+    """Return the name of a level; the family writes warn."""
+    return "warning" if text == "warn" else text
 
 
 def _path(text: str) -> str:

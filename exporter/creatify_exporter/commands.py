@@ -129,12 +129,28 @@ def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Co
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    if _names_only_a_web_configuration(arguments):
+        _tell_of_web_configuration(Gate(arguments.web_config_file, os.environ))
+        return
     loaded, gate = _both(lambda: _loaded(arguments), lambda: Gate(arguments.web_config_file, os.environ))
-    for warning in (*loaded.warnings, *gate.config.warnings):
+    for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
     if arguments.web_config_file:
-        print(f"the web configuration is valid: {gate.config.summary}")
+        _tell_of_web_configuration(gate)
+
+
+def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
+    others = (
+        arguments.config_file or arguments.ledger_url or any(name.startswith("CREATIFY_API_") for name in os.environ)
+    )
+    return bool(arguments.web_config_file) and not others
+
+
+def _tell_of_web_configuration(gate: Gate) -> None:
+    for warning in gate.config.warnings:
+        print(f"warning: {warning}")
+    print(f"the web configuration is valid: {gate.config.summary}")
 
 
 def _dump(arguments: argparse.Namespace) -> int:
@@ -182,8 +198,8 @@ def _forget(arguments: argparse.Namespace) -> None:
 
 
 def _classify(arguments: argparse.Namespace) -> None:
-    """Print how failure reasons map to classes: how often, the class, the text."""
-    loaded = _loaded(arguments, keys_needed=arguments.live)
+    """Print how failure reasons map to classes: how often, the class, the text. The ledger is not touched."""
+    loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
     texts = _live_reasons(loaded) if arguments.live else (line.decode(errors="replace") for line in sys.stdin.buffer)
     classifier = Classifier(loaded.failure_reasons)
     for text, count in Counter(text.rstrip("\r\n") for text in texts).most_common():

@@ -1,4 +1,5 @@
 import os
+import pwd
 import re
 from base64 import b64encode
 from pathlib import Path
@@ -143,6 +144,37 @@ def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str]
 def test_the_ledger_lies_where_the_system_keeps_state(environ: dict[str, str], url: str) -> None:
     ledger = load(None, KEYS | {"HOME": "/home/user"} | environ).ledger
     assert (ledger.url, ledger.first_list) == (url, "count")
+
+
+def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("canary-key")
+    keys = {"CREATIFY_API_ID": "canary-id", "CREATIFY_API_KEY_FILE": "~/key"}
+    loaded = load(None, keys, ledger_url="sqlite:///~/state/l.db")
+    assert loaded.workspaces[0].api_key.read() == "canary-key"
+    assert loaded.ledger.url.path == tmp_path / "state/l.db"
+    assert load(None, keys | {"STATE_DIRECTORY": "~/a"}).ledger.url.path == tmp_path / "a/ledger.db"
+    path = written(
+        tmp_path, "workspaces: [{name: a, api_id: x, api_key_file: ~/key}]\nledger: {url: 'sqlite:///~/l.db'}"
+    )
+    assert load(path, {}).ledger.url.path == tmp_path / "l.db"
+    [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
+    assert mistake == "--ledger.url: begins with the home of somebody else; write the whole path"
+
+
+def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for home in ({}, {"HOME": ""}, {"HOME": "~"}):
+        [mistake] = mistakes(None, KEYS | home)
+        assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
+    assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
+    assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
+    monkeypatch.delenv("HOME", raising=False)
+    [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
+    assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
 
 
 def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
@@ -384,6 +416,23 @@ def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
     [mistake] = mistakes(None, KEYS, url)
     assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
     assert "nary" not in mistake
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("user:old@host/ledger", "user:new@host/ledger"),
+        ("user:o:l:d@host/ledger", "user:n:e:w@host/ledger"),
+        ("user@host/ledger?sslmode=require&password=old", "user@host/ledger?sslmode=require&password=new"),
+        ("user@host/ledger?password=old", "user@host/ledger?password=new"),
+    ],
+)
+def test_a_ledger_stays_where_it_is_when_its_password_changes(before: str, after: str) -> None:
+    place, same, other = (
+        LedgerUrl.parse(f"postgresql://{url}").place for url in (before, after, before.replace("host", "other"))
+    )
+    assert place == same != other
+    assert not re.search("old|o:l:d", place)
 
 
 @pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])

@@ -1,12 +1,38 @@
 """Small files that people name: configurations, keys, certificates. Each is read whole, and within a bound."""
 
 import os
+import pwd
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 State = tuple[int, ...]
+
+
+def home(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's home directory, as `HOME` or the user's account has it; None if neither does."""
+    named = Path(environ.get("HOME", ""))
+    if named.is_absolute():
+        return named
+    try:
+        named = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+    return named if named.is_absolute() else None
+
+
+def expanded(name: str) -> Path:
+    """Return the path of a name that may begin with `~/`, which no shell has seen; ValueError if that cannot be."""
+    if not name.startswith("~"):
+        return Path(name)
+    folder = home(os.environ)
+    if name != "~" and not name.startswith("~/"):
+        raise ValueError("begins with the home of somebody else; write the whole path")
+    if folder is None:
+        raise ValueError("begins with ~, but there is no home directory; write the whole path")
+    return folder / name[2:]
 
 
 def state(path: Path) -> State | None:

@@ -1,13 +1,12 @@
 """The configuration file and the environment become a `Config`, or all that is wrong with them."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from creatify_exporter.config import yaml_reader
+from creatify_exporter.config import file, yaml_reader
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.yaml_reader import Document, Given, Reader
@@ -35,7 +34,7 @@ def load(
         )
     raw = document.content
     if isinstance(raw, dict):
-        raw = {**raw, "ledger": _with_url(raw.get("ledger"), environ, ledger_url)}
+        raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
         if keys_needed and raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
             raw["workspaces"] = _from_environment(reader, environ)
     config = reader.build(Config, raw)
@@ -62,7 +61,7 @@ def _shows_password(url: str) -> bool:
         return False
 
 
-def _with_url(ledger: object, environ: Mapping[str, str], flag: str | None) -> object:
+def _with_url(ledger: object, reader: Reader, flag: str | None) -> object:
     """Complete the file's `ledger` by flag, environment or default; what is no mapping is left for its error."""
     if not isinstance(ledger, dict | None):
         return ledger
@@ -70,7 +69,7 @@ def _with_url(ledger: object, environ: Mapping[str, str], flag: str | None) -> o
     if flag is not None:
         return {**others, "url": Given("--ledger.url", flag)}
     given = {name: value for name, value in (ledger or {}).items() if name not in others and value is not None}
-    return {**others, **(given or _url_of_environment(environ) or {"url": _default_url(environ)})}
+    return {**others, **(given or _url_of_environment(reader.environ) or _default_url(reader))}
 
 
 def _url_of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -78,19 +77,27 @@ def _url_of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
     return {key: Given(f"environment: {name}", environ[name]) for key, name in variables.items() if environ.get(name)}
 
 
-def _default_url(environ: Mapping[str, str]) -> Given:
-    return Given("the default of ledger.url", f"sqlite:///{_state_folder(environ)}/ledger.db")
+def _default_url(reader: Reader) -> dict[str, Given]:
+    where, folder = "the default of ledger.url", _state_folder(reader.environ)
+    if folder is None:
+        reader.problems.append(
+            f"{where}: there is no home directory to put the ledger into; "
+            "set ledger.url, --ledger.url, CREATIFY_LEDGER_URL, or HOME"
+        )
+        return {}
+    return {"url": Given(where, f"sqlite:///{folder}/ledger.db")}
 
 
-def _state_folder(environ: Mapping[str, str]) -> Path:
+def _state_folder(environ: Mapping[str, str]) -> Path | None:
     """Return where this program may keep its state: systemd says, else the XDG base directories do."""
     if folders := environ.get("STATE_DIRECTORY"):
         return Path(folders.split(":")[0])
-    home = Path(environ.get("XDG_STATE_HOME", ""))
+    state = Path(environ.get("XDG_STATE_HOME", ""))
     # The specification says to ignore a relative one.
-    if not home.is_absolute():
-        home = Path(environ.get("HOME") or os.path.expanduser("~")) / ".local/state"  # noqa: PTH111  never raises
-    return home / "creatify-exporter"
+    if state.is_absolute():
+        return state / "creatify-exporter"
+    home = file.home(environ)
+    return home / ".local/state/creatify-exporter" if home else None
 
 
 def _from_environment(reader: Reader, environ: Mapping[str, str]) -> list[dict[str, Given]]:
@@ -112,8 +119,8 @@ def _from_environment(reader: Reader, environ: Mapping[str, str]) -> list[dict[s
 
 def _mistakes(given: Mapping[str, Given]) -> Iterator[str]:
     for name in (_ID, _KEY):
-        literal, file = name in given, f"{name}_FILE" in given
-        if literal and file:
+        forms = (name in given, f"{name}_FILE" in given)
+        if all(forms):
             yield f"environment: {name}: is given together with {name}_FILE; keep one of them"
-        if not literal and not file:
+        if not any(forms):
             yield f"environment: {name}: is missing; set it or {name}_FILE"

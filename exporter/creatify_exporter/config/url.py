@@ -7,6 +7,7 @@ from typing import Annotated, Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from creatify_exporter import redaction
+from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.yaml_reader import read_by
 
@@ -61,10 +62,10 @@ def _register(password: str) -> None:
 class LedgerUrl(HiddenUrl):
     """Where the ledger is: `sqlite:///PATH`, `memory:`, or a URL of libpq; made by `parse` or `from_file`.
 
-    `file`, if it came from one, is read again whenever the URL is used: its password may have been changed.
+    `source`, the file that it came from if there is one, is read again for each use: its password may have changed.
     """
 
-    file: Credential | None = None
+    source: Credential | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -73,7 +74,7 @@ class LedgerUrl(HiddenUrl):
             for password in _passwords(text):
                 _register(password)
         elif text != "memory:":
-            _check_path(text)
+            return cls(f"sqlite:///{file.expanded(_path(text))}")
         return cls(text)
 
     @classmethod
@@ -81,12 +82,12 @@ class LedgerUrl(HiddenUrl):
         """Read the URL that stands in a file; ValueError says what is wrong."""
         credential = Credential(file=path).checked()
         url = cls.parse(credential.read())
-        url.file = credential
+        url.source = credential
         return url
 
     def read(self) -> str:
         """Return the URL as it is now."""
-        return self.file.read() if self.file else str(self)
+        return self.source.read() if self.source else str(self)
 
     @property
     def path(self) -> Path | None:
@@ -106,16 +107,23 @@ class LedgerUrl(HiddenUrl):
     @property
     def place(self) -> str:
         """The URL without its password, which may change while the ledger stays the same."""
-        return re.sub(r":[^:/@]*@", "@", self, count=1)
+        if not self.is_postgresql:
+            return str(self)
+        address, _, options = self.partition("?")
+        address = re.sub(r"^(\w+://[^:@/]*):[^@/]*@", r"\1@", address)
+        others = [option for option in options.split("&") if "password" not in option.partition("=")[0]]
+        return f"{address}?{'&'.join(others)}"
 
 
-def _check_path(text: str) -> None:
+def _path(text: str) -> str:
+    """Return the name of the file in the URL of an SQLite ledger."""
     scheme, slashes, path = text.partition(":///")
     if scheme != "sqlite" or not slashes or not path.strip("/") or not path.isprintable() or "?" in path:
         raise ValueError(
             "is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or "
             "postgresql://USER:PASSWORD@HOST/DATABASE"
         )
+    return path
 
 
 def _passwords(text: str) -> list[str]:

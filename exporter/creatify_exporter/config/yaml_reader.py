@@ -254,7 +254,7 @@ class Reader:
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; name a file, or leave the key out")
-        return Path(text) if isinstance(raw, Given) else self.folder / text
+        return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
         """Return the text with its `${NAME}` replaced."""
