@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from databases import Postgres, programs
 
 # Everybody's run is the same; `make soak` looks further and prints its seed.
@@ -89,5 +89,5 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(autouse=True)
 def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test begin without the keys of others: a short one would blot out half of what is logged later."""
-    monkeypatch.setattr(log, "_secrets", frozenset())
-    monkeypatch.setattr(log, "_forms", None)
+    monkeypatch.setattr(redaction, "_secrets", frozenset())
+    monkeypatch.setattr(redaction, "_forms", None)

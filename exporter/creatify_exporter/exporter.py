@@ -91,7 +91,7 @@ class Exporter:
 
     def reload(self, config: Config) -> None:
         """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
-        if config.ledger.place != self.config.ledger.place:
+        if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
@@ -159,7 +159,7 @@ def rules(config: Config) -> Rules:
     return Rules(
         reasons=classifier.reasons,
         classify=classifier.classify,
-        history=config.ledger.history,
+        history=config.ledger.first_list,
         settle_after=config.ledger.settle_after,
         new_series_hold=config.ledger.new_series_hold,
         max_models=config.labels.max_models,

@@ -1,4 +1,5 @@
 import os
+import pwd
 import re
 from base64 import b64encode
 from pathlib import Path
@@ -8,18 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter import log
-from creatify_exporter.config.schema import (
-    ByteSize,
-    Config,
-    Credential,
-    Fetch,
-    Ledger,
-    Plan,
-    Seconds,
-    Workspace,
-    load,
-)
+from creatify_exporter import redaction
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.load import load
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.errors import ConfigError
 
 CASES = Path(__file__).with_name("cases")
@@ -64,12 +59,14 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
     login = b64encode(b"user:canary-password").decode()
-    assert log.without_secrets(f"Basic {login}") == "Basic <hidden>"
+    assert redaction.mask(f"Basic {login}") == "Basic <hidden>"
     assert other.tls_config is not None
     assert other.tls_config.ca_file == CASES / "keys/api-id"
     assert config.fetch == Fetch()
-    assert config.ledger == Ledger(url="sqlite:////var/lib/creatify-exporter/ledger.db")
-    assert config.ledger.path == Path("/var/lib/creatify-exporter/ledger.db")
+    assert config.ledger == LedgerSettings(
+        url=LedgerUrl("sqlite:////var/lib/creatify-exporter/ledger.db"), history="count"
+    )
+    assert config.ledger.url.path == Path("/var/lib/creatify-exporter/ledger.db")
     assert (config.labels.max_models, config.labels.models) == (50, ("gemini-2.5-pro",))
     assert [rule.reason for rule in config.failure_reasons or ()] == ["rate_limited", "costs"]
     assert (config.failure_reasons or ())[1].match.pattern == r"\$[0-9]+$|${API_ID}"
@@ -122,14 +119,11 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         ),
         (
             {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
-            (
-                "environment: CREATIFY_API_KEY_FILE: the file cannot be read: No such file or directory; "
-                "name a readable file"
-            ),
+            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; name a readable file",
         ),
         (
             KEYS | {"CREATIFY_API_ID": "canary\n"},
-            "environment: CREATIFY_API_ID: the value starts or ends with white space; remove it",
+            "environment: CREATIFY_API_ID: starts or ends with white space; remove it",
         ),
     ],
 )
@@ -149,13 +143,44 @@ def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str]
 )
 def test_the_ledger_lies_where_the_system_keeps_state(environ: dict[str, str], url: str) -> None:
     ledger = load(None, KEYS | {"HOME": "/home/user"} | environ).ledger
-    assert (ledger.url, ledger.history) == (url, "count")
+    assert (ledger.url, ledger.first_list) == (url, "count")
+
+
+def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("canary-key")
+    keys = {"CREATIFY_API_ID": "canary-id", "CREATIFY_API_KEY_FILE": "~/key"}
+    loaded = load(None, keys, ledger_url="sqlite:///~/state/l.db")
+    assert loaded.workspaces[0].api_key.read() == "canary-key"
+    assert loaded.ledger.url.path == tmp_path / "state/l.db"
+    assert load(None, keys | {"STATE_DIRECTORY": "~/a"}).ledger.url.path == tmp_path / "a/ledger.db"
+    path = written(
+        tmp_path, "workspaces: [{name: a, api_id: x, api_key_file: ~/key}]\nledger: {url: 'sqlite:///~/l.db'}"
+    )
+    assert load(path, {}).ledger.url.path == tmp_path / "l.db"
+    [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
+    assert mistake == "--ledger.url: begins with the home of somebody else; write the whole path"
+
+
+def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for home in ({}, {"HOME": ""}, {"HOME": "~"}):
+        [mistake] = mistakes(None, KEYS | home)
+        assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
+    assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
+    assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
+    monkeypatch.delenv("HOME", raising=False)
+    [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
+    assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
 
 
 def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
-    assert Ledger().history == "skip"
-    assert Ledger(url="sqlite:///x.db").history == "count"
-    assert load(None, KEYS, ledger_url="memory:").ledger.history == "skip"
+    assert LedgerSettings().first_list == "skip"
+    assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
+    assert load(None, KEYS, ledger_url="memory:").ledger.first_list == "skip"
     told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
     assert told.ledger.history == "count"
     assert told.warnings == ("ledger.url memory: with history: count counts the whole list again at each start",)
@@ -163,8 +188,8 @@ def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Pa
 
 def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
     config = load(CASES / "valid-full.yml", ENVIRONMENT, ledger_url="sqlite:///relative/ledger.db")
-    assert config.ledger.path == Path("relative/ledger.db")
-    assert config.ledger.history == "count"
+    assert config.ledger.url.path == Path("relative/ledger.db")
+    assert config.ledger.first_list == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
         "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]
@@ -176,7 +201,7 @@ def test_one_list_counted_twice_is_a_warning() -> None:
     first, second = config.workspaces
     assert second.plan == Plan(credits=10)
     twin = Workspace(name="twin", api_id=first.api_id, api_key=first.api_key)
-    doubled = Config(workspaces=(first, twin), ledger=Ledger(new_series_hold=Seconds(0)))
+    doubled = Config(workspaces=(first, twin), ledger=LedgerSettings(new_series_hold=Seconds(0)))
     assert doubled.warnings == (
         "workspaces 'first' and 'twin' have the same keys: their tasks are counted twice",
         "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model",
@@ -203,7 +228,7 @@ def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) 
         (b"fetch: {}\n# \xff", "line 2: is not UTF-8; save the file as UTF-8"),
         (b"fetch: {}\n# a\x07", "line 2, column 4: holds a control character; remove it"),
         (b"[" * 100_000, "is nested too deeply; the configuration has four levels"),
-        (b"#" * 2**20 + b"\n", "is larger than 1 MiB; name the configuration file with --config.file"),
+        (b"#" * 2**20 + b"\n", "is larger than 1024 KiB; name the right file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -214,9 +239,9 @@ def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("", "cannot be read: Is a directory; name a readable file with --config.file"),
+        ("", "is not a regular file; name a readable file with --config.file"),
         ("none.yml", "cannot be read: No such file or directory; name a readable file with --config.file"),
-        ("nul\0", "cannot be a file name; name a readable file with --config.file"),
+        ("nul\0", "cannot be the name of a file; name a readable file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, name: str, expected: str) -> None:
@@ -263,7 +288,7 @@ def test_a_credential_shows_itself_to_nobody() -> None:
     literal, file = Credential("canary-literal"), Credential(file=CASES / "keys/api-key")
     assert file.read() == "canary-key-0123456789"
     assert "canary" not in f"{literal} {literal!r} {file} {file!r}"
-    assert log.without_secrets(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
+    assert redaction.mask(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
 
 
 def test_credentials_are_equal_when_they_say_the_same() -> None:
@@ -295,17 +320,6 @@ def test_a_rotated_key_is_read_again(tmp_path: Path) -> None:
     assert credential.read() == "canary-old, longer", "another file of the same size and time"
 
 
-def test_an_unchanged_key_is_not_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    path.write_text("canary-a")
-    credential = Credential(file=path)
-    times = path.stat()
-    assert credential.read() == "canary-a"
-    path.write_text("canary-b")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert credential.read() == "canary-a"
-
-
 @pytest.mark.parametrize("content", [None, b"", b"\r\n", b"canary\x00", b"c\x00a\x00n\x00", b"a" * 20_000])
 def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "key"
@@ -321,7 +335,7 @@ def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: by
 
 def test_a_configuration_can_be_built_without_a_file() -> None:
     config = Config(workspaces=(Workspace(name="default", api_id=Credential("a"), api_key=Credential("b")),))
-    assert config.ledger.path is None
+    assert config.ledger.url.path is None
     assert config.warnings == ()
     assert hash(config) == hash(Config(workspaces=config.workspaces))
 
@@ -402,6 +416,23 @@ def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
     [mistake] = mistakes(None, KEYS, url)
     assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
     assert "nary" not in mistake
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("user:old@host/ledger", "user:new@host/ledger"),
+        ("user:o:l:d@host/ledger", "user:n:e:w@host/ledger"),
+        ("user@host/ledger?sslmode=require&password=old", "user@host/ledger?sslmode=require&password=new"),
+        ("user@host/ledger?password=old", "user@host/ledger?password=new"),
+    ],
+)
+def test_a_ledger_stays_where_it_is_when_its_password_changes(before: str, after: str) -> None:
+    place, same, other = (
+        LedgerUrl.parse(f"postgresql://{url}").place for url in (before, after, before.replace("host", "other"))
+    )
+    assert place == same != other
+    assert not re.search("old|o:l:d", place)
 
 
 @pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])

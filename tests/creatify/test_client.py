@@ -22,9 +22,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
+from creatify_exporter.config.schema import TLS, Fetch, Workspace
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.transport import default_context
@@ -706,7 +707,7 @@ def test_an_api_that_echoes_the_keys_does_not_get_them_into_an_error(simulator: 
 def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None:
     with Proxy(refuses=True) as refusing, socket.create_server(("127.0.0.1", 0)) as mute:
         password = "canary-password"  # noqa: S105 - of a proxy that this test makes up
-        log.redact(password)
+        redaction.register(password)
         mute_url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         for settings in (
             {"url": mute_url},

@@ -15,7 +15,7 @@ import yaml
 
 from conftest import tool
 from creatify_exporter import __version__
-from creatify_exporter.config import schema as config
+from creatify_exporter.config.load import load
 from creatify_exporter.web.server import LIMITS
 from processes import running_exporter, running_prometheus, until
 
@@ -55,7 +55,7 @@ def test_the_image_is_of_the_exporters_version() -> None:
 def test_the_ledger_lies_in_the_volume_of_the_image() -> None:
     [folder] = re.findall(r"STATE_DIRECTORY=(\S+)", DOCKERFILE)
     assert f'VOLUME ["{folder}"]' in DOCKERFILE
-    assert config.load(None, {"STATE_DIRECTORY": folder}, keys_needed=False).ledger.path == Path(folder, "ledger.db")
+    assert load(None, {"STATE_DIRECTORY": folder}, keys_needed=False).ledger.url.path == Path(folder, "ledger.db")
 
 
 def test_the_context_of_the_build_is_what_the_dockerfile_copies() -> None:

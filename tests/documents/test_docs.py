@@ -12,7 +12,9 @@ from msgspec import inspect
 
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
-from creatify_exporter.config.schema import ByteSize, Config, Seconds, load
+from creatify_exporter.config.load import load
+from creatify_exporter.config.schema import Config
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.reasons import LONGEST, Classifier
 from creatify_exporter.creatify.task import API, FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES
@@ -270,7 +272,7 @@ def test_every_setting_is_documented_with_its_default(name: str, field: inspect.
 
 @pytest.mark.parametrize(("url", "history"), [("sqlite:///ledger.db", "count"), ("memory:", "skip")])
 def test_the_history_is_counted_by_a_durable_ledger_only(url: str, history: str) -> None:
-    assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.history == history
+    assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.first_list == history
 
 
 def configured(example: str, folder: Path) -> Config:

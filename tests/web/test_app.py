@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, Seconds, Workspace
-from creatify_exporter.config.schema import Ledger as LedgerSettings
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
@@ -62,7 +62,7 @@ class Site:
         self.config = Config(
             workspaces=workspaces,
             fetch=Fetch(timeout=Seconds(timeout), min_interval=Seconds(1000)),
-            ledger=LedgerSettings(url="memory:", history="count"),
+            ledger=LedgerSettings(history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
         self._app = Server(self.exporter, load or (lambda: self.config), **settings).app()
@@ -352,7 +352,7 @@ def test_only_a_post_reloads(simulator: Simulator) -> None:
     def load() -> Config:
         if len(loads) == 1:
             raise ConfigError(["config.yml: workspaces: is no list", "config.yml: fetch: is no mapping"])
-        loads.append(Config(workspaces=(workspace(simulator, "reloaded"),), ledger=LedgerSettings(url="memory:")))
+        loads.append(Config(workspaces=(workspace(simulator, "reloaded"),), ledger=LedgerSettings()))
         return loads[-1]
 
     one = Site(workspace(simulator), load=load)

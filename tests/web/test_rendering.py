@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from creatify_exporter.config.schema import Config
-from creatify_exporter.config.schema import Ledger as LedgerSettings
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -34,7 +33,7 @@ class Work:
 
 @pytest.fixture
 def renderings() -> Renderings:
-    config = Config(workspaces=(), ledger=LedgerSettings(url="memory:"))
+    config = Config()
     return Renderings(Exporter(config, Ledger(SqliteStore(None), rules(config))))
 
 

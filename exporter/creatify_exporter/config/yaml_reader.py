@@ -8,19 +8,21 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 import yaml
 from msgspec import inspect
 
+from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError
 
-_LONGEST: Final = 2**20  # bytes of a configuration file
+# In bytes.
+_LARGEST: Final = 2**20
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 _QUOTED = re.compile(r"'(?!\\?.'|<[a-z ]+>').*?'")
+# Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
-"""Stands for a value that could not be read; why not was noted."""
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
     inspect.BoolType: ("true or false", bool),
     inspect.IntType: ("a whole number", int),
@@ -28,15 +30,23 @@ _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
 }
 
 
-class Section(Protocol):
-    """What a struct must offer besides its fields."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping of the file. A field without a default is a key that must be given."""
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong; how to mend it) for each broken rule between several values."""
-        ...
+        yield from ()
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=Settings)
+
+
+def read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
+    """Tell the `Reader` how to make a value of a text; ValueError or ConfigError of `parse` says what is wrong with it.
+
+    `parse_file` makes the value of a file, and lets KEY_file stand for KEY; `bare_number` is said of a number.
+    """
+    return msgspec.Meta(extra={"parse": parse, **extra})
 
 
 class Given(NamedTuple):
@@ -46,39 +56,30 @@ class Given(NamedTuple):
     text: str
 
 
-def read(path: Path) -> tuple[object, list[str]]:
-    """Parse the file; returns what it holds and a line for each duplicate key.
+class Document(NamedTuple):
+    """What a file holds, and a line for each duplicate key."""
 
-    ConfigError, with those lines too, when it cannot be parsed at all.
-    """
-    try:
-        text = _read_text(path)
-    except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
+    content: object
+    problems: Sequence[str] = ()
+
+
+def read(path: Path, flag: str) -> Document:
+    """Parse the file that `flag` names; ConfigError, with a line for each duplicate key too, if it cannot be parsed."""
     duplicates: list[str] = []
     try:
-        raw = _parse(text, duplicates)
+        content = _parse(_read_text(path, flag), duplicates, flag)
     except ValueError as error:
-        duplicates.append(str(error))
-    else:
-        if raw is not None:
-            return raw, [f"{path}: {line}" for line in duplicates]
-        duplicates.append("is empty; put at least one key into it, or leave --config.file out")
-    raise ConfigError([f"{path}: {line}" for line in duplicates])
+        raise ConfigError([f"{path}: {line}" for line in (*duplicates, str(error))]) from None
+    return Document(content, [f"{path}: {line}" for line in duplicates])
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, flag: str) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST + 1)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}; name a readable file with --config.file") from None
-    except ValueError:  # a NUL or a lone surrogate in the name
-        raise ValueError("cannot be a file name; name a readable file with --config.file") from None
-    if len(content) > _LONGEST:
-        raise ValueError("is larger than 1 MiB; name the configuration file with --config.file")
+        content, _ = file.read(path, _LARGEST, pipe=True)
+    except ValueError as error:
+        raise ValueError(f"{error} with {flag}") from None
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line}: is not UTF-8; save the file as UTF-8") from None
@@ -116,11 +117,11 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
-def _parse(text: str, duplicates: list[str]) -> object:
+def _parse(text: str, duplicates: list[str], flag: str) -> object:
     try:
         loader = _Loader(text, duplicates)
         try:
-            return loader.get_single_data()
+            content = loader.get_single_data()
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -136,6 +137,9 @@ def _parse(text: str, duplicates: list[str]) -> object:
         raise ValueError(f"line {line}, column {column}: holds a control character; remove it") from None
     except RecursionError:
         raise ValueError("is nested too deeply; the configuration has four levels") from None
+    if content is None:
+        raise ValueError(f"is empty; put at least one key into it, or leave {flag} out")
+    return cast("object", content)
 
 
 class Reader:
@@ -144,15 +148,15 @@ class Reader:
     `source` begins each line, `folder` is where relative file names start, `environ` is what `${NAME}` stands for.
     """
 
-    def __init__(self, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, source: str, folder: Path, environ: Mapping[str, str]) -> None:
         self.source = source
         self.folder = folder
         self.environ = environ
-        self.problems: list[str] = []
+        self.problems = list(document.problems)
 
-    def build(self, section: type[S], raw: object) -> S:
+    def build(self, settings: type[S], raw: object) -> S:
         """Return the struct that `raw` describes; ConfigError with every problem met so far, if there is one."""
-        built = self._read(inspect.type_info(section), raw, "")
+        built = self._read(inspect.type_info(settings), raw, "")
         if self.problems:
             raise ConfigError(self.problems)
         return cast("S", built)
@@ -162,8 +166,7 @@ class Reader:
         self.problems.append(f"{self.source}: {path}: {words}" if path else f"{self.source}: {words}")
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
-        if isinstance(kind, inspect.UnionType):  # of one type and None; a null counts as not given
-            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+        kind = _given_type(kind)
         if isinstance(kind, inspect.StructType):
             return self._read_struct(kind, raw, path)
         if isinstance(kind, inspect.VarTupleType):
@@ -178,28 +181,28 @@ class Reader:
         return _UNREAD if any(item is _UNREAD for item in items) else items
 
     def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
+        """Return the struct if all of it could be read; only then are its values compared with each other."""
         if not isinstance(raw, dict):
             keys = ", ".join(field.name for field in _fields(kind))
             self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
             return _UNREAD
-        self._find_unknown_keys(kind, raw, path)
-        values: dict[str, Any] = {}
-        for field in _fields(kind):
-            value = self._read_field(field, raw, path)
-            if value is not _UNREAD:
-                values[field.name] = value
-            elif field.required or (field.default is None and _given(field, raw)):
-                values[field.name] = None if field.required else _UNREAD
-        section = cast("Section", kind.cls(**values))
-        for key, words in section.faults():
+        unknown = self._find_unknown_keys(kind, raw, path)
+        values = {
+            field.name: self._read_field(field, raw, path)
+            for field in _fields(kind)
+            if field.required or _given(field, raw)
+        }
+        if unknown or any(value is _UNREAD for value in values.values()):
+            return _UNREAD
+        settings = cast("Settings", kind.cls(**values))
+        for key, words in settings.validate():
             self.fault(_join(path, key), words)
-        return section
+        return settings
 
-    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> None:
+    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> list[object]:
         known = [name for field in _fields(kind) for name in _names(field)]
-        for key in raw:
-            if key in known:
-                continue
+        unknown = [key for key in raw if key not in known]
+        for key in unknown:
             name = _key_name(key)
             near = difflib.get_close_matches(name, known, n=1)
             if name in known:  # `{api_id:x}` is a key of that whole text
@@ -207,6 +210,7 @@ class Reader:
             else:
                 remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             self.fault(_join(path, name), f"is not a key; {remedy}")
+        return unknown
 
     def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
         given = _given(field, raw)
@@ -215,9 +219,9 @@ class Reader:
         elif given == [field.name]:
             return self._read(field.type, raw[field.name], _join(path, field.name))
         elif given:
-            open_file = _extra(field.type)["parse_file"]
-            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: open_file(self._path(name)))
-        elif field.required:
+            parse_file = _extra(field.type)["parse_file"]
+            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: parse_file(self._path(name)))
+        else:
             self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
         return _UNREAD
 
@@ -250,7 +254,7 @@ class Reader:
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; name a file, or leave the key out")
-        return Path(text) if isinstance(raw, Given) else self.folder / text
+        return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
         """Return the text with its `${NAME}` replaced."""
@@ -319,7 +323,15 @@ def _given(field: inspect.Field, raw: Mapping[str, object]) -> list[str]:
     return [name for name in _names(field) if raw.get(name) is not None]
 
 
+def _given_type(kind: inspect.Type) -> inspect.Type:
+    """Return the type of a value that is given; a null counts as not given."""
+    if not isinstance(kind, inspect.UnionType):
+        return kind
+    return next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+
+
 def _extra(kind: inspect.Type) -> dict[str, Any]:
+    kind = _given_type(kind)
     return kind.extra or {} if isinstance(kind, inspect.Metadata) else {}
 
 

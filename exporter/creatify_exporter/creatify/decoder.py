@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
 from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
 from creatify_exporter.errors import FetchError
@@ -405,7 +405,7 @@ def _beginning(source: Iterator[bytes]) -> bytearray:
 
 def excerpt(body: bytes | bytearray) -> str:
     """Return the beginning of a body as one line to be quoted; an API that echoes the keys does not get them there."""
-    text = log.without_secrets(bytes(body[: 64 * 1024]).decode("utf-8", "replace"))
+    text = redaction.mask(bytes(body[: 64 * 1024]).decode("utf-8", "replace"))
     return repr(" ".join(text[:1000].split())[:120])
 
 

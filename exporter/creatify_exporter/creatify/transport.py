@@ -14,7 +14,7 @@ import requests
 import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
-from creatify_exporter import __version__, log
+from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
 from creatify_exporter.creatify.decoder import BATCH_BYTES
 from creatify_exporter.errors import FetchError
@@ -207,5 +207,5 @@ def _innermost(error: Exception) -> str:
     while isinstance(inner, Exception):
         reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
     # It may quote the API, which may echo the keys.
-    text = log.without_secrets(str(reason)).rpartition(": ")[2].strip("()'\" ,")
+    text = redaction.mask(str(reason)).rpartition(": ")[2].strip("()'\" ,")
     return text[:200] or type(reason).__name__

@@ -15,9 +15,9 @@ import structlog
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
-from creatify_exporter.web.certificates import mark
 from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import Users
 from creatify_exporter.web.web_config import Files, Read, WebConfig
@@ -103,7 +103,7 @@ class Gate:
             refused = await self._try(now, refused)
 
     def _files(self) -> Files:
-        return {path: mark(path) for path in self._read.files}
+        return {path: file.state(path) for path in self._read.files}
 
     async def _try(self, files: Files, last: Refusal) -> Refusal:
         """Go over to the configuration as it is now; return why not, which is logged unless it is what it was."""

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from creatify_exporter.config.schema import Section
-from creatify_exporter.web.certificates import Certificates, Key, Mark, Pem, certificates, load_pair
+from creatify_exporter.config import pem
+from creatify_exporter.config.file import State
+from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.web.certificates import Certificates, Key, Pem, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {
@@ -74,13 +76,13 @@ def _curve(text: str) -> str:
 Version = Annotated[ssl.TLSVersion, _parsed(_version)]
 
 
-class ServerTLS(Section, frozen=True, kw_only=True):
+class ServerTLS(Settings, frozen=True, kw_only=True):
     """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
 
     cert: Certificates
     key: Key
     client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
-    client_ca: Certificates = None  # type: ignore[assignment]  # a union would hide `client_ca_file` from `document`
+    client_ca: Certificates | None = None
     client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
     min_version: Version = ssl.TLSVersion.TLSv1_2
     max_version: Version = ssl.TLSVersion.TLSv1_3
@@ -88,19 +90,17 @@ class ServerTLS(Section, frozen=True, kw_only=True):
     prefer_server_cipher_suites: bool = True
     curve_preferences: tuple[Annotated[str, _parsed(_curve)], ...] = ()
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Refuse what does not go together, and what would be weaker than it looks."""
-        yield from self._pair_faults()
-        yield from self._client_faults()
+        yield from self._pair_mistakes()
+        yield from self._client_mistakes()
         if self.min_version > self.max_version:
             yield "max_version", "is below min_version; raise it"
-        yield from self._suite_faults()
+        yield from self._suite_mistakes()
         if len(self.curve_preferences) > 1:
             yield "curve_preferences", "cannot be honoured: Python's ssl offers all curves or one; keep one or none"
 
-    def _pair_faults(self) -> Iterator[tuple[str, str]]:
-        if not _are_read(self.cert, self.key):  # as was said already
-            return
+    def _pair_mistakes(self) -> Iterator[tuple[str, str]]:
         try:
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
         except ssl.SSLError as error:
@@ -112,18 +112,18 @@ class ServerTLS(Section, frozen=True, kw_only=True):
                 words = "cannot be read; put the whole PEM block of the key there"
             yield _given("key", self.key), words
 
-    def _client_faults(self) -> Iterator[tuple[str, str]]:
+    def _client_mistakes(self) -> Iterator[tuple[str, str]]:
         if self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None:
             yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
         unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
         if self.client_auth_type not in (None, ssl.CERT_NONE):
             return
-        if _are_read(self.client_ca):
+        if self.client_ca:
             yield _given("client_ca", self.client_ca), unused
         if self.client_allowed_sans:
             yield "client_allowed_sans", unused
 
-    def _suite_faults(self) -> Iterator[tuple[str, str]]:
+    def _suite_mistakes(self) -> Iterator[tuple[str, str]]:
         named = set(self.cipher_suites)
         if named & _TLS13_SUITES and named & _TLS13_SUITES != _TLS13_SUITES:
             yield "cipher_suites", "cannot leave out some of TLS 1.3, whose suites are all on; name all three or none"
@@ -131,10 +131,10 @@ class ServerTLS(Section, frozen=True, kw_only=True):
             yield "cipher_suites", "has none for TLS 1.2; add one, or set min_version: TLS13"
 
     @property
-    def files(self) -> dict[Path, Mark | None]:
+    def files(self) -> dict[Path, State | None]:
         """The files that certificates and keys were read from, as they were then."""
-        pems: tuple[Pem | None, ...] = (self.cert, self.key, self.client_ca)
-        return {pem.path: pem.mark for pem in pems if pem and pem.path}
+        pems = (self.cert, self.key, self.client_ca)
+        return {each.path: each.state for each in pems if each and each.path}
 
     def context(self) -> "Context":
         """Return what new connections begin with."""
@@ -155,15 +155,10 @@ class ServerTLS(Section, frozen=True, kw_only=True):
     def _verify_clients(self, context: "Context") -> None:
         context.verify_mode = self.client_auth_type or ssl.CERT_NONE
         context.allowed_sans = frozenset(self.client_allowed_sans)
-        if _are_read(self.client_ca):
+        if self.client_ca:
             # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.load_verify_locations(cadata=certificates(self.client_ca))
-
-
-def _are_read(*pems: object) -> bool:
-    """Whether all are there and could be read."""
-    return all(isinstance(pem, Pem) for pem in pems)
+            context.load_verify_locations(cadata=pem.certificates(self.client_ca.content))
 
 
 def _given(key: str, pem: Pem) -> str:
