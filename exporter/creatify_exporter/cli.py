@@ -35,8 +35,8 @@ from creatify_exporter.ledger import report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.web.app import Server, listen
-from creatify_exporter.web.middleware import Gate
+from creatify_exporter.web.app import Application, listen
+from creatify_exporter.web.middleware import WebMiddleware
 
 _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 
@@ -109,18 +109,18 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
-    _warn((*loaded.warnings, *gate.config.warnings))
+    loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
     _give_memory_back()
     sockets = listen(arguments.listen_address or [":10081"])
     with closing(Exporter(loaded, _opened(loaded))) as exporter:
-        server = Server(
+        application = Application(
             exporter,
             load,
             telemetry_path=arguments.telemetry_path,
             external_url=arguments.external_url,
-            gate=gate,
+            middleware=middleware,
         )
         for each in sockets:
             host, port, *_ = each.getsockname()
@@ -130,9 +130,9 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
                 address=address,
                 version=__version__,
                 workspaces=len(loaded.workspaces),
-                web=gate.config.summary,
+                web=middleware.config.summary,
             )
-        asyncio.run(server.run(sockets))
+        asyncio.run(application.run(sockets))
     _log.info("stopped")
 
 
@@ -152,26 +152,26 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
-def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Config, Gate]:
+def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]) -> tuple[Config, WebMiddleware]:
     """Return what both make; ConfigError has the mistakes of both."""
     try:
         loaded = load()
     except ConfigError as error:
         try:
-            open_gate()
+            open_middleware()
         except ConfigError as more:
             raise ConfigError([*error.problems, *more.problems]) from None
         raise
-    return loaded, open_gate()
+    return loaded, open_middleware()
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    loaded, gate = _both(lambda: _loaded(arguments), lambda: Gate(arguments.web_config_file, os.environ))
-    for warning in (*loaded.warnings, *gate.config.warnings):
+    loaded, middleware = _both(lambda: _loaded(arguments), lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    for warning in (*loaded.warnings, *middleware.config.warnings):
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
     if arguments.web_config_file:
-        print(f"the web configuration is valid: {gate.config.summary}")
+        print(f"the web configuration is valid: {middleware.config.summary}")
 
 
 def _dump(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
+from test_client import EXPECTED, ODD, Recorder, said
 
 from authority import Authority
 from creatify_exporter.simulator import (
@@ -29,7 +30,6 @@ from creatify_exporter.simulator import (
     replied,
 )
 from processes import ExporterProcess, Samples, ledger_counters, parsed, running_exporter, total, until, write_config
-from test_client import EXPECTED, ODD, Recorder, said
 
 pytestmark = pytest.mark.xdist_group("faults")  # one exporter lives through all of them
 

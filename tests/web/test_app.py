@@ -24,7 +24,7 @@ from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, replied
-from creatify_exporter.web.app import Server, listen
+from creatify_exporter.web.app import Application, listen
 from processes import ExporterProcess, parsed, running_exporter, total, write_config
 
 NOW = 1_760_000_000.0
@@ -65,7 +65,7 @@ class Site:
             ledger=LedgerSettings(url="memory:", history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
-        self._app = Server(self.exporter, load or (lambda: self.config), **settings).app()
+        self._app = Application(self.exporter, load or (lambda: self.config), **settings).app()
 
     def get(self, target: str, method: str = "GET", host: str = "exporter.example:10081", **headers: str) -> Answer:
         named = [(name.replace("_", "-").lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -500,7 +500,7 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
         return idle.config
 
     async def serve() -> None:
-        serving = asyncio.create_task(Server(idle.exporter, load).run(listen(["127.0.0.1:0"])))
+        serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
         await asyncio.sleep(0)
         for _ in range(100_000):  # each is a byte in the pipe, as from a thread that has ended
             asyncio.get_running_loop().call_soon_threadsafe(int)

@@ -24,7 +24,7 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Visit
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.web import landing_page as page
-from creatify_exporter.web.middleware import Gate
+from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
 from creatify_exporter.web.server import LIMITS, Connections
 
@@ -33,11 +33,11 @@ _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 _log = structlog.get_logger()
 
 
-class Server:
+class Application:
     """Answers requests from an exporter.
 
     `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
-    server, None for the address that it asks at. `gate` decides who gets in, everybody without one.
+    server, None for the address that it asks at. `middleware` decides who gets in, everybody without one.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class Server:
         *,
         telemetry_path: str = "/metrics",
         external_url: str | None = None,
-        gate: Gate | None = None,
+        middleware: WebMiddleware | None = None,
     ) -> None:
-        self._exporter, self._load, self._gate = exporter, load, gate or Gate()
+        self._exporter, self._load, self._middleware = exporter, load, middleware or WebMiddleware()
         self._telemetry_path, self._external_url = telemetry_path, external_url
         self._stop = asyncio.Event()
         self._renderings = Renderings(exporter)
@@ -79,8 +79,8 @@ class Server:
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
-        watching = loop.create_task(self._gate.watch())
-        connections = Connections(self._gate.before(self.app()), self._gate.context)
+        watching = loop.create_task(self._middleware.watch())
+        connections = Connections(self._middleware.wrap(self.app()), self._middleware.context)
         await connections.serve(sockets, self._stop)
         watching.cancel()
 
@@ -166,9 +166,9 @@ class Server:
         """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
         async with self._reloading:  # in the order in which they are asked for, so that the latest one holds
             try:
-                loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
+                loaded, middleware = await asyncio.to_thread(lambda: (self._load(), self._middleware.load()))
                 self._exporter.reload(loaded)
-                self._gate.take(gate)
+                self._middleware.take(middleware)
             except ConfigError as error:
                 self._exporter.reload_failed()
                 for problem in error.problems:

@@ -16,10 +16,10 @@ import msgspec
 _LONGEST: Final = 2**20  # bytes of a PEM file
 _CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
-Mark = tuple[int, ...]
+FileState = tuple[int, ...]
 
 
-def mark(path: Path) -> Mark | None:
+def file_state(path: Path) -> FileState | None:
     """Return what differs once a file was written or replaced, None while there is none. Links are followed."""
     try:
         now = path.stat()
@@ -29,12 +29,12 @@ def mark(path: Path) -> Mark | None:
 
 
 class Pem:
-    """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `mark`."""
+    """Certificates or a key: the text itself, or what its file held in the state that was read."""
 
-    __slots__ = ("content", "mark", "path")
+    __slots__ = ("content", "file_state", "path")
 
-    def __init__(self, content: bytes, path: Path | None = None, mark: Mark | None = None) -> None:
-        self.content, self.path, self.mark = content, path, mark
+    def __init__(self, content: bytes, path: Path | None = None, file_state: FileState | None = None) -> None:
+        self.content, self.path, self.file_state = content, path, file_state
 
     def __repr__(self) -> str:
         return f"Pem({str(self.path)!r})" if self.path else "Pem(<hidden>)"
@@ -49,7 +49,7 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
         return Pem(content)
 
     def from_file(path: Path) -> Pem:
-        seen = mark(path)  # before the content: what is written meanwhile is then seen as a change
+        seen = file_state(path)  # before the content: what is written meanwhile is then seen as a change
         content = _content(path)
         check(content)
         return Pem(content, path, seen)
@@ -91,7 +91,7 @@ def _check_key(content: bytes) -> None:
 
 
 Certificates = Annotated[Pem, _pem(_check_certificates)]
-Key = Annotated[Pem, _pem(_check_key)]
+PrivateKey = Annotated[Pem, _pem(_check_key)]
 
 
 def certificates(pem: Pem) -> str:

@@ -1,8 +1,7 @@
-"""The gate before the routes: over which TLS, who gets in, and what every response carries.
+"""ASGI middleware that applies the web configuration: TLS context, passwords, and headers of every response.
 
-It keeps to the web configuration as that is at the moment.
-
-The files are looked at once a second; who is connected already stays connected, but is asked for a password anew.
+The files of the configuration are polled once a second. Open connections stay open when it changes, but each request is
+authenticated by the newest configuration.
 """
 
 import asyncio
@@ -17,13 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
-from creatify_exporter.web.certificates import mark
+from creatify_exporter.web.certificates import file_state
 from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import Users
-from creatify_exporter.web.web_config import Files, Read, WebConfig
+from creatify_exporter.web.web_config import Files, Loaded, WebConfig
 
 _TRY_EVERY: Final = 5  # looks between attempts at a configuration that was refused: a missing file may come
-_OPEN: Final = ("/-/healthy", "/-/ready")
+_PUBLIC: Final = ("/-/healthy", "/-/ready")
 """What asks no password: the kubelet has none to give, and they tell nothing but that somebody is there."""
 
 _CHALLENGE: Final = 'Basic realm="creatify-exporter", charset="UTF-8"'
@@ -34,23 +33,23 @@ _NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
 _log = structlog.get_logger()
 
 
-class Refusal(NamedTuple):
+class FailedReload(NamedTuple):
     """Files that were not taken as they were then, and what was wrong with them."""
 
     files: Files
     problems: tuple[str, ...]
 
 
-class Gate:
+class WebMiddleware:
     """Holds a web configuration; ConfigError when the first one cannot be used. Without a path, everybody gets in.
 
-    `look_every` is the time in seconds between two looks at the files.
+    `poll_interval` is the time in seconds between two looks at the files.
     """
 
     def __init__(
-        self, path: Path | None = None, environ: Mapping[str, str] | None = None, *, look_every: float = 1.0
+        self, path: Path | None = None, environ: Mapping[str, str] | None = None, *, poll_interval: float = 1.0
     ) -> None:
-        self._path, self._environ, self._look_every = path, environ or {}, look_every
+        self._path, self._environ, self._look_every = path, environ or {}, poll_interval
         self._take(web_config.load(path, self._environ))
         self.context = self._listening_context()
 
@@ -59,7 +58,7 @@ class Gate:
         """The configuration that holds now."""
         return self._read.config
 
-    def load(self) -> Read:
+    def load(self) -> Loaded:
         """Read the file anew; ConfigError where it is wrong, or asks for what only a restart can do."""
         read = web_config.load(self._path, self._environ)
         if bool(read.config.tls_server_config) != bool(self.config.tls_server_config):
@@ -68,13 +67,13 @@ class Gate:
             raise ConfigError([f"{words}; restart the exporter"])
         return read
 
-    def take(self, read: Read) -> None:
+    def take(self, read: Loaded) -> None:
         """Go over to what `load` returned, without a word to those who are connected; forget who was admitted."""
         self._take(read)
         if self._path:
             _log.info("web configuration reloaded", holds=read.config.summary)
 
-    def _take(self, read: Read) -> None:
+    def _take(self, read: Loaded) -> None:
         self._read = read
         self._users = Users(read.config.basic_auth_users)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
@@ -93,7 +92,7 @@ class Gate:
         A file that is being written may be well-formed and lack its users: two looks have to see the same.
         """
         before: Files = {}
-        refused, looks = Refusal({}, ()), 0
+        refused, looks = FailedReload({}, ()), 0
         while self._path:
             await asyncio.sleep(self._look_every)
             now = await asyncio.to_thread(self._files)
@@ -103,20 +102,20 @@ class Gate:
             refused = await self._try(now, refused)
 
     def _files(self) -> Files:
-        return {path: mark(path) for path in self._read.files}
+        return {path: file_state(path) for path in self._read.files}
 
-    async def _try(self, files: Files, last: Refusal) -> Refusal:
+    async def _try(self, files: Files, last: FailedReload) -> FailedReload:
         """Go over to the configuration as it is now; return why not, which is logged unless it is what it was."""
         try:
             self.take(await asyncio.to_thread(self.load))
         except ConfigError as error:
             for problem in error.problems if error.problems != last.problems else ():
                 _log.error("web configuration not reloaded, the old one holds", problem=problem)
-            return Refusal(files, error.problems)
-        return Refusal({}, ())
+            return FailedReload(files, error.problems)
+        return FailedReload({}, ())
 
-    def before(self, app: ASGIApp) -> ASGIApp:
-        """Return `app` with this gate before it."""
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """Return `app` behind this middleware."""
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
             refusal = await self._refusal(scope)
@@ -125,9 +124,9 @@ class Gate:
         return guarded
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        if scope["path"] in _OPEN:
+        if scope["path"] in _PUBLIC:
             return None
-        verdict = await self._users.verdict(_authorization(scope))
+        verdict = await self._users.check(_authorization(scope))
         if verdict == "busy":
             return PlainTextResponse("too many logins at once\n", 503, {"Retry-After": "1"})
         if verdict == "refused":

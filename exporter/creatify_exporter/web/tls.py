@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from creatify_exporter.config.schema import Section
-from creatify_exporter.web.certificates import Certificates, Key, Mark, Pem, certificates, load_pair
+from creatify_exporter.web.certificates import Certificates, FileState, Pem, PrivateKey, certificates, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {
@@ -78,7 +78,7 @@ class ServerTLS(Section, frozen=True, kw_only=True):
     """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
 
     cert: Certificates
-    key: Key
+    key: PrivateKey
     client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
     client_ca: Certificates = None  # type: ignore[assignment]  # a union would hide `client_ca_file` from `document`
     client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
@@ -131,10 +131,10 @@ class ServerTLS(Section, frozen=True, kw_only=True):
             yield "cipher_suites", "has none for TLS 1.2; add one, or set min_version: TLS13"
 
     @property
-    def files(self) -> dict[Path, Mark | None]:
+    def files(self) -> dict[Path, FileState | None]:
         """The files that certificates and keys were read from, as they were then."""
         pems: tuple[Pem | None, ...] = (self.cert, self.key, self.client_ca)
-        return {pem.path: pem.mark for pem in pems if pem and pem.path}
+        return {pem.path: pem.file_state for pem in pems if pem and pem.path}
 
     def context(self) -> "Context":
         """Return what new connections begin with."""

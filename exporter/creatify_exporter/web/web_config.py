@@ -16,7 +16,7 @@ from msgspec import inspect
 from creatify_exporter.config import yaml_reader as document
 from creatify_exporter.config.schema import Section
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.web.certificates import Mark, mark
+from creatify_exporter.web.certificates import FileState, file_state
 from creatify_exporter.web.tls import Context, ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
@@ -37,8 +37,8 @@ _REMEDIES: Final = {
 _CHEAP: Final = 10  # the cost of bcrypt below which guessing a password is quick
 
 
-Files = Mapping[Path, Mark | None]
-"""Files, and when each had last changed; another mark asks to read them again."""
+Files = Mapping[Path, FileState | None]
+"""Files, and when each had last changed; another state asks to read them again."""
 Hash = Annotated[PasswordHash, msgspec.Meta(extra={"parse": PasswordHash.parse})]
 HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
 
@@ -84,9 +84,9 @@ class WebConfig(Section, frozen=True, kw_only=True):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed, but hardly meant."""
-        return tuple(self._doubts())
+        return tuple(self._find_warnings())
 
-    def _doubts(self) -> Iterator[str]:
+    def _find_warnings(self) -> Iterator[str]:
         if self.basic_auth_users and not self.tls_server_config:
             yield "basic_auth_users without tls_server_config: passwords come unencrypted"
         for name, hashed in self.basic_auth_users.items():
@@ -99,7 +99,7 @@ class WebConfig(Section, frozen=True, kw_only=True):
         return f"TLS {'on' if self.tls_server_config else 'off'}, users: {len(self.basic_auth_users) or 'none'}"
 
 
-class Read(NamedTuple):
+class Loaded(NamedTuple):
     """A configuration, what its connections begin with (None: plain ones), and the files that it was read from."""
 
     config: WebConfig
@@ -107,14 +107,14 @@ class Read(NamedTuple):
     files: Files
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Read:
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read the file; ConfigError holds every mistake in it and in the files that it names. No path: nothing is set.
 
     Relative names of files start at the folder of the web configuration file, as the toolkit has it.
     """
     if path is None:
-        return Read(WebConfig(), None, {})
-    seen = mark(path)  # before the content: what is written meanwhile is then seen as a change
+        return Loaded(WebConfig(), None, {})
+    seen = file_state(path)  # before the content: what is written meanwhile is then seen as a change
     reader = _Reader(str(path), path.parent, environ)
     try:
         raw, problems = document.read(path)
@@ -124,7 +124,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Read:
     config = reader.build(WebConfig, raw)
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
-    return Read(config, _context(path, config), files)
+    return Loaded(config, _context(path, config), files)
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:
