@@ -35,8 +35,9 @@ from creatify_exporter.ledger import report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.web.app import Application, listen
+from creatify_exporter.web.app import Application
 from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.server import listen
 
 _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 

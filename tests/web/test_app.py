@@ -24,7 +24,8 @@ from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, replied
-from creatify_exporter.web.app import Application, listen
+from creatify_exporter.web.app import Application
+from creatify_exporter.web.server import listen
 from processes import ExporterProcess, parsed, running_exporter, total, write_config
 
 NOW = 1_760_000_000.0

@@ -1,13 +1,11 @@
-"""The HTTP server: routes, and its life from the first connection to SIGTERM."""
+"""The application: its routes, and its life from the first connection to SIGTERM."""
 
 import asyncio
 import math
-import os
-import re
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -26,7 +24,7 @@ from creatify_exporter.fetcher import Outcome
 from creatify_exporter.web import landing_page as page
 from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
-from creatify_exporter.web.server import LIMITS, Connections
+from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 
@@ -80,8 +78,7 @@ class Application:
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
         watching = loop.create_task(self._middleware.watch())
-        connections = Connections(self._middleware.wrap(self.app()), self._middleware.context)
-        await connections.serve(sockets, self._stop)
+        await Server(self._middleware.wrap(self.app()), self._stop, self._middleware.context).serve(list(sockets))
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
@@ -114,7 +111,7 @@ class Application:
         try:
             await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
-                await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.stop / 2))
+                await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.shutdown_timeout / 2))
         finally:  # also where the scraper is gone
             everything.cancel()
             stopping.cancel()
@@ -204,31 +201,3 @@ def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
 
 async def _healthy(_: Request) -> Response:
     return PlainTextResponse("alive\n")
-
-
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        for each in sockets:
-            # Connections inherit it. Without it the body of each answer waits 40 ms for the receipt of its head.
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.pop_all()  # none of them was refused, so that they stay open
-        return sockets
-
-
-def _listening(address: str) -> socket.socket:
-    host, separator, port = address.rpartition(":")
-    if not separator or not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 2**16:
-        raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            reason = os.strerror(error.errno)  # Python's own text repeats the address
-        raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None
