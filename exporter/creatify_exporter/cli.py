@@ -35,7 +35,7 @@ from creatify_exporter.ledger import report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.web.app import Application
+from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.server import listen
 
@@ -119,9 +119,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
         application = Application(
             exporter,
             load,
-            telemetry_path=arguments.telemetry_path,
-            external_url=arguments.external_url,
-            middleware=middleware,
+            Settings(arguments.telemetry_path, arguments.external_url),
+            middleware,
         )
         for each in sockets:
             host, port, *_ = each.getsockname()

@@ -138,6 +138,13 @@ RELOAD_TIME = Family(
     "When the configuration was last loaded successfully.",
 )
 
+WEB_CONFIG_RELOAD_SUCCESSFUL = Family(
+    "creatify_exporter_web_config_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the web configuration file was read successfully when it last changed.",
+)
+
 FAMILIES: Final[tuple[Family, ...]] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
 
 

@@ -247,6 +247,35 @@ def test_a_broken_file_keeps_the_old_one_and_is_told_once(folder: Path) -> None:
     assert ask(middleware, "/").status == 200
 
 
+def test_a_file_that_cannot_be_read_again_shows_until_it_can(folder: Path) -> None:
+    middleware = opened(folder, USERS)
+    good = (folder / "web.yml").read_bytes()
+    seen = [WebMiddleware().last_reload_successful, middleware.last_reload_successful]
+
+    def replace(text: bytes) -> None:
+        seen.append(middleware.last_reload_successful)
+        (folder / "new.yml").write_bytes(text)
+        (folder / "new.yml").rename(folder / "web.yml")
+
+    watched(middleware, (lambda: replace(b"nonsense"), says(1)), (lambda: replace(good), says(2)))
+    assert [*seen, middleware.last_reload_successful] == [None, True, True, False, True]
+
+
+def test_files_that_are_put_back_as_they_were_are_no_failure(folder: Path) -> None:
+    middleware = opened(folder, USERS)
+
+    def back() -> None:
+        (folder / "kept.yml").rename(folder / "web.yml")
+
+    def swap() -> None:
+        (folder / "web.yml").rename(folder / "kept.yml")
+        (folder / "web.yml").write_text("nonsense")
+
+    lines = watched(middleware, (swap, says(1)), (back, a_while()))
+    assert lines[0] == REFUSED
+    assert middleware.last_reload_successful
+
+
 def test_users_stay_while_a_file_is_broken(folder: Path) -> None:
     middleware = opened(folder, USERS)
     assert watched(middleware, (lambda: (folder / "web.yml").write_text(""), says(1))) == [REFUSED]

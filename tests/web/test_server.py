@@ -425,6 +425,13 @@ def test_a_large_body_is_not_read_to_its_end(site: Site, path: str, framing: str
     until(lambda: site.tasks() == 0)
 
 
+@pytest.mark.parametrize("host", ["http://127.0.0.1", "HTTP://x:10081", "https://[::1]:1"])
+@pytest.mark.parametrize(("path", "expected"), [("", "/"), ("/metrics", "/metrics"), ("/a%20b?c=http://d", "/a b")])
+def test_a_target_in_absolute_form_is_its_path(site: Site, host: str, path: str, expected: str) -> None:
+    assert site.ask(request(host + path)).startswith(b"HTTP/1.1 200")
+    assert site.paths == [expected]
+
+
 @pytest.mark.parametrize("between", [b"\r\n", b"\n", b"\r\n\r\n\r\n"])
 def test_empty_lines_before_a_request_are_skipped(site: Site, between: bytes) -> None:
     body = request("/first", "Content-Length: 2", body=b"xy")

@@ -1,29 +1,30 @@
 """The application: its routes, and its life from the first connection to SIGTERM."""
 
 import asyncio
+import json
 import math
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from creatify_exporter import metrics
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Visit
 from creatify_exporter.fetcher import Outcome
-from creatify_exporter.web import landing_page as page
+from creatify_exporter.metrics import ScrapeRegistry
+from creatify_exporter.web import landing_page
 from creatify_exporter.web.middleware import WebMiddleware
-from creatify_exporter.web.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
+from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
@@ -31,45 +32,71 @@ _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 _log = structlog.get_logger()
 
 
+class Settings(NamedTuple):
+    """What the command line says about the routes."""
+
+    telemetry_path: str = "/metrics"
+    external_url: str | None = None
+    """Where Prometheus finds this server; None: at the address that it asks at."""
+    route_prefix: str = ""
+    """What comes before every route, such as /exporter."""
+    max_requests: int = 0
+    """How many scrapes may be answered at once; 0: any number."""
+
+
 class Application:
     """Answers requests from an exporter.
 
-    `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
-    server, None for the address that it asks at. `middleware` decides who gets in, everybody without one.
+    `load` reads the configuration anew and raises `ConfigError`. `middleware` is the web configuration; without one,
+    everybody gets in.
     """
 
     def __init__(
         self,
         exporter: Exporter,
         load: Callable[[], Config],
-        *,
-        telemetry_path: str = "/metrics",
-        external_url: str | None = None,
+        settings: Settings | None = None,
         middleware: WebMiddleware | None = None,
     ) -> None:
-        self._exporter, self._load, self._middleware = exporter, load, middleware or WebMiddleware()
-        self._telemetry_path, self._external_url = telemetry_path, external_url
+        self._exporter, self._load = exporter, load
+        self._settings = settings or Settings()
+        self._prefix = self._settings.route_prefix
+        self._middleware = middleware or WebMiddleware()
+        self._scrapes = 0
         self._stop = asyncio.Event()
-        self._renderings = Renderings(exporter)
+        self._renderer = Renderer()
         self._reloading = asyncio.Lock()
-        self._reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
+        # A task that nobody refers to may be collected before it ends.
+        self._reloads: set[asyncio.Task[str]] = set()
+        self._routes = [
+            self._route(self._settings.telemetry_path, self._metrics),
+            self._route(f"{self._settings.telemetry_path.rstrip('/')}/exporter", self._own_metrics),
+            self._route("/probe", self._probe),
+            self._route("/sd", self._discovery),
+            self._route("/-/healthy", _healthy),
+            self._route("/-/ready", self._ready),
+            self._route("/-/reload", self._reload, "POST"),
+            self._route("/", self._landing_page),
+        ]
 
     def app(self) -> Starlette:
         """Return the routes."""
-        return Starlette(
-            routes=[
-                Route(self._telemetry_path, self._metrics),
-                Route(f"{self._telemetry_path.rstrip('/')}/exporter", self._own_metrics),
-                Route("/probe", self._probe),
-                Route("/sd", self._discovery),
-                Route("/-/healthy", _healthy),
-                Route("/-/ready", self._ready),
-                Route("/-/reload", self._reload, methods=["POST"]),
-                Route("/", self._page),
-            ],
-            # Of all but scrapes, which are rendered and compressed outside of the event loop.
-            middleware=[Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=COMPRESSION)],
-        )
+        app = Starlette(routes=self._routes, exception_handlers={404: self._not_found})
+        app.router.redirect_slashes = False
+        return app
+
+    def _route(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
+        return Route(f"{self._prefix}{path}", endpoint, methods=[method])
+
+    async def _not_found(self, request: Request, _: Exception) -> Response:
+        """Lead to the route that is meant: with or without a slash at the end, behind the prefix."""
+        path = request.scope["path"].rstrip("/") or self._prefix
+        for route in self._routes:
+            if route.path in (path, f"{path}/"):
+                base = (self._settings.external_url or self._prefix).rstrip("/")
+                query = f"?{request.url.query}" if request.url.query else ""
+                return RedirectResponse(f"{base}{route.path.removeprefix(self._prefix)}{query}")
+        return PlainTextResponse("there is nothing at this path\n", 404)
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
@@ -78,14 +105,15 @@ class Application:
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
         watching = loop.create_task(self._middleware.watch())
-        await Server(self._middleware.wrap(self.app()), self._stop, self._middleware.context).serve(list(sockets))
+        app = self._middleware.wrap(self.app(), self._prefix)
+        await Server(app, self._stop, self._middleware.context).serve(list(sockets))
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._scrape(request, self._exporter.visit(), own=True)
+        return await self._scrape(request, self._exporter.visit, own=True)
 
     async def _own_metrics(self, request: Request) -> Response:
-        return await self._scrape(request, [], own=True)
+        return await self._scrape(request, list, own=True)
 
     async def _probe(self, request: Request) -> Response:
         name = request.query_params.get("workspace")
@@ -93,30 +121,47 @@ class Application:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
-        return await self._scrape(request, self._exporter.visit([name]), own=False)
+        return await self._scrape(request, lambda: self._exporter.visit([name]), own=False)
 
-    async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
+    async def _scrape(self, request: Request, begin: Callable[[], list[Visit]], *, own: bool) -> Response:
+        """Answer a scrape unless there are too many."""
+        limit = self._settings.max_requests
+        if limit and self._scrapes >= limit:
+            return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
+        self._scrapes += 1
+        try:
+            return await self._scraped(request, begin(), own=own)
+        finally:
+            self._scrapes -= 1
+
+    async def _scraped(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
         fetches = {asyncio.wrap_future(future) for visit in visits for future in visit.futures}
         if fetches:
-            await self._wait(fetches, self._patience(request.headers))
-        return await self._renderings.scrape(request.headers, visits, own=own)
+            await self._wait(fetches, self._scrape_timeout(request.headers))
+        return await self._renderer.metrics(request.headers, lambda: self._collect(visits, own=own))
 
-    async def _wait(self, fetches: set[asyncio.Future[Outcome]], patience: float) -> None:
+    def _collect(self, visits: list[Visit], *, own: bool) -> ScrapeRegistry:
+        registry = self._exporter.collect(visits, own=own)
+        if own and self._middleware.last_reload_successful is not None:
+            registry.add(metrics.WEB_CONFIG_RELOAD_SUCCESSFUL, (), self._middleware.last_reload_successful)
+        return registry
+
+    async def _wait(self, fetches: set[asyncio.Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
         """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + patience
+        end = loop.time() + timeout
         stopping = loop.create_task(self._stop.wait())
         everything = asyncio.ensure_future(asyncio.wait(fetches))
         try:
-            await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({everything, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.shutdown_timeout / 2))
-        finally:  # also where the scraper is gone
+        finally:  # also if the client has left
             everything.cancel()
             stopping.cancel()
 
-    def _patience(self, headers: Mapping[str, str]) -> float:
+    def _scrape_timeout(self, headers: Mapping[str, str]) -> float:
         """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
 
         A fetch that is not over by then hangs where nothing can end it, as in a name lookup.
@@ -130,8 +175,8 @@ class Application:
 
     async def _discovery(self, request: Request) -> Response:
         """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard."""
-        url = urlsplit(self._external_url or str(request.base_url))
-        prefix = url.path.rstrip("/")
+        url = urlsplit(self._settings.external_url or str(request.base_url))
+        prefix = url.path.rstrip("/") if self._settings.external_url else self._prefix
         groups = [
             {
                 "targets": [url.netloc],
@@ -145,12 +190,14 @@ class Application:
             }
             for name in self._exporter.targets
         ]
-        own_path = f"{prefix}{self._telemetry_path.rstrip('/')}/exporter"
+        own_path = f"{prefix}{self._settings.telemetry_path.rstrip('/')}/exporter"
         own = {"__scheme__": url.scheme, "__metrics_path__": own_path, "instance": url.netloc}
-        return JSONResponse([*groups, {"targets": [url.netloc], "labels": own}])
+        body = json.dumps([*groups, {"targets": [url.netloc], "labels": own}]).encode()
+        return await self._renderer.render(request.headers, lambda: body, "application/json")
 
     async def _reload(self, _: Request) -> Response:
-        problems = await asyncio.shield(self._begin_reload())  # who asks for it need not wait for its end
+        # A client that leaves does not end it.
+        problems = await asyncio.shield(self._begin_reload())
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
 
     def _begin_reload(self) -> asyncio.Task[str]:
@@ -160,12 +207,13 @@ class Application:
         return task
 
     async def _reloaded(self) -> str:
-        """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
-        async with self._reloading:  # in the order in which they are asked for, so that the latest one holds
+        """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""
+        # In the order in which they are asked for, so that the latest one holds.
+        async with self._reloading:
             try:
-                loaded, middleware = await asyncio.to_thread(lambda: (self._load(), self._middleware.load()))
+                loaded, web = await asyncio.to_thread(lambda: (self._load(), self._middleware.load()))
                 self._exporter.reload(loaded)
-                self._middleware.take(middleware)
+                self._middleware.apply(web)
             except ConfigError as error:
                 self._exporter.reload_failed()
                 for problem in error.problems:
@@ -181,9 +229,13 @@ class Application:
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
-    async def _page(self, _: Request) -> Response:
-        body = await self._renderings.render("page", lambda: page.render(self._exporter, self._telemetry_path).encode())
-        return HTMLResponse(body, headers=page.HEADERS)
+    async def _landing_page(self, request: Request) -> Response:
+        def page() -> bytes:
+            return landing_page.render(self._exporter, self._settings.telemetry_path).encode()
+
+        answer = await self._renderer.render(request.headers, page, "text/html; charset=utf-8")
+        answer.headers.update(landing_page.HEADERS)
+        return answer
 
 
 def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
