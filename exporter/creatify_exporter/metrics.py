@@ -142,6 +142,13 @@ RELOAD_TIME = Family(
     "When the configuration was last loaded successfully.",
 )
 
+WEB_CONFIG_RELOAD_SUCCESSFUL = Family(
+    "creatify_exporter_web_config_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the web configuration file was read successfully when it last changed.",
+)
+
 FAMILIES: Final = (
     TASKS,
     TASKS_CREDITS,
@@ -173,6 +180,7 @@ FAMILIES: Final = (
     LEDGER_CREATED,
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
+    WEB_CONFIG_RELOAD_SUCCESSFUL,
 )
 """All of them, in the order in which they are exposed."""
 

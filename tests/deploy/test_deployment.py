@@ -205,7 +205,7 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
 
 
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
-    grace = LIMITS.stop
+    grace = LIMITS.shutdown_timeout
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
     assert grace < int(services()["exporter"]["stop_grace_period"].removesuffix("s"))
     values = yaml.safe_load((ROOT / "helm/creatify-exporter/values.yaml").read_text("utf-8"))

@@ -24,7 +24,7 @@ from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import DURATION_BOUNDS
 from creatify_exporter.metrics import FAMILIES, Family
 from creatify_exporter.target import BALANCE
-from creatify_exporter.web.app import Server
+from creatify_exporter.web.app import Application
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "exporter/creatify_exporter"
@@ -197,7 +197,7 @@ def test_every_flag_is_in_the_readme(command: tuple[str, ...], capsys: pytest.Ca
 def routes() -> Iterator[tuple[str, str]]:
     config = Config()
     with closing(Exporter(config, Ledger(SqliteStore(None), rules(config)))) as exporter:
-        for route in Server(exporter, lambda: config).app().routes:
+        for route in Application(exporter, lambda: config).app().routes:
             [method] = set(getattr(route, "methods", ())) - {"HEAD"}
             yield method, str(getattr(route, "path", ""))
 
