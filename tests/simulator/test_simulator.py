@@ -44,9 +44,9 @@ from creatify_exporter.simulator import (
 )
 from creatify_exporter.simulator.faults import ODD_ID
 from creatify_exporter.simulator.listing import Encoder
-from creatify_exporter.simulator.scenes import lively
+from creatify_exporter.simulator.scenes import traffic
 
-START = 1_760_000_000.0
+START = 1_760_000_040.0  # a full minute
 KEYS = {"X-API-ID": "simulated-id", "X-API-KEY": "simulated-key"}
 SHORT = Traffic(rate=0.5, text_bytes=200)
 
@@ -166,8 +166,12 @@ def test_the_truth_is_what_a_replay_of_every_instant_counts() -> None:
             seen[task["id"]] = task
     truth = account.truth(START + 240)
     for name in ("submitted", "finished", "failed", "credits_used", "credits_refunded"):
-        assert getattr(truth, name) == {key: value for key, value in getattr(replayed, name).items() if value}, name
+        assert nonzero(getattr(truth, name)) == nonzero(getattr(replayed, name)), name
     assert sum(truth.kinds.values()) == sum(truth.failed.values()) > 0
+
+
+def nonzero(counts: dict[str, float]) -> dict[str, float]:
+    return {model: count for model, count in counts.items() if count}
 
 
 def _count(truth: Truth, task: dict[str, Any], before: dict[str, Any] | None) -> None:
@@ -238,7 +242,7 @@ def test_an_hour_of_silence_and_no_tasks_at_all_are_answered() -> None:
 
 
 def test_somebody_who_watches_the_demo_sees_numbers_change_within_15_seconds() -> None:
-    account = Account(1, START - 86400, lively(START))
+    account = Account(1, START - 86400, traffic(text_bytes=100))
     assert 10_000 < len(account.tasks(START)) < 40_000
     truths = [account.truth(START + second, START - 3600) for second in range(0, 600, 15)]
     assert all(truths[step] != truths[step + 1] for step in range(len(truths) - 1))

@@ -1,4 +1,4 @@
-"""One account's tasks as a function of simulated time: everything follows from a seed, a start and the traffic."""
+"""One account's tasks as a function of simulated time: everything follows from a seed and the traffic."""
 
 import bisect
 import math
@@ -11,6 +11,9 @@ from typing import Literal, NamedTuple
 
 from creatify_exporter.simulator import texts
 from creatify_exporter.simulator.traffic import Incident, Model, Traffic
+
+MINUTE = 60.0
+DAY = 86400.0
 
 Status = Literal["pending", "running", "done", "failed"]
 
@@ -104,7 +107,8 @@ class Truth:
 class Account:
     """The tasks of one workspace since `start` (epoch seconds), endless; drawn as far as somebody has looked.
 
-    The same seed, start and traffic give the same tasks, in whatever steps one looks.
+    Each minute of the clock is drawn by a generator of its own. So the same seed and traffic give the same tasks,
+    whenever the account starts and in whatever steps one looks; `start` only leaves out what is older.
     """
 
     def __init__(self, seed: int, start: float, traffic: Traffic | None = None, package: float = 10_000) -> None:
@@ -114,9 +118,7 @@ class Account:
         self.package = package
         self._tasks: list[Task] = []
         self._lock = threading.Lock()
-        # Reproducible draws are the point; nothing here is a secret.
-        self._rng = random.Random(f"{seed}/tasks")  # noqa: S311
-        self._minute = start
+        self._minute = start // MINUTE * MINUTE
         self._born: dict[str, int] = defaultdict(int)
         self._models = [model for model in self.traffic.models if model.weight > 0]
 
@@ -141,36 +143,47 @@ class Account:
         return truth
 
     def remaining_credits(self, at: float) -> float:
-        """Return the balance: the account buys the same package again whenever one is used up."""
-        spent = sum(task.credits(at) for task in self.tasks(at))
-        return self.package - spent % self.package
+        """Return the balance, filled up to `package` at midnight UTC and whenever it is used up.
+
+        It does not depend on the start of an account that starts before that midnight and the tasks unsettled then.
+        """
+        return self.package - self.spent(at) % self.package
+
+    def spent(self, at: float) -> float:
+        """Return the credits spent since midnight UTC."""
+        midnight = at // DAY * DAY
+        return sum(task.credits(at) - task.credits(midnight) for task in self.tasks(at) if task.settled > midnight)
 
     def _draw_minute(self) -> None:
         """Draw the tasks of one more minute: a Poisson process of one rate."""
-        rate, end = self._rate(self._minute), self._minute + 60
-        at = self._minute + (self._rng.expovariate(rate) if rate > 0 else math.inf)
+        # Reproducible draws are the point; nothing here is a secret.
+        rng = random.Random(f"{self.seed}/{self._minute:.0f}")  # noqa: S311
+        rate, end = self._rate(rng), self._minute + MINUTE
+        at = self._minute + (rng.expovariate(rate) if rate > 0 else math.inf)
         while at < end:
-            self._tasks.append(self._draw(_milliseconds(at)))
-            at += self._rng.expovariate(rate)
+            task = self._draw(rng, _milliseconds(at))
+            if task.created >= self.start:
+                self._tasks.append(task)
+            at += rng.expovariate(rate)
         self._minute = end
 
-    def _rate(self, minute: float) -> float:
-        """Return the tasks a second of one minute: lowest at 03:00 UTC, highest at 15:00."""
-        day = 1 + self.traffic.rhythm * math.sin((minute % 86400 / 86400 - 9 / 24) * 2 * math.pi)
-        burst = 8 if texts.chance(self._rng, self.traffic.burst_ratio) else 1
-        unusual = math.prod(i.arrivals for i in self.traffic.incidents if i.start <= minute < i.end)
+    def _rate(self, rng: random.Random) -> float:
+        """Return the tasks a second of the next minute: lowest at 03:00 UTC, highest at 15:00."""
+        minute = self._minute
+        day = 1 + self.traffic.rhythm * math.sin((minute % DAY / DAY - 9 / 24) * 2 * math.pi)
+        burst = 8 if texts.chance(rng, self.traffic.burst_ratio) else 1
+        unusual = math.prod(each.arrivals for each in self.traffic.incidents if each.occurrence(minute))
         return self.traffic.rate * day * burst * unusual
 
-    def _draw(self, created: float) -> Task:
-        rng = self._rng
+    def _draw(self, rng: random.Random, created: float) -> Task:
         models = [model for model in self._models if model.since <= created]
         model = rng.choices(models, [model.weight for model in models])[0]
         self._born[model.name] += 1
         incidents = [incident for incident in self.traffic.incidents if incident.covers(created, model.name)]
-        started = self._held(created + rng.expovariate(1 / 1.5), model)
-        finished = self._held(started + model.seconds * rng.lognormvariate(0, 0.5), model)
-        kind, reason = self._failure(model, incidents)
-        bills = self._bills(model, incidents, started, finished, kind)
+        started = self._held(rng, created + rng.expovariate(1 / 1.5), model)
+        finished = self._held(rng, started + model.seconds * rng.lognormvariate(0, 0.5), model)
+        kind, reason = self._failure(rng, model, incidents)
+        bills = _bills(rng, model, incidents, started, finished, kind)
         return Task(
             number=len(self._tasks),
             id=_uuid(rng.getrandbits(128)),
@@ -186,38 +199,39 @@ class Account:
             style=rng.getrandbits(32),
         )
 
-    def _held(self, due: float, model: Model) -> float:
+    def _held(self, rng: random.Random, due: float, model: Model) -> float:
         """Return when a step that is due at an instant is taken: after the end of a queue that is stuck then."""
         for incident in self.traffic.incidents:
-            if incident.stuck and incident.covers(due, model.name):
-                due = incident.end + self._rng.uniform(0, 30)
+            stuck = incident.stuck and incident.model in (None, model.name) and incident.occurrence(due)
+            if stuck:
+                due = stuck[1] + rng.uniform(0, 30)
         return _milliseconds(due)
 
-    def _failure(self, model: Model, incidents: list[Incident]) -> tuple[str, str]:
+    def _failure(self, rng: random.Random, model: Model, incidents: list[Incident]) -> tuple[str, str]:
         """Draw the kind and text of a failure's reason, both empty for a task that will be done."""
         outage = next((incident for incident in incidents if incident.failure_ratio is not None), None)
         ratio = model.failure_ratio if outage is None else outage.failure_ratio
-        if self._born[model.name] > model.first_failures and not texts.chance(self._rng, ratio or 0):
+        if self._born[model.name] > model.first_failures and not texts.chance(rng, ratio or 0):
             return "", ""
-        return texts.reason(self._rng, outage.reason if outage else None)
+        return texts.reason(rng, outage.reason if outage else None)
 
-    def _bills(
-        self, model: Model, incidents: list[Incident], started: float, finished: float, kind: str
-    ) -> tuple[tuple[float, float], ...]:
-        """Draw how `credits_used` is filled in: in stages, late, and sometimes partly paid back."""
-        rng = self._rng
-        cost = model.credits * rng.lognormvariate(0, 0.4) * math.prod(incident.burn for incident in incidents)
-        cost = _quarters(cost) if not kind or texts.chance(rng, 0.4) else 0.0
-        if not cost:
-            return ()
-        stages = []
-        if texts.chance(rng, 0.3):
-            stages.append((started + (finished - started) / 2, _quarters(cost / 2)))
-        due = finished if texts.chance(rng, 0.7) else finished + rng.uniform(2, 120)
-        stages.append((due, cost))
-        if texts.chance(rng, 0.3 if kind else 0.02):
-            stages.append((due + rng.uniform(30, 600), rng.choice((0.0, _quarters(cost / 2)))))
-        return tuple((_milliseconds(instant), value) for instant, value in stages)
+
+def _bills(  # noqa: PLR0913, PLR0917 - what a bill depends on
+    rng: random.Random, model: Model, incidents: list[Incident], started: float, finished: float, kind: str
+) -> tuple[tuple[float, float], ...]:
+    """Draw how `credits_used` is filled in: in stages, late, and sometimes partly paid back."""
+    cost = model.credits * rng.lognormvariate(0, 0.4) * math.prod(incident.burn for incident in incidents)
+    cost = _quarters(cost) if not kind or texts.chance(rng, 0.4) else 0.0
+    if not cost:
+        return ()
+    stages = []
+    if texts.chance(rng, 0.3):
+        stages.append((started + (finished - started) / 2, _quarters(cost / 2)))
+    due = finished if texts.chance(rng, 0.7) else finished + rng.uniform(2, 120)
+    stages.append((due, cost))
+    if texts.chance(rng, 0.3 if kind else 0.02):
+        stages.append((due + rng.uniform(30, 600), rng.choice((0.0, _quarters(cost / 2)))))
+    return tuple((_milliseconds(instant), value) for instant, value in stages)
 
 
 def _milliseconds(instant: float) -> float:
