@@ -1,15 +1,15 @@
 import random
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from creatify_exporter.simulator import Account, Listing, Traffic
+from creatify_exporter.simulator.account import DAY
 from creatify_exporter.simulator.listing import Encoder
-from creatify_exporter.simulator.scenes import DAY, traffic
+from creatify_exporter.simulator.scenes import TIMETABLE
 
 START = 1_760_000_040.0  # a full minute
-SLOW = replace(traffic(100), rate=1 / 60)
+SLOW = Traffic(1 / 60, rhythm=0.3, incidents=TIMETABLE["text_generator"], text_bytes=100)
 
 
 def body(account: Account, at: float, listing: Listing) -> bytes:

@@ -69,8 +69,8 @@ class Traffic:
     """How much the rate swings around its average: 0 not at all, 1 down to nothing at 03:00 UTC."""
     burst_ratio: float = 1 / 120
     """The share of minutes in which eight times the tasks arrive."""
-    models: Sequence[Model] = MODELS
-    """At least one of them from the start."""
+    models: Sequence[Model] = ()
+    """At least one of them from the start; empty: those of the account's product."""
     incidents: Sequence[Incident] = ()
     """If several of them let a task fail, the first one counts."""
     text_bytes: int = 3000
