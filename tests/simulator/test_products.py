@@ -1,6 +1,8 @@
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -233,3 +235,9 @@ def test_the_balance_falls_by_what_all_lists_cost(simulator: Simulator) -> None:
     balance = get(simulator, BALANCE_PATH).json()["remaining_credits"]
     assert balance == 10_000 - charged % 10_000
     assert told < charged
+
+
+def test_the_decision_lists_the_products_with_their_grades_and_models() -> None:
+    page = (Path(__file__).parents[2] / "docs/decisions/0037-simulated-lists-are-data.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w) \| (?:`(\w+)`|none)", page, re.MULTILINE)
+    assert rows == [(api, product.grade, product.model_field) for api, product in PRODUCTS.items()]
