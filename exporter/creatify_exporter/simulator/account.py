@@ -125,6 +125,7 @@ class Account:
         price = life.price(failing=bool(fate.kind))
         bills = life.bills(self.product.tells, price, fate)
         charges = bills if self.product.charges is None else life.bills(self.product.charges, price, fate)
+        last_bills = [instant for instant, _ in (*bills[-1:], *charges[-1:])]
         return Task(
             number=len(self._tasks),
             id=_uuid(rng.getrandbits(128)),
@@ -136,7 +137,7 @@ class Account:
             reason=fate.reason,
             bills=bills,
             charges=charges,
-            settled=max(fate.steps[-1].at, *(instant for instant, _ in (*bills[-1:], *charges[-1:], (at, 0.0)))),
+            settled=max([fate.steps[-1].at, *last_bills]),
             style=rng.getrandbits(32),
         )
 

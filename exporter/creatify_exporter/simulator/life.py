@@ -13,9 +13,11 @@ from creatify_exporter.simulator.traffic import Incident, Model
 
 PREVIEW_RATIO = 1 / 6
 RENDERED_RATIO = 0.4
-RENDERED_AFTER = 900.0  # seconds, on average
+RENDERED_AFTER = 900.0
+"""Seconds that a preview waits until somebody has it rendered, on average."""
 SECOND_RATIO = 0.5
-SECOND_AFTER = 600.0  # seconds, on average
+SECOND_AFTER = 600.0
+"""Seconds between an image and the video that is made of it, on average."""
 
 
 class Fate(NamedTuple):
