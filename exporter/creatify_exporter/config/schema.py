@@ -164,6 +164,27 @@ def _passwords(text: str) -> list[str]:
     return [password for password in passwords if password]
 
 
+def _database(url: str) -> tuple[object, ...]:
+    """Return the servers and the database that a URL means, split as libpq does it."""
+    rest = url.partition("://")[2]
+    login, at, address = rest.partition("@")
+    if not at or "/" in login:
+        login, address = "", rest
+    address, _, query = address.partition("?")
+    servers, _, database = address.partition("/")
+    given = (option.partition("=") for option in query.split("&"))
+    options = {unquote(name): unquote(value) for name, _, value in given}
+    names = [
+        server.rpartition(":") if re.search(r":\d*$", server) else (server, "", "") for server in servers.split(",")
+    ]
+    hosts = options.get("host", ",".join(unquote(host) for host, _, _ in names)).split(",")
+    ports = options.get("port", ",".join(port for _, _, port in names)).split(",")
+    user = options.get("user") or unquote(login.partition(":")[0])
+    pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
+    where = frozenset((host.strip("[]"), port or "5432") for host, port in pairs)
+    return where, options.get("dbname") or unquote(database) or user, options.get("hostaddr"), options.get("service")
+
+
 def _shows_password(url: str) -> bool:
     """Whether a URL on the command line shows a password there; one that is no URL is refused as such elsewhere."""
     try:
@@ -375,9 +396,11 @@ class Ledger(Section, frozen=True, kw_only=True):
         return self.url.read if isinstance(self.url, LedgerUrl) else lambda: self.url
 
     @property
-    def place(self) -> str:
-        """The URL without its password, which may change while the ledger stays the same."""
-        return re.sub(r":[^:/@]*@", "@", self.url, count=1)
+    def place(self) -> tuple[object, ...]:
+        """Which ledger the URL means: equal for two that differ in how to connect, such as in the password."""
+        if self.url.startswith(_POSTGRESQL):
+            return _database(self.url)
+        return ("file", self.path.absolute()) if self.path else ("memory",)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Refuse a ledger that forgets at once, and so would miss every change."""
