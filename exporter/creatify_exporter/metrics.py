@@ -75,6 +75,12 @@ TASKS_VANISHED = Family(
     _MODEL,
     "Tasks that left the list unfinished, counted once they have been absent for ledger.settle_after.",
 )
+CONSECUTIVE_FAILED_TASKS = Family(
+    "creatify_consecutive_failed_tasks",
+    "gauge",
+    _MODEL,
+    "Tasks that have failed since one was last done; 0 after a list that brought both.",
+)
 CREDITS_USED = Family(
     "creatify_credits_used_total",
     "counter",

@@ -245,6 +245,15 @@ class Truth:
                     births.setdefault((model, total, label), number)
         return births
 
+    def failure_runs(self) -> dict[str, int]:
+        """Return for each model how many tasks failed in lists after the last one that brought a success."""
+        last = dict.fromkeys(self.models, -1)
+        for event in self.events:
+            if event.total == "done":
+                last[self.labels[event.task]] = max(last[self.labels[event.task]], event.list)
+        failed = [(self.labels[event.task], event.list) for event in self.events if event.total == "failed"]
+        return {model: sum(each == model and number > end for each, number in failed) for model, end in last.items()}
+
     def net_credits(self, model: str) -> float:
         return sum(self.stories[name].net_credits() for name, label in self.labels.items() if label == model)
 

@@ -28,6 +28,7 @@ def goes_on(desk: Desk) -> None:
     """See that a ledger counts on from the story: no task again, no change lost, the hold as long as it was."""
     assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 4)
     assert desk.count("failed", "quota", model="pro") == 0
+    assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": 0, "pro": 1}
     desk.list(desk.task("b", "done", 2.5), desk.task("c", "failed", 5.0, model="pro", reason="quota"), after=120)
     assert desk.counts("submitted", "finished", "credits_used") == (2, 2, 5.5)
     assert desk.count("failed", "quota", model="pro") == 1
@@ -131,7 +132,8 @@ def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: py
     else:
         desk.restart()  # a file has one owner, which is stopped first
     assert desk.ledger.counters(*WORKSPACE).models == {"flash"}
-    desk.list(desk.task("d", "done", 1.0, model="pro", at=desk.now))
+    desk.list(desk.task("d", "running", 1.0, model="pro", at=desk.now))
     assert desk.count("submitted", model="pro") == 0  # created again, and held
+    assert desk.ledger.counters(*WORKSPACE).failure_runs["pro"] == 0
     desk.now += 120
     assert desk.count("submitted", model="pro") == 1

@@ -233,6 +233,39 @@ def test_a_clock_that_is_set_right_does_not_prolong_a_hold_for_ever(desk: Desk) 
     assert desk.count("credits_used", model="pro") == 5
 
 
+# --- Runs of failures -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_failures_ends_with_a_success_of_the_same_model(desk: Desk) -> None:
+    runs = []
+    lists = [
+        [("a", "failed", "flash"), ("b", "failed", "flash")],
+        [("b", "failed", "flash"), ("c", "failed", "flash"), ("d", "failed", "pro")],
+        [("e", "done", "pro"), ("c", "failed", "flash"), ("f", "running", "flash")],
+        # Which of the two was first is unknown.
+        [("f", "done", "flash"), ("g", "failed", "flash"), ("h", "failed", "pro")],
+        # What was done and fails later has certainly failed after a success.
+        [("f", "failed", "flash"), ("h", "failed", "pro")],
+    ]
+    for each in lists:
+        desk.list(*(desk.task(name, status, model=model) for name, status, model in each))
+        runs.append(dict(desk.ledger.counters(*WORKSPACE).failure_runs))
+    assert runs == [
+        {"flash": 2},
+        {"flash": 3, "pro": 1},
+        {"flash": 3, "pro": 0},
+        {"flash": 0, "pro": 1},
+        {"flash": 1, "pro": 1},
+    ]
+
+
+@pytest.mark.parametrize(("history", "run"), [("count", 2), ("skip", 0)])
+def test_the_first_list_begins_a_run_if_it_counts(history: str, run: int) -> None:
+    desk = Desk(history=history)
+    desk.list(desk.task("a", "failed"), desk.task("b", "failed"))
+    assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": run}
+
+
 # --- Durations: the first list is of 12:00:15 and shows `first`, which was created at 12:00:00 and is pending -------
 
 

@@ -380,6 +380,7 @@ def test_a_ledger_of_an_earlier_version_opens_and_goes_on_counting(path: Path, v
     desk.now = NOON + 60
     assert desk.counts("submitted", "finished", "credits_used", "credits_refunded") == (4, 2, 6, 0.5)
     assert desk.count("failed", "quota") == 1
+    assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": 0, "pro": 0}
     settled = desk.task("settled", "failed", 9.0, at=NOON - 3 * DAY)
     running, failed = desk.task("a", "done", 2.5), desk.task("b", "failed", 1.5, at=NOON - HOUR, reason="quota")
     desk.list(settled, running, failed, desk.task("c", "done", 0.5, model="pro"), desk.task("new"))

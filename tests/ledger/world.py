@@ -366,6 +366,7 @@ class World:
         self.served = served
         assert counters.tracked == self.truth.tracked()
         assert counters.models == self.truth.models
+        assert counters.failure_runs == self.truth.failure_runs()
         assert counters.progress.watermark == (self.truth.watermarks[-1] if self.lists else None)
         totals = self.truth.totals()
         for model in counters.models:
