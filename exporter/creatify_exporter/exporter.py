@@ -201,6 +201,8 @@ def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Co
         registry.add_histogram(
             metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
         )
+    for model, failures in sorted(counters.failure_runs.items()):
+        registry.add(metrics.CONSECUTIVE_FAILED_TASKS, (*names, model), failures)
     registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
     if counters.progress.first_recorded_at is not None and counters.progress.recorded_at is not None:
         registry.add(metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at)

@@ -9,7 +9,7 @@ from zlib import crc32
 
 from msgspec.msgpack import encode
 
-from creatify_exporter.ledger.state import Book, Changes, DayKey, Progress, Row, Series, SeriesKey
+from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
 
 def book_checksum(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey, float]]) -> int:
@@ -19,6 +19,7 @@ def book_checksum(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey
         + _progress(book.revision, book.progress)
         + sum(_task(task, row) for task, row in book.rows.items())
         + sum(_series(key, series) for key, series in book.series.items())
+        + sum(_run(model, failures) for model, failures in book.failure_runs.items())
         + sum(_day(key, value) for key, value in days)
     )
 
@@ -36,6 +37,9 @@ def difference(book: Book, changes: Changes, days: dict[DayKey, float]) -> int:
         if now:
             after = Series(now.value + changes.totals.get(key, 0.0), now.born_at, now.held and key not in released)
             move += _series(key, after) - (_series(key, before) if before else 0)
+    for model, failures in changes.failure_runs.items():
+        stored = book.failure_runs.get(model)
+        move += _run(model, failures) - (0 if stored is None else _run(model, stored))
     for day, increase in changes.days.items():
         stood = days.get(day)
         move += _day(day, increase if stood is None else stood + increase) - (0 if stood is None else _day(day, stood))
@@ -60,6 +64,11 @@ def _task(task: str, row: Row) -> int:
 
 def _series(key: SeriesKey, series: Series) -> int:
     return crc32(encode((*key, _number(series.value), _number(series.born_at), bool(series.held))))
+
+
+def _run(model: str, failures: int) -> int:
+    # As a series that is not held: earlier versions, which take it for one, have to come to the same sum.
+    return crc32(encode((model, FAILURE_RUN, "", float(failures), 0.0, False)))
 
 
 def _day(key: DayKey, value: float) -> int:

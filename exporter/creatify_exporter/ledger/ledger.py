@@ -28,13 +28,15 @@ class Counters(NamedTuple):
     """What is committed of one workspace and api.
 
     `values` are those to be served, 0 for a series that is held. `tracked` is the number of tracked tasks, `models` are
-    the label values that the ledger knows.
+    the label values that the ledger knows. `failure_runs` says for each of these how many tasks have failed since one
+    was last done; it is a gauge, and never held.
     """
 
     values: list[tuple[SeriesKey, float]]
     progress: Progress
     tracked: int
     models: frozenset[str]
+    failure_runs: dict[str, int]
 
 
 class Ledger:
@@ -94,7 +96,8 @@ class Ledger:
                 self._end_holds(name, book)
         with self._content_lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
-            return Counters(values, book.progress, len(book.rows), frozenset(book.models))
+            runs = {model: book.failure_runs.get(model, 0) for model in book.models}
+            return Counters(values, book.progress, len(book.rows), frozenset(book.models), runs)
 
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""

@@ -29,11 +29,14 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
     "keepalives_idle": 30,
 }
-"""What holds where the URL does not say otherwise."""
+"""Connection parameters, unless the URL gives them."""
 
 # For the transaction and not for the session, which a pooler may hand to somebody else between two transactions.
 # A replica that was stopped in its transaction loses it, or else its locks would stop all others. What has been served
-# must not be lost in a crash of the database.
+# must not be lost in a crash of the database. The isolation is not left to the role's or the database's default: what
+# waits for a lock has to see what the holder of the lock has written.
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SETTINGS: Final = """
 SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
@@ -131,13 +134,13 @@ class PostgresqlStore(Store):
     @contextmanager
     def writing(self) -> Iterator[Statements]:
         """As `Store` says; waits for other writers of the same book for 5 s at most."""
-        with self._transaction("BEGIN", "COMMIT") as sql:
+        with self._transaction(_WRITING, "COMMIT") as sql:
             yield sql
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "ROLLBACK") as sql:
+        with self._transaction(_READING, "ROLLBACK") as sql:
             yield sql
 
     def clock(self) -> float:
@@ -224,6 +227,8 @@ class PostgresqlStore(Store):
                         "this PostgreSQL database has no ledger, or an old one; start the exporter once"
                     )
             else:
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                connection.read_only = False
                 with connection.transaction():
                     _migrate(sql)
         self._opened = self._prepared = True
@@ -303,7 +308,8 @@ def _make_schema(sql: Statements) -> None:
 def _parsed(url: str) -> str:
     """Complete the URL by the defaults. No message quotes it: it may hold a password."""
     try:
-        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url)})
+        # Names of models can be in any script, whatever the environment or the role has for a default.
+        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url), "client_encoding": "UTF8"})
     except psycopg.ProgrammingError:
         raise LedgerRefused(
             "ledger.url: is no PostgreSQL URL; write it like "

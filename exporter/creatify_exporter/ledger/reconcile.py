@@ -67,7 +67,7 @@ class _Draft(NamedTuple):
 
     `now` is the time of the list, `clock` that of the exporter, `first` whether no list has been recorded before.
     `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
-    total and label.
+    total and label, `succeeded` the models of which a task has become done.
     """
 
     book: Book
@@ -78,6 +78,7 @@ class _Draft(NamedTuple):
     watermark: float
     models: set[str]
     counts: defaultdict[tuple[int, str, Total, str], float]
+    succeeded: set[str]
     changes: Changes
 
 
@@ -102,6 +103,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
         if task not in draft.changes.rows:
             _expire(draft, task, row, listed=task in contents.unchanged or task in compared)
     _sum_up(draft)
+    _count_runs(draft)
     return draft.changes
 
 
@@ -118,7 +120,7 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
     )
     first = before.recorded_at is None
     changes = Changes(progress=progress)
-    return _Draft(book, rules, now, clock, first, watermark, set(book.models), defaultdict(float), changes)
+    return _Draft(book, rules, now, clock, first, watermark, set(book.models), defaultdict(float), set(), changes)
 
 
 def _add_new(draft: _Draft, observation: Observation) -> None:
@@ -159,6 +161,8 @@ def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row 
         _count(draft, row, "failed", label=observation.reason)
     if observation.status in FINISHED and not row.finished:
         _count(draft, row, "finished")
+        if observation.status == "done":
+            draft.succeeded.add(row.model)
         _observe_duration(draft, row, before)
     if observation.status == "failed" or (not row.finished and observation.status != "unknown"):
         row.status = observation.status
@@ -253,3 +257,19 @@ def _sum_up(draft: _Draft) -> None:
         if total in DAY_TOTALS:
             daily = DayKey(day, model, total)
             days[daily] = days.get(daily, 0.0) + amount
+
+
+def _count_runs(draft: _Draft) -> None:
+    """Count the tasks of each model that have failed since one was last done.
+
+    If a list brings both, their order is unknown: only what comes after it certainly belongs to the run.
+    """
+    before = draft.book.failure_runs
+    runs: defaultdict[str, int] = defaultdict(int)
+    for key, failures in draft.changes.totals.items():
+        if key.total == "failed":
+            runs[key.model] += int(failures)
+    for model in draft.succeeded | runs.keys():
+        run = 0 if model in draft.succeeded else before.get(model, 0) + runs[model]
+        if run != before.get(model, 0):
+            draft.changes.failure_runs[model] = run

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
@@ -193,8 +195,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
 
 def _inspect_log(path: Path) -> None:
     """Refuse a ledger that was not closed and is damaged, before SQLite tidies up, which would be touching it."""
-    log = path.with_name(f"{path.name}-wal")
-    if not path.exists() or not log.exists() or not log.stat().st_size:
+    log = _log_of(path)
+    if not path.exists() or not _has_log(path):
         return
     with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         version = _version(database, path)
@@ -230,11 +232,13 @@ def _header_holds(log: bytes) -> bool:
 
 
 def _opened_to_read(path: Path) -> sqlite3.Connection:
-    if not path.exists() or not path.stat().st_size:
+    with _refused(path):
+        empty = not path.exists() or not path.stat().st_size
+    if empty:
         raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
     _refuse_foreign(path)
     with _refused(path):
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        database = _connected_to_read(path)
         try:
             version = _version(database, path)
         except BaseException:
@@ -246,6 +250,53 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
             f"the ledger {path} has version {version}, this program reads {len(MIGRATIONS)}: start this exporter once"
         )
     return database
+
+
+def _connected_to_read(path: Path) -> sqlite3.Connection:
+    """Connect to a ledger that may be on a read-only medium, or that only its owner may write.
+
+    Unless an exporter has the ledger open, SQLite has to make an index of the log beside it, even to read it. If it
+    cannot, a copy in memory is read.
+    """
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        # The log is opened with the first statement, not with the database.
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        database.close()
+        database = _copied_into_memory(path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _copied_into_memory(path: Path) -> sqlite3.Connection:
+    before = _last_written(path), _last_written(_log_of(path))
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        _copy(path, database)
+    except BaseException:
+        database.close()
+        raise
+    if (_last_written(path), _last_written(_log_of(path))) != before:
+        database.close()
+        raise LedgerRefused(f"the ledger {path} was written to while it was being read; try again")
+    return database
+
+
+def _copy(path: Path, database: sqlite3.Connection) -> None:
+    if not _has_log(path):
+        # The file is whole by itself; `immutable` keeps SQLite from looking for a log.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as source:
+            source.backup(database)
+        return
+    with TemporaryDirectory(prefix="creatify-exporter-") as folder:
+        copy = Path(folder, path.name)
+        copyfile(path, copy)
+        copyfile(_log_of(path), _log_of(copy))
+        with closing(sqlite3.connect(copy)) as source:
+            source.backup(database)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -321,6 +372,21 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             for name in _names(database):
                 _write_checksum(database, *name)
         database.execute("COMMIT")
+
+
+def _log_of(path: Path) -> Path:
+    """Return the path of SQLite's write-ahead log."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether commits may be in the log only, as after a kill."""
+    log = _log_of(path)
+    return log.exists() and log.stat().st_size > 0
+
+
+def _last_written(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _place(path: Path | None) -> tuple[int, int] | None:

@@ -39,6 +39,10 @@ DAY_TOTALS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "cred
 """Totals that are also kept by day."""
 
 
+FAILURE_RUN: Final = "consecutive_failures"
+"""The name of a run of failures in the table `series`; earlier versions keep it as a series that they do not know."""
+
+
 class SeriesKey(NamedTuple):
     """Names a series: `label` is the reason of `failed`, the bound of `duration_bucket`, else empty."""
 
@@ -104,7 +108,8 @@ class Progress(msgspec.Struct, frozen=True):
 class Changes(msgspec.Struct):
     """What is written in one transaction, then applied to the book in memory.
 
-    `progress` is that after a recorded list, None if none was recorded. `released` are the series whose hold ends.
+    `progress` is that after a recorded list, None if none was recorded. `released` are the series whose hold ends,
+    `failure_runs` the new values of those that change.
     """
 
     progress: Progress | None = msgspec.field(default=None, name="marks")
@@ -113,12 +118,14 @@ class Changes(msgspec.Struct):
     totals: dict[SeriesKey, float] = {}
     days: dict[DayKey, float] = {}
     released: list[SeriesKey] = []
+    failure_runs: dict[str, int] = {}
 
 
 class Book(msgspec.Struct):
     """What is committed of one workspace and api.
 
     `number` is its key in the database, `revision` the number of `Changes` that have been applied to it.
+    `failure_runs` says for each model how many tasks have failed since one was last done, unless that is 0.
     """
 
     number: int
@@ -127,6 +134,7 @@ class Book(msgspec.Struct):
     rows: dict[str, Row] = {}
     series: dict[SeriesKey, Series] = {}
     models: set[str] = set()
+    failure_runs: dict[str, int] = {}
 
     def apply(self, changes: Changes) -> None:
         """Bring the book to its state after the commit of `changes`."""
@@ -141,6 +149,7 @@ class Book(msgspec.Struct):
             self.series[key].value += increase
         for key in changes.released:
             self.series[key].held = False
+        self.failure_runs.update(changes.failure_runs)
         self.progress = changes.progress or self.progress
         self.revision += 1
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from msgspec.structs import astuple
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.state import Book, Changes, DayKey, Progress, Row, Series, SeriesKey
+from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
 # The names of the columns are those of the first version: `generation` is the version of a book, `dated` its
 # `has_dates`, `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is `credits_used`.
@@ -44,6 +44,10 @@ INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, 
 """
 _ADD: Final = "UPDATE series SET value = value + ? WHERE book = ? AND model = ? AND total = ? AND label = ?"
 _RELEASE: Final = "UPDATE series SET held = ? WHERE book = ? AND model = ? AND total = ? AND label = ?"
+_PUT_RUN: Final = """
+INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, '', ?, 0, ?)
+ON CONFLICT (book, model, total, label) DO UPDATE SET value = excluded.value
+"""
 _PUT_DAY: Final = """
 INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
@@ -174,7 +178,10 @@ class Store(ABC):
                 [(own,)] = sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.progress))).fetchall()
                 days = theirs.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
                 totals = {DayKey(*key): value for *key, value in days}
-                _put(sql, own, Changes(rows={**book.rows}, new_series=book.series, days=totals))
+                changes = Changes(
+                    rows={**book.rows}, new_series=book.series, days=totals, failure_runs=book.failure_runs
+                )
+                _put(sql, own, changes)
                 self._write_checksum(sql, workspace, api)
 
     def forget(self, model: str) -> int:
@@ -244,8 +251,11 @@ def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
         book.rows[task] = Row(model, status, credits_used, uncounted, created_at, bool(dated), *rest)
     series = sql.execute("SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,))
     for model, total, label, value, born_at, held in series:
-        book.series[SeriesKey(model, total, label)] = Series(value, born_at, bool(held))
-        book.models.add(model)
+        if total == FAILURE_RUN:
+            book.failure_runs[model] = int(value)
+        else:
+            book.series[SeriesKey(model, total, label)] = Series(value, born_at, bool(held))
+            book.models.add(model)
     return book
 
 
@@ -266,4 +276,6 @@ def _put(sql: Statements, number: int, changes: Changes) -> None:
     sql.executemany(_PUT_SERIES, ((number, *key, s.value, s.born_at, s.held) for key, s in changes.new_series.items()))
     sql.executemany(_ADD, ((increase, number, *key) for key, increase in changes.totals.items()))
     sql.executemany(_RELEASE, ((False, number, *key) for key in changes.released))
+    runs = ((number, model, FAILURE_RUN, failures, False) for model, failures in changes.failure_runs.items())
+    sql.executemany(_PUT_RUN, runs)
     sql.executemany(_PUT_DAY, ((number, *key, increase) for key, increase in changes.days.items()))
