@@ -2,6 +2,8 @@
 
 import pytest
 
+from creatify_exporter.config.url import LedgerUrl
+
 ONE_DATABASE = [
     "postgresql://ledger:old@db.example/counts",
     "postgresql://ledger:new@db.example/counts",
@@ -33,10 +35,10 @@ SEVERAL_SERVERS = [
 
 @pytest.mark.parametrize("same", [ONE_DATABASE, SEVERAL_SERVERS, ["sqlite:///a/ledger.db", "sqlite:///a//ledger.db"]])
 def test_urls_of_one_ledger_are_equal_however_they_are_written(same: list[str]) -> None:
-    places = {url: Ledger(url=url).place for url in same}
+    places = {url: LedgerUrl.parse(url).place for url in same}
     assert [url for url, place in places.items() if place != places[same[0]]] == []
 
 
 def test_urls_of_different_ledgers_differ() -> None:
-    places = [Ledger(url=url).place for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
+    places = [LedgerUrl.parse(url).place for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
     assert len(set(places)) == len(places)
