@@ -114,14 +114,15 @@ class Simulator:
         return replace(response, pieces=self._encoded().array(tasks, response.at), chunked=self.chunked)
 
     def _page(self, response: Response, tasks: list[Task], size: int, query: str) -> Response:
-        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil(len(tasks) / size))
+        overlap, step = self.listing.overlap, size - self.listing.overlap
+        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil((len(tasks) - overlap) / step))
         number = int(wanted) if wanted.isdecimal() else 0
         if not 1 <= number <= pages:
             return refused(404, "Invalid page.")(response)
         previous, following = (
             f"http://{response.host}{LIST_PATH}?page={n}" if 1 <= n <= pages else None for n in (number - 1, number + 1)
         )
-        page = self._encoded().array(tasks[(number - 1) * size : number * size], response.at)
+        page = self._encoded().array(tasks[(number - 1) * step : (number - 1) * step + size], response.at)
         return replace(response, pieces=envelope(page, len(tasks), previous, following), chunked=self.chunked)
 
     def _task(self, response: Response, _query: str) -> Response:
