@@ -13,7 +13,7 @@ from typing import Final
 from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
-from creatify_exporter.config.schema import Config, Plan
+from creatify_exporter.config.schema import Config, Labels, Plan
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import API, FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
@@ -135,7 +135,7 @@ class Exporter:
             target.fetchers[api].mark_served(outcome)
         counters = target.counters()
         names = (target.workspace.name, API)
-        _add_snapshot(registry, names, outcomes[API], counters)
+        _add_snapshot(registry, names, outcomes[API], counters, self.config.labels)
         if counters:
             _add_counters(registry, names, counters)
         for api, fetcher in target.fetchers.items():
@@ -168,7 +168,7 @@ def rules(config: Config) -> Rules:
 
 
 def _add_snapshot(
-    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None
+    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None, labels: Labels
 ) -> None:
     snapshot = outcome.snapshot
     if snapshot is None:
@@ -181,7 +181,7 @@ def _add_snapshot(
     if counters is None:
         # Only the ledger knows which models have a name of their own.
         return
-    for model, cells in snapshot.by_model(counters.models).items():
+    for model, cells in snapshot.by_model(counters.models, labels).items():
         for status in STATUS_LABELS if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
             registry.add(metrics.TASKS, (*names, model, status), cell.tasks)

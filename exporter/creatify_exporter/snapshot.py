@@ -1,15 +1,33 @@
 """What one complete list says now."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
 import msgspec
 
-from creatify_exporter.creatify.task import OTHER, UNFINISHED, Status, Task, model_label, status_label
+from creatify_exporter.config.schema import Labels
+from creatify_exporter.creatify.task import (
+    FINISHED,
+    MAX_LABEL_LENGTH,
+    OTHER,
+    RANK,
+    UNFINISHED,
+    Status,
+    Task,
+    model_label,
+    status_label,
+)
 
 _MAX_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart, so that a hostile list cannot take all memory."""
+
+
+# Characters of a model's name that are kept: more than a label holds, since white space is folded there.
+_MAX_NAME: Final = 4 * MAX_LABEL_LENGTH
+_MAX_RECENT: Final = 100_000
+_MAX_UNFINISHED: Final = 10_000
 
 
 class Cell(msgspec.Struct, gc=False, array_like=True):
@@ -42,7 +60,7 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
-        """Sum up some tasks; an entry that stands in the list twice counts twice, as it would for a reader."""
+        """Sum up some tasks, copies included."""
         snapshot = cls()
         kinds: defaultdict[tuple[str | None, str | None], list[Task]] = defaultdict(list)
         for task in tasks:
@@ -75,19 +93,105 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
-        kind = (model_name[:400] if model_name else None, status_label(raw_status))
+        kind = (model_name[:_MAX_NAME] if model_name else None, status_label(raw_status))
         if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
 
-    def by_model(self, models: frozenset[str]) -> dict[str, dict[Status, Cell]]:
-        """Return the cells by label values: those of the `models` that the ledger knows, and `other` for the rest."""
+    def by_model(self, models: frozenset[str], labels: Labels) -> dict[str, dict[Status, Cell]]:
+        """Return the cells by label values, with those models that the ledger knows even if they have no tasks.
+
+        Tasks that the ledger does not count, since they are old, may have other models. These have labels of their own
+        while there are places for them, else `other`.
+        """
+        listed = {model_label(name) for name, _ in self.cells}
+        shown = models | _admitted(listed - models, models, labels)
         sums: dict[str, dict[Status, Cell]] = {model: {} for model in sorted(models)}
         for (name, status), cell in self.cells.items():
             label = model_label(name)
-            row = sums.setdefault(label if label in models else OTHER, {})
+            row = sums.setdefault(label if label in shown else OTHER, {})
             row.setdefault(status_label(status), Cell()).merge(cell)
         return sums
+
+
+def _admitted(candidates: set[str], models: frozenset[str], labels: Labels) -> set[str]:
+    """Return the candidates that have a label of their own: as in the ledger, places are kept for `labels.models`."""
+    promised = frozenset(labels.models)
+    places = labels.max_models - len((models | promised) - {OTHER})
+    return (candidates & promised) | set(sorted(candidates - promised - {OTHER})[: max(0, places)])
+
+
+class Tally:
+    """Sums up one list, batch by batch; an id counts once.
+
+    An API may repeat an entry, and does if tasks arrive between two pages: they push others onto the next page. Of an
+    unfinished task the copy counts that is furthest on, as in the ledger; of a finished one the first. The memory is
+    bounded: a copy is recognised at least 100,000 entries after the first, of 10,000 unfinished tasks the furthest.
+    """
+
+    def __init__(self) -> None:
+        self.has_copies = False
+        self._sums = Snapshot()
+        # Hashes, which need half the memory of the ids.
+        self._recent: set[int] = set()
+        self._older: set[int] = set()
+        self._unfinished: dict[str, Task] = {}
+
+    def add(self, tasks: list[Task]) -> Snapshot | None:
+        """Add a batch; return its sums, None if they are not the whole of it because of copies or unfinished tasks."""
+        counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
+        part = Snapshot.of(counted)
+        self._sums.merge(part)
+        return part if len(counted) == len(tasks) else None
+
+    def merge(self, part: Snapshot) -> None:
+        """Add the sums of a part that is known from the list before."""
+        self._sums.merge(part)
+
+    def snapshot(self) -> Snapshot:
+        """Return the sums, at the end of the list."""
+        whole = Snapshot.of(list(self._unfinished.values()))
+        whole.merge(self._sums)
+        return whole
+
+    def _hold(self, task: Task) -> bool:
+        """Keep an unfinished task until the end of the list; return whether there is room for it."""
+        if not task.id or len(self._unfinished) >= _MAX_UNFINISHED:
+            return False
+        self._unfinished[task.id] = _slim(task)
+        return True
+
+    def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
+        """Return the tasks without copies; lazily, since one task may be a copy of the one before it."""
+        hashes = [hash(task.id) for task in tasks]
+        new = set(hashes)
+        if len(self._recent) >= _MAX_RECENT:
+            self._older, self._recent = self._recent, set()
+        if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
+            self._recent |= new
+            return tasks
+        return (task for task, key in zip(tasks, hashes, strict=True) if not task.id or not self._is_copy(task, key))
+
+    def _is_copy(self, task: Task, key: int) -> bool:
+        """Return whether a task was listed before; one that is further on takes the place of its original."""
+        if key not in self._recent and key not in self._older:
+            self._recent.add(key)
+            return False
+        self.has_copies = True
+        original = self._unfinished.get(task.id)
+        if original and _progress(task) > _progress(original):
+            self._unfinished[task.id] = _slim(task)
+        return True
+
+
+def _progress(task: Task) -> tuple[int, float]:
+    return RANK[status_label(task.status)], -1.0 if task.credits_used is None else task.credits_used
+
+
+def _slim(task: Task) -> Task:
+    """Return a task that is no longer than what is summed up of it."""
+    model_name = task.model_name and task.model_name[:_MAX_NAME]
+    return Task(task.id, model_name, status_label(task.status), None, task.credits_used, task.created_at)
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

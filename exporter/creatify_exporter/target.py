@@ -17,7 +17,7 @@ from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUna
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
-from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.snapshot import Snapshot, Tally
 
 BALANCE: Final = "remaining_credits"
 # Seconds; with a list every 15 s it keeps a workspace under 5 requests a minute.
@@ -107,18 +107,20 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
 
     The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that never will be.
     """
-    snapshot, date = Snapshot(), None
+    tally, date = Tally(), None
     for batch in batches:
-        if batch.summary is not None:
-            part = Snapshot.unpacked(batch.summary)
-            transaction.skip()
-        else:
-            part = Snapshot.of(batch.tasks)
-            if transaction.add(batch.tasks) and batch.chunk:
-                cache.store(batch.chunk, part.packed())
-        snapshot.merge(part)
         date = batch.date if date is None else date
-    return snapshot, date
+        if batch.summary is not None:
+            tally.merge(Snapshot.unpacked(batch.summary))
+            transaction.skip()
+            continue
+        sums, settled = tally.add(batch.tasks), transaction.add(batch.tasks)
+        if sums and settled and batch.chunk:
+            cache.store(batch.chunk, sums.packed())
+    if tally.has_copies:
+        # Which of two chunks with the same task counts it, depends on both.
+        cache.discard()
+    return tally.snapshot(), date
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

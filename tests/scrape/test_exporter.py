@@ -175,6 +175,10 @@ def test_every_model_that_the_ledger_knows_has_all_four_statuses(api: Api, bench
 )
 def test_the_gauges_say_what_a_naive_reader_counts(listed: list[Any]) -> None:
     """On a real ledger and through a real connection; each list is the first one of its ledger."""
+    listed = [
+        {**each, "id": f"task-{number}"} if isinstance(each, dict) and "id" in each else each
+        for number, each in enumerate(listed)
+    ]
     clock = ManualClock(NOW)
     with Api(clock) as api, tempfile.TemporaryDirectory() as folder:
         api.lists(listed)
@@ -267,6 +271,34 @@ def test_a_model_has_about_45_series(api: Api, bench: Make) -> None:
     assert 35 <= series(samples) <= 45
     reasons = labels(samples, "creatify_tasks_failed_total", "reason")
     assert reasons == {*(rule.reason for rule in DEFAULT_RULES), "other", "unspecified"}
+
+
+def test_a_task_on_two_pages_counts_once_in_gauges_and_counters(api: Api, bench: Make) -> None:
+    one = bench()
+    b = entry(2, credits_used=2)
+    odd = {**entry(4), "status": 7}
+    pages = [{"results": [entry(1), odd, b], "next": "?page=2"}, {"results": [b, entry(3), odd], "next": None}]
+    api.simulator.faults.next(*(replied(200, json.dumps(page).encode()) for page in pages))
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks") == total(samples, "creatify_tasks_submitted_total") == 4
+    assert total(samples, "creatify_tasks_credits") == total(samples, "creatify_credits_used_total") == 2
+    assert total(samples, "creatify_invalid_tasks") == 1
+
+
+def test_an_old_task_that_is_not_counted_has_its_model_in_the_gauges_while_there_are_places(
+    api: Api, bench: Make
+) -> None:
+    one = bench(labels=config.Labels(max_models=2))
+    api.lists([entry(1)])
+    one.scrape()
+    old = 60 * 24 * 30
+    api.lists([entry(1), entry(old, model="flash"), entry(old + 1, model="lite")])
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks_submitted_total") == 1
+    counts = {
+        model: total(samples, "creatify_tasks", model=model) for model in labels(samples, "creatify_tasks", "model")
+    }
+    assert counts == {"pro": 1, "flash": 1, "other": 1}
 
 
 # --- The ledger ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import pieces
 
+from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import Task
@@ -135,7 +136,26 @@ def test_what_is_remembered_counts_as_what_is_read(
                 change(how, entries, entry(next(numbers), now), chance)
             now += gap
             body = body_of(entries, separators)
-            assert read(one, body, now, sizes) == read(other, body, now, sizes)
+            assert_alike(read(one, body, now, sizes), read(other, body, now, sizes), entries)
+
+
+def assert_alike(one: tuple[Snapshot, Any] | str, other: tuple[Snapshot, Any] | str, entries: list[Entry]) -> None:
+    """What is counted is the same, and so is the snapshot of a list that has each id once.
+
+    A copy of a task in a known chunk is not recognised, since the ids there are not known.
+    """
+    if isinstance(one, str) or isinstance(other, str):
+        assert one == other
+        return
+    assert one[1] == other[1]
+    ids = {each["id"] for each in entries}
+    if len(ids) == len(entries):
+        assert one[0] == other[0]
+    assert tasks_in(other[0]) == len(ids) <= tasks_in(one[0]) <= len(entries)
+
+
+def tasks_in(snapshot: Snapshot) -> int:
+    return sum(cell.tasks for cell in snapshot.cells.values())
 
 
 def settled(number: int) -> list[Entry]:
@@ -150,7 +170,7 @@ def test_a_list_that_goes_on_is_decoded_where_it_is_new() -> None:
     for number in range(30):
         entries = [entry(1000 + number, NOW + number), *entries[:-1]]
         snapshot, _ = reader.read(body_of(entries), NOW + 2 + number, [512])
-        assert snapshot.by_model(frozenset({"flash"}))["flash"]["done"].tasks == 1000
+        assert snapshot.by_model(frozenset({"flash"}), Labels())["flash"]["done"].tasks == 1000
         assert reader.decoded < 150
 
 
@@ -180,8 +200,18 @@ def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_da
     one, other = Reader(remembers=True), Reader(remembers=False)
     with closing(one.desk.ledger), closing(other.desk.ledger):
         for number, listed in enumerate([entries, entries, copied, entries, entries, entries, copied]):
-            body = body_of(listed)
-            assert one.read(body, NOW + number * 2 * DAY, [512]) == other.read(body, NOW + number * 2 * DAY, [512])
+            body, now = body_of(listed), NOW + number * 2 * DAY
+            assert_alike(one.read(body, now, [512]), other.read(body, now, [512]), listed)
+
+
+def test_a_list_with_copies_is_decoded_whole_until_it_has_none() -> None:
+    reader, entries = Reader(remembers=True), settled(1000)
+    for number in range(4):
+        snapshot, _ = reader.read(body_of([*entries, entries[500]]), NOW + number, [512])
+        assert (tasks_in(snapshot), reader.decoded) == (1000, 1001)
+    reader.read(body_of(entries), NOW + 4, [512])
+    reader.read(body_of(entries), NOW + 5, [512])
+    assert reader.decoded < 100
 
 
 def test_chunks_that_are_remembered_say_when_their_tasks_were_created() -> None:

@@ -83,6 +83,10 @@ class ChunkCache:
         """Remember a chunk, all of whose tasks have settled, for the next list."""
         self._stored[chunk.head] = chunk, summary
 
+    def discard(self) -> None:
+        """Forget what was stored, so that the next list is decoded whole."""
+        self._stored.clear()
+
     def reset(self) -> None:
         """Forget what is known about the buffer: it begins with something else now."""
         self._refuted = False

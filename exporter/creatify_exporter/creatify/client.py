@@ -13,7 +13,7 @@ import msgspec
 import requests
 
 from creatify_exporter.config.schema import Fetch, Workspace
-from creatify_exporter.creatify.decoder import Batch, Decoder, excerpt
+from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
 from creatify_exporter.creatify.transport import Transport
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
 
@@ -57,9 +57,10 @@ class Client:
         with self._deadline() as deadline, self._get(self._workspace.base_url + BALANCE_PATH, deadline) as response:
             body = b"".join(self._transport.pieces(response, deadline, _MAX_BALANCE_BYTES))
             try:
+                body = body.removeprefix(BYTE_ORDER_MARK)
                 return msgspec.json.decode(body, type=_Balance, strict=False).remaining_credits
             except (ValueError, RecursionError):
-                raise FetchError("invalid_body", f"expected remaining_credits, got {excerpt(body)}") from None
+                raise FetchError("invalid_body", f"expected remaining_credits, got {shape(body)}") from None
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -73,8 +74,8 @@ class Client:
                 _check_status(response, self._clock())
                 return response
             response.close()
-            url = _same_origin(url, response.headers["Location"])
-        raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times, lastly to {excerpt(url.encode())}")
+            url = _same_origin(url, _escaped(response.headers["Location"]))
+        raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times, and once more")
 
     def _send(self, url: str, deadline: float) -> requests.Response:
         """Send one request, and once more if a connection or a gateway failed it."""
@@ -156,6 +157,11 @@ def _http_date(text: str) -> float | None:
     except (ValueError, OverflowError):
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _escaped(location: str) -> str:
+    """Escape what is not ASCII in a header byte by byte, whatever its encoding; `http.client` read it as Latin-1."""
+    return "".join(character if character.isascii() else f"%{ord(character):02X}" for character in location)
 
 
 def _same_origin(url: str, link: str) -> str:

@@ -20,7 +20,6 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from creatify_exporter import redaction
 from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
 from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
 from creatify_exporter.errors import FetchError
@@ -30,8 +29,12 @@ BATCH_BYTES: Final = 512 * 1024
 
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
 
+_MAX_INVALID_IDS: Final = 10_000
 _LARGEST: Final = sys.float_info.max
 _WHITE: Final = b" \t\n\r"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# Keys that say what an object is; others may be somebody's text.
+_TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
 _FIRST_KEYS: Final = re.compile(
@@ -80,6 +83,7 @@ class Decoder:
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
         self._cache = ChunkCache() if cache is None else cache
+        self._invalid_ids: set[str] = set()
         self._max_task, self._batch_bytes = max_task, batch_bytes
 
     def batches(self, pieces: Iterable[bytes]) -> Iterator[Batch]:
@@ -154,38 +158,18 @@ class Decoder:
         if not isinstance(entry, dict):
             self.invalid["task"] += 1
             return None
-        created_at = self._read(entry, "created_at", datetime)
-        return Task(
-            id=self._id(entry),
-            model_name=self._read(entry, "model_name", str),
-            status=self._read(entry, "status", str),
-            failed_reason=self._read(entry, "failed_reason", str),
-            # Where documented strings turned out to be numbers, numbers may turn out to be strings.
-            credits_used=self._read(entry, "credits_used", Credits, strict=False),
-            created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
-        )
+        faults: Counter[Field] = Counter()
+        task = _converted(entry, faults)
+        if faults and not self._is_repeated(task.id):
+            self.invalid.update(faults)
+        return task
 
-    def _read(self, entry: dict[str, Any], field: Field, kind: Any, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
-        value = entry.get(field)
-        if value is None:
-            return None
-        try:
-            return msgspec.convert(value, kind, strict=strict)
-        except ValueError:
-            self.invalid[field] += 1
-            return None
-
-    def _id(self, entry: dict[str, Any]) -> str:
-        value = entry.get("id")
-        if type(value) is int:
-            value = str(value)
-        try:
-            identity: str = msgspec.convert(value, TaskId)
-            identity.encode()  # a lone surrogate cannot be stored
-        except ValueError:
-            self.invalid["id"] += 1
-            return ""
-        return identity
+    def _is_repeated(self, task_id: str) -> bool:
+        """Return whether an entry with this id has been counted as invalid before, as pages may overlap."""
+        repeated = task_id in self._invalid_ids
+        if task_id and len(self._invalid_ids) < _MAX_INVALID_IDS:
+            self._invalid_ids.add(task_id)
+        return repeated
 
     def _results(self, body: bytearray, source: Iterator[bytes]) -> bytearray:
         """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
@@ -206,6 +190,45 @@ class Decoder:
             raise FetchError(
                 "too_large", f"a task (or a page in an envelope) is longer than fetch.max_task, {self._max_task} bytes"
             )
+
+
+def _converted(entry: dict[str, Any], faults: Counter[Field]) -> Task:
+    """Return the fields that can be read; count those that cannot."""
+    created_at = _read(entry, "created_at", datetime, faults)
+    return Task(
+        id=_id(entry, faults),
+        model_name=_read(entry, "model_name", str, faults),
+        status=_read(entry, "status", str, faults),
+        failed_reason=_read(entry, "failed_reason", str, faults),
+        # Where documented strings turned out to be numbers, numbers may turn out to be strings.
+        credits_used=_read(entry, "credits_used", Credits, faults, strict=False),
+        created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
+    )
+
+
+def _read(entry: dict[str, Any], field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
+    value = entry.get(field)
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except ValueError:
+        faults[field] += 1
+        return None
+
+
+def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
+    value = entry.get("id")
+    if type(value) is int:
+        value = str(value)
+    try:
+        identity: str = msgspec.convert(value, TaskId)
+        # A lone surrogate cannot be stored.
+        identity.encode()
+    except ValueError:
+        faults["id"] += 1
+        return ""
+    return identity
 
 
 class _Page(msgspec.Struct):
@@ -396,23 +419,49 @@ def _without_nested(element: bytes) -> bytes:
 
 
 def _beginning(source: Iterator[bytes]) -> bytearray:
-    """Return the first piece that is not all white space, without the white space at its start."""
+    """Return the beginning of a body, without a byte order mark (RFC 8259, 8.1) and the white space behind it."""
+    start = bytearray()
     for piece in source:
-        if start := piece.lstrip(_WHITE):
-            return bytearray(start)
-    return bytearray()
+        start += piece
+        if len(start) >= len(BYTE_ORDER_MARK):
+            break
+    start = start.removeprefix(BYTE_ORDER_MARK).lstrip(_WHITE)
+    while not start and (piece := next(source, b"")):
+        start = bytearray(piece.lstrip(_WHITE))
+    return start
 
 
-def excerpt(body: bytes | bytearray) -> str:
-    """Return the beginning of a body as one line to be quoted; an API that echoes the keys does not get them there."""
-    text = redaction.mask(bytes(body[: 64 * 1024]).decode("utf-8", "replace"))
-    return repr(" ".join(text[:1000].split())[:120])
+def shape(body: bytes | bytearray) -> str:
+    """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
+    body = body.lstrip(_WHITE)
+    if not body:
+        return "an empty body"
+    if body.startswith(b"{"):
+        return _object_shape(body)
+    return next((name for start, name in _SHAPES if re.match(start, body)), "text or binary data")
+
+
+_SHAPES: Final = (
+    (rb"<", "an HTML or XML document"),
+    (rb"\[", "a JSON array"),
+    (rb'"', "a JSON string"),
+    (rb"(null|true|false)\b", "a JSON literal"),
+    (rb"-?[0-9]", "a number"),
+    (rb"\x1f\x8b", "gzip data"),
+)
+
+
+def _object_shape(body: bytes | bytearray) -> str:
+    try:
+        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
+    except _REFUSALS:
+        return "what begins like a JSON object"
+    telling = [key for key in _TELLING_KEYS if key in keys]
+    return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"
 
 
 def _instead(body: bytes | bytearray) -> FetchError:
-    if not body:
-        return FetchError("invalid_body", "expected a list of tasks, got an empty body")
-    return FetchError("invalid_body", f"expected a list of tasks, got a body that begins with {excerpt(body)}")
+    return FetchError("invalid_body", f"expected a list of tasks, got {shape(body)}")
 
 
 def _malformed(what: str) -> FetchError:

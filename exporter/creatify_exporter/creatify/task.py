@@ -21,6 +21,9 @@ STATUS_LABELS: Final[tuple[Status, ...]] = get_args(Status)
 UNFINISHED: Final[frozenset[Status]] = frozenset({"pending", "running"})
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
+RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}
+"""Of two entries with one id the one of the higher rank holds: the other is a copy that came late."""
+
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]
 """What can be at fault in an entry of the list; `task` if the entry is no object at all."""
 FIELDS: Final[tuple[Field, ...]] = get_args(Field)

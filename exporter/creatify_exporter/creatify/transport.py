@@ -1,5 +1,6 @@
 """HTTP as `requests` and urllib3 speak it, with a deadline that a slow peer cannot outlive, and errors translated."""
 
+import http.client
 import socket
 import ssl
 import threading
@@ -7,7 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Final
 from weakref import WeakSet
 
 import requests
@@ -17,7 +19,11 @@ from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
 from creatify_exporter.creatify.decoder import BATCH_BYTES
+from creatify_exporter.creatify.happy_eyeballs import connect
 from creatify_exporter.errors import FetchError
+
+_MAX_LINE: Final = 2**16
+_INTERIM: Final = frozenset(range(100, 200)) - {HTTPStatus.SWITCHING_PROTOCOLS}
 
 
 class Transport:
@@ -140,8 +146,10 @@ class _GuardedAdapter(HTTPAdapter):
 
 def _guarded(connection: Any, watchdog: _Watchdog) -> type:  # noqa: ANN401 - any of urllib3's connection classes
     class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
+        response_class = _Response
+
         def _new_conn(self) -> socket.socket:
-            plain: socket.socket = super()._new_conn()
+            plain = _connected(self)
             # Already now, since a proxy may be slow to say that it is connected.
             watchdog.guard(plain)
             return plain
@@ -152,6 +160,51 @@ def _guarded(connection: Any, watchdog: _Watchdog) -> type:  # noqa: ANN401 - an
             watchdog.guard(self.sock)
 
     return Guarded
+
+
+def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urllib3's connections
+    """Connect as urllib3 does, and with its errors, but let no silent address use up the time of the others."""
+    try:
+        return connect(
+            connection._dns_host.strip("[]"),  # noqa: SLF001 - what urllib3's own method connects to
+            connection.port,
+            connection.timeout,
+            connection.socket_options or (),
+        )
+    except socket.gaierror as error:
+        raise urllib3.exceptions.NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise urllib3.exceptions.ConnectTimeoutError(connection, str(error)) from error
+    except OSError as error:
+        raise urllib3.exceptions.NewConnectionError(connection, str(error)) from error
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads two things as RFC 9110 has them and `http.client` does not: interim answers, and repeated lengths."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip any number of interim answers, such as 103 Early Hints (15.2); the base class skips 100 only."""
+        while True:
+            # Private, and the one place that serves the answers of proxies to CONNECT, too.
+            version, status, reason = super()._read_status()  # type: ignore[misc] # as above
+            if status not in _INTERIM:
+                return version, status, reason
+            while self.fp.readline(_MAX_LINE) not in (b"\r\n", b"\n", b""):
+                pass
+
+    def begin(self) -> None:
+        """Read the head; a length may be repeated if it is the same each time (8.6)."""
+        super().begin()
+        values = ",".join(self.headers.get_all("Content-Length", [])).split(",")
+        if self.chunked or values == [""]:
+            return
+        if not all(value.strip().isascii() and value.strip().isdigit() for value in values):
+            raise urllib3.exceptions.InvalidHeader("Content-Length")
+        length, *others = {int(value) for value in values}
+        if others:
+            raise urllib3.exceptions.InvalidHeader("Content-Length")
+        if self.length is None:
+            self.length = length
 
 
 class _Session(requests.Session):
@@ -182,6 +235,8 @@ def _failed_request(error: Exception) -> FetchError:
         return FetchError("timeout", "the API does not answer in time")
     if isinstance(error, requests.exceptions.SSLError):
         return FetchError("tls", f"no secure connection: {_innermost(error)}")
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return FetchError("connection", "the answer has an invalid Content-Length")
     if isinstance(error, requests.ConnectionError):
         return FetchError("connection", f"no connection: {_innermost(error)}")
     if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):
@@ -206,6 +261,9 @@ def _innermost(error: Exception) -> str:
     inner: object = error
     while isinstance(inner, Exception):
         reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
+    if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.RemoteDisconnected):
+        # Its text is the peer's.
+        return f"the answer is not HTTP ({type(reason).__name__})"
     # It may quote the API, which may echo the keys.
     text = redaction.mask(str(reason)).rpartition(": ")[2].strip("()'\" ,")
     return text[:200] or type(reason).__name__

@@ -39,6 +39,8 @@ class Listing:
     """Every seventh entry comes twice."""
     page_size: int | None = None
     """Answer `{"count", "next", "previous", "results"}`, so many tasks a page."""
+    overlap: int = 0
+    """So many tasks of each page are those that the page before it ends with; fewer than `page_size`."""
     style: Style = COMPACT
 
     def tasks(self, account: Account, at: float) -> list[Task]:

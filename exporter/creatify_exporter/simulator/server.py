@@ -198,11 +198,13 @@ class Simulator:
         tasks = served.listing.tasks(served.account, response.at)
         encoder = self._encoder(api, served)
         if served.listing.page_size is not None:
-            return self._page(response, encoder, tasks, served.listing.page_size, query)
+            return self._page(response, encoder, tasks, served.listing, query)
         return replace(response, pieces=encoder.array(tasks, response.at), chunked=self.chunked)
 
-    def _page(self, response: Response, encoder: Encoder, tasks: list[Task], size: int, query: str) -> Response:
-        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil(len(tasks) / size))
+    def _page(self, response: Response, encoder: Encoder, tasks: list[Task], listing: Listing, query: str) -> Response:
+        size, overlap = listing.page_size or 1, listing.overlap
+        step = size - overlap
+        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil((len(tasks) - overlap) / step))
         number = int(wanted) if wanted.isdecimal() else 0
         if not 1 <= number <= pages:
             return refused(404, "Invalid page.")(response)
@@ -210,7 +212,7 @@ class Simulator:
             f"http://{response.host}{response.path}?page={n}" if 1 <= n <= pages else None
             for n in (number - 1, number + 1)
         )
-        page = encoder.array(tasks[(number - 1) * size : number * size], response.at)
+        page = encoder.array(tasks[(number - 1) * step : (number - 1) * step + size], response.at)
         return replace(response, pieces=envelope(page, len(tasks), previous, following), chunked=self.chunked)
 
     def _task(self, api: str, served: Served, name: str, response: Response, _query: str) -> Response:
