@@ -27,6 +27,7 @@ from creatify_exporter.target import BALANCE
 from creatify_exporter.web.app import Server
 
 ROOT: Final = Path(__file__).parents[2]
+CERTIFICATES: Final = ROOT / "tests/certificates"
 PACKAGE: Final = ROOT / "exporter/creatify_exporter"
 README: Final = (ROOT / "README.md").read_text()
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text()
@@ -277,8 +278,10 @@ def test_the_history_is_counted_by_a_durable_ledger_only(url: str, history: str)
 
 def configured(example: str, folder: Path) -> Config:
     """Load an example; the files and variables that it names are there."""
+    pems = {"ca.pem": "ca.pem", "client.pem": "client.pem", "client-key.pem": "client.key"}
     for name in re.findall(r"/run/secrets/creatify/([\w.-]+)", example):
-        (folder / name).write_text(f"content of {name}\n")
+        pem = CERTIFICATES / pems.get(name, "")
+        (folder / name).write_text(pem.read_text() if pem.is_file() else f"content of {name}\n")
     for name in re.findall(r"directory: /run/secrets/([\w-]+)", example):
         for key in ("id", "key"):
             (folder / name / "acme").mkdir(parents=True, exist_ok=True)
