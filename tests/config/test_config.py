@@ -57,7 +57,7 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert (default.name, default.base_url) == ("default", "https://api.creatify.ai")
     assert (default.api_id.read(), default.api_key.read()) == ("canary-id-0123456789", "canary-key-0123456789")
     assert default.plan == Plan(credits=2000, renews_on_day=1, price_per_credit=0.15, currency="USD")
-    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
+    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "01234567")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
     login = b64encode(b"user:canary-password").decode()
     assert redaction.mask(f"Basic {login}") == "Basic <hidden>"
@@ -178,6 +178,23 @@ def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatc
     assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
 
 
+def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
+    assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
+    for path, words in ((tmp_path / "empty.pem", "is empty; "), (missing, "cannot be read: No such file")):
+        [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
+        assert mistake.startswith(f"environment: SSL_CERT_FILE: {path} {words}")
+
+
+def test_keys_too_short_to_be_masked_are_a_warning() -> None:
+    short = Workspace(name="a", api_id=Credential("pro"), api_key=Credential("canary-7"))
+    assert Config(workspaces=(short,)).warnings == (
+        "workspace 'a': api_id has fewer than 8 characters: it is not masked in the log",
+    )
+    assert redaction.mask("the model gemini-2.5-pro, canary-7") == "the model gemini-2.5-pro, <hidden>"
+
+
 def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
     assert LedgerSettings().first_list == "skip"
     assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
@@ -210,7 +227,8 @@ def test_one_list_counted_twice_is_a_warning() -> None:
 
 
 def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
-    clear = "workspaces: [{name: a, api_id: x, api_key: y, base_url: 'http://api.example', allow_insecure: true}]"
+    access = "base_url: 'http://api.example', allow_insecure: true"
+    clear = f"workspaces: [{{name: a, api_id: canary-id, api_key: canary-key, {access}}}]"
     assert load(written(tmp_path, clear), ENVIRONMENT).warnings == (
         "workspace 'a' sends its keys unencrypted (allow_insecure)",
     )
@@ -335,7 +353,9 @@ def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: by
 
 
 def test_a_configuration_can_be_built_without_a_file() -> None:
-    config = Config(workspaces=(Workspace(name="default", api_id=Credential("a"), api_key=Credential("b")),))
+    config = Config(
+        workspaces=(Workspace(name="default", api_id=Credential("canary-a"), api_key=Credential("canary-b")),)
+    )
     assert config.ledger.url.path is None
     assert config.warnings == ()
     assert hash(config) == hash(Config(workspaces=config.workspaces))

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.config import document, file
+from creatify_exporter.config import document, file, pem
 from creatify_exporter.config.document import Document
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.url import LedgerUrl
@@ -35,6 +35,8 @@ def load(
             "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
         )
     raw = found.content
+    if keys_needed:
+        _check_authorities(reader)
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
         if keys_needed and raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
@@ -61,6 +63,16 @@ def _shows_password(url: str) -> bool:
         return LedgerUrl.parse(url).shows_password
     except ValueError:
         return False
+
+
+def _check_authorities(reader: Reader) -> None:
+    """Look at the authorities that the environment names, which hold wherever a workspace has no `ca_file`."""
+    name = reader.environ.get("SSL_CERT_FILE")
+    try:
+        if name:
+            pem.authorities(Path(name))
+    except ValueError as error:
+        reader.problems.append(f"environment: SSL_CERT_FILE: {name} {error}")
 
 
 def _with_url(ledger: object, reader: Reader, flag: str | None) -> object:

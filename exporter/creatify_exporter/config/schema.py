@@ -19,6 +19,7 @@ from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFi
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import Amount, ByteSize, Currency, Label, Pattern, Reason, Seconds, Size, duration
 from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.redaction import SHORTEST
 
 # In seconds.
 _HOUR: Final = 3600
@@ -81,6 +82,15 @@ class Workspace(Access, frozen=True, kw_only=True):
     name: Label
     api_id: Secret
     api_key: Secret
+
+    def short_keys(self) -> Iterator[str]:
+        """Warn of keys that are not masked; those of a simulated API on this machine are no secrets."""
+        if _is_loopback(urlsplit(self.base_url).hostname or ""):
+            return
+        for name, credential in (("api_id", self.api_id), ("api_key", self.api_key)):
+            if len(credential.read()) < SHORTEST:
+                words = f"has fewer than {SHORTEST} characters: it is not masked in the log"
+                yield f"workspace {self.name!r}: {name} {words}"
 
 
 class WorkspacesFrom(Access, frozen=True, kw_only=True):
@@ -198,6 +208,7 @@ class Config(Settings, frozen=True, kw_only=True):
             other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each.name)
             if other != each.name:
                 yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
+            yield from each.short_keys()
             if each.allow_insecure and not each.base_url.startswith("https:"):
                 yield f"workspace {each.name!r} sends its keys unencrypted (allow_insecure)"
 

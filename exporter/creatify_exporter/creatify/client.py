@@ -1,5 +1,7 @@
 """Fetches from the Creatify API, within one deadline for everything."""
 
+import os
+import re
 import socket
 import ssl
 import threading
@@ -235,8 +237,13 @@ class _Watchdog:
 def usual_authorities() -> ssl.SSLContext:
     """Return what verifies certificates where nothing else is said: one for all, as each has 0.7 MiB of authorities."""
     context = urllib3.util.create_urllib3_context()
-    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    context.load_verify_locations(_authorities_file())
     return context
+
+
+def _authorities_file() -> str:
+    """Return the file of SSL_CERT_FILE, as OpenSSL and Go have it, else the list that comes with `requests`."""
+    return os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH
 
 
 class _GuardedAdapter(HTTPAdapter):
@@ -296,7 +303,7 @@ def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
     if workspace.proxy_url:
         session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
     if tls := workspace.tls_config:
-        session.verify = str(tls.ca_file) if tls.ca_file else True
+        session.verify = str(tls.ca_file or _authorities_file())
         session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
     for scheme in ("https://", "http://"):
         session.mount(scheme, _GuardedAdapter(watchdog, None if workspace.tls_config else usual_authorities()))
@@ -371,6 +378,7 @@ def _innermost(error: Exception) -> str:
     inner: object = error
     while isinstance(inner, Exception):
         reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
-    # It may quote the API, which may echo the keys.
-    text = redaction.mask(str(reason)).rpartition(": ")[2].strip("()'\" ,")
+    # It may quote the API, which may echo the keys. OpenSSL's have a code in front and their place in a file behind.
+    text = re.sub(r"\[[^]]*\] | ?\(_ssl\.c:\d+\)", "", redaction.mask(str(reason)))
+    text = text.rpartition(": ")[2].strip("()'\" ,")
     return text[:200] or type(reason).__name__
