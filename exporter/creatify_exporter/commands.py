@@ -18,7 +18,7 @@ from prometheus_client import generate_latest
 
 from creatify_exporter import __version__, log
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.load import ledger_at, load
+from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
@@ -139,9 +139,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
-    others = (
-        arguments.config_file or arguments.ledger_url or any(name.startswith("CREATIFY_API_") for name in os.environ)
-    )
+    others = arguments.config_file or arguments.ledger_url or any(map(os.environ.get, KEY_VARIABLES))
     return bool(arguments.web_config_file) and not others
 
 

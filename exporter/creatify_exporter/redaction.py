@@ -8,6 +8,8 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 HIDDEN: Final = "<hidden>"
+# In characters. A shorter one, such as the placeholder `x`, would garble every line that is masked.
+SHORTEST: Final = 8
 
 _lock = threading.Lock()
 _secrets: frozenset[str] = frozenset()
@@ -17,10 +19,13 @@ takes minutes. Replaced as a whole, so that reading it needs no lock."""
 
 
 def register(secret: str) -> None:
-    """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr."""
+    """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr.
+
+    One that is shorter than `SHORTEST` is not masked.
+    """
     global _secrets, _forms
     with _lock:
-        if secret and secret not in _secrets:
+        if len(secret) >= SHORTEST and secret not in _secrets:
             _secrets, _forms = _secrets | {secret}, None
 
 

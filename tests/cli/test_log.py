@@ -196,9 +196,9 @@ def test_a_secret_that_is_a_number_is_hidden_as_one(lines: io.StringIO) -> None:
 
 
 def test_a_longer_secret_hides_whole_although_it_holds_a_shorter_one() -> None:
-    redaction.register("qzx")
-    redaction.register("qzxjkw")
-    assert redaction.mask("a qzxjkw b qzx c") == f"a {redaction.HIDDEN} b {redaction.HIDDEN} c"
+    redaction.register("qzxjkw-q")
+    redaction.register("qzxjkw-qzxjkw")
+    assert redaction.mask("a qzxjkw-qzxjkw b qzxjkw-q c") == f"a {redaction.HIDDEN} b {redaction.HIDDEN} c"
 
 
 def test_nothing_is_no_secret() -> None:
@@ -214,7 +214,7 @@ def test_the_keys_of_a_thousand_workspaces_are_hidden_and_cost_no_minutes() -> N
 
 
 def test_many_threads_register_secrets_while_others_log(lines: io.StringIO) -> None:
-    secrets = [f"zq{number}qz" for number in range(40)]
+    secrets = [f"zq{number}qz-key" for number in range(40)]
 
     def work(mine: list[str]) -> None:
         for secret in mine:
@@ -230,7 +230,7 @@ def test_many_threads_register_secrets_while_others_log(lines: io.StringIO) -> N
     assert [event["key"] for event in events] == [redaction.HIDDEN] * len(secrets)
 
 
-@given(secret=st.text(alphabet="♠♣♥♦ %/+\\'\"é", min_size=2), around=st.text(alphabet="abc \n\x1b", max_size=5))
+@given(secret=st.text(alphabet="♠♣♥♦ %/+\\'\"é", min_size=8), around=st.text(alphabet="abc \n\x1b", max_size=5))
 def test_no_secret_is_seen_whatever_it_is_made_of(secret: str, around: str) -> None:
     redaction.register(secret)
     text = around + secret + around + quote(secret) + around + json.dumps(secret)

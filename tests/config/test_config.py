@@ -38,7 +38,8 @@ def written(folder: Path, text: str | bytes) -> Path:
 def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path, ENVIRONMENT)
-    assert [line.replace(str(path), "FILE") for line in found] == expected
+    shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
+    assert shown == expected
     assert all("; " in line for line in found), "each line says how to mend it"
     assert "canary" not in "\n".join(found).replace("canary-id-from", "")
 
@@ -56,12 +57,12 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert (default.name, default.base_url) == ("default", "https://api.creatify.ai")
     assert (default.api_id.read(), default.api_key.read()) == ("canary-id-0123456789", "canary-key-0123456789")
     assert default.plan == Plan(credits=2000, renews_on_day=1, price_per_credit=0.15, currency="USD")
-    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
+    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "01234567")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
     login = b64encode(b"user:canary-password").decode()
     assert redaction.mask(f"Basic {login}") == "Basic <hidden>"
     assert other.tls_config is not None
-    assert other.tls_config.ca_file == CASES / "keys/api-id"
+    assert other.tls_config.ca_file == CASES / "../../certificates/ca.pem"
     assert config.fetch == Fetch()
     assert config.ledger == LedgerSettings(
         url=LedgerUrl("sqlite:////var/lib/creatify-exporter/ledger.db"), history="count"
@@ -177,6 +178,23 @@ def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatc
     assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
 
 
+def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
+    assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
+    for path, words in ((tmp_path / "empty.pem", "is empty; "), (missing, "cannot be read: No such file")):
+        [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
+        assert mistake.startswith(f"environment: SSL_CERT_FILE: {path} {words}")
+
+
+def test_keys_too_short_to_be_masked_are_a_warning() -> None:
+    short = Workspace(name="a", api_id=Credential("pro"), api_key=Credential("canary-7"))
+    assert Config(workspaces=(short,)).warnings == (
+        "workspace 'a': api_id has fewer than 8 characters: it is not masked in the log",
+    )
+    assert redaction.mask("the model gemini-2.5-pro, canary-7") == "the model gemini-2.5-pro, <hidden>"
+
+
 def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
     assert LedgerSettings().first_list == "skip"
     assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
@@ -209,7 +227,8 @@ def test_one_list_counted_twice_is_a_warning() -> None:
 
 
 def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
-    clear = "workspaces: [{name: a, api_id: x, api_key: y, base_url: 'http://api.example', allow_insecure: true}]"
+    access = "base_url: 'http://api.example', allow_insecure: true"
+    clear = f"workspaces: [{{name: a, api_id: canary-id, api_key: canary-key, {access}}}]"
     assert load(written(tmp_path, clear), ENVIRONMENT).warnings == (
         "workspace 'a' sends its keys unencrypted (allow_insecure)",
     )
@@ -224,16 +243,16 @@ def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "is empty; put at least one key into it, or leave --config.file out"),
-        (b"fetch: {}\n# \xff", "line 2: is not UTF-8; save the file as UTF-8"),
-        (b"fetch: {}\n# a\x07", "line 2, column 4: holds a control character; remove it"),
-        (b"[" * 100_000, "is nested too deeply; the configuration has four levels"),
-        (b"#" * 2**20 + b"\n", "is larger than 1024 KiB; name the right file with --config.file"),
+        (b"", ": is empty; put at least one key into it, or leave --config.file out"),
+        (b"fetch: {}\n# \xff", ":2: is not UTF-8; save the file as UTF-8"),
+        (b"fetch: {}\n# a\x07", ":2:4: holds a control character; remove it"),
+        (b"[" * 100_000, ": is nested too deeply; the configuration has four levels"),
+        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; name the right file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     path = written(tmp_path, content)
-    assert mistakes(path, KEYS) == [f"{path}: {expected}"]
+    assert mistakes(path, KEYS) == [f"{path}{expected}"]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +353,9 @@ def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: by
 
 
 def test_a_configuration_can_be_built_without_a_file() -> None:
-    config = Config(workspaces=(Workspace(name="default", api_id=Credential("a"), api_key=Credential("b")),))
+    config = Config(
+        workspaces=(Workspace(name="default", api_id=Credential("canary-a"), api_key=Credential("canary-b")),)
+    )
     assert config.ledger.url.path is None
     assert config.warnings == ()
     assert hash(config) == hash(Config(workspaces=config.workspaces))
@@ -362,7 +383,7 @@ def loads_or_explains(path: Path, content: bytes) -> bool:
     try:
         return bool(load(path, KEYS | {"HOME": "/home/user"}).workspaces)
     except ConfigError as error:
-        return bool(error.problems) and all(line.startswith(f"{path}: ") for line in error.problems)
+        return bool(error.problems) and all(line.startswith(f"{path}:") for line in error.problems)
 
 
 @given(document=DOCUMENTS)
@@ -468,17 +489,17 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     path = written(
         tmp_path, f"{own}\nworkspaces_from:\n{groups}  - {{base_url: 'http://api.example', directory: fine}}\n"
     )
-    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+    assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[0].directory: folder ' x': its name {rule}",
         "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
         "[0].directory: folder 'twin': api-id is empty; put the key there",
         "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
-        "[2].directory: this directory cannot be read: No such file or directory; name one that is readable",
-        "[3].directory: this directory cannot be read: Not a directory; name one that is readable",
+        "[2].directory: cannot be read: No such file or directory; name a readable directory",
+        "[3].directory: cannot be read: Not a directory; name a readable directory",
         "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
     ]
     path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")
-    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+    assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[{group}].directory: folder {name!r} has the name of an earlier workspace; rename one of them"
         for group, name in ((0, "own"), (1, "acme"), (1, "own"))
     ]

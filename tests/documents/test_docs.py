@@ -27,6 +27,7 @@ from creatify_exporter.target import BALANCE
 from creatify_exporter.web.app import Application
 
 ROOT: Final = Path(__file__).parents[2]
+CERTIFICATES: Final = ROOT / "tests/certificates"
 PACKAGE: Final = ROOT / "exporter/creatify_exporter"
 README: Final = (ROOT / "README.md").read_text()
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text()
@@ -280,8 +281,10 @@ def test_the_history_is_counted_by_a_durable_ledger_only(url: str, history: str)
 
 def configured(example: str, folder: Path) -> Config:
     """Load an example; the files and variables that it names are there."""
+    pems = {"ca.pem": "ca.pem", "client.pem": "client.pem", "client-key.pem": "client.key"}
     for name in re.findall(r"/run/secrets/creatify/([\w.-]+)", example):
-        (folder / name).write_text(f"content of {name}\n")
+        pem = CERTIFICATES / pems.get(name, "")
+        (folder / name).write_text(pem.read_text() if pem.is_file() else f"content of {name}\n")
     for name in re.findall(r"directory: /run/secrets/([\w-]+)", example):
         for key in ("id", "key"):
             (folder / name / "acme").mkdir(parents=True, exist_ok=True)
@@ -326,7 +329,7 @@ def test_the_examples_use_every_setting() -> None:
 
 def test_every_environment_variable_is_documented() -> None:
     source = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
-    used = set(re.findall(r'"(CREATIFY_[A-Z_]+|[A-Z]+_DIRECTORY|XDG_[A-Z_]+|HOME)"', source))
+    used = set(re.findall(r'"(CREATIFY_[A-Z_]+|[A-Z]+_DIRECTORY|XDG_[A-Z_]+|HOME|SSL_[A-Z_]+)"', source))
     assert used <= set(first_names(section(CONFIGURATION, "Without a file")))
     assert len(used) > 4
 
@@ -378,9 +381,11 @@ def test_no_document_knows_a_registry_or_a_machine(path: Path) -> None:
     assert not re.findall(r"(?<![\w.~}])/(?:work|root|home|Users|tmp)/", text)
 
 
-def test_decisions_are_numbered_without_gaps_and_have_one_shape() -> None:
-    for number, path in enumerate(DECISIONS, start=1):
-        assert re.fullmatch(rf"{number:04}-[a-z0-9-]+\.md", path.name), path.name
+def test_each_decision_has_a_number_of_its_own_and_all_have_one_shape() -> None:
+    assert len({path.name[:4] for path in DECISIONS}) == len(DECISIONS)
+    for path in DECISIONS:
+        assert re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", path.name), path.name
+        number = int(path.name[:4])
         headings = re.findall(r"^#+ .*$", without_code(path.read_text()), re.MULTILINE)
         assert headings[0].startswith(f"# {number}. ")
         assert headings[1:] == ["## Context", "## Options", "## Decision", "## Consequences"]

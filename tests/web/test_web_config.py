@@ -39,7 +39,8 @@ def written(folder: Path, text: str) -> Path:
 def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path)
-    assert [line.replace(str(path), "FILE") for line in found] == expected
+    shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
+    assert shown == expected
     assert all("; " in line or "did you mean" in line for line in found), "each line says how to mend it"
     assert "canary" not in "\n".join(found)
     assert "$2" not in "\n".join(found).replace("($2a$, $2b$ or $2y$)", "")
@@ -115,7 +116,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(tmp_path: Path
     cert = CASES.parents[1] / "certificates/server.pem"
     path = written(tmp_path, f"tls_server_config: {{cert_file: {cert}, key_file: server.key}}\n")
     assert [line.partition("; ")[0] for line in mistakes(path)] == [
-        f"{path}: tls_server_config.key_file: is encrypted, and nobody is there to type its password"
+        f"{path}:1: tls_server_config.key_file: is encrypted, and nobody is there to type its password"
     ]
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
-import msgspec
-
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.values import parse_label
+from creatify_exporter.config.yaml_reader import read_path_by
 from creatify_exporter.errors import ConfigError
 
 _ID_FILE: Final = "api-id"
@@ -42,10 +41,10 @@ def _paths(directory: Path) -> list[Path]:
     try:
         return sorted(each for each in directory.iterdir() if not each.name.startswith(".") and each.is_dir())
     except OSError as error:
-        raise ValueError(f"this directory cannot be read: {error.strerror}; name one that is readable") from None
+        raise ValueError(f"cannot be read: {error.strerror}; name a readable directory") from None
     except ValueError:
         # A NUL or a lone surrogate in the name.
-        raise ValueError("cannot be the name of a directory; name one that is readable") from None
+        raise ValueError("cannot be the name of a directory; name a readable directory") from None
 
 
 def _mistakes(folder: Path) -> Iterator[str]:
@@ -60,4 +59,4 @@ def _mistakes(folder: Path) -> Iterator[str]:
             yield f"{name} {error}"
 
 
-Directory = Annotated[tuple[WorkspaceFolder, ...], msgspec.Meta(extra={"parse_path": _folders})]
+Directory = Annotated[tuple[WorkspaceFolder, ...], read_path_by(_folders)]

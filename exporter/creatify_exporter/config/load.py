@@ -6,14 +6,16 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.config import file, yaml_reader
+from creatify_exporter.config import document, file, pem
+from creatify_exporter.config.document import Document
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.url import LedgerUrl
-from creatify_exporter.config.yaml_reader import Document, Given, Reader
+from creatify_exporter.config.yaml_reader import Given, Reader
 from creatify_exporter.errors import ConfigError
 
 _ID: Final = "CREATIFY_API_ID"
 _KEY: Final = "CREATIFY_API_KEY"
+KEY_VARIABLES: Final = (_ID, f"{_ID}_FILE", _KEY, f"{_KEY}_FILE")
 
 
 def load(
@@ -25,21 +27,23 @@ def load(
     folder of the configuration file, in the environment and in a ledger's URL at the working directory.
     A command that asks the API nothing does without workspaces, and says that no keys are needed.
     """
-    document = yaml_reader.read(path, "--config.file") if path else Document({})
-    reader = Reader(document, str(path or "environment"), path.parent if path else Path(), environ)
+    found = document.read(path, "--config.file") if path else Document({})
+    reader = Reader(found, str(path or "environment"), path.parent if path else Path(), environ)
     if ledger_url is not None and _shows_password(ledger_url):
         reader.problems.append(
             "--ledger.url: shows its password to all users of this machine; "
             "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
         )
-    raw = document.content
+    raw = found.content
+    if keys_needed:
+        _check_authorities(reader)
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
         if keys_needed and raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
             raw["workspaces"] = _from_environment(reader, environ)
     config = reader.build(Config, raw)
-    found = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
-    return msgspec.structs.replace(config, workspaces=config.workspaces + found)
+    in_folders = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
+    return msgspec.structs.replace(config, workspaces=config.workspaces + in_folders)
 
 
 def ledger_at(text: str) -> LedgerUrl:
@@ -59,6 +63,16 @@ def _shows_password(url: str) -> bool:
         return LedgerUrl.parse(url).shows_password
     except ValueError:
         return False
+
+
+def _check_authorities(reader: Reader) -> None:
+    """Look at the authorities that the environment names, which hold wherever a workspace has no `ca_file`."""
+    name = reader.environ.get("SSL_CERT_FILE")
+    try:
+        if name:
+            pem.authorities(Path(name))
+    except ValueError as error:
+        reader.problems.append(f"environment: SSL_CERT_FILE: {name} {error}")
 
 
 def _with_url(ledger: object, reader: Reader, flag: str | None) -> object:
@@ -102,8 +116,7 @@ def _state_folder(environ: Mapping[str, str]) -> Path | None:
 
 def _from_environment(reader: Reader, environ: Mapping[str, str]) -> list[dict[str, Given]]:
     """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
-    names = (_ID, f"{_ID}_FILE", _KEY, f"{_KEY}_FILE")
-    given = {name: Given(f"environment: {name}", environ[name]) for name in names if environ.get(name)}
+    given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
     if not given:
         reader.fault(
             "workspaces",

@@ -5,6 +5,7 @@ values in `validate`, which runs only on a struct that was read whole.
 """
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -14,9 +15,11 @@ import msgspec
 
 from creatify_exporter.config.credential import Secret
 from creatify_exporter.config.directory import Directory
+from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, pair_mistake
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import Amount, ByteSize, Currency, Label, Pattern, Reason, Seconds, Size, duration
 from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.redaction import SHORTEST
 
 # In seconds.
 _HOUR: Final = 3600
@@ -28,15 +31,17 @@ History = Literal["count", "skip"]
 class TLS(Settings, frozen=True, kw_only=True):
     """`tls_config`: how to verify the API's certificate and which one to show it, named as Prometheus does."""
 
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: AuthoritiesFile | None = None
+    cert_file: CertificateFile | None = None
+    key_file: KeyFile | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Keep a certificate and its key together."""
-        if self.cert_file and not self.key_file:
+        if self.cert_file and self.key_file:
+            yield from _pair_mistakes(self.cert_file, self.key_file)
+        elif self.cert_file:
             yield "cert_file", "has no key; add key_file"
-        if self.key_file and not self.cert_file:
+        elif self.key_file:
             yield "key_file", "has no certificate; add cert_file"
 
 
@@ -77,6 +82,15 @@ class Workspace(Access, frozen=True, kw_only=True):
     name: Label
     api_id: Secret
     api_key: Secret
+
+    def short_keys(self) -> Iterator[str]:
+        """Warn of keys that are not masked; those of a simulated API on this machine are no secrets."""
+        if _is_loopback(urlsplit(self.base_url).hostname or ""):
+            return
+        for name, credential in (("api_id", self.api_id), ("api_key", self.api_key)):
+            if len(credential.read()) < SHORTEST:
+                words = f"has fewer than {SHORTEST} characters: it is not masked in the log"
+                yield f"workspace {self.name!r}: {name} {words}"
 
 
 class WorkspacesFrom(Access, frozen=True, kw_only=True):
@@ -194,6 +208,7 @@ class Config(Settings, frozen=True, kw_only=True):
             other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each.name)
             if other != each.name:
                 yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
+            yield from each.short_keys()
             if each.allow_insecure and not each.base_url.startswith("https:"):
                 yield f"workspace {each.name!r} sends its keys unencrypted (allow_insecure)"
 
@@ -202,6 +217,14 @@ class Config(Settings, frozen=True, kw_only=True):
             yield "ledger.url memory: with history: count counts the whole list again at each start"
         if self.ledger.new_series_hold <= 0:
             yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"
+
+
+def _pair_mistakes(cert_file: Path, key_file: Path) -> Iterator[tuple[str, str]]:
+    try:
+        # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password="")
+    except ssl.SSLError as error:
+        yield "key_file", pair_mistake(error)
 
 
 def _is_loopback(host: str) -> bool:

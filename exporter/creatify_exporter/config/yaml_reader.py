@@ -1,4 +1,4 @@
-"""A YAML document becomes structs; every mistake in it becomes one line: where, what, how to mend it.
+"""A document becomes structs; every mistake in it becomes one line: where, what, how to mend it.
 
 No line quotes a value: any of them may be a key that was pasted into the wrong place.
 """
@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
-import yaml
 from msgspec import inspect
 
 from creatify_exporter.config import file
+from creatify_exporter.config.document import Document, place, shown
 from creatify_exporter.errors import ConfigError
 
-# In bytes.
-_LARGEST: Final = 2**20
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
-_QUOTED = re.compile(r"'(?!\\?.'|<[a-z ]+>').*?'")
 # Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
@@ -41,6 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 S = TypeVar("S", bound=Settings)
 
 
+def read_path_by(parse: Callable[[Path], object]) -> msgspec.Meta:
+    """Tell the `Reader` how to make a value of the file or directory that a text names."""
+    return msgspec.Meta(extra={"parse_path": parse})
+
+
 def read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
     """Tell the `Reader` how to make a value of a text; ValueError or ConfigError of `parse` says what is wrong with it.
 
@@ -56,92 +58,6 @@ class Given(NamedTuple):
     text: str
 
 
-class Document(NamedTuple):
-    """What a file holds, and a line for each duplicate key."""
-
-    content: object
-    problems: Sequence[str] = ()
-
-
-def read(path: Path, flag: str) -> Document:
-    """Parse the file that `flag` names; ConfigError, with a line for each duplicate key too, if it cannot be parsed."""
-    duplicates: list[str] = []
-    try:
-        content = _parse(_read_text(path, flag), duplicates, flag)
-    except ValueError as error:
-        raise ConfigError([f"{path}: {line}" for line in (*duplicates, str(error))]) from None
-    return Document(content, [f"{path}: {line}" for line in duplicates])
-
-
-def _read_text(path: Path, flag: str) -> str:
-    try:
-        content, _ = file.read(path, _LARGEST, pipe=True)
-    except ValueError as error:
-        raise ValueError(f"{error} with {flag}") from None
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: is not UTF-8; save the file as UTF-8") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a second value for a key is noted instead of silently winning."""
-
-    def __init__(self, text: str, duplicates: list[str]) -> None:
-        super().__init__(text)
-        self.duplicates = duplicates
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        # Here and not at construction, where merged keys (<<) already stand among the mapping's own.
-        node = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], int] = {}
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            line = key.start_mark.line + 1
-            if (key.tag, key.value) in first:
-                earlier = first[key.tag, key.value]
-                self.duplicates.append(
-                    f"line {line}, column {key.start_mark.column + 1}: "
-                    f"{_key_name(key.value)} was already given in line {earlier}; remove one of them"
-                )
-            first.setdefault((key.tag, key.value), line)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        try:
-            return super().construct_object(node, deep=deep)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            # PyYAML lets them through: `2026-13-45` is a date to it, `!!int x` a number.
-            raise yaml.constructor.ConstructorError(
-                None, None, "this looks like a number or a date, but is none", node.start_mark
-            ) from None
-
-
-def _parse(text: str, duplicates: list[str], flag: str) -> object:
-    try:
-        loader = _Loader(text, duplicates)
-        try:
-            content = loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        words = ", ".join(filter(None, (error.context, error.problem)))
-        raise ValueError(
-            f"{place}{_QUOTED.sub('<hidden>', words)}; mend the YAML there, or put the text in quotes"
-        ) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
-        raise ValueError(f"line {line}, column {column}: holds a control character; remove it") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply; the configuration has four levels") from None
-    if content is None:
-        raise ValueError(f"is empty; put at least one key into it, or leave {flag} out")
-    return cast("object", content)
-
-
 class Reader:
     """Makes structs of a document and collects what is wrong with it.
 
@@ -149,6 +65,7 @@ class Reader:
     """
 
     def __init__(self, document: Document, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.document = document
         self.source = source
         self.folder = folder
         self.environ = environ
@@ -163,7 +80,11 @@ class Reader:
 
     def fault(self, path: str, words: str) -> None:
         """Note what is wrong with the value at `path`, such as `workspaces[0].name`."""
-        self.problems.append(f"{self.source}: {path}: {words}" if path else f"{self.source}: {words}")
+        where = self._place(path)
+        self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
+
+    def _place(self, path: str) -> str:
+        return place(self.source, self.document.line(path))
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
         kind = _given_type(kind)
@@ -203,7 +124,7 @@ class Reader:
         known = [name for field in _fields(kind) for name in _names(field)]
         unknown = [key for key in raw if key not in known]
         for key in unknown:
-            name = _key_name(key)
+            name = shown(key)
             near = difflib.get_close_matches(name, known, n=1)
             if name in known:  # `{api_id:x}` is a key of that whole text
                 remedy = "put a space after its colon"
@@ -220,7 +141,7 @@ class Reader:
             return self._read(field.type, raw[field.name], _join(path, field.name))
         elif given:
             parse_file = _extra(field.type)["parse_file"]
-            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: parse_file(self._path(name)))
+            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: self._of_file(name, parse_file))
         else:
             self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
         return _UNREAD
@@ -232,7 +153,7 @@ class Reader:
             problems: Sequence[str] = error.problems
         except ValueError as error:
             problems = [str(error)]
-        where = raw.where if isinstance(raw, Given) else f"{self.source}: {path}"
+        where = raw.where if isinstance(raw, Given) else f"{self._place(path)}: {path}"
         self.problems.extend(f"{where}: {line}" for line in problems)
         return _UNREAD
 
@@ -241,19 +162,25 @@ class Reader:
         if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
             raise ValueError(extra["bare_number"])
         if "parse_path" in extra:
-            return extra["parse_path"](self._path(raw))
+            return self._of_file(raw, extra["parse_path"])
         if "parse" in extra:
             return extra["parse"](self._text(raw))
-        if isinstance(kind, inspect.CustomType):
-            return _existing(self._path(raw))
         # What an expanded variable brings is text, but may mean a number.
         value = self._text(raw) if isinstance(raw, str) else raw
         return _scalar(kind, value, strict=value == raw)
 
-    def _path(self, raw: object) -> Path:
+    def _of_file(self, raw: object, parse: Callable[[Path], object]) -> object:
+        """Return what `parse` makes of the file or directory that a value names, which its mistakes are told of."""
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; name a file, or leave the key out")
+        path = self._path(raw, text)
+        try:
+            return parse(path)
+        except ValueError as error:
+            raise ValueError(f"{_shown_path(text, path)}{error}") from None
+
+    def _path(self, raw: object, text: str) -> Path:
         return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
@@ -296,16 +223,10 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
 
 
-def _existing(path: Path) -> Path:
-    try:
-        if path.is_file():
-            with path.open("rb"):
-                return path
-    except OSError as error:
-        raise ValueError(f"this file cannot be read: {error.strerror}; make it readable or name another") from None
-    except ValueError:  # a lone surrogate in the name
-        pass
-    raise ValueError("there is no such file; name one, starting at the folder of the configuration file") from None
+def _shown_path(text: str, path: Path) -> str:
+    """Return how a message begins about a file: with its name, unless that may be a key put under the wrong setting."""
+    is_path = re.fullmatch(r"(/|\./|\.\./|~/)[^+=]*", text) and text.isprintable()
+    return f"{path} " if is_path else ""
 
 
 def _fields(kind: inspect.StructType) -> list[inspect.Field]:
@@ -337,12 +258,6 @@ def _extra(kind: inspect.Type) -> dict[str, Any]:
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def _key_name(key: object) -> str:
-    """Return what may be shown of a key: `{api_key:x}` is one key to YAML, and x no name."""
-    match = re.match(r"[A-Za-z0-9_.-]{1,60}", key) if isinstance(key, str) else None
-    return match[0] if match else "a key that is no name"
 
 
 def _words(raw: object) -> str:

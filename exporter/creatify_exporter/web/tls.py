@@ -109,13 +109,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         try:
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
         except ssl.SSLError as error:
-            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-                words = "is not the key of this certificate; put the two of one pair there"
-            elif error.reason:
-                words = f"cannot be used with its certificate: OpenSSL says {error.reason}; make another pair"
-            else:
-                words = "cannot be read; put the whole PEM block of the key there"
-            yield _given("key", self.key), words
+            yield _given("key", self.key), pem.pair_mistake(error)
 
     def _client_mistakes(self) -> Iterator[tuple[str, str]]:
         if self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None:

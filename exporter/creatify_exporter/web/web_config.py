@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from creatify_exporter.config import file, yaml_reader
+from creatify_exporter.config import document, file, yaml_reader
 from creatify_exporter.config.yaml_reader import Settings
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import Context, ServerTLS
@@ -115,8 +115,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
         return Loaded(WebConfig(), None, {})
     # Before the content is read: what is written meanwhile is then seen as a change.
     seen = file.state(path)
-    document = yaml_reader.read(path, "--web.config.file")
-    config = _Reader(document, str(path), path.parent, environ).build(WebConfig, document.content)
+    found = document.read(path, "--web.config.file")
+    config = _Reader(found, str(path), path.parent, environ).build(WebConfig, found.content)
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
     return Loaded(config, _context(path, config), files)
