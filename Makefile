@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-deploy lint soak fuzz bench alert-lab dashboards chart-readme lock clean
+# Files in packages have the time of the commit, so that two builds of it are the same.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+HELM = $(shell $(BIN)/python helm/binary.py)
+
+.PHONY: help run test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
+  dist chart check-release release-notes
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +48,22 @@ test-deploy: $(VENV)/dev.stamp ## build, run, stop and restart the image (as roo
 
 chart-readme: $(VENV)/dev.stamp ## write the values into the chart's page
 	$(BIN)/python helm/readme.py
+
+dist: $(VENV)/dev.stamp ## sdist and wheel in dist/, the same at each build of a commit, and checked
+	rm -rf dist/*.tar.gz dist/*.whl
+	$(BIN)/hatchling build --target sdist --directory dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --wheel-dir dist dist/*.tar.gz
+	$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
+	$(BIN)/check-wheel-contents dist/*.whl
+
+chart: $(VENV)/dev.stamp ## the chart's package in dist/ (ARGS="--sign --key NAME --keyring FILE" for a signed one)
+	$(HELM) package helm/creatify-exporter --destination dist $(ARGS)
+
+check-release: $(VENV)/dev.stamp ## that TAG, the version in each file and the changelog agree
+	$(BIN)/python deploy/release.py check $(TAG)
+
+release-notes: $(VENV)/dev.stamp ## print what the changelog says of TAG
+	@$(BIN)/python deploy/release.py notes $(TAG)
 
 alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often they are wrong (20 weeks, about 25 minutes)
 	$(BIN)/python prometheus/lab $(ARGS)
