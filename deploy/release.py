@@ -1,7 +1,7 @@
 """Check that a tag, the version in each file and the changelog agree, and print what the changelog says of a version.
 
 `python deploy/release.py check v1.2.3` exits with 1 and a line for each file that disagrees; `notes v1.2.3` prints the
-release notes.
+release notes; `digest FILE` prints the digest of what was pushed, from what docker or helm wrote of it.
 """
 
 import argparse
@@ -53,26 +53,40 @@ def notes(tag: str, root: Path = ROOT) -> str:
     return section.strip() + "\n"
 
 
+def digest(report: str) -> str:
+    """Return the digest in docker's metadata file or in what `helm push` prints; raise ValueError if there is none."""
+    found = set(re.findall(r'^(?:Digest: |\s*"containerimage\.digest": ")(sha256:[0-9a-f]{64})', report, re.MULTILINE))
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} digests of something pushed in what should have one")
+    return str(found.pop())
+
+
 def _changelog(root: Path) -> str:
     return (root / "CHANGELOG.md").read_text("utf-8")
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
-    """Run one of the two commands; return 1 if something is wrong."""
+    """Run one of the commands; return 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="release.py", description="what a release needs to know")
-    parser.add_argument("command", choices=("check", "notes"))
-    parser.add_argument("tag", help="such as v1.2.3")
+    parser.add_argument("command", choices=("check", "notes", "digest"))
+    parser.add_argument("of", help="a tag such as v1.2.3, or a file")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.command == "notes":
-            sys.stdout.write(notes(arguments.tag, root))
-            return 0
+        sys.stdout.write(_answer(arguments.command, arguments.of, root))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    wrong = list(disagreements(arguments.tag, root))
-    print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
-    return int(bool(wrong))
+    return 0
+
+
+def _answer(command: str, of: str, root: Path) -> str:
+    if command == "notes":
+        return notes(of, root)
+    if command == "digest":
+        return digest(Path(of).read_text("utf-8")) + "\n"
+    if wrong := list(disagreements(of, root)):
+        raise ValueError("\n".join(wrong))
+    return ""
 
 
 if __name__ == "__main__":

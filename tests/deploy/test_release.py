@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
 import pytest
 import requests
+import yaml
 from charts import helm
 from deploy.release import PLACES, disagreements, main, notes
 
@@ -80,20 +84,21 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def built(folder: Path) -> Path:
+    copied(folder)
+    make(folder / "tree", "dist", SOURCE_DATE_EPOCH="1700000000")
+    return folder / "tree/dist"
+
+
+def copied(folder: Path) -> Path:
     ignored = shutil.ignore_patterns(".git", ".venv", "build", "dist", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, folder / "tree", ignore=ignored, symlinks=True)
-    venv = Path(sys.prefix)
-    # The virtual environment of these tests, which is there: nothing is installed.
-    run(
-        "make",
-        "dist",
-        f"VENV={venv}",
-        "--assume-old",
-        f"{venv}/dev.stamp",
-        cwd=folder / "tree",
-        SOURCE_DATE_EPOCH="1700000000",
-    )
-    return folder / "tree/dist"
+    return folder / "tree"
+
+
+def make(tree: Path, *arguments: str, **environ: str) -> str:
+    """Run make with the virtual environment of these tests, so that nothing has to be installed."""
+    there = (f"VENV={sys.prefix}", "--assume-old", f"{sys.prefix}/dev.stamp")
+    return run("make", *there, *arguments, cwd=tree, **environ)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -156,3 +161,154 @@ def test_a_chart_that_is_signed_can_be_verified_and_not_be_changed(tmp_path: Pat
     assert helm("verify", str(package), *keyring).returncode == 0
     package.write_bytes(package.read_bytes() + b"\0")
     assert helm("verify", str(package), *keyring).returncode == 1
+
+
+# What is published, with commands that only write down what they are asked
+
+
+RECORDER: Final = """#!/bin/sh
+echo "${0##*/} $*" >> "$RECORD"
+while [ $# -gt 0 ]; do
+  if [ "$1" = --metadata-file ]; then printf '{\n  "containerimage.digest": "sha256:%064d"\n}' 7 > "$2"; fi
+  shift
+done
+"""
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """Return a tree to publish from; docker, cosign and gh in its `bin` write what they are asked to `record`."""
+    (tmp_path / "bin").mkdir()
+    for name in ("docker", "cosign", "gh"):
+        (tmp_path / "bin" / name).write_text(RECORDER)
+        (tmp_path / "bin" / name).chmod(0o755)
+    tree = copied(tmp_path)
+    run("git", "init", "--quiet", cwd=tree)
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example")
+    run("git", *identity, "commit", "--quiet", "--allow-empty", "--message", "first", cwd=tree)
+    return tree
+
+
+def published(tree: Path, *arguments: str) -> list[str]:
+    programs, record = tree.parent / "bin", tree.parent / "record"
+    make(tree, *arguments, PATH=f"{programs}:{os.environ['PATH']}", RECORD=str(record))
+    return record.read_text().splitlines()
+
+
+def test_the_image_is_signed_by_the_digest_that_was_pushed(recorded: Path) -> None:
+    build, sign = published(recorded, "publish-image", f"TAG={TAG}", "REGISTRY=registry.example")
+    revision = run("git", "rev-parse", "HEAD", cwd=recorded).strip()
+    for part in (
+        "--platform linux/amd64,linux/arm64",
+        "--sbom=true --provenance=mode=max --push",
+        f"VERSION={__version__} ",
+        f"CREATIFY_EXPORTER_REVISION={revision}",
+        f"--tag registry.example/creatify-exporter:{__version__} .",
+    ):
+        assert part in build, part
+    assert sign == f"cosign sign --yes registry.example/creatify-exporter@sha256:{7:064}"
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Registry(ThreadingHTTPServer):
+    """A registry of OCI artifacts that takes everything; `manifests` has what was pushed, by its path."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), RegistryRequest)
+        self.manifests: dict[str, bytes] = {}
+
+
+class RegistryRequest(BaseHTTPRequestHandler):
+    server: Registry
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        if manifest := self.server.manifests.get(self.path):
+            media_type = "application/vnd.oci.image.manifest.v1+json"
+            self._answer(200, manifest, Content_Type=media_type, Docker_Content_Digest=digest_of(manifest))
+        else:
+            self._answer(200 if self.path == "/v2/" else 404)
+
+    do_HEAD = do_GET  # noqa: N815 - as above
+
+    def do_POST(self) -> None:
+        self._answer(202, Location=f"{self.path}upload")
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if "/manifests/" in self.path:
+            self.server.manifests[self.path] = body
+        self._answer(201, Docker_Content_Digest=digest_of(body), Location=self.path)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_chart_is_signed_by_the_digest_that_was_pushed(recorded: Path) -> None:
+    with Registry() as registry:
+        threading.Thread(target=registry.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{registry.server_port}"
+        try:
+            said = published(recorded, "publish-chart", f"REGISTRY={address}", "PUSH_ARGS=--plain-http")
+        finally:
+            registry.shutdown()
+    manifest = registry.manifests[f"/v2/charts/creatify-exporter/manifests/{__version__}"]
+    assert said == [f"cosign sign --yes {address}/charts/creatify-exporter@{digest_of(manifest)}"]
+
+
+def test_a_release_on_github_has_the_notes_and_the_packages(recorded: Path) -> None:
+    (recorded / "dist").mkdir()
+    (recorded / "dist/package.whl").touch()
+    [said] = published(recorded, "publish-notes", f"TAG={TAG}")
+    assert said == f"gh release create {TAG} --verify-tag --title {TAG} --notes-file build/notes.md dist/package.whl"
+    assert "### Added" in (recorded / "build/notes.md").read_text()
+
+
+# The workflows
+
+
+WORKFLOWS: Final = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+
+def steps() -> Iterator[dict[str, str]]:
+    for path in WORKFLOWS:
+        for job in yaml.safe_load(path.read_text("utf-8"))["jobs"].values():
+            yield from job["steps"]
+
+
+def test_every_action_is_pinned_by_commit_with_its_version_beside_it() -> None:
+    lines = [line.strip() for path in WORKFLOWS for line in path.read_text("utf-8").splitlines() if "uses:" in line]
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"- uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
+def test_every_step_that_is_a_command_is_a_target_of_make() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    commands = [step["run"] for step in steps() if "run" in step]
+    called = {command.split()[1] for command in commands if command.startswith("make ")}
+    assert called <= targets
+    others = [command for command in commands if not command.startswith("make ")]
+    assert [command for command in others if command != ".ci/run" and not command.startswith("apt-get ")] == []
+
+
+def test_no_workflow_has_a_permission_that_its_jobs_do_not_ask_for_or_a_secret() -> None:
+    for path in WORKFLOWS:
+        text = path.read_text("utf-8")
+        assert yaml.safe_load(text)["permissions"] == {}
+        assert "secrets." not in text
+
+
+def test_the_tag_reaches_make_as_a_variable_and_never_as_text_of_a_command() -> None:
+    assert [step["run"] for step in steps() if "${{" in step.get("run", "")] == []
