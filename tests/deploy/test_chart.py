@@ -93,9 +93,25 @@ def test_the_chart_is_of_the_exporters_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["appVersion"] == chart["version"] == __version__
     assert f"creatify-exporter:{__version__}\n" in chart["annotations"]["artifacthub.io/images"]
-    for name, listed in chart["annotations"].items():
-        if name.partition("/")[2] in ("images", "links", "changes"):
-            assert yaml.safe_load(listed), name
+
+
+def test_what_artifact_hub_shows_is_there() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    hub = {name.partition("/")[2]: yaml.safe_load(text) for name, text in chart["annotations"].items()}
+    assert {"category", "license", "images", "links", "screenshots", "changes"} <= hub.keys()
+    assert {each["kind"] for each in hub["changes"]} <= {
+        "added",
+        "changed",
+        "deprecated",
+        "removed",
+        "fixed",
+        "security",
+    }
+    addresses = [chart["icon"], *(each["url"] for each in [*hub["links"], *hub["screenshots"]])]
+    paths = [path for each in addresses for path in re.findall(r"(?:/blob)?/main/(.+)", each)]
+    assert len(paths) > 5
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert helm("show", "readme", str(CHART)).stdout.strip() == README.strip()
 
 
 def test_the_archive_holds_the_projects_own_rules_and_dashboards(tmp_path: Path) -> None:
@@ -410,6 +426,19 @@ def test_the_readme_names_the_selecting_label_of_each_kind_and_leads_to_retain_b
         assert f"`{kind}.labels.release=prometheus`" in README
     retain, rename = README.index("whenDeleted=Retain\n"), README.index("--set fullnameOverride=other")
     assert retain < rename
+
+
+def notes(values: Object) -> str:
+    done = helm("install", "release", str(CHART), "--dry-run=client", values={**KEYS, **values})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("\nNOTES:\n")[2]
+
+
+def test_the_notes_lead_to_retain_before_a_rename_if_the_claim_would_be_deleted() -> None:
+    assert "--set persistence.whenDeleted=Retain first" in notes({"persistence": {"whenDeleted": "Delete"}})
+    kept = notes({"web": {"telemetryPath": "/creatify"}})
+    assert "whenDeleted" not in kept
+    assert ".svc:10081, path /creatify." in kept
 
 
 def test_a_ledger_in_a_volume_moves_to_postgresql_as_the_readme_tells() -> None:
