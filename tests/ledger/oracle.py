@@ -186,10 +186,10 @@ class Story:
 
     def _changed(self, last: int) -> int:
         """Return the number of the last list that told anything new."""
-        states = [(n, self._state(n)) for n in self._listed if n <= last]
+        states = [(n, self.state(n)) for n in self._listed if n <= last]
         return max([self.first, *(n for (_, before), (n, after) in pairwise(states) if before != after)])
 
-    def _state(self, number: int) -> tuple[str, float | None]:
+    def state(self, number: int) -> tuple[str, float | None]:
         """Return what was known of it after a list: how far it had come, and the credits told last."""
         told = self._told(number)
         known = [self._shown(n).status for n in self._listed if n <= number and self._shown(n).status != "unknown"]

@@ -14,7 +14,7 @@ HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "400"))
 PHASES = set(Phase) - {Phase.explain}
 
 
-@settings(max_examples=HISTORIES // 4, phases=PHASES)
+@settings(max_examples=HISTORIES // 8, phases=PHASES)
 @given(history=histories(on_disk=False))
 def test_a_ledger_in_memory_counts_what_is_true(history: History) -> None:
     World(history, None).play()

@@ -86,6 +86,7 @@ def test_a_ledger_that_has_lost_its_end_is_not_touched(path: Path) -> None:
     assert "ledger" in refusal(path)
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_in_a_ledger_is_noticed_or_changes_nothing(path: Path) -> None:
     used(path)
     good, draw = path.read_bytes(), random.Random(1)  # noqa: S311 - reproducible draws are the point
@@ -108,6 +109,7 @@ def test_a_bit_that_flips_in_a_ledger_is_noticed_or_changes_nothing(path: Path) 
     assert refused > FLIPS / 10
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recording(path: Path) -> None:
     """What cannot be told from a power failure during the last commit is taken for one."""
     desk = Desk(path)
@@ -354,6 +356,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_at_any_statement_loses_nothing_and_repeats_nothing(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "running", 1.0))

@@ -372,7 +372,15 @@ class World:
         for model in counters.models:
             used, refunded = (totals.get((model, f"credits_{each}", ""), 0.0) for each in ("used", "refunded"))
             assert used - refunded == self.truth.net_credits(model)
+        self.compare_rows()
         self.compare_days()
+
+    def compare_rows(self) -> None:
+        """See that of each task that may still change the last that was known is stored."""
+        stored = [book.rows for workspace, _, book in self.store.books() if workspace == self.name[0]]
+        rows = {name: (row.status, row.credits_used) for rows in stored for name, row in rows.items()}
+        tracked = [story for story in self.truth.stories.values() if story.tracked()]
+        assert rows == {story.name: story.state(len(self.lists) - 1) for story in tracked}
 
     def compare_days(self) -> None:
         booked = {

@@ -43,8 +43,8 @@ class Ledger:
     """The books of all workspaces in one store. Safe to use from several threads.
 
     `clock` returns seconds since the epoch, by default the store's; it ends the holds of new series. No hold ends
-    before it has lasted from `held_since` on: by default from now on, because nobody may have scraped the values
-    served before a restart. `rules` may be replaced at any time and hold for the transactions that begin afterwards.
+    before it has lasted from `held_since` on: by default from now on, because the values served before a restart may
+    not have been scraped. `rules` may be replaced at any time and hold for the transactions that begin afterwards.
     """
 
     def __init__(

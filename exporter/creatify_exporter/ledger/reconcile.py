@@ -1,7 +1,6 @@
 """What a complete list changes in a book.
 
-`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules, and what they promise, are in
-docs/ledger.md.
+`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules and promises are in docs/ledger.md.
 """
 
 from bisect import bisect_left
@@ -67,7 +66,7 @@ class _Draft(NamedTuple):
 
     `now` is the time of the list, `clock` that of the exporter, `first` whether no list has been recorded before.
     `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
-    total and label, `succeeded` the models of which a task has become done.
+    total and label, `succeeded` the models that have a task that became done.
     """
 
     book: Book
@@ -85,8 +84,8 @@ class _Draft(NamedTuple):
 def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, clock: float) -> Changes:
     """Return the changes that a list, complete at `now`, makes to a book.
 
-    `clock` is what the exporter's clock says: it ends the holds of new series, so that it has to begin them too.
-    Raises what iterating over the observations raises.
+    `clock` is the time by the exporter's clock: it ends the holds of new series, so that it has to begin them too.
+    Errors of the observations' iterator are passed on.
     """
     draft = _draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
     for model in book.models:
@@ -249,7 +248,7 @@ def _count(draft: _Draft, row: Row, total: Total, amount: float = 1.0, *, label:
 
 
 def _sum_up(draft: _Draft) -> None:
-    """Add up what has been counted, by series and by day."""
+    """Add up the counts by series and by day."""
     totals, days = draft.changes.totals, draft.changes.days
     for (day, model, total, label), amount in draft.counts.items():
         key = SeriesKey(model, total, label)
@@ -262,7 +261,7 @@ def _sum_up(draft: _Draft) -> None:
 def _count_runs(draft: _Draft) -> None:
     """Count the tasks of each model that have failed since one was last done.
 
-    If a list brings both, their order is unknown: only what comes after it certainly belongs to the run.
+    If a list brings both, their order is unknown: only failures in later lists certainly belong to the run.
     """
     before = draft.book.failure_runs
     runs: defaultdict[str, int] = defaultdict(int)

@@ -18,8 +18,10 @@ from creatify_exporter.ledger.state import Book, Changes, DayKey
 from creatify_exporter.ledger.store import Statements, Store, read_book, unavailable
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
-_CHECKSUMS: Final = 3  # the version from which on books have checksums, in the column `seal`
-_LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
+# The first version in which books have checksums, in the column `seal`.
+_CHECKSUMS: Final = 3
+# Seconds for a lock that another program holds on the file.
+_LONGEST_WAIT: Final = 5.0
 
 _DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
 _ADD_TO_CHECKSUM: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
@@ -140,7 +142,7 @@ class SqliteStore(Store):
             self._lock = None
 
     def _check_place(self) -> None:
-        """Refuse to write to a file that has been deleted or replaced: what is written there is lost."""
+        """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""
         if _place(self._path) != self._place:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
 
@@ -149,7 +151,8 @@ class SqliteStore(Store):
 def _refused(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last one where a schema is damaged
+    # A damaged schema can be no UTF-8.
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
@@ -185,8 +188,10 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         try:
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")  # what has been exposed survives a power failure
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a log without remains of an earlier life
+            # Values that have been served survive a power failure.
+            database.execute("PRAGMA synchronous = FULL")
+            # The log begins without frames of an earlier process.
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except BaseException:
             database.close()
             raise
@@ -300,7 +305,7 @@ def _copy(path: Path, database: sqlite3.Connection) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse what is no ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the database header."""
+    """Refuse a file that is no ledger before SQLite touches it. Offsets: the header in sqlite.org/fileformat.html."""
     with _refused(path):
         header = b""
         if path.exists():
@@ -342,7 +347,7 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
-    """Return what is wrong with the content of a ledger, None if it is as it was written."""
+    """Return how the content of a ledger is damaged, None if it is as it was written."""
     found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
@@ -351,9 +356,10 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
     try:
         books = [read_book(database, *name) for name in _names(database)]
         whole = all(book and _matches(database, book) for book in books)
-    except (ValueError, TypeError, sqlite3.Error):  # what no exporter has written there
+    # Values that no exporter has written.
+    except (ValueError, TypeError, sqlite3.Error):
         whole = False
-    return None if whole else "what it holds is not what was written"
+    return None if whole else "its content is not what was written"
 
 
 def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
@@ -390,7 +396,7 @@ def _last_written(path: Path) -> tuple[int, int] | None:
 
 
 def _place(path: Path | None) -> tuple[int, int] | None:
-    """Return what tells a file from another one that takes its name."""
+    """Return the identity of a file, which another file of the same name does not have."""
     try:
         found = path.stat() if path else None
     except OSError:

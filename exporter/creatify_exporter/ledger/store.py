@@ -110,7 +110,7 @@ class Store(ABC):
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[Statements]:
-        """Commit what the block writes, all or nothing."""
+        """Commit everything that the block writes, or nothing."""
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[Statements]:
@@ -138,7 +138,7 @@ class Store(ABC):
         return made
 
     def changes_since(self, book: Book) -> list[Changes] | None:  # noqa: ARG002 - none, unless the store is shared
-        """Return what others have written since the book's revision, in order; None if it has to be loaded."""
+        """Return the changes by others since the book's revision, in order; None if the book has to be loaded."""
         return []
 
     def write(self, book: Book, changes: Changes) -> list[Changes]:
@@ -209,7 +209,7 @@ class Store(ABC):
         return forgotten
 
     def _advance(self, sql: Statements, book: Book) -> list[Changes]:
-        """Keep other writers out of the book until the transaction ends; return what the book has missed of them."""
+        """Keep other writers out of the book until the transaction ends; return the changes that the book lacks."""
         numbered = sql.execute(
             "UPDATE book SET revision = revision + 1 WHERE number = ? RETURNING revision", (book.number,)
         ).fetchall()
@@ -229,7 +229,7 @@ class Store(ABC):
         """Compute a book's checksum from all that it now holds."""
 
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - not shared
-        """Tell the other exporters what a book's new revision has changed."""
+        """Tell the other exporters the changes of a book's new revision."""
 
 
 def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
