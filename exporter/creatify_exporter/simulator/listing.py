@@ -138,7 +138,7 @@ class Encoder:
         there = any(step.state == "preview" and step.at <= at for step in task.steps)
         match self.product.previews:
             case "previews":
-                return json.dumps([texts.LOOK_ALIKE] if there else [])
+                return json.dumps([texts.MEDIA_LOOK_ALIKE] if there else [])
             case "preview" if there:
                 return f'"https://cdn.example/{task.id}.mp4"'
             case "preview":

@@ -121,8 +121,6 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
     simulator.api_id, simulator.api_key = api_id, api_key
     for model, ratio in (fail or {}).items():
         simulator.fail(model, ratio)
-    # Drawing the past takes a second or two, which the first request should not wait for.
-    simulator.remaining_credits(clock.now())
     with simulator:
         print(f"Simulated Creatify API on {simulator.url}", *incidents(clock.now()), sep="\n", flush=True)
         stopped.wait()

@@ -61,17 +61,22 @@ MEDIA_REASONS: dict[str, tuple[str, ...]] = {
 REJECTIONS = ("", "", "Rejected by moderation")
 """Why a task is rejected, which most lists do not say."""
 
-LOOK_ALIKE: dict[str, Any] = {
+_LOOK_ALIKE: dict[str, Any] = {
     "id": "00000000-0000-4000-8000-000000000000",
-    **dict.fromkeys(("model_name", "model_version", "type", "gen_type", "model"), "not-a-model"),
+    "model_name": "not-a-model",
     "status": "failed",
-    "failed_reason": "not a reason",
     "credits_used": 99.5,
-    "preview": "https://cdn.example/not-a-preview.mp4",
-    "previews": [{"id": "00000000-0000-4000-8000-000000000001", "status": "pending"}],
+    "failed_reason": "not a reason",
     "created_at": "2019-01-01T00:00:00Z",
 }
-"""What lies inside of tasks and looks like one."""
+"""What lies inside of a task and looks like one."""
+
+MEDIA_LOOK_ALIKE: dict[str, Any] = _LOOK_ALIKE | {
+    **dict.fromkeys(("model_version", "type", "gen_type", "model"), "not-a-model"),
+    "preview": "https://cdn.example/not-a-preview.mp4",
+    "previews": [{"id": "00000000-0000-4000-8000-000000000001", "status": "pending"}],
+}
+"""The same inside of a video, voice or image."""
 
 _PASSAGES = (
     'Write a 30-second script for an espresso machine. Keep it "warm", never pushy.\n\nScene 1:\t(close-up) steam.\n',
@@ -131,14 +136,14 @@ def media(rng: random.Random, size: int, nested: Sequence[str], *, done: bool) -
     content["video_length"] = rng.choice((15, "30", 60.0, None))
     content["script"] = passage(rng, size // 2)
     for number, name in enumerate(nested):
-        content[name] = [LOOK_ALIKE, LOOK_ALIKE] if number == 0 else LOOK_ALIKE
+        content[name] = [MEDIA_LOOK_ALIKE, MEDIA_LOOK_ALIKE] if number == 0 else MEDIA_LOOK_ALIKE
     content["video_output"] = "https://cdn.example/" + passage(rng, size // 4) if done else rng.choice(("", None))
     return content
 
 
 def _call(rng: random.Random) -> dict[str, Any]:
     """Draw a function call whose arguments hold what looks like a task."""
-    looks = LOOK_ALIKE | {"id": f"{rng.getrandbits(32):08x}-0000-4000-8000-000000000000"}
+    looks = _LOOK_ALIKE | {"id": f"{rng.getrandbits(32):08x}-0000-4000-8000-000000000000"}
     return {"name": "find_tasks", "args": {"tasks": [looks, looks], "deep": [[[{"a": [None, -0.0, 1e-7]}]]], "": {}}}
 
 
