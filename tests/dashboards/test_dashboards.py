@@ -10,8 +10,8 @@ from grafana import alerts, build, palette, panels
 from grafana.limits import limit
 from pages import PAGES, ROOT, VARIABLES, columns_of, panel_of, panels_of
 
-from creatify_exporter.creatify.reasons import DEFAULT_RULES, OTHER, UNSPECIFIED
-from creatify_exporter.creatify.task import STATUSES
+from creatify_exporter.creatify.reasons import DEFAULT_RULES, UNSPECIFIED
+from creatify_exporter.creatify.task import OTHER, STATUSES
 from creatify_exporter.errors import CAUSES
 
 TARGET_LABELS = ("job", "instance")
