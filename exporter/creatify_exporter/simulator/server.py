@@ -31,7 +31,6 @@ from creatify_exporter.simulator.clock import Clock
 from creatify_exporter.simulator.faults import Faults, Response, refused, replied
 from creatify_exporter.simulator.listing import Encoder, Listing, envelope
 from creatify_exporter.simulator.products import TEXT_GENERATOR
-from creatify_exporter.simulator.task import Task
 
 BALANCE_PATH = "/api/remaining_credits/"
 FAIL_PATH = "/simulator/fail"
@@ -195,13 +194,13 @@ class Simulator:
     def _list(self, api: str, served: Served, response: Response, query: str) -> Response:
         if not served.in_plan:
             return self._refused(response, 403, f"Your plan does not include {api}.")
-        tasks = served.listing.tasks(served.account, response.at)
-        encoder = self._encoder(api, served)
         if served.listing.page_size is not None:
-            return self._page(response, encoder, tasks, served.listing.page_size, query)
-        return replace(response, pieces=encoder.array(tasks, response.at), chunked=self.chunked)
+            return self._page(api, served, response, query)
+        tasks = served.listing.tasks(served.account, response.at)
+        return replace(response, pieces=self._encoder(api, served).array(tasks, response.at), chunked=self.chunked)
 
-    def _page(self, response: Response, encoder: Encoder, tasks: list[Task], size: int, query: str) -> Response:
+    def _page(self, api: str, served: Served, response: Response, query: str) -> Response:
+        tasks, size = served.listing.tasks(served.account, response.at), served.listing.page_size or 1
         wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil(len(tasks) / size))
         number = int(wanted) if wanted.isdecimal() else 0
         if not 1 <= number <= pages:
@@ -210,7 +209,7 @@ class Simulator:
             f"http://{response.host}{response.path}?page={n}" if 1 <= n <= pages else None
             for n in (number - 1, number + 1)
         )
-        page = encoder.array(tasks[(number - 1) * size : number * size], response.at)
+        page = self._encoder(api, served).array(tasks[(number - 1) * size : number * size], response.at)
         return replace(response, pieces=envelope(page, len(tasks), previous, following), chunked=self.chunked)
 
     def _task(self, api: str, served: Served, name: str, response: Response, _query: str) -> Response:
