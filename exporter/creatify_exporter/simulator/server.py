@@ -1,6 +1,6 @@
 """The lists of a workspace behind HTTP, as the Creatify API answers.
 
-What goes wrong is decided in Python, except that whoever is on this machine may let a model fail: `POST FAIL_PATH`.
+What goes wrong is decided in Python, except for `POST FAIL_PATH`, which lets a model fail.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ class Simulator:
     listing: Listing = field(default_factory=Listing)
     """… and how it shows it."""
     gzip: bool = False
-    """Compress for those who accept it."""
+    """Compress if the client accepts it."""
     chunked: bool = False
     """Send lists in chunks, without Content-Length."""
     faults: Faults = field(default_factory=Faults)
