@@ -68,7 +68,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
 def _look(cache: ChunkCache, pieces: Iterator[bytes], transaction: Transaction) -> float:
     """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
     decoder, spent = Decoder(max_task=1 << 20, cache=cache), [0.0]
-    for name in ("add", "pass_over"):
+    for name in ("add", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
     read_list(decoder.batches(pieces), transaction, cache)
     return spent[0]

@@ -20,7 +20,7 @@ from creatify_exporter.errors import CAUSES, ConfigError
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
-from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
+from creatify_exporter.ledger.state import DURATION_BOUNDS, SeriesKey, Total
 from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -91,7 +91,7 @@ class Exporter:
 
     def reload(self, config: Config) -> None:
         """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
-        if config.ledger.place != self.config.ledger.place:
+        if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
@@ -126,7 +126,7 @@ class Exporter:
             if self.targets.get(target.workspace.name) is not target:
                 target.close()
         for name in before.keys() - self.targets.keys():
-            self._ledger.put_away(name, API)
+            self._ledger.evict(name, API)
 
     def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
@@ -159,7 +159,7 @@ def rules(config: Config) -> Rules:
     return Rules(
         reasons=classifier.reasons,
         classify=classifier.classify,
-        history=config.ledger.history,
+        history=config.ledger.first_list,
         settle_after=config.ledger.settle_after,
         new_series_hold=config.ledger.new_series_hold,
         max_models=config.labels.max_models,
@@ -196,13 +196,17 @@ def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Co
         if family := _COUNTERS.get(key.total):
             registry.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
     for model in sorted(counters.models):
-        counts = accumulate(values[Key(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
+        counts = accumulate(values[SeriesKey(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
         buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
-        registry.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
+        registry.add_histogram(
+            metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
+        )
+    for model, failures in sorted(counters.failure_runs.items()):
+        registry.add(metrics.CONSECUTIVE_FAILED_TASKS, (*names, model), failures)
     registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
-    if counters.marks.created_at is not None and counters.marks.recorded_at is not None:
-        registry.add(metrics.LEDGER_CREATED, names, counters.marks.created_at)
-        registry.add(metrics.LAST_SUCCESS, names, counters.marks.recorded_at)
+    if counters.progress.first_recorded_at is not None and counters.progress.recorded_at is not None:
+        registry.add(metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at)
+        registry.add(metrics.LAST_SUCCESS, names, counters.progress.recorded_at)
 
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:

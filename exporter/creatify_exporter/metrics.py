@@ -75,6 +75,12 @@ TASKS_VANISHED = Family(
     _BY_MODEL,
     "Tasks that left the list unfinished, counted once they have been absent for ledger.settle_after.",
 )
+CONSECUTIVE_FAILED_TASKS = Family(
+    "creatify_consecutive_failed_tasks",
+    "gauge",
+    _BY_MODEL,
+    "Tasks that have failed since one was last done; 0 after a list that brought both.",
+)
 CREDITS_USED = Family(
     "creatify_credits_used_total",
     "counter",
@@ -142,6 +148,13 @@ RELOAD_TIME = Family(
     "When the configuration was last loaded successfully.",
 )
 
+WEB_CONFIG_RELOAD_SUCCESSFUL = Family(
+    "creatify_exporter_web_config_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the web configuration file was read successfully when it last changed.",
+)
+
 FAMILIES: Final = (
     TASKS,
     TASKS_CREDITS,
@@ -157,6 +170,7 @@ FAMILIES: Final = (
     TASKS_FINISHED,
     TASKS_FAILED,
     TASKS_VANISHED,
+    CONSECUTIVE_FAILED_TASKS,
     CREDITS_USED,
     CREDITS_REFUNDED,
     FAILED_CREDITS_USED,
@@ -173,6 +187,7 @@ FAMILIES: Final = (
     LEDGER_CREATED,
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
+    WEB_CONFIG_RELOAD_SUCCESSFUL,
 )
 """All of them, in the order in which they are exposed."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
@@ -112,7 +112,7 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
         date = batch.date if date is None else date
         if batch.summary is not None:
             tally.merge(Snapshot.unpacked(batch.summary))
-            transaction.pass_over()
+            transaction.skip()
             continue
         sums, settled = tally.add(batch.tasks), transaction.add(batch.tasks)
         if sums and settled and batch.chunk:
@@ -134,7 +134,7 @@ def _outcome(failure: ExporterError | None, began: float, received: int | None, 
         cause = failure.cause
     return Outcome(
         cause=cause,
-        reason=log.without_secrets(str(failure)) if failure else None,
+        reason=redaction.mask(str(failure)) if failure else None,
         duration=time.monotonic() - began,
         received=received,
         retry_after=failure.retry_after if isinstance(failure, RateLimited) else None,

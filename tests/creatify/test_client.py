@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import re
 import socket
 import ssl
 import threading
@@ -21,9 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authority import Authority
-from creatify_exporter import log
+from creatify_exporter import redaction
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import TLS, ByteSize, Fetch, Seconds, Workspace
+from creatify_exporter.config.schema import TLS, Fetch, Workspace
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.transport import default_context
@@ -684,7 +686,7 @@ def test_an_api_that_echoes_the_keys_does_not_get_them_into_an_error(simulator: 
 def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None:
     with Proxy(refuses=True) as refusing, socket.create_server(("127.0.0.1", 0)) as mute:
         password = "canary-password"  # noqa: S105 - of a proxy that this test makes up
-        log.redact(password)
+        redaction.register(password)
         mute_url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         for settings in (
             {"url": mute_url},
@@ -795,5 +797,23 @@ def test_all_workspaces_share_the_default_context() -> None:
     default_context.cache_clear()
 
 
+def test_the_authorities_of_ssl_cert_file_are_trusted_instead_of_the_usual_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = TLS(cert_file=CERTIFICATES / "client.pem", key_file=CERTIFICATES / "client.key")
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
+    usual_authorities.cache_clear()
+    with Recorder(_server_tls()) as api:
+        assert fetch(api.url) == fetch(api.url, tls_config=pair) == 0
+        assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "other-ca.pem")).cause == "tls"
+    usual_authorities.cache_clear()
+
+
 def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:
-    assert failure(simulator.url.replace("http:", "https:")).cause == "tls"
+    error = failure(simulator.url.replace("http:", "https:"))
+    assert (error.cause, str(error)) == ("tls", "no secure connection: wrong version number")
+
+
+def test_a_certificate_that_is_not_trusted_is_told_in_whole_words() -> None:
+    with Recorder(_server_tls()) as api:
+        assert re.fullmatch(r"no secure connection: [a-z -]*(certificate|issuer)[a-z -]*", str(failure(api.url)))

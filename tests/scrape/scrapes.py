@@ -34,7 +34,21 @@ def pieces(listed: bytes) -> Iterator[bytes]:
 def main() -> None:
     """Record the list again and again."""
     listed, cache = body(int(sys.argv[1])), ChunkCache()
-    with closing(Ledger(SqliteStore(None), Rules(("other",), lambda _: "other"), lambda: NOW)) as ledger:
+    with closing(
+        Ledger(
+            SqliteStore(None),
+            Rules(
+                reasons=("other",),
+                classify=lambda _: "other",
+                history="count",
+                settle_after=24 * 3600.0,
+                new_series_hold=120.0,
+                max_models=100,
+                models=frozenset(),
+            ),
+            lambda: NOW,
+        )
+    ) as ledger:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
                 cache = cache.successor(transaction.settled_in)

@@ -24,7 +24,9 @@ from clocks import ManualClock
 from creatify_exporter import metrics
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Plan, Seconds, Workspace
+from creatify_exporter.config.schema import Config, Plan, Workspace
+from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.reasons import DEFAULT_RULES
 from creatify_exporter.creatify.task import FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
@@ -97,12 +99,12 @@ class Bench:
     def __init__(self, clock: ManualClock, folder: Path, *workspaces: Workspace, **sections: Any) -> None:
         self.clock, self.path = clock, folder / "ledger.db"
         self.config = self.configuration(*workspaces, **sections)
-        ledger = Ledger(SqliteStore(self.config.ledger.path), rules(self.config), clock)
+        ledger = Ledger(SqliteStore(self.config.ledger.url.path), rules(self.config), clock)
         self.exporter = Exporter(self.config, ledger, clock)
 
     def configuration(self, *workspaces: Workspace, **sections: Any) -> Config:
         sections = {"fetch": config.Fetch(min_interval=Seconds(0), timeout=Seconds(5)), **sections}
-        sections = {"ledger": config.Ledger(url=f"sqlite:///{self.path}"), **sections}
+        sections = {"ledger": config.LedgerSettings(url=LedgerUrl(f"sqlite:///{self.path}")), **sections}
         return Config(workspaces=workspaces, **sections)
 
     def fetched(self, *names: str) -> Scrape:
@@ -476,7 +478,7 @@ def test_a_fetch_under_way_survives_the_reload_that_removes_its_workspace(api: A
 
 def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: Api, bench: Make) -> None:
     one = bench()
-    elsewhere = one.configuration(api.workspace("another"), ledger=config.Ledger(url="memory:"))
+    elsewhere = one.configuration(api.workspace("another"), ledger=config.LedgerSettings())
     with pytest.raises(ConfigError, match=r"ledger\.url: .*restart"):
         one.exporter.reload(elsewhere)
     assert list(one.exporter.targets) == ["default"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from desk import DAY, NOON, WORKSPACE, Desk, moment
 from test_decoder import pieces
-from test_ledger import DAY, NOON, WORKSPACE, Desk, moment
 
 from conftest import tool
 from creatify_exporter.creatify.decoder import Decoder

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from desk import DAY, WORKSPACE, Desk, moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import pieces
-from test_ledger import DAY, WORKSPACE, Desk, moment
 
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache

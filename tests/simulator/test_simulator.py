@@ -4,10 +4,7 @@ import http.client
 import itertools
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -47,9 +44,8 @@ from creatify_exporter.simulator import (
 )
 from creatify_exporter.simulator.faults import ODD_ID
 from creatify_exporter.simulator.listing import Encoder
-from creatify_exporter.simulator.scenes import lively
 
-START = 1_760_000_000.0
+START = 1_760_000_040.0  # a full minute
 KEYS = {"X-API-ID": "simulated-id", "X-API-KEY": "simulated-key"}
 LOWER_KEYS = {name.lower(): value for name, value in KEYS.items()}
 SHORT = Traffic(rate=0.5, text_bytes=200)
@@ -124,34 +120,12 @@ def test_an_encoder_that_has_seen_a_task_settled_still_shows_its_past() -> None:
     assert used.array(tasks, START + 300) == Encoder(account, COMPACT).array(tasks, START + 300)
 
 
-def test_tasks_go_from_pending_to_running_to_an_end_that_lasts_and_none_is_of_the_future() -> None:
-    account = Account(
-        3, START, Traffic(rate=0.3, text_bytes=100, incidents=[Incident(START + 60, START + 90, stuck=True)])
-    )
-    legal = {
-        None: {"pending", "running", "done", "failed"},
-        "pending": {"pending", "running", "done", "failed"},
-        "running": {"running", "done", "failed"},
-        "done": {"done"},
-        "failed": {"failed"},
-    }
-    before: dict[str, str] = {}
-    for second in range(250):
-        at = START + second
-        tasks = listed(account, at)
-        assert all(instant(task["created_at"]) <= instant(task["updated_at"]) <= at for task in tasks)
-        assert all(task["status"] in legal[before.get(task["id"])] for task in tasks)
-        assert all(bool(task["failed_reason"]) <= (task["status"] == "failed") for task in tasks)
-        before = {task["id"]: task["status"] for task in tasks}
-    assert set(before.values()) >= {"done", "failed", "running"}
-
-
 def test_the_truth_is_what_a_replay_of_every_instant_counts() -> None:
     account = Account(
         5, START, Traffic(rate=0.3, text_bytes=100, models=[replace(m, failure_ratio=0.3) for m in MODELS])
     )
     tasks = account.tasks(START + 240)
-    instants = {moment for t in tasks for moment in (t.created, t.started, t.finished, *(at for at, _ in t.bills))}
+    instants = {moment for t in tasks for moment in (*(step.at for step in t.steps), *(at for at, _ in t.bills))}
     replayed = Truth()
     seen: dict[str, dict[str, Any]] = {}
     for at in sorted(at for at in instants if at <= START + 240):
@@ -160,8 +134,12 @@ def test_the_truth_is_what_a_replay_of_every_instant_counts() -> None:
             seen[task["id"]] = task
     truth = account.truth(START + 240)
     for name in ("submitted", "finished", "failed", "credits_used", "credits_refunded"):
-        assert getattr(truth, name) == {key: value for key, value in getattr(replayed, name).items() if value}, name
+        assert nonzero(getattr(truth, name)) == nonzero(getattr(replayed, name)), name
     assert sum(truth.kinds.values()) == sum(truth.failed.values()) > 0
+
+
+def nonzero(counts: dict[str, float]) -> dict[str, float]:
+    return {model: count for model, count in counts.items() if count}
 
 
 def _count(truth: Truth, task: dict[str, Any], before: dict[str, Any] | None) -> None:
@@ -229,13 +207,6 @@ def test_incidents_and_a_newcomer_whose_first_tasks_fail() -> None:
 def test_an_hour_of_silence_and_no_tasks_at_all_are_answered() -> None:
     account = Account(1, START, Traffic(rate=0))
     assert listed(account, START + 3600) == []
-
-
-def test_somebody_who_watches_the_demo_sees_numbers_change_within_15_seconds() -> None:
-    account = Account(1, START - 86400, lively(START))
-    assert 10_000 < len(account.tasks(START)) < 40_000
-    truths = [account.truth(START + second, START - 3600) for second in range(0, 600, 15)]
-    assert all(truths[step] != truths[step + 1] for step in range(len(truths) - 1))
 
 
 # The list
@@ -559,21 +530,6 @@ def test_it_stops_at_once_however_stuck_its_handlers_are(clock: ManualClock) -> 
     assert time.monotonic() - began < 1
     for connection in connections:
         connection.close()
-
-
-def test_the_command_serves_until_it_is_told_to_stop() -> None:
-    code = (
-        "from creatify_exporter.simulator import serve\n"
-        "serve('127.0.0.1:0', seed=1, speed=60, tasks=50, api_id='me', api_key='mine')"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        url = process.stdout.readline().split()[-1]
-        reply = requests.get(url + LIST_PATH, headers={"X-API-ID": "me", "X-API-KEY": "mine"}, timeout=30)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    assert len(reply.json()) == 50
-    assert 80000 < time.time() - parsedate_to_datetime(reply.headers["Date"]).timestamp() < 86401
 
 
 # Why any of this

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 
 API: Final = "text_generator"
 
@@ -66,7 +66,7 @@ def model_label(name: str | None) -> str:
     Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A key in a name, from
     an API that echoes what it was sent, is redacted as in the log.
     """
-    return _label(log.without_secrets((name or "")[: 4 * MAX_LABEL_LENGTH]))
+    return _label(redaction.mask((name or "")[: 4 * MAX_LABEL_LENGTH]))
 
 
 @lru_cache(maxsize=1000)

@@ -1,6 +1,8 @@
 """HTTP as `requests` and urllib3 speak it, with a deadline that a slow peer cannot outlive, and errors translated."""
 
 import http.client
+import os
+import re
 import socket
 import ssl
 import threading
@@ -16,7 +18,7 @@ import requests
 import urllib3
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
-from creatify_exporter import __version__, log
+from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
 from creatify_exporter.creatify.decoder import BATCH_BYTES
 from creatify_exporter.creatify.happy_eyeballs import connect
@@ -111,8 +113,13 @@ class _Watchdog:
 def default_context() -> ssl.SSLContext:
     """Return what verifies certificates without a `tls_config`: one for all, as each holds 0.7 MiB of authorities."""
     context = urllib3.util.create_urllib3_context()
-    context.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+    context.load_verify_locations(_authorities_file())
     return context
+
+
+def _authorities_file() -> str:
+    """Return the file of SSL_CERT_FILE, as OpenSSL and Go have it, else the list that comes with `requests`."""
+    return os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH
 
 
 class _GuardedAdapter(HTTPAdapter):
@@ -223,7 +230,7 @@ def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
     if workspace.proxy_url:
         session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
     if tls := workspace.tls_config:
-        session.verify = str(tls.ca_file) if tls.ca_file else True
+        session.verify = str(tls.ca_file or _authorities_file())
         session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
     for scheme in ("https://", "http://"):
         session.mount(scheme, _GuardedAdapter(watchdog, None if workspace.tls_config else default_context()))
@@ -264,5 +271,7 @@ def _innermost(error: Exception) -> str:
     if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.RemoteDisconnected):
         # Its text is the peer's.
         return f"the answer is not HTTP ({type(reason).__name__})"
-    text = log.without_secrets(str(reason)).rpartition(": ")[2].strip("()'\" ,")
+    # It may quote the API, which may echo the keys. OpenSSL's have a code in front and their place in a file behind.
+    text = re.sub(r"\[[^]]*\] | ?\(_ssl\.c:\d+\)", "", redaction.mask(str(reason)))
+    text = text.rpartition(": ")[2].strip("()'\" ,")
     return text[:200] or type(reason).__name__

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import Book, Changes
-from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
+from creatify_exporter.ledger.store import Conflict, Rows, Statements, Store, unavailable
 
 _CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds
 _LONGEST_WAIT: Final = 1.5  # seconds for a connection: an answer that comes too late is none
@@ -29,11 +29,14 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
     "keepalives_idle": 30,
 }
-"""What holds where the URL does not say otherwise."""
+"""Connection parameters, unless the URL gives them."""
 
 # For the transaction and not for the session, which a pooler may hand to somebody else between two transactions.
 # A replica that was stopped in its transaction loses it, or else its locks would stop all others. What has been served
-# must not be lost in a crash of the database.
+# must not be lost in a crash of the database. The isolation is not left to the role's or the database's default: what
+# waits for a lock has to see what the holder of the lock has written.
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SETTINGS: Final = """
 SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
@@ -110,7 +113,7 @@ class PostgresqlStore(Store):
             open=True,
         )
         try:
-            with _unavailable():
+            with unavailable(psycopg.Error):
                 self._prepare()
         except LedgerUnavailable as error:
             if read_only:
@@ -131,13 +134,13 @@ class PostgresqlStore(Store):
     @contextmanager
     def writing(self) -> Iterator[Statements]:
         """As `Store` says; waits for other writers of the same book for 5 s at most."""
-        with self._transaction("BEGIN", "COMMIT") as sql:
+        with self._transaction(_WRITING, "COMMIT") as sql:
             yield sql
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "ROLLBACK") as sql:
+        with self._transaction(_READING, "ROLLBACK") as sql:
             yield sql
 
     def clock(self) -> float:
@@ -145,8 +148,8 @@ class PostgresqlStore(Store):
         with self._connection() as sql:
             return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
 
-    def news(self, book: Book) -> list[Changes] | None:
-        """As `Store` says; asks for no more than a number where there are none."""
+    def changes_since(self, book: Book) -> list[Changes] | None:
+        """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
             found = sql.execute(
                 "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
@@ -164,7 +167,7 @@ class PostgresqlStore(Store):
     def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:
         entries = _entries(sql, book, until)
         if entries is None:
-            raise Overtaken
+            raise Conflict
         return entries
 
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:
@@ -187,7 +190,7 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator["_Session"]:
-        with _unavailable():
+        with unavailable(psycopg.Error):
             connection = self._reached()
             try:
                 yield self._session(connection)
@@ -224,6 +227,8 @@ class PostgresqlStore(Store):
                         "this PostgreSQL database has no ledger, or an old one; start the exporter once"
                     )
             else:
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                connection.read_only = False
                 with connection.transaction():
                     _migrate(sql)
         self._opened = self._prepared = True
@@ -303,19 +308,10 @@ def _make_schema(sql: Statements) -> None:
 def _parsed(url: str) -> str:
     """Complete the URL by the defaults. No message quotes it: it may hold a password."""
     try:
-        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url)})
+        # Names of models can be in any script, whatever the environment or the role has for a default.
+        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url), "client_encoding": "UTF8"})
     except psycopg.ProgrammingError:
         raise LedgerRefused(
             "ledger.url: is no PostgreSQL URL; write it like "
             "postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full"
         ) from None
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """Raise `LedgerUnavailable` where PostgreSQL could not do what the block asks of it."""
-    try:
-        yield
-    except psycopg.Error as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise LedgerUnavailable(f"the ledger cannot be used: {reason}") from error

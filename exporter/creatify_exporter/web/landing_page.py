@@ -94,8 +94,8 @@ def _states(target: Target) -> Iterator[str]:
 
 def _tasks(target: Target, labels: Labels) -> Iterator[str]:
     outcome, counters = target.fetchers[API].last, target.counters()
-    if counters and counters.marks.recorded_at is not None:
-        moment = datetime.fromtimestamp(counters.marks.recorded_at, UTC)
+    if counters and counters.progress.recorded_at is not None:
+        moment = datetime.fromtimestamp(counters.progress.recorded_at, UTC)
         yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"
     if not outcome or not outcome.snapshot or not counters:
         return
