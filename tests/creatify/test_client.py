@@ -802,11 +802,11 @@ def test_the_authorities_of_ssl_cert_file_are_trusted_instead_of_the_usual_ones(
 ) -> None:
     pair = TLS(cert_file=CERTIFICATES / "client.pem", key_file=CERTIFICATES / "client.key")
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
     with Recorder(_server_tls()) as api:
         assert fetch(api.url) == fetch(api.url, tls_config=pair) == 0
         assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "other-ca.pem")).cause == "tls"
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
 
 
 def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:
