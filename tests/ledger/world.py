@@ -170,6 +170,7 @@ class Fetch:
     def tell(self, batch: int) -> None:
         for start in range(0, len(self.tasks), batch):
             self.transaction.add(self.tasks[start : start + batch])
+        self.transaction.add([])
 
 
 class World:
