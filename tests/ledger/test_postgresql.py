@@ -12,6 +12,8 @@ from desk import WORKSPACE, Shared, WatchedPostgresql
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.postgresql import PostgresqlStore
+from creatify_exporter.ledger.state import Changes
+from creatify_exporter.ledger.store import Conflict
 from databases import PASSWORD, Postgres
 from processes import until
 
@@ -74,6 +76,17 @@ def test_a_change_too_large_for_the_journal_is_loaded(one: Shared, other: Shared
     assert other.tracked() == 5001
     one.list(one.task("one more"))
     assert other.count("submitted") == 5002
+
+
+def test_nothing_is_written_on_top_of_changes_that_are_no_longer_in_the_journal(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    book = other.store.load(*WORKSPACE)
+    one.list(one.task("a", "done"))
+    with psycopg.connect(one.url) as connection:
+        connection.execute("DELETE FROM creatify_exporter.journal")
+    with pytest.raises(Conflict):
+        other.store.write(book, Changes(released=[next(iter(book.series))]))
+    assert other.store.load(*WORKSPACE).revision == book.revision + 1
 
 
 def test_a_list_that_was_fetched_while_another_exporter_recorded_one_is_not_recorded(
