@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
-from creatify_exporter import log
+from creatify_exporter import redaction
 from databases import Postgres, programs
 
 # Everybody's run is the same; `make soak` looks further and prints its seed.
@@ -83,11 +84,11 @@ def postgres() -> Iterator[Postgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(signal.SIGQUIT)  # without writing what nobody will read
 
 
 @pytest.fixture(autouse=True)
 def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test begin without the keys of others: a short one would blot out half of what is logged later."""
-    monkeypatch.setattr(log, "_secrets", frozenset())
-    monkeypatch.setattr(log, "_forms", None)
+    monkeypatch.setattr(redaction, "_secrets", frozenset())
+    monkeypatch.setattr(redaction, "_forms", None)

@@ -1,9 +1,8 @@
 """Prometheus exporter for Creatify text generation tasks and credits."""
 
 import os
-from typing import Final
 
 __version__ = "0.1.0"
 
 # The image that is built from a commit tells which one.
-__revision__: Final = os.environ.get("CREATIFY_EXPORTER_REVISION", "unknown")
+__revision__ = os.environ.get("CREATIFY_EXPORTER_REVISION", "unknown")

@@ -1,7 +1,17 @@
-"""`python -m creatify_exporter` is `creatify-exporter`."""
+"""The command as it is started, also by `python -m creatify_exporter`: signals first, since imports take a second."""
 
 import sys
 
-from creatify_exporter.cli import main
+from creatify_exporter import signals
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; return its exit code."""
+    signals.hold()
+    from creatify_exporter import cli  # noqa: PLC0415  takes time, in which a signal may come
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

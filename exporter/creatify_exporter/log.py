@@ -1,75 +1,24 @@
 """The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
 
 What the standard library's loggers say (urllib3, asyncio, warnings) takes the same way, and so do
-exceptions that nobody caught.
+uncaught exceptions.
 """
 
 import contextlib
-import json
 import logging
-import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Literal, TextIO
-from urllib.parse import quote, quote_plus
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from creatify_exporter import redaction
+
 Format = Literal["logfmt", "json"]
-HIDDEN: Final = "<hidden>"
 _DEEPEST: Final = 8  # levels of nested values; below, their repr is shown
-
-_lock = threading.Lock()
-_secrets: frozenset[str] = frozenset()
-_forms: re.Pattern[str] | None = None
-"""Matches every form of every secret; None until it is asked for, since compiling it after each of thousands of keys
-takes minutes. Replaced as a whole, so that reading it needs no lock."""
-
-
-def redact(secret: str) -> None:
-    """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr."""
-    global _secrets, _forms
-    with _lock:
-        if secret and secret not in _secrets:
-            _secrets, _forms = _secrets | {secret}, None
-
-
-def without_secrets(text: str) -> str:
-    """Return `text` with every registered secret replaced."""
-    return (_forms or _compiled()).sub(HIDDEN, text) if _secrets else text
-
-
-def _compiled() -> re.Pattern[str]:
-    global _forms  # noqa: PLW0603  as above
-    with _lock:
-        if _forms is None:
-            forms = {form for known in _secrets for form in _spellings(known)}
-            # The longest first: else a short secret would show what is left of a longer one that contains it.
-            _forms = re.compile("|".join(_quoted(form) for form in sorted(forms, key=len, reverse=True)))
-        return _forms
-
-
-def _spellings(secret: str) -> Iterator[str]:
-    yield secret
-    yield repr(secret)[1:-1]
-    yield json.dumps(secret)[1:-1]
-    for octets in {secret.encode("utf-8", "surrogatepass"), secret.encode("latin-1", "replace")}:
-        yield repr(octets)[2:-1]
-        for encoded in (quote(octets, safe=""), quote(octets), quote_plus(octets)):
-            yield encoded
-            yield re.sub("%..", lambda match: match[0].lower(), encoded)
-
-
-def _quoted(form: str) -> str:
-    """Match `form` however often it was quoted: a repr in a JSON text in a repr has backslashes before backslashes."""
-    parts = re.findall(r"""\\*["'/]|\\+|[^"'/\\]+""", form)
-    return "".join(
-        r"\\+" if not part.strip("\\") else rf"\\*{part[-1]}" if part[-1] in "\"'/" else re.escape(part)
-        for part in parts
-    )
 
 
 def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says
@@ -132,13 +81,13 @@ def _plain(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        text = without_secrets(str(value))  # a key may be a number
+        text = redaction.mask(str(value))  # a key may be a number
         return value if text == str(value) else text
     if isinstance(value, Mapping) and depth:
-        return {without_secrets(str(key)): _plain(item, depth - 1) for key, item in value.items()}
+        return {redaction.mask(str(key)): _plain(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset) and depth:
         return [_plain(item, depth - 1) for item in value]
-    return without_secrets(value if isinstance(value, str) else repr(value))
+    return redaction.mask(value if isinstance(value, str) else repr(value))
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -160,7 +109,7 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
         return
-    logging.getLogger(__name__).error("nobody caught an exception", exc_info=(kind, error, trace))
+    logging.getLogger(__name__).error("uncaught exception", exc_info=(kind, error, trace))
 
 
 def _uncaught_in_thread(args: threading.ExceptHookArgs) -> None:

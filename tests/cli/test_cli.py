@@ -142,6 +142,13 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["--config"], "--config"),
         (["--config.fil=x"], "--config.fil"),
         (["--web.listen=:0"], "--web.listen"),
+        (["--web.telemetry-pathh", "40"], "unknown flag --web.telemetry-pathh; did you mean --web.telemetry-path?"),
+        (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it; see --help"),
+        (["-config.file", "x"], "unknown flag -config.file; did you mean --config.file?"),
+        (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
+        (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
+        (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
+        (["--config.file=~somebody/x"], "--config.file"),
         (["nonsense"], "nonsense"),
         (["check", "--csv"], "--csv"),
         (["check", "--web.listen-address", ":0"], "--web.listen-address"),
@@ -191,10 +198,32 @@ def test_a_flag_that_is_wrong_is_told_by_its_name(
     ],
 )
 def test_flags_stand_before_the_command_or_behind_it(here: Here, config: Path, arguments: list[str]) -> None:
-    rewritten(config, ledger={"history": "count"})  # which is doubtful with a ledger in memory
+    rewritten(config, ledger={"history": "count"})  # which gets a warning with a ledger in memory
     done = here(*(each.format(config=config) for each in arguments))
     assert (done.returncode, done.stderr) == (0, "")
     assert "warning: ledger.url memory: with history: count" in done.stdout
+
+
+def test_the_familys_spellings_of_flags_are_understood(here: Here, config: Path) -> None:
+    given = ("--config.file", config, "--web.config.file=", "--log.level=warn")
+    assert here("check", *given).returncode == 0
+    quiet = run("dump", "--config.file=", "--ledger.url=memory:", "--log.level=warn", CREATIFY_API_ID="x")
+    assert "CREATIFY_API_KEY" in quiet.stderr, "no file is read"
+
+
+def test_check_of_a_web_configuration_alone_asks_for_no_keys(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "web.yml").write_text(
+        "basic_auth_users: {alice: $2b$10$X0h1gDsPszWURQaxFh.zoubFi6DXncSjhoQNJgRrnGs7EsimhC7zG}"
+    )
+    done = here("check", "--web.config.file", tmp_path / "web.yml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "the web configuration is valid: TLS off, users: 1"
+    assert "the configuration is valid" not in done.stdout
+    monkeypatch.setenv("CREATIFY_API_ID", "canary-id")
+    (line,) = mistaken(here("check", "--web.config.file", tmp_path / "web.yml"))
+    assert "CREATIFY_API_KEY" in line
 
 
 def test_every_address_that_is_named_is_listened_on(config: Path) -> None:
@@ -297,7 +326,15 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
 
 def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Path, tmp_path: Path) -> None:
     moment = datetime(2026, 10, 7, 12, tzinfo=UTC)
-    rules = Rules(("other",), lambda _: "other")
+    rules = Rules(
+        reasons=("other",),
+        classify=lambda _: "other",
+        history="count",
+        settle_after=24 * 3600.0,
+        new_series_hold=120.0,
+        max_models=100,
+        models=frozenset(),
+    )
     with (
         closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
         closing(ledger.begin("default", API)) as r,

@@ -1,4 +1,5 @@
 import os
+import pwd
 import re
 from base64 import b64encode
 from pathlib import Path
@@ -8,18 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter import log
-from creatify_exporter.config.schema import (
-    ByteSize,
-    Config,
-    Credential,
-    Fetch,
-    Ledger,
-    Plan,
-    Seconds,
-    Workspace,
-    load,
-)
+from creatify_exporter import redaction
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.load import load
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.errors import ConfigError
 
 CASES = Path(__file__).with_name("cases")
@@ -43,7 +38,8 @@ def written(folder: Path, text: str | bytes) -> Path:
 def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path, ENVIRONMENT)
-    assert [line.replace(str(path), "FILE") for line in found] == expected
+    shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
+    assert shown == expected
     assert all("; " in line for line in found), "each line says how to mend it"
     assert "canary" not in "\n".join(found).replace("canary-id-from", "")
 
@@ -61,15 +57,17 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert (default.name, default.base_url) == ("default", "https://api.creatify.ai")
     assert (default.api_id.read(), default.api_key.read()) == ("canary-id-0123456789", "canary-key-0123456789")
     assert default.plan == Plan(credits=2000, renews_on_day=1, price_per_credit=0.15, currency="USD")
-    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "012345")
+    assert (other.api_id.read(), other.api_key.read()) == ("canary-id-from-environment", "01234567")
     assert other.proxy_url == "http://user:canary-password@proxy.example:3128"
     login = b64encode(b"user:canary-password").decode()
-    assert log.without_secrets(f"Basic {login}") == "Basic <hidden>"
+    assert redaction.mask(f"Basic {login}") == "Basic <hidden>"
     assert other.tls_config is not None
-    assert other.tls_config.ca_file == CASES / "keys/api-id"
+    assert other.tls_config.ca_file == CASES / "../../certificates/ca.pem"
     assert config.fetch == Fetch()
-    assert config.ledger == Ledger(url="sqlite:////var/lib/creatify-exporter/ledger.db")
-    assert config.ledger.path == Path("/var/lib/creatify-exporter/ledger.db")
+    assert config.ledger == LedgerSettings(
+        url=LedgerUrl("sqlite:////var/lib/creatify-exporter/ledger.db"), history="count"
+    )
+    assert config.ledger.url.path == Path("/var/lib/creatify-exporter/ledger.db")
     assert (config.labels.max_models, config.labels.models) == (50, ("gemini-2.5-pro",))
     assert [rule.reason for rule in config.failure_reasons or ()] == ["rate_limited", "costs"]
     assert (config.failure_reasons or ())[1].match.pattern == r"\$[0-9]+$|${API_ID}"
@@ -122,14 +120,11 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         ),
         (
             {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
-            (
-                "environment: CREATIFY_API_KEY_FILE: the file cannot be read: No such file or directory; "
-                "name a readable file"
-            ),
+            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; name a readable file",
         ),
         (
             KEYS | {"CREATIFY_API_ID": "canary\n"},
-            "environment: CREATIFY_API_ID: the value starts or ends with white space; remove it",
+            "environment: CREATIFY_API_ID: starts or ends with white space; remove it",
         ),
     ],
 )
@@ -149,13 +144,61 @@ def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str]
 )
 def test_the_ledger_lies_where_the_system_keeps_state(environ: dict[str, str], url: str) -> None:
     ledger = load(None, KEYS | {"HOME": "/home/user"} | environ).ledger
-    assert (ledger.url, ledger.history) == (url, "count")
+    assert (ledger.url, ledger.first_list) == (url, "count")
+
+
+def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "key").write_text("canary-key")
+    keys = {"CREATIFY_API_ID": "canary-id", "CREATIFY_API_KEY_FILE": "~/key"}
+    loaded = load(None, keys, ledger_url="sqlite:///~/state/l.db")
+    assert loaded.workspaces[0].api_key.read() == "canary-key"
+    assert loaded.ledger.url.path == tmp_path / "state/l.db"
+    assert load(None, keys | {"STATE_DIRECTORY": "~/a"}).ledger.url.path == tmp_path / "a/ledger.db"
+    path = written(
+        tmp_path, "workspaces: [{name: a, api_id: x, api_key_file: ~/key}]\nledger: {url: 'sqlite:///~/l.db'}"
+    )
+    assert load(path, {}).ledger.url.path == tmp_path / "l.db"
+    [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
+    assert mistake == "--ledger.url: begins with the home of somebody else; write the whole path"
+
+
+def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for home in ({}, {"HOME": ""}, {"HOME": "~"}):
+        [mistake] = mistakes(None, KEYS | home)
+        assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
+    assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
+    assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
+    monkeypatch.delenv("HOME", raising=False)
+    [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
+    assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
+
+
+def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
+    assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
+    for path, words in ((tmp_path / "empty.pem", "is empty; "), (missing, "cannot be read: No such file")):
+        [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
+        assert mistake.startswith(f"environment: SSL_CERT_FILE: {path} {words}")
+
+
+def test_keys_too_short_to_be_masked_are_a_warning() -> None:
+    short = Workspace(name="a", api_id=Credential("pro"), api_key=Credential("canary-7"))
+    assert Config(workspaces=(short,)).warnings == (
+        "workspace 'a': api_id has fewer than 8 characters: it is not masked in the log",
+    )
+    assert redaction.mask("the model gemini-2.5-pro, canary-7") == "the model gemini-2.5-pro, <hidden>"
 
 
 def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
-    assert Ledger().history == "skip"
-    assert Ledger(url="sqlite:///x.db").history == "count"
-    assert load(None, KEYS, ledger_url="memory:").ledger.history == "skip"
+    assert LedgerSettings().first_list == "skip"
+    assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
+    assert load(None, KEYS, ledger_url="memory:").ledger.first_list == "skip"
     told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
     assert told.ledger.history == "count"
     assert told.warnings == ("ledger.url memory: with history: count counts the whole list again at each start",)
@@ -163,8 +206,8 @@ def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Pa
 
 def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
     config = load(CASES / "valid-full.yml", ENVIRONMENT, ledger_url="sqlite:///relative/ledger.db")
-    assert config.ledger.path == Path("relative/ledger.db")
-    assert config.ledger.history == "count"
+    assert config.ledger.url.path == Path("relative/ledger.db")
+    assert config.ledger.first_list == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
         "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]
@@ -176,7 +219,7 @@ def test_one_list_counted_twice_is_a_warning() -> None:
     first, second = config.workspaces
     assert second.plan == Plan(credits=10)
     twin = Workspace(name="twin", api_id=first.api_id, api_key=first.api_key)
-    doubled = Config(workspaces=(first, twin), ledger=Ledger(new_series_hold=Seconds(0)))
+    doubled = Config(workspaces=(first, twin), ledger=LedgerSettings(new_series_hold=Seconds(0)))
     assert doubled.warnings == (
         "workspaces 'first' and 'twin' have the same keys: their tasks are counted twice",
         "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model",
@@ -184,7 +227,8 @@ def test_one_list_counted_twice_is_a_warning() -> None:
 
 
 def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
-    clear = "workspaces: [{name: a, api_id: x, api_key: y, base_url: 'http://api.example', allow_insecure: true}]"
+    access = "base_url: 'http://api.example', allow_insecure: true"
+    clear = f"workspaces: [{{name: a, api_id: canary-id, api_key: canary-key, {access}}}]"
     assert load(written(tmp_path, clear), ENVIRONMENT).warnings == (
         "workspace 'a' sends its keys unencrypted (allow_insecure)",
     )
@@ -199,24 +243,24 @@ def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "is empty; put at least one key into it, or leave --config.file out"),
-        (b"fetch: {}\n# \xff", "line 2: is not UTF-8; save the file as UTF-8"),
-        (b"fetch: {}\n# a\x07", "line 2, column 4: holds a control character; remove it"),
-        (b"[" * 100_000, "is nested too deeply; the configuration has four levels"),
-        (b"#" * 2**20 + b"\n", "is larger than 1 MiB; name the configuration file with --config.file"),
+        (b"", ": is empty; put at least one key into it, or leave --config.file out"),
+        (b"fetch: {}\n# \xff", ":2: is not UTF-8; save the file as UTF-8"),
+        (b"fetch: {}\n# a\x07", ":2:4: holds a control character; remove it"),
+        (b"[" * 100_000, ": is nested too deeply; the configuration has four levels"),
+        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; name the right file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     path = written(tmp_path, content)
-    assert mistakes(path, KEYS) == [f"{path}: {expected}"]
+    assert mistakes(path, KEYS) == [f"{path}{expected}"]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("", "cannot be read: Is a directory; name a readable file with --config.file"),
+        ("", "is not a regular file; name a readable file with --config.file"),
         ("none.yml", "cannot be read: No such file or directory; name a readable file with --config.file"),
-        ("nul\0", "cannot be a file name; name a readable file with --config.file"),
+        ("nul\0", "cannot be the name of a file; name a readable file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, name: str, expected: str) -> None:
@@ -263,7 +307,7 @@ def test_a_credential_shows_itself_to_nobody() -> None:
     literal, file = Credential("canary-literal"), Credential(file=CASES / "keys/api-key")
     assert file.read() == "canary-key-0123456789"
     assert "canary" not in f"{literal} {literal!r} {file} {file!r}"
-    assert log.without_secrets(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
+    assert redaction.mask(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
 
 
 def test_credentials_are_equal_when_they_say_the_same() -> None:
@@ -295,17 +339,6 @@ def test_a_rotated_key_is_read_again(tmp_path: Path) -> None:
     assert credential.read() == "canary-old, longer", "another file of the same size and time"
 
 
-def test_an_unchanged_key_is_not_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    path.write_text("canary-a")
-    credential = Credential(file=path)
-    times = path.stat()
-    assert credential.read() == "canary-a"
-    path.write_text("canary-b")
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert credential.read() == "canary-a"
-
-
 @pytest.mark.parametrize("content", [None, b"", b"\r\n", b"canary\x00", b"c\x00a\x00n\x00", b"a" * 20_000])
 def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "key"
@@ -320,8 +353,10 @@ def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: by
 
 
 def test_a_configuration_can_be_built_without_a_file() -> None:
-    config = Config(workspaces=(Workspace(name="default", api_id=Credential("a"), api_key=Credential("b")),))
-    assert config.ledger.path is None
+    config = Config(
+        workspaces=(Workspace(name="default", api_id=Credential("canary-a"), api_key=Credential("canary-b")),)
+    )
+    assert config.ledger.url.path is None
     assert config.warnings == ()
     assert hash(config) == hash(Config(workspaces=config.workspaces))
 
@@ -348,7 +383,7 @@ def loads_or_explains(path: Path, content: bytes) -> bool:
     try:
         return bool(load(path, KEYS | {"HOME": "/home/user"}).workspaces)
     except ConfigError as error:
-        return bool(error.problems) and all(line.startswith(f"{path}: ") for line in error.problems)
+        return bool(error.problems) and all(line.startswith(f"{path}:") for line in error.problems)
 
 
 @given(document=DOCUMENTS)
@@ -454,17 +489,17 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     path = written(
         tmp_path, f"{own}\nworkspaces_from:\n{groups}  - {{base_url: 'http://api.example', directory: fine}}\n"
     )
-    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+    assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[0].directory: folder ' x': its name {rule}",
         "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
         "[0].directory: folder 'twin': api-id is empty; put the key there",
         "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
-        "[2].directory: this directory cannot be read: No such file or directory; name one that is readable",
-        "[3].directory: this directory cannot be read: Not a directory; name one that is readable",
+        "[2].directory: cannot be read: No such file or directory; name a readable directory",
+        "[3].directory: cannot be read: Not a directory; name a readable directory",
         "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
     ]
     path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")
-    assert [line.removeprefix(f"{path}: workspaces_from") for line in mistakes(path, ENVIRONMENT)] == [
+    assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[{group}].directory: folder {name!r} has the name of an earlier workspace; rename one of them"
         for group, name in ((0, "own"), (1, "acme"), (1, "own"))
     ]

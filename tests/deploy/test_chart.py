@@ -38,6 +38,8 @@ from msgspec import inspect
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config import schema as config
+from creatify_exporter.config.load import load
+from creatify_exporter.config.values import ByteSize, Seconds
 from processes import running_exporter
 
 README: Final = (CHART / "README.md").read_text("utf-8")
@@ -337,7 +339,7 @@ def loaded_as_mounted(objects: list[Object], folder: Path) -> config.Config:
             put(folder / "ledger/url", "postgresql://ledger:its-password@database/ledger\n")
     text = configuration(objects).replace("/etc/creatify-exporter", str(folder))
     put(folder / "config.yml", text)
-    return config.load(folder / "config.yml", {"PROXY_PASSWORD": "its-password"})
+    return load(folder / "config.yml", {"PROXY_PASSWORD": "its-password"})
 
 
 def put(path: Path, text: str) -> None:
@@ -358,10 +360,10 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
 def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
     loaded = loaded_as_mounted(scenario("config"), tmp_path)
     assert loaded.fetch == config.Fetch(
-        timeout=config.Seconds(45),
-        min_interval=config.Seconds(30),
-        max_body=config.ByteSize(2**30),
-        max_task=config.ByteSize(2**23),
+        timeout=Seconds(45),
+        min_interval=Seconds(30),
+        max_body=ByteSize(2**30),
+        max_task=ByteSize(2**23),
     )
     assert loaded.labels == config.Labels(max_models=20, models=("gemini-2.5-pro",))
     assert loaded.failure_reasons
@@ -376,7 +378,7 @@ def test_a_ledger_without_a_volume_does_not_count_the_list_again(tmp_path: Path)
 def test_the_ledger_lies_on_its_volume(tmp_path: Path) -> None:
     objects = scenario("minimal")
     [mount] = [each for each in exporter_of(objects)["volumeMounts"] if each["name"] == "ledger"]
-    path = loaded_as_mounted(objects, tmp_path).ledger.path
+    path = loaded_as_mounted(objects, tmp_path).ledger.url.path
     assert path
     assert str(path.parent) == mount["mountPath"]
 
@@ -534,7 +536,7 @@ def test_the_schema_knows_every_setting_of_the_exporter() -> None:
     assert set(settings) == fields(config.Config) - {"workspaces", "workspaces_from"}
     assert set(settings["fetch"]["properties"]) == fields(config.Fetch)
     assert set(settings["labels"]["properties"]) == fields(config.Labels)
-    assert set(settings["ledger"]["properties"]) == fields(config.Ledger) - {"url"}
+    assert set(settings["ledger"]["properties"]) == fields(config.LedgerSettings) - {"url"}
     assert set(settings["failure_reasons"]["items"]["properties"]) == fields(config.ReasonRule)
     chart = {"existingSecret", "apiIdKey", "apiKeyKey", "apiId", "apiKey"}
     assert set(workspace) - chart == fields(config.Workspace) - {"api_id", "api_key"}

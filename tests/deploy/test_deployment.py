@@ -15,7 +15,7 @@ import yaml
 
 from conftest import tool
 from creatify_exporter import __version__
-from creatify_exporter.config import schema as config
+from creatify_exporter.config.load import load
 from creatify_exporter.web.server import LIMITS
 from processes import running_exporter, running_prometheus, until
 
@@ -55,7 +55,7 @@ def test_the_image_is_of_the_exporters_version() -> None:
 def test_the_ledger_lies_in_the_volume_of_the_image() -> None:
     [folder] = re.findall(r"STATE_DIRECTORY=(\S+)", DOCKERFILE)
     assert f'VOLUME ["{folder}"]' in DOCKERFILE
-    assert config.load(None, {"STATE_DIRECTORY": folder}, keys_needed=False).ledger.path == Path(folder, "ledger.db")
+    assert load(None, {"STATE_DIRECTORY": folder}, keys_needed=False).ledger.url.path == Path(folder, "ledger.db")
 
 
 def test_the_context_of_the_build_is_what_the_dockerfile_copies() -> None:
@@ -206,7 +206,7 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
 
 
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
-    grace = LIMITS.stop
+    grace = LIMITS.shutdown_timeout
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
     assert grace < int(services()["exporter"]["stop_grace_period"].removesuffix("s"))
     values = yaml.safe_load((ROOT / "helm/creatify-exporter/values.yaml").read_text("utf-8"))

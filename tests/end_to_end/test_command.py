@@ -1,5 +1,7 @@
 """The command as a user starts it."""
 
+import os
+import re
 import signal
 import subprocess
 import threading
@@ -86,6 +88,91 @@ def test_counters_go_on_after_a_restart(config: Path, exporter: ExporterProcess)
     with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as again:
         after = again.value("creatify_tasks_finished_total") or 0
     assert before <= after < before + 5
+
+
+class FirstProcess:
+    """An exporter that is process 1 of its own namespace, as in a container; `pid` is its number outside."""
+
+    def __init__(self, *arguments: str) -> None:
+        as_root = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        unshare = [tool("unshare", "util-linux"), *as_root, "--pid", "--fork", "--mount-proc"]
+        self.outer = subprocess.Popen([*unshare, COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+        self.pid = until(self._child)
+
+    def _child(self) -> int | None:
+        children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def holds(self, number: signal.Signals) -> bool:
+        """Return whether it catches or ignores a signal."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        masks = re.findall(r"^Sig(?:Cgt|Ign):\t([0-9a-f]+)$", status, re.MULTILINE)
+        return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+    def has_loaded(self, library: str) -> bool:
+        return library in Path(f"/proc/{self.pid}/maps").read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Return its exit code and its log; one that does not end is killed."""
+        try:
+            _, log = self.outer.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.send(signal.SIGKILL)
+            raise
+        return self.outer.returncode, log
+
+
+# Seconds after the signals are held: while the parser and all else are imported, while it starts, when it serves.
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1, 0.3, 0.6, 1.0, 1.5, 3.0])
+def test_process_1_exits_0_on_sigterm_from_its_first_moments_on(config: Path, delay: float) -> None:
+    process = FirstProcess("--config.file", str(config), "--web.listen-address", "127.0.0.1:0")
+    until(lambda: process.holds(signal.SIGTERM))
+    assert not process.has_loaded("msgspec"), "the signals are held before anything heavy is imported"
+    time.sleep(delay)
+    process.send(signal.SIGTERM)
+    code, log = process.end()
+    assert code == 0, log
+    assert "Traceback" not in log
+
+
+def test_sighup_never_kills_a_process_that_is_still_starting(config: Path) -> None:
+    with subprocess.Popen(
+        [COMMAND, "--config.file", config, "--web.listen-address", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        until(lambda: re.search(r"^SigIgn:\t\w+[13579bdf]$", status.read_text(), re.MULTILINE))
+        hanging_up = threading.Event()
+
+        def hang_up() -> None:
+            while not hanging_up.wait(0.02):
+                process.send_signal(signal.SIGHUP)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        assert process.stderr
+        lines: list[str] = []
+        while "msg=listening" not in "".join(lines):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        hanging_up.set()
+        thread.join()
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_a_command_that_does_not_serve_dies_of_sigterm_as_any_other(config: Path, simulator: Simulator) -> None:
+    simulator.faults.always(delayed(30), path=None)
+    process = subprocess.Popen([COMMAND, "dump", "--config.file", config])
+    until(lambda: simulator.requests)
+    process.terminate()
+    assert process.wait(30) == -signal.SIGTERM
+    first = FirstProcess("dump", "--config.file", str(config))
+    until(lambda: first.holds(signal.SIGTERM))
+    first.send(signal.SIGTERM)
+    assert first.end()[0] == 128 + signal.SIGTERM
 
 
 def test_two_exporters_do_not_share_a_ledger_file(config: Path, exporter: ExporterProcess) -> None:

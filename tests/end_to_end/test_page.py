@@ -12,7 +12,7 @@ import pytest
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, inserted
 from processes import ExporterProcess, running_exporter, write_config
-from test_client import Server
+from servers import Server
 
 SCRIPT = "<script>document.title = 'taken over'</script>"
 HOSTILE = {

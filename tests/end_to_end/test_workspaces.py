@@ -117,7 +117,7 @@ def test_each_workspace_is_scraped_by_exactly_one_shard_and_those_that_hang_hold
     stage.reload()
     until(lambda: seen(f"{up} == 1")["new"] and seen("up == 1")["new"], 60)
     until(lambda: not seen("up")[HEALTHY[0]], 60)
-    assert not [line for line in stage.exporter.log if "nobody caught" in line]
+    assert not [line for line in stage.exporter.log if "uncaught exception" in line]
     shutil.rmtree(stage.keys / "new")
     stage.add(HEALTHY[0])
     stage.reload()

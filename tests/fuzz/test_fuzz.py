@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from test_decoder import BROKEN, FRAGMENTS, NUMBERS, decoded, expected
 
-from creatify_exporter.config import schema as config
+from creatify_exporter.config.load import load
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.simulator import LIST_PATH, Account, Clock, Listing, Request, Simulator, Traffic
 from creatify_exporter.web import web_config
@@ -139,7 +139,7 @@ YAML_WORDS = [
 @pytest.mark.parametrize(
     ("folder", "load"),
     [
-        pytest.param("config/cases", lambda path: config.load(path, {}), id="config"),
+        pytest.param("config/cases", lambda path: load(path, {}), id="config"),
         pytest.param("web/cases", lambda path: web_config.load(path, {}), id="web_config"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import needs_x25519
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import ServerTLS
-from creatify_exporter.web.web_config import HTTP, Read, WebConfig, load
+from creatify_exporter.web.web_config import HTTP, Loaded, WebConfig, load
 
 CASES = Path(__file__).with_name("cases")
 ENVIRONMENT = {"TLS": "../../certificates"}
@@ -39,7 +39,8 @@ def written(folder: Path, text: str) -> Path:
 def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path)
-    assert [line.replace(str(path), "FILE") for line in found] == expected
+    shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
+    assert shown == expected
     assert all("; " in line or "did you mean" in line for line in found), "each line says how to mend it"
     assert "canary" not in "\n".join(found)
     assert "$2" not in "\n".join(found).replace("($2a$, $2b$ or $2y$)", "")
@@ -60,7 +61,7 @@ def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
 
 
 def test_without_a_file_nothing_is_asked_for() -> None:
-    assert load(None, {}) == Read(WebConfig(), None, {})
+    assert load(None, {}) == Loaded(WebConfig(), None, {})
 
 
 def test_a_file_says_everything_that_can_be_said() -> None:
@@ -115,7 +116,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(tmp_path: Path
     cert = CASES.parents[1] / "certificates/server.pem"
     path = written(tmp_path, f"tls_server_config: {{cert_file: {cert}, key_file: server.key}}\n")
     assert [line.partition("; ")[0] for line in mistakes(path)] == [
-        f"{path}: tls_server_config.key_file: is encrypted, and nobody is there to type its password"
+        f"{path}:1: tls_server_config.key_file: is encrypted, and nobody is there to type its password"
     ]
 
 

@@ -1,52 +1,53 @@
-"""A key of the API that nobody can read without its being kept out of the log."""
+"""A key of the API that nobody can read without its being masked in the log."""
 
-import stat
 from pathlib import Path
+from typing import Annotated, Final
 
-from creatify_exporter import log
+from creatify_exporter import redaction
+from creatify_exporter.config import file
+from creatify_exporter.config.yaml_reader import read_by
 from creatify_exporter.errors import ConfigError
 
-_LONGEST = 16 * 2**10  # bytes; a bigger file holds something else than a key
+# In bytes. A larger file holds something else than a key.
+_LARGEST: Final = 16 * 2**10
 
 
 class Credential:
-    """A literal, or a file that is read again whenever it changes (rotation without a restart).
+    """A literal, or a file that is read anew for each use, so that a key can be rotated without a restart.
 
     Its value is registered for redaction before anybody gets it, and no repr shows it.
     """
 
-    __slots__ = ("_literal", "_seen", "file")
+    __slots__ = ("_literal", "file")
 
     def __init__(self, literal: str | None = None, *, file: Path | None = None) -> None:
         if (literal is None) == (file is None):
             raise TypeError("a credential is either a literal or a file")
         self._literal = literal
         self.file = file
-        self._seen: tuple[tuple[int, int, int], str] | None = None
 
     def read(self) -> str:
-        """Return the present value, fit for an HTTP header; ConfigError when there is none."""
-        if self.file is None:
-            return _checked("the value", self._literal or "")
+        """Return the present value, fit for an HTTP header; ConfigError, which names the file, if there is none."""
         try:
-            return self._read_file(self.file)
-        except OSError as error:
-            raise ConfigError([f"{self.file} cannot be read: {error.strerror}; name a readable file"]) from None
-        except ValueError:  # a NUL or a lone surrogate in the name
-            raise ConfigError([f"{str(self.file)!r} cannot be a file name; name a readable file"]) from None
+            return self._read()
+        except ValueError as error:
+            raise ConfigError([f"{self.file or 'the value'} {error}"]) from None
 
-    def _read_file(self, path: Path) -> str:
-        now = path.stat()  # follows links: Kubernetes swaps a secret by swapping a link
-        if not stat.S_ISREG(now.st_mode) or now.st_size > _LONGEST:
-            raise ConfigError([f"{path} is no small regular file; name the file that holds the key"])
-        mark = (now.st_mtime_ns, now.st_size, now.st_ino)
-        seen = self._seen
-        if seen is None or seen[0] != mark:
-            content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-            # Latin-1 is what `requests` writes headers in: whatever the bytes mean, they go out as they are.
-            seen = (mark, _checked(str(path), content.decode("latin-1").rstrip("\r\n")))
-            self._seen = seen
-        return seen[1]
+    def checked(self) -> "Credential":
+        """Return this credential once it was read; ValueError says what is wrong, without the name of the file."""
+        self._read()
+        return self
+
+    def _read(self) -> str:
+        if self.file is None:
+            value = self._literal or ""
+        else:
+            content, _ = file.read(self.file, _LARGEST)
+            # `requests` writes headers in Latin-1: whatever the bytes mean, they go out as they are.
+            value = content.decode("latin-1").rstrip("\r\n")
+        _check(value)
+        redaction.register(value)
+        return value
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Credential):
@@ -60,12 +61,23 @@ class Credential:
         return f"Credential(file={str(self.file)!r})" if self.file else "Credential(<hidden>)"
 
 
-def _checked(what: str, value: str) -> str:
+def _check(value: str) -> None:
     if not value.strip():
-        raise ConfigError([f"{what} is empty; put the key there"])
-    if value != value.strip():  # `requests` would refuse it too, and quote it
-        raise ConfigError([f"{what} starts or ends with white space; remove it"])
+        raise ValueError("is empty; put the key there")
+    # `requests` would refuse it too, and quote it.
+    if value != value.strip():
+        raise ValueError("starts or ends with white space; remove it")
     if not all(" " <= char <= "~" or "\xa0" <= char <= "\xff" for char in value):
-        raise ConfigError([f"{what} holds characters that no HTTP header can carry; copy the key again, on one line"])
-    log.redact(value)
-    return value
+        raise ValueError("holds characters that no HTTP header can carry; copy the key again, on one line")
+
+
+def _from_text(text: str) -> Credential:
+    return Credential(text).checked()
+
+
+def _from_file(path: Path) -> Credential:
+    return Credential(file=path).checked()
+
+
+Secret = Annotated[Credential, read_by(_from_text, parse_file=_from_file)]
+"""A key KEY of the file that may also be given as KEY_file, the name of a file that holds it."""

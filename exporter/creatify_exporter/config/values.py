@@ -1,8 +1,15 @@
-"""Times and sizes as people write them."""
+"""Single values as people write them, and what each becomes: times, sizes, names, expressions."""
 
 import math
 import re
-from typing import Self
+import warnings
+from typing import Annotated, Final, Self
+
+import msgspec
+
+from creatify_exporter.config.yaml_reader import read_by
+
+_LONGEST_LABEL: Final = 100
 
 _DURATION = re.compile(
     r"(?:(\d{1,9})y)?(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?",
@@ -36,3 +43,64 @@ class ByteSize(int):
         if not match:
             raise ValueError("is not a size; write a whole number with a unit, like 16MiB or 4GiB")
         return cls(int(match[1]) * _BYTES[match[2]])
+
+
+def parse_label(text: str) -> str:
+    """Return a name that becomes the value of a label; ValueError says what is wrong."""
+    if not text or text != text.strip() or len(text) > _LONGEST_LABEL or not text.isprintable():
+        raise ValueError(f"must be 1 to {_LONGEST_LABEL} printable characters, no space at either end; choose another")
+    return text
+
+
+def _reason(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", text) or len(text) > _LONGEST_LABEL:
+        raise ValueError("is no label value; write small letters, digits and _, like rate_limited")
+    return text
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", text):
+        raise ValueError("is no currency; write its three capital letters, like USD")
+    return text
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pattern = re.compile(text)
+    except re.error as error:
+        place = "" if error.pos is None else f" at position {error.pos}"
+        raise ValueError(f"is not a regular expression: {error.msg}{place}; mend it or escape it with \\") from None
+    except (Warning, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no good regular expression: {error}; mend it or escape it with \\") from None
+    if pattern.fullmatch(""):
+        raise ValueError("matches every text, even none; write what the text must contain")
+    return pattern
+
+
+def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math.inf) -> msgspec.Meta:
+    """Tell the reader what a duration is that keeps to limits in seconds; `rule` says them, and how to mend it."""
+
+    def parse(text: str) -> Seconds:
+        seconds = Seconds.parse(text)
+        if not longer_than < seconds <= at_most:
+            raise ValueError(rule)
+        return seconds
+
+    return read_by(parse, bare_number="has no unit; add one, like 30s, 2m or 24h")
+
+
+def _size(text: str) -> ByteSize:
+    size = ByteSize.parse(text)
+    if not size:
+        raise ValueError("must be larger than 0B; write it like 16MiB")
+    return size
+
+
+Label = Annotated[str, read_by(parse_label)]
+Reason = Annotated[str, read_by(_reason)]
+Currency = Annotated[str, read_by(_currency)]
+Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
+Size = Annotated[ByteSize, read_by(_size, bare_number="has no unit; add one, like 16MiB or 4GiB")]
+Amount = Annotated[float, msgspec.Meta(ge=0)]

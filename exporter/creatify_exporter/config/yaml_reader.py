@@ -1,4 +1,4 @@
-"""A YAML document becomes structs; every mistake in it becomes one line: where, what, how to mend it.
+"""A document becomes structs; every mistake in it becomes one line: where, what, how to mend it.
 
 No line quotes a value: any of them may be a key that was pasted into the wrong place.
 """
@@ -8,19 +8,18 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
-import yaml
 from msgspec import inspect
 
+from creatify_exporter.config import file
+from creatify_exporter.config.document import Document, place, shown
 from creatify_exporter.errors import ConfigError
 
-_LONGEST: Final = 2**20  # bytes of a configuration file
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
-_QUOTED = re.compile(r"'(?!\\?.'|<[a-z ]+>').*?'")
+# Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
-"""Stands for a value that could not be read; why not was noted."""
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
     inspect.BoolType: ("true or false", bool),
     inspect.IntType: ("a whole number", int),
@@ -28,15 +27,28 @@ _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
 }
 
 
-class Section(Protocol):
-    """What a struct must offer besides its fields."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """A mapping of the file. A field without a default is a key that must be given."""
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong; how to mend it) for each broken rule between several values."""
-        ...
+        yield from ()
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=Settings)
+
+
+def read_path_by(parse: Callable[[Path], object]) -> msgspec.Meta:
+    """Tell the `Reader` how to make a value of the file or directory that a text names."""
+    return msgspec.Meta(extra={"parse_path": parse})
+
+
+def read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
+    """Tell the `Reader` how to make a value of a text; ValueError or ConfigError of `parse` says what is wrong with it.
+
+    `parse_file` makes the value of a file, and lets KEY_file stand for KEY; `bare_number` is said of a number.
+    """
+    return msgspec.Meta(extra={"parse": parse, **extra})
 
 
 class Given(NamedTuple):
@@ -46,124 +58,36 @@ class Given(NamedTuple):
     text: str
 
 
-def read(path: Path) -> tuple[object, list[str]]:
-    """Parse the file; returns what it holds and a line for each duplicate key.
-
-    ConfigError, with those lines too, when it cannot be parsed at all.
-    """
-    try:
-        text = _read_text(path)
-    except ValueError as error:
-        raise ConfigError([f"{path}: {error}"]) from None
-    duplicates: list[str] = []
-    try:
-        raw = _parse(text, duplicates)
-    except ValueError as error:
-        duplicates.append(str(error))
-    else:
-        if raw is not None:
-            return raw, [f"{path}: {line}" for line in duplicates]
-        duplicates.append("is empty; put at least one key into it, or leave --config.file out")
-    raise ConfigError([f"{path}: {line}" for line in duplicates])
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST + 1)
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}; name a readable file with --config.file") from None
-    except ValueError:  # a NUL or a lone surrogate in the name
-        raise ValueError("cannot be a file name; name a readable file with --config.file") from None
-    if len(content) > _LONGEST:
-        raise ValueError("is larger than 1 MiB; name the configuration file with --config.file")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: is not UTF-8; save the file as UTF-8") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a second value for a key is noted instead of silently winning."""
-
-    def __init__(self, text: str, duplicates: list[str]) -> None:
-        super().__init__(text)
-        self.duplicates = duplicates
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        # Here and not at construction, where merged keys (<<) already stand among the mapping's own.
-        node = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], int] = {}
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            line = key.start_mark.line + 1
-            if (key.tag, key.value) in first:
-                earlier = first[key.tag, key.value]
-                self.duplicates.append(
-                    f"line {line}, column {key.start_mark.column + 1}: "
-                    f"{_key_name(key.value)} was already given in line {earlier}; remove one of them"
-                )
-            first.setdefault((key.tag, key.value), line)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
-        try:
-            return super().construct_object(node, deep=deep)
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
-            # PyYAML lets them through: `2026-13-45` is a date to it, `!!int x` a number.
-            raise yaml.constructor.ConstructorError(
-                None, None, "this looks like a number or a date, but is none", node.start_mark
-            ) from None
-
-
-def _parse(text: str, duplicates: list[str]) -> object:
-    try:
-        loader = _Loader(text, duplicates)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        words = ", ".join(filter(None, (error.context, error.problem)))
-        raise ValueError(
-            f"{place}{_QUOTED.sub('<hidden>', words)}; mend the YAML there, or put the text in quotes"
-        ) from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
-        raise ValueError(f"line {line}, column {column}: holds a control character; remove it") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply; the configuration has four levels") from None
-
-
 class Reader:
     """Makes structs of a document and collects what is wrong with it.
 
     `source` begins each line, `folder` is where relative file names start, `environ` is what `${NAME}` stands for.
     """
 
-    def __init__(self, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+        self.document = document
         self.source = source
         self.folder = folder
         self.environ = environ
-        self.problems: list[str] = []
+        self.problems = list(document.problems)
 
-    def build(self, section: type[S], raw: object) -> S:
+    def build(self, settings: type[S], raw: object) -> S:
         """Return the struct that `raw` describes; ConfigError with every problem met so far, if there is one."""
-        built = self._read(inspect.type_info(section), raw, "")
+        built = self._read(inspect.type_info(settings), raw, "")
         if self.problems:
             raise ConfigError(self.problems)
         return cast("S", built)
 
     def fault(self, path: str, words: str) -> None:
         """Note what is wrong with the value at `path`, such as `workspaces[0].name`."""
-        self.problems.append(f"{self.source}: {path}: {words}" if path else f"{self.source}: {words}")
+        where = self._place(path)
+        self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
+
+    def _place(self, path: str) -> str:
+        return place(self.source, self.document.line(path))
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
-        if isinstance(kind, inspect.UnionType):  # of one type and None; a null counts as not given
-            kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+        kind = _given_type(kind)
         if isinstance(kind, inspect.StructType):
             return self._read_struct(kind, raw, path)
         if isinstance(kind, inspect.VarTupleType):
@@ -178,35 +102,36 @@ class Reader:
         return _UNREAD if any(item is _UNREAD for item in items) else items
 
     def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
+        """Return the struct if all of it could be read; only then are its values compared with each other."""
         if not isinstance(raw, dict):
             keys = ", ".join(field.name for field in _fields(kind))
             self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
             return _UNREAD
-        self._find_unknown_keys(kind, raw, path)
-        values: dict[str, Any] = {}
-        for field in _fields(kind):
-            value = self._read_field(field, raw, path)
-            if value is not _UNREAD:
-                values[field.name] = value
-            elif field.required or (field.default is None and _given(field, raw)):
-                values[field.name] = None if field.required else _UNREAD
-        section = cast("Section", kind.cls(**values))
-        for key, words in section.faults():
+        unknown = self._find_unknown_keys(kind, raw, path)
+        values = {
+            field.name: self._read_field(field, raw, path)
+            for field in _fields(kind)
+            if field.required or _given(field, raw)
+        }
+        if unknown or any(value is _UNREAD for value in values.values()):
+            return _UNREAD
+        settings = cast("Settings", kind.cls(**values))
+        for key, words in settings.validate():
             self.fault(_join(path, key), words)
-        return section
+        return settings
 
-    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> None:
+    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> list[object]:
         known = [name for field in _fields(kind) for name in _names(field)]
-        for key in raw:
-            if key in known:
-                continue
-            name = _key_name(key)
+        unknown = [key for key in raw if key not in known]
+        for key in unknown:
+            name = shown(key)
             near = difflib.get_close_matches(name, known, n=1)
             if name in known:  # `{api_id:x}` is a key of that whole text
                 remedy = "put a space after its colon"
             else:
                 remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
             self.fault(_join(path, name), f"is not a key; {remedy}")
+        return unknown
 
     def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
         given = _given(field, raw)
@@ -215,9 +140,9 @@ class Reader:
         elif given == [field.name]:
             return self._read(field.type, raw[field.name], _join(path, field.name))
         elif given:
-            open_file = _extra(field.type)["parse_file"]
-            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: open_file(self._path(name)))
-        elif field.required:
+            parse_file = _extra(field.type)["parse_file"]
+            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: self._of_file(name, parse_file))
+        else:
             self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
         return _UNREAD
 
@@ -228,7 +153,7 @@ class Reader:
             problems: Sequence[str] = error.problems
         except ValueError as error:
             problems = [str(error)]
-        where = raw.where if isinstance(raw, Given) else f"{self.source}: {path}"
+        where = raw.where if isinstance(raw, Given) else f"{self._place(path)}: {path}"
         self.problems.extend(f"{where}: {line}" for line in problems)
         return _UNREAD
 
@@ -237,20 +162,26 @@ class Reader:
         if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
             raise ValueError(extra["bare_number"])
         if "parse_path" in extra:
-            return extra["parse_path"](self._path(raw))
+            return self._of_file(raw, extra["parse_path"])
         if "parse" in extra:
             return extra["parse"](self._text(raw))
-        if isinstance(kind, inspect.CustomType):
-            return _existing(self._path(raw))
         # What an expanded variable brings is text, but may mean a number.
         value = self._text(raw) if isinstance(raw, str) else raw
         return _scalar(kind, value, strict=value == raw)
 
-    def _path(self, raw: object) -> Path:
+    def _of_file(self, raw: object, parse: Callable[[Path], object]) -> object:
+        """Return what `parse` makes of the file or directory that a value names, which its mistakes are told of."""
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; name a file, or leave the key out")
-        return Path(text) if isinstance(raw, Given) else self.folder / text
+        path = self._path(raw, text)
+        try:
+            return parse(path)
+        except ValueError as error:
+            raise ValueError(f"{_shown_path(text, path)}{error}") from None
+
+    def _path(self, raw: object, text: str) -> Path:
+        return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
         """Return the text with its `${NAME}` replaced."""
@@ -292,16 +223,10 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
 
 
-def _existing(path: Path) -> Path:
-    try:
-        if path.is_file():
-            with path.open("rb"):
-                return path
-    except OSError as error:
-        raise ValueError(f"this file cannot be read: {error.strerror}; make it readable or name another") from None
-    except ValueError:  # a lone surrogate in the name
-        pass
-    raise ValueError("there is no such file; name one, starting at the folder of the configuration file") from None
+def _shown_path(text: str, path: Path) -> str:
+    """Return how a message begins about a file: with its name, unless that may be a key put under the wrong setting."""
+    is_path = re.fullmatch(r"(/|\./|\.\./|~/)[^+=]*", text) and text.isprintable()
+    return f"{path} " if is_path else ""
 
 
 def _fields(kind: inspect.StructType) -> list[inspect.Field]:
@@ -319,18 +244,20 @@ def _given(field: inspect.Field, raw: Mapping[str, object]) -> list[str]:
     return [name for name in _names(field) if raw.get(name) is not None]
 
 
+def _given_type(kind: inspect.Type) -> inspect.Type:
+    """Return the type of a value that is given; a null counts as not given."""
+    if not isinstance(kind, inspect.UnionType):
+        return kind
+    return next(member for member in kind.types if not isinstance(member, inspect.NoneType))
+
+
 def _extra(kind: inspect.Type) -> dict[str, Any]:
+    kind = _given_type(kind)
     return kind.extra or {} if isinstance(kind, inspect.Metadata) else {}
 
 
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
-
-
-def _key_name(key: object) -> str:
-    """Return what may be shown of a key: `{api_key:x}` is one key to YAML, and x no name."""
-    match = re.match(r"[A-Za-z0-9_.-]{1,60}", key) if isinstance(key, str) else None
-    return match[0] if match else "a key that is no name"
 
 
 def _words(raw: object) -> str:

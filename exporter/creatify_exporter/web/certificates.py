@@ -1,9 +1,7 @@
 """Certificates and keys, from files or from the configuration itself, handed to ssl without touching a disk."""
 
 import os
-import re
 import ssl
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,35 +11,27 @@ from typing import Annotated, Final
 
 import msgspec
 
-_LONGEST: Final = 2**20  # bytes of a PEM file
-_CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+from creatify_exporter.config import file, pem
+from creatify_exporter.config.yaml_reader import read_by
 
-Mark = tuple[int, ...]
-
-
-def mark(path: Path) -> Mark | None:
-    """Return what differs once a file was written or replaced, None while there is none. Links are followed."""
-    try:
-        now = path.stat()
-    except (OSError, ValueError):
-        return None
-    return (now.st_mtime_ns, now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev)
+# In bytes.
+_LARGEST: Final = 2**20
 
 
 class Pem:
-    """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `mark`."""
+    """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `state`."""
 
-    __slots__ = ("content", "mark", "path")
+    __slots__ = ("content", "path", "state")
 
-    def __init__(self, content: bytes, path: Path | None = None, mark: Mark | None = None) -> None:
-        self.content, self.path, self.mark = content, path, mark
+    def __init__(self, content: bytes, path: Path | None = None, state: file.State | None = None) -> None:
+        self.content, self.path, self.state = content, path, state
 
     def __repr__(self) -> str:
         return f"Pem({str(self.path)!r})" if self.path else "Pem(<hidden>)"
 
 
 def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
-    """Tell `document` how to read what `check` lets pass; it raises ValueError and quotes nothing."""
+    """Tell the reader how to read what `check` lets pass; it raises ValueError and quotes nothing."""
 
     def inline(text: str) -> Pem:
         content = text.encode(errors="replace")
@@ -49,54 +39,15 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
         return Pem(content)
 
     def from_file(path: Path) -> Pem:
-        seen = mark(path)  # before the content: what is written meanwhile is then seen as a change
-        content = _content(path)
+        content, state = file.read(path, _LARGEST)
         check(content)
-        return Pem(content, path, seen)
+        return Pem(content, path, state)
 
-    return msgspec.Meta(extra={"parse": inline, "parse_file": from_file})
-
-
-def _content(path: Path) -> bytes:
-    try:
-        now = path.stat()
-        regular = stat.S_ISREG(now.st_mode) and now.st_size <= _LONGEST
-        content = path.read_bytes() if regular else b""
-    except (FileNotFoundError, ValueError):  # a NUL or a lone surrogate in the name
-        raise ValueError("there is no such file; name one, starting at the folder of this configuration") from None
-    except OSError as error:
-        raise ValueError(f"this file cannot be read: {error.strerror}; make it readable or name another") from None
-    if not regular:
-        raise ValueError("this is no regular file of at most 1 MiB; name a PEM file")
-    return content
+    return read_by(inline, parse_file=from_file)
 
 
-def _check_certificates(content: bytes) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=_blocks(content))
-    except (ssl.SSLError, ValueError, TypeError):  # the last one where a block is not ASCII
-        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
-
-
-def _blocks(content: bytes) -> str:
-    """Return the certificates without what stands around them, which may be in any encoding."""
-    return "\n".join(block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content))
-
-
-def _check_key(content: bytes) -> None:
-    if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
-        raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there")
-    if b"ENCRYPTED" in content:
-        raise ValueError("is encrypted, and nobody is there to type its password; decrypt it with openssl pkey")
-
-
-Certificates = Annotated[Pem, _pem(_check_certificates)]
-Key = Annotated[Pem, _pem(_check_key)]
-
-
-def certificates(pem: Pem) -> str:
-    """Return its certificates as `ssl.SSLContext.load_verify_locations` takes them."""
-    return _blocks(pem.content)
+Certificates = Annotated[Pem, _pem(pem.check_certificates)]
+PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 
 
 def load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:

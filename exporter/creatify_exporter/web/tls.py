@@ -4,13 +4,16 @@ import ipaddress
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from creatify_exporter.config.schema import Section
-from creatify_exporter.web.certificates import Certificates, Key, Mark, Pem, certificates, load_pair
+from creatify_exporter.config import pem
+from creatify_exporter.config.file import State
+from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.web.certificates import Certificates, Pem, PrivateKey, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {
@@ -32,6 +35,10 @@ _TLS12_SUITES: Final = {  # what crypto/tls.CipherSuites lists for TLS 1.2, by O
     }.items()
 }
 _DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_PLAIN_HTTP: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"this port speaks TLS; ask with https:// instead of http://\n"
+)
 
 T = TypeVar("T")
 
@@ -74,13 +81,13 @@ def _curve(text: str) -> str:
 Version = Annotated[ssl.TLSVersion, _parsed(_version)]
 
 
-class ServerTLS(Section, frozen=True, kw_only=True):
+class ServerTLS(Settings, frozen=True, kw_only=True):
     """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
 
     cert: Certificates
-    key: Key
+    key: PrivateKey
     client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
-    client_ca: Certificates = None  # type: ignore[assignment]  # a union would hide `client_ca_file` from `document`
+    client_ca: Certificates | None = None
     client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
     min_version: Version = ssl.TLSVersion.TLSv1_2
     max_version: Version = ssl.TLSVersion.TLSv1_3
@@ -88,42 +95,34 @@ class ServerTLS(Section, frozen=True, kw_only=True):
     prefer_server_cipher_suites: bool = True
     curve_preferences: tuple[Annotated[str, _parsed(_curve)], ...] = ()
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Refuse what does not go together, and what would be weaker than it looks."""
-        yield from self._pair_faults()
-        yield from self._client_faults()
+        yield from self._pair_mistakes()
+        yield from self._client_mistakes()
         if self.min_version > self.max_version:
             yield "max_version", "is below min_version; raise it"
-        yield from self._suite_faults()
+        yield from self._suite_mistakes()
         if len(self.curve_preferences) > 1:
             yield "curve_preferences", "cannot be honoured: Python's ssl offers all curves or one; keep one or none"
 
-    def _pair_faults(self) -> Iterator[tuple[str, str]]:
-        if not _are_read(self.cert, self.key):  # as was said already
-            return
+    def _pair_mistakes(self) -> Iterator[tuple[str, str]]:
         try:
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
         except ssl.SSLError as error:
-            if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-                words = "is not the key of this certificate; put the two of one pair there"
-            elif error.reason:
-                words = f"cannot be used with its certificate: OpenSSL says {error.reason}; make another pair"
-            else:
-                words = "cannot be read; put the whole PEM block of the key there"
-            yield _given("key", self.key), words
+            yield _given("key", self.key), pem.pair_mistake(error)
 
-    def _client_faults(self) -> Iterator[tuple[str, str]]:
+    def _client_mistakes(self) -> Iterator[tuple[str, str]]:
         if self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None:
             yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
         unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
         if self.client_auth_type not in (None, ssl.CERT_NONE):
             return
-        if _are_read(self.client_ca):
+        if self.client_ca:
             yield _given("client_ca", self.client_ca), unused
         if self.client_allowed_sans:
             yield "client_allowed_sans", unused
 
-    def _suite_faults(self) -> Iterator[tuple[str, str]]:
+    def _suite_mistakes(self) -> Iterator[tuple[str, str]]:
         named = set(self.cipher_suites)
         if named & _TLS13_SUITES and named & _TLS13_SUITES != _TLS13_SUITES:
             yield "cipher_suites", "cannot leave out some of TLS 1.3, whose suites are all on; name all three or none"
@@ -131,10 +130,10 @@ class ServerTLS(Section, frozen=True, kw_only=True):
             yield "cipher_suites", "has none for TLS 1.2; add one, or set min_version: TLS13"
 
     @property
-    def files(self) -> dict[Path, Mark | None]:
+    def files(self) -> dict[Path, State | None]:
         """The files that certificates and keys were read from, as they were then."""
-        pems: tuple[Pem | None, ...] = (self.cert, self.key, self.client_ca)
-        return {pem.path: pem.mark for pem in pems if pem and pem.path}
+        pems = (self.cert, self.key, self.client_ca)
+        return {each.path: each.state for each in pems if each and each.path}
 
     def context(self) -> "Context":
         """Return what new connections begin with."""
@@ -155,39 +154,73 @@ class ServerTLS(Section, frozen=True, kw_only=True):
     def _verify_clients(self, context: "Context") -> None:
         context.verify_mode = self.client_auth_type or ssl.CERT_NONE
         context.allowed_sans = frozenset(self.client_allowed_sans)
-        if _are_read(self.client_ca):
+        if self.client_ca:
             # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.load_verify_locations(cadata=certificates(self.client_ca))
-
-
-def _are_read(*pems: object) -> bool:
-    """Whether all are there and could be read."""
-    return all(isinstance(pem, Pem) for pem in pems)
+            context.load_verify_locations(cadata=pem.certificates(self.client_ca.content))
 
 
 def _given(key: str, pem: Pem) -> str:
     return f"{key}_file" if pem.path else key
 
 
+REFUSED: Final[ContextVar[Callable[[str], None]]] = ContextVar("REFUSED", default=lambda _: None)
+"""What is told why the server refuses a handshake; of the task that begins it."""
+
+
 class Connection(ssl.SSLObject):
-    """A connection that asks for the client's name, and that ends without a fuss however rudely the client leaves."""
+    """A connection that asks for the client's name, says why it refuses, and ends quietly if the client leaves."""
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    on_refused: Callable[[str], None]
+    _has_begun = _is_refused = False
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; SSLCertVerificationError ends it as an unknown authority would."""
-        super().do_handshake()
-        allowed = getattr(self.context, "allowed_sans", None)
-        certificate = self.getpeercert()
+        """Go on with the handshake.
+
+        A refused one raises SSLWantReadError, now and ever after: asyncio sends what is in `outgoing` then, but loses
+        the alert if another SSLError is raised (https://github.com/python/cpython/issues/98078).
+        """
+        if not self._is_refused:
+            try:
+                self._refuse_plain_http()
+                super().do_handshake()
+                self._check_names()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):
+                raise
+            except ssl.SSLError as error:
+                self._is_refused = True
+                self.on_refused(_reason(error))
+            else:
+                return
+        self.incoming.read()
+        raise ssl.SSLWantReadError
+
+    def _refuse_plain_http(self) -> None:
+        """Answer a client that speaks HTTP without TLS: its first byte is a letter, that of TLS never is."""
+        if self._has_begun or not self.incoming.pending:
+            return
+        self._has_begun, received = True, self.incoming.read()
+        if received[:1].isalpha():
+            self.outgoing.write(_PLAIN_HTTP)
+            raise ssl.SSLError("plain HTTP on a port that speaks TLS")
+        self.incoming.write(received)
+
+    def _check_names(self) -> None:
+        allowed, certificate = getattr(self.context, "allowed_sans", None), self.getpeercert()
         if allowed and certificate and allowed.isdisjoint(_names(certificate)):
-            raise ssl.SSLCertVerificationError("the client's certificate has none of client_allowed_sans")
+            # To OpenSSL the handshake is over, so that the only alert left is the one that ends a connection.
+            self.unwrap()
+            raise ssl.SSLError("the client's certificate has none of client_allowed_sans")
 
     def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401  as inherited
-        """Read as inherited; ConnectionResetError where the client broke the protocol."""
+        """Read as inherited; ConnectionResetError if the client broke the protocol."""
         with _reset():
             return super().read(len, buffer)
 
     def write(self, data: Any) -> int:  # noqa: ANN401  as inherited
-        """Write as inherited; ConnectionResetError where the client broke the protocol."""
+        """Write as inherited; ConnectionResetError if the client broke the protocol."""
         with _reset():
             return super().write(data)
 
@@ -195,6 +228,13 @@ class Connection(ssl.SSLObject):
         """Say goodbye, and do not wait for the client's (RFC 8446, section 6.1): some never say it, nor let us stop."""
         with suppress(ssl.SSLError):
             super().unwrap()
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Return why a handshake failed, in words; some of these attributes are there for some errors only."""
+    code: str | None = getattr(error, "reason", None)
+    words: str = getattr(error, "verify_message", "") or str(error.args[-1])
+    return words if code in (None, "CERTIFICATE_VERIFY_FAILED") else code.replace("_", " ").lower()
 
 
 @contextmanager
@@ -209,10 +249,25 @@ def _reset() -> Iterator[None]:
 
 
 class Context(ssl.SSLContext):
-    """How connections are made as long as the configuration stays; `allowed_sans` is empty where any name will do."""
+    """How connections are made as long as the configuration stays; `allowed_sans` is empty if any name will do."""
 
     sslobject_class = Connection
     allowed_sans: frozenset[str] = frozenset()
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return a connection; asyncio calls this for each."""
+        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        assert isinstance(made, Connection)  # noqa: S101  as `sslobject_class` says
+        made.incoming, made.outgoing = incoming, outgoing
+        made.on_refused = REFUSED.get()
+        return made
 
 
 class LatestContext(ssl.SSLContext):
@@ -231,7 +286,7 @@ class LatestContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """Return a connection; this is what asyncio calls for each."""
+        """Return a connection of the latest context."""
         return self.latest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 

@@ -13,10 +13,9 @@ from typing import Annotated, Any, Final, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from creatify_exporter.config import yaml_reader as document
-from creatify_exporter.config.schema import Section
+from creatify_exporter.config import document, file, yaml_reader
+from creatify_exporter.config.yaml_reader import Settings
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.web.certificates import Mark, mark
 from creatify_exporter.web.tls import Context, ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
@@ -37,19 +36,19 @@ _REMEDIES: Final = {
 _CHEAP: Final = 10  # the cost of bcrypt below which guessing a password is quick
 
 
-Files = Mapping[Path, Mark | None]
-"""Files, and when each had last changed; another mark asks to read them again."""
+Files = Mapping[Path, file.State | None]
+"""Files, and when each had last changed; another state asks to read them again."""
 Hash = Annotated[PasswordHash, msgspec.Meta(extra={"parse": PasswordHash.parse})]
 HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
 
 
-class HTTP(Section, frozen=True, kw_only=True):
+class HTTP(Settings, frozen=True, kw_only=True):
     """`http_server_config`: headers that every response carries. HTTP/2 is not spoken."""
 
     http2: bool = False
     headers: dict[str, HeaderValue] = msgspec.field(default_factory=dict)
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Let pass the headers of the toolkit only, with values that mean something."""
         if self.http2:
             yield "http2", "cannot be honoured: only HTTP/1.1 is spoken here; remove it, or write false"
@@ -65,7 +64,7 @@ class HTTP(Section, frozen=True, kw_only=True):
         return {name.lower().encode(): value.encode() for name, value in self.headers.items() if value}
 
 
-class WebConfig(Section, frozen=True, kw_only=True):
+class WebConfig(Settings, frozen=True, kw_only=True):
     """All of it. Users are names and their hashes; without any, no password is asked for."""
 
     tls_server_config: ServerTLS | None = None
@@ -73,7 +72,7 @@ class WebConfig(Section, frozen=True, kw_only=True):
     basic_auth_users: dict[str, Hash] = msgspec.field(default_factory=dict)
     rate_limit: Any = None
 
-    def faults(self) -> Iterator[tuple[str, str]]:
+    def validate(self) -> Iterator[tuple[str, str]]:
         """Refuse by name what would otherwise be ignored."""
         if self.rate_limit is not None:
             yield "rate_limit", "cannot be honoured: scrapes share fetches here; remove it, or limit in a proxy"
@@ -84,9 +83,9 @@ class WebConfig(Section, frozen=True, kw_only=True):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed, but hardly meant."""
-        return tuple(self._doubts())
+        return tuple(self._find_warnings())
 
-    def _doubts(self) -> Iterator[str]:
+    def _find_warnings(self) -> Iterator[str]:
         if self.basic_auth_users and not self.tls_server_config:
             yield "basic_auth_users without tls_server_config: passwords come unencrypted"
         for name, hashed in self.basic_auth_users.items():
@@ -99,7 +98,7 @@ class WebConfig(Section, frozen=True, kw_only=True):
         return f"TLS {'on' if self.tls_server_config else 'off'}, users: {len(self.basic_auth_users) or 'none'}"
 
 
-class Read(NamedTuple):
+class Loaded(NamedTuple):
     """A configuration, what its connections begin with (None: plain ones), and the files that it was read from."""
 
     config: WebConfig
@@ -107,24 +106,20 @@ class Read(NamedTuple):
     files: Files
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Read:
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read the file; ConfigError holds every mistake in it and in the files that it names. No path: nothing is set.
 
     Relative names of files start at the folder of the web configuration file, as the toolkit has it.
     """
     if path is None:
-        return Read(WebConfig(), None, {})
-    seen = mark(path)  # before the content: what is written meanwhile is then seen as a change
-    reader = _Reader(str(path), path.parent, environ)
-    try:
-        raw, problems = document.read(path)
-    except ConfigError as error:
-        raise ConfigError([line.replace("--config.file", "--web.config.file") for line in error.problems]) from None
-    reader.problems.extend(problems)
-    config = reader.build(WebConfig, raw)
+        return Loaded(WebConfig(), None, {})
+    # Before the content is read: what is written meanwhile is then seen as a change.
+    seen = file.state(path)
+    found = document.read(path, "--web.config.file")
+    config = _Reader(found, str(path), path.parent, environ).build(WebConfig, found.content)
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
-    return Read(config, _context(path, config), files)
+    return Loaded(config, _context(path, config), files)
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:
@@ -136,7 +131,7 @@ def _context(path: Path, config: WebConfig) -> Context | None:
         raise ConfigError([f"{path}: tls_server_config: {words}; choose other suites or curves"]) from None
 
 
-class _Reader(document.Reader):
+class _Reader(yaml_reader.Reader):
     """Reads mappings of chosen names too, and leaves alone what is refused anyhow."""
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:

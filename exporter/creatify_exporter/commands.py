@@ -1,0 +1,276 @@
+"""The commands: what each does once the command line is parsed."""
+
+import argparse
+import asyncio
+import ctypes
+import os
+import resource
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import AbstractContextManager, closing, suppress
+from typing import Final
+
+import structlog
+from prometheus_client import generate_latest
+
+from creatify_exporter import __version__, log
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.values import Seconds
+from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.reasons import Classifier
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.exporter import Exporter, rules
+from creatify_exporter.ledger import maintenance, report
+from creatify_exporter.ledger.ledger import Ledger
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.store import Store
+from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.server import listen
+
+# M_MMAP_THRESHOLD in malloc.h.
+_MMAP_THRESHOLD: Final = -3
+
+_log = structlog.get_logger()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command that was asked for; return its exit code. Every mistake of a user is an ExporterError."""
+    log.configure(arguments.log_level, arguments.log_format)
+    return _COMMANDS[arguments.command](arguments) or 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    if arguments.demo:
+        _demonstrate(arguments)
+    else:
+        _run_server(arguments, lambda: _loaded(arguments))
+
+
+def _demonstrate(arguments: argparse.Namespace) -> None:
+    """Serve metrics of a simulated account, from a ledger that is thrown away."""
+    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - only those who ask for it load it
+
+    with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
+        workspace = Workspace(
+            name="default",
+            api_id=Credential(simulator.api_id),
+            api_key=Credential(simulator.api_key),
+            base_url=simulator.url,
+        )
+        demo = Config(
+            workspaces=(workspace,),
+            fetch=Fetch(min_interval=Seconds(1)),  # for those who look by hand
+            ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
+        )
+        _run_server(arguments, lambda: demo)
+
+
+def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
+    loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    _warn((*loaded.warnings, *middleware.config.warnings))
+    _allow_files()
+    _give_memory_back()
+    sockets = listen(arguments.listen_address or [":10081"])
+    with closing(Exporter(loaded, _opened(loaded))) as exporter:
+        application = Application(
+            exporter, load, Settings(arguments.telemetry_path, arguments.external_url), middleware
+        )
+        for each in sockets:
+            host, port, *_ = each.getsockname()
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            _log.info(
+                "listening",
+                address=address,
+                version=__version__,
+                workspaces=len(loaded.workspaces),
+                web=middleware.config.summary,
+            )
+        asyncio.run(application.run(sockets))
+    _log.info("stopped")
+
+
+def _allow_files() -> None:
+    """Take as many open files as the system gives: a thousand workspaces keep two thousand connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems give less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _give_memory_back() -> None:
+    """Let large buffers go back to the system when they are freed.
+
+    From the first one on, glibc would keep them, for each thread that had one: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    with suppress(OSError, AttributeError):  # other C libraries have no such call
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
+
+
+def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]) -> tuple[Config, WebMiddleware]:
+    """Return what both make; ConfigError has the mistakes of both."""
+    try:
+        loaded = load()
+    except ConfigError as error:
+        try:
+            open_middleware()
+        except ConfigError as more:
+            raise ConfigError([*error.problems, *more.problems]) from None
+        raise
+    return loaded, open_middleware()
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if _names_only_a_web_configuration(arguments):
+        _tell_of_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
+        return
+    loaded, middleware = _both(lambda: _loaded(arguments), lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    for warning in loaded.warnings:
+        print(f"warning: {warning}")
+    print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
+    if arguments.web_config_file:
+        _tell_of_web_configuration(middleware)
+
+
+def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
+    others = arguments.config_file or arguments.ledger_url or any(map(os.environ.get, KEY_VARIABLES))
+    return bool(arguments.web_config_file) and not others
+
+
+def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
+    for warning in middleware.config.warnings:
+        print(f"warning: {warning}")
+    print(f"the web configuration is valid: {middleware.config.summary}")
+
+
+def _dump(arguments: argparse.Namespace) -> int:
+    """Print one scrape; return 1 where a fetch failed."""
+    loaded = _loaded(arguments)
+    _warn(loaded.warnings)
+    with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
+        scrape = exporter.begin_scrape()
+        wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
+        registry = exporter.collect(scrape, own=False)
+        sys.stdout.buffer.write(generate_latest(registry))  # UTF-8, whatever the terminal speaks
+        sys.stdout.flush()
+        return int(scrape.failed)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    with _reading(arguments) as store:
+        report.write(store, arguments.month, as_csv=arguments.csv)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    with _reading(arguments) as store:
+        maintenance.show(store)
+
+
+def _copy(arguments: argparse.Namespace) -> None:
+    source, target = LedgerSettings(url=ledger_at(arguments.source)), LedgerSettings(url=ledger_at(arguments.target))
+    if "memory:" in (source.url, target.url):
+        raise ConfigError(["memory: a ledger in memory ends with its exporter; name another one"])
+    with closing(_kept(source)) as read, closing(_store(target)) as written:
+        maintenance.copy(read, written)
+
+
+def _backup(arguments: argparse.Namespace) -> None:
+    with _reading(arguments) as store:
+        maintenance.backup(store, arguments.file)
+
+
+def _forget(arguments: argparse.Namespace) -> None:
+    ledger = _loaded(arguments, keys_needed=False).ledger
+    _kept(ledger).close()  # there is one
+    with closing(_store(ledger)) as store:
+        maintenance.forget(store, arguments.model)
+
+
+def _classify(arguments: argparse.Namespace) -> None:
+    """Print how failure reasons map to classes: how often, the class, the text. The ledger is not touched."""
+    loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
+    texts = _live_reasons(loaded) if arguments.live else (line.decode(errors="replace") for line in sys.stdin.buffer)
+    classifier = Classifier(loaded.failure_reasons)
+    for text, count in Counter(text.rstrip("\r\n") for text in texts).most_common():
+        print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
+
+
+def _live_reasons(loaded: Config) -> Iterator[str]:
+    for workspace in loaded.workspaces:
+        with closing(Client(workspace, loaded.fetch)) as client:
+            for batch in client.fetch_list(Decoder(loaded.fetch.max_task)):
+                yield from (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    from creatify_exporter.simulator import serve  # noqa: PLC0415 - as above
+
+    try:
+        serve(
+            arguments.listen,
+            seed=arguments.seed,
+            speed=arguments.speed,
+            tasks=arguments.tasks,
+            api_id=arguments.api_id,
+            api_key=arguments.api_key,
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError([f"--listen {arguments.listen}: {reason}; choose another address or port"]) from None
+
+
+def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
+    return load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url, keys_needed=keys_needed)
+
+
+def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
+    return Ledger(_store(loaded.ledger), rules(loaded), held_since=held_since)
+
+
+def _reading(arguments: argparse.Namespace) -> AbstractContextManager[Store]:
+    """Open the configured ledger to read it."""
+    return closing(_kept(_loaded(arguments, keys_needed=False).ledger))
+
+
+def _kept(ledger: LedgerSettings) -> Store:
+    """Open a ledger that outlives its exporter, to read it."""
+    if ledger.url == "memory:":
+        raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; name another one"])
+    return _store(ledger, read_only=True)
+
+
+def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
+    if not ledger.conninfo:
+        return SqliteStore(ledger.url.path, read_only=read_only)
+    try:
+        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - only those who use it load it
+    except ImportError:
+        raise ConfigError(
+            ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
+        ) from None
+    return PostgresqlStore(ledger.conninfo, read_only=read_only)
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        _log.warning("configuration warning", warning=warning)
+
+
+_COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int | None]]] = {
+    "serve": _serve,
+    "check": _check,
+    "dump": _dump,
+    "report": _report,
+    "ledger show": _show,
+    "ledger copy": _copy,
+    "ledger backup": _backup,
+    "ledger forget": _forget,
+    "classify": _classify,
+    "simulate": _simulate,
+}

@@ -1,0 +1,62 @@
+"""A directory of keys: a folder for each workspace, named like it, with the files `api-id` and `api-key`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+
+from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.values import parse_label
+from creatify_exporter.config.yaml_reader import read_path_by
+from creatify_exporter.errors import ConfigError
+
+_ID_FILE: Final = "api-id"
+_KEY_FILE: Final = "api-key"
+
+
+class WorkspaceFolder(NamedTuple):
+    """One folder of the directory: its name, which is the workspace's, and the keys in it."""
+
+    name: str
+    api_id: Credential
+    api_key: Credential
+
+
+def _folders(directory: Path) -> tuple[WorkspaceFolder, ...]:
+    """Return the folders by name. ConfigError has all mistakes in them, ValueError one of the directory itself."""
+    paths = _paths(directory)
+    # A volume that is not mounted must not end all workspaces.
+    if not paths:
+        raise ValueError("has no folder; make one for each workspace, named like it, with the files api-id and api-key")
+    problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path)]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(
+        WorkspaceFolder(path.name, Credential(file=path / _ID_FILE), Credential(file=path / _KEY_FILE))
+        for path in paths
+    )
+
+
+def _paths(directory: Path) -> list[Path]:
+    """Return the folders but those that begin with a dot, which are Kubernetes' own links."""
+    try:
+        return sorted(each for each in directory.iterdir() if not each.name.startswith(".") and each.is_dir())
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}; name a readable directory") from None
+    except ValueError:
+        # A NUL or a lone surrogate in the name.
+        raise ValueError("cannot be the name of a directory; name a readable directory") from None
+
+
+def _mistakes(folder: Path) -> Iterator[str]:
+    try:
+        parse_label(folder.name)
+    except ValueError as error:
+        yield f"its name {error}"
+    for name in (_ID_FILE, _KEY_FILE):
+        try:
+            Credential(file=folder / name).checked()
+        except ValueError as error:
+            yield f"{name} {error}"
+
+
+Directory = Annotated[tuple[WorkspaceFolder, ...], read_path_by(_folders)]

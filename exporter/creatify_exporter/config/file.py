@@ -1,0 +1,83 @@
+"""Small files that people name: configurations, keys, certificates. Each is read whole, and within a bound."""
+
+import os
+import pwd
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+State = tuple[int, ...]
+
+
+def home(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's home directory, as `HOME` or the user's account has it; None if neither does."""
+    named = Path(environ.get("HOME", ""))
+    if named.is_absolute():
+        return named
+    try:
+        named = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+    return named if named.is_absolute() else None
+
+
+def expanded(name: str) -> Path:
+    """Return the path of a name that may begin with `~/`, which no shell has seen; ValueError if that cannot be."""
+    if not name.startswith("~"):
+        return Path(name)
+    folder = home(os.environ)
+    if name != "~" and not name.startswith("~/"):
+        raise ValueError("begins with the home of somebody else; write the whole path")
+    if folder is None:
+        raise ValueError("begins with ~, but there is no home directory; write the whole path")
+    return folder / name[2:]
+
+
+def state(path: Path) -> State | None:
+    """Return what differs once a file was written or replaced, None if there is none.
+
+    Links are followed: Kubernetes swaps a secret by swapping a link.
+    """
+    try:
+        return _state(path.stat())
+    except (OSError, ValueError):
+        return None
+
+
+def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]:
+    """Return the content without a byte order mark, and the state of the file when it was opened.
+
+    `largest` is in bytes; only with `pipe` may the content come from something else than a regular file.
+    ValueError says what is wrong with the file, and how to mend it, without its name.
+    """
+    try:
+        return _read(path, largest, pipe=pipe)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}; name a readable file") from None
+    except ValueError as error:
+        # A NUL or a lone surrogate in the name.
+        reason = "cannot be the name of a file; name a readable file"
+        raise ValueError(str(error) if isinstance(error, _Unfit) else reason) from None
+
+
+class _Unfit(ValueError):
+    """The file can be read, but is none of those that are meant."""
+
+
+def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:
+    found = path.stat()
+    # Asked before it is opened: opening a pipe without a writer waits for one.
+    if not stat.S_ISREG(found.st_mode) and not (pipe and not stat.S_ISDIR(found.st_mode)):
+        raise _Unfit("is not a regular file; name a readable file")
+    with path.open("rb") as file:
+        opened = os.fstat(file.fileno())
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise _Unfit(f"is larger than {largest // 1024} KiB; name the right file")
+    return content.removeprefix(_BYTE_ORDER_MARK), _state(opened)
+
+
+def _state(found: os.stat_result) -> State:
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)

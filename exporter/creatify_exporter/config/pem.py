@@ -1,0 +1,89 @@
+"""Certificates and keys in PEM are looked at before OpenSSL gets them, whose errors do not say how to mend them."""
+
+import re
+import ssl
+from pathlib import Path
+from typing import Annotated, Final
+
+from creatify_exporter.config import file
+from creatify_exporter.config.yaml_reader import read_path_by
+
+# In bytes.
+_LARGEST: Final = 2**20
+# The authorities of a whole company may be more.
+_LARGEST_BUNDLE: Final = 2**24
+# What a certificate or a key begins with in DER: a sequence, and soon a version, which no text has (X.690, 8.9).
+_DER: Final = re.compile(rb"\x30.{,16}[\x00-\x03]", re.DOTALL)
+_CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def certificates(content: bytes) -> str:
+    """Return the certificates without what stands around them, which may be in any encoding."""
+    return "\n".join(block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content))
+
+
+def check_certificates(content: bytes) -> None:
+    """Raise ValueError, which quotes nothing, unless there is a certificate and all of them can be read."""
+    _check_form(content, "x509")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificates(content))
+    except (ssl.SSLError, ValueError, TypeError):
+        # TypeError if a block is not ASCII.
+        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
+
+
+def check_key(content: bytes) -> None:
+    """Raise ValueError, which quotes nothing, unless there is a private key that needs no password."""
+    _check_form(content, "pkey")
+    if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
+        raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there")
+    if b"ENCRYPTED" in content:
+        raise ValueError("is encrypted, and nobody is there to type its password; decrypt it with openssl pkey")
+
+
+def _check_form(content: bytes, command: str) -> None:
+    if not content.strip():
+        raise ValueError("is empty; put a PEM block there")
+    if _DER.match(content):
+        raise ValueError(f"is in DER; convert it to PEM with openssl {command} -inform der")
+
+
+def pair_mistake(error: ssl.SSLError) -> str:
+    """Return what is wrong with a key if OpenSSL refuses it beside its certificate."""
+    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        return "is not the key of this certificate; put the two of one pair there"
+    if error.reason:
+        return f"cannot be used with its certificate: OpenSSL says {error.reason}; make another pair"
+    return "cannot be read; put the whole PEM block of the key there"
+
+
+def authorities(path: Path) -> Path:
+    """Return the file once OpenSSL has read authorities from it, as `requests` will; ValueError says what is wrong."""
+    content, _ = file.read(path, _LARGEST_BUNDLE)
+    _check_form(content, "x509")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
+    # A file that holds nothing but a list of revoked certificates is read without an error.
+    if not context.cert_store_stats()["x509"]:
+        raise ValueError("holds no certificate; put PEM blocks of CERTIFICATE there")
+    return path
+
+
+def _certificate(path: Path) -> Path:
+    content, _ = file.read(path, _LARGEST)
+    check_certificates(content)
+    return path
+
+
+def _key(path: Path) -> Path:
+    content, _ = file.read(path, _LARGEST)
+    check_key(content)
+    return path
+
+
+AuthoritiesFile = Annotated[Path, read_path_by(authorities)]
+CertificateFile = Annotated[Path, read_path_by(_certificate)]
+KeyFile = Annotated[Path, read_path_by(_key)]

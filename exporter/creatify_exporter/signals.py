@@ -1,0 +1,56 @@
+"""SIGTERM and SIGHUP before the server handles them itself.
+
+The kernel drops a signal that process 1 has no handler for, as in a container; any other process dies of it. So both
+are held from the first instruction on, long before everything is imported, until the command is known. This module
+imports nothing that takes time.
+"""
+
+import os
+import signal
+import sys
+
+# 128 and the number of SIGTERM, as shells have it.
+_TERMINATED = 143
+
+
+class _Held:
+    """What was there before the signals were held, and whether SIGTERM has come since."""
+
+    def __init__(self) -> None:
+        self.hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self.terminated = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.terminated = True
+
+
+_held: _Held | None = None
+
+
+def hold() -> None:
+    """Remember SIGTERM, and ignore SIGHUP: nothing has been loaded yet that could be loaded again."""
+    global _held  # noqa: PLW0603  a process has its signals once
+    _held = _Held()
+
+
+def release(*, serving: bool) -> None:
+    """Let SIGTERM end the process from now on: with exit code 0 if it serves, as an operator's wish.
+
+    Any other command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if
+    no signals are held, as in a test that calls a command.
+    """
+    if _held is None:
+        return
+    if not serving:
+        signal.signal(signal.SIGHUP, _held.hangup)
+    if serving or os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: _exit(serving=serving))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _held.terminated:
+        _exit(serving=serving)
+
+
+def _exit(*, serving: bool) -> None:
+    sys.exit(0 if serving else _TERMINATED)
