@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test test-deploy lint soak fuzz bench alert-lab dashboards chart-readme lock clean
+# Rooms of tests that need no other program than this one.
+UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
+
+.PHONY: help run check coverage test test-deploy lint soak fuzz bench alert-lab dashboards chart-readme lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,6 +17,12 @@ run: $(VENV)/run.stamp ## serve the metrics of a simulated account on http://loc
 
 test: lint ## lint, then every test
 	$(BIN)/pytest -n auto $(ARGS)
+
+check: lint ## lint, then the unit tests that are not slow: a minute
+	$(BIN)/pytest -q -n auto -m "not slow" $(UNIT) $(ARGS)
+
+coverage: $(VENV)/dev.stamp ## how much of the product the unit tests run, by branches
+	$(BIN)/pytest -q -n auto --cov --cov-report=term:skip-covered $(UNIT) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy and the layer contract
 	$(BIN)/ruff check .
