@@ -1,7 +1,7 @@
 """The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
 
-What the standard library's loggers say (urllib3, asyncio, warnings) takes the same way, and so do
-uncaught exceptions.
+Events of the standard library's loggers (urllib3, asyncio, warnings) and uncaught exceptions go through the same
+formatter.
 """
 
 import contextlib
