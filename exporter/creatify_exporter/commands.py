@@ -54,7 +54,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _demonstrate(arguments: argparse.Namespace) -> None:
     """Serve metrics of a simulated account, from a ledger that is thrown away."""
-    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - only those who ask for it load it
+    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - loaded only if it is asked for
 
     with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
         workspace = Workspace(
@@ -65,7 +65,8 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
         )
         demo = Config(
             workspaces=(workspace,),
-            fetch=Fetch(min_interval=Seconds(1)),  # for those who look by hand
+            # People look at it by hand, and want to see something move.
+            fetch=Fetch(min_interval=Seconds(1)),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         _run_server(arguments, lambda: demo)
@@ -102,7 +103,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
 def _allow_files() -> None:
     """Take as many open files as the system gives: a thousand workspaces keep two thousand connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # some systems give less than they say
+    # Some systems give less than they say.
+    with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -111,7 +113,8 @@ def _give_memory_back() -> None:
 
     From the first one on, glibc would keep them, for each thread that had one: mallopt(3), M_MMAP_THRESHOLD.
     """
-    with suppress(OSError, AttributeError):  # other C libraries have no such call
+    # Other C libraries have no such call.
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
@@ -152,7 +155,7 @@ def _tell_of_web_configuration(gate: Gate) -> None:
 
 
 def _dump(arguments: argparse.Namespace) -> int:
-    """Print one scrape; return 1 where a fetch failed."""
+    """Print one scrape; return 1 if a fetch failed."""
     loaded = _loaded(arguments)
     _warn(loaded.warnings)
     with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
@@ -160,7 +163,8 @@ def _dump(arguments: argparse.Namespace) -> int:
         futures = [future for visit in visits for future in visit.futures]
         wait(futures, timeout=loaded.fetch.timeout + 1)
         registry = exporter.collect(visits, own=False)
-        sys.stdout.buffer.write(generate_latest(registry))  # UTF-8, whatever the terminal speaks
+        # In UTF-8, whatever the terminal speaks.
+        sys.stdout.buffer.write(generate_latest(registry))
         sys.stdout.flush()
         return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.fetchers))
 
@@ -190,7 +194,8 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 def _forget(arguments: argparse.Namespace) -> None:
     ledger = _loaded(arguments, keys_needed=False).ledger
-    _kept(ledger).close()  # there is one
+    # Refuses a ledger that is not there, which opening it for writing would make.
+    _kept(ledger).close()
     with closing(_store(ledger)) as store:
         maintenance.forget(store, arguments.model)
 
@@ -208,7 +213,8 @@ def _live_reasons(loaded: Config) -> Iterator[str]:
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch)) as client:
             for batch in client.tasks():
-                if isinstance(batch, list):  # it always is, where no stretch is known from before
+                # It always is, since no stretch is known from before.
+                if isinstance(batch, list):
                     yield from (task.failed_reason or "" for task in batch if task.status == "failed")
 
 
@@ -253,7 +259,7 @@ def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
         return SqliteStore(ledger.url.path, read_only=read_only)
     try:
-        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - only those who use it load it
+        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigError(
             ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
