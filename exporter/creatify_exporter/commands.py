@@ -5,21 +5,24 @@ import asyncio
 import ctypes
 import os
 import resource
+import shlex
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import generate_latest
 
 from creatify_exporter import __version__, log
+from creatify_exporter.config import template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
@@ -129,6 +132,27 @@ def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Co
             raise ConfigError([*error.problems, *more.problems]) from None
         raise
     return loaded, open_gate()
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    """Write a first configuration, and print what to do next."""
+    path = arguments.config_file or Path("creatify.yml")
+    plan = {name: getattr(arguments, name) for name in Plan.__struct_fields__}
+    answers = template.Answers(
+        workspace=arguments.workspace,
+        api_id_file=arguments.api_id_file,
+        api_key_file=arguments.api_key_file,
+        plan={name: value for name, value in plan.items() if value is not None},
+        ledger_url=arguments.ledger_url,
+    )
+    template.write(path, answers)
+    file = shlex.quote(str(path))
+    print(f"{path} is written. Next:")
+    if not (arguments.api_id_file and arguments.api_key_file):
+        print("  export CREATIFY_API_ID=... CREATIFY_API_KEY=...")
+    print(f"  creatify-exporter check --config.file {file}")
+    print(f"  creatify-exporter dump --config.file {file} --ledger.url memory:")
+    print(f"  creatify-exporter --config.file {file}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -274,6 +298,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int | None]]] = {
     "serve": _serve,
+    "init": _init,
     "check": _check,
     "dump": _dump,
     "report": _report,

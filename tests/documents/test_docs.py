@@ -37,7 +37,7 @@ REFERENCE: Final = {"README": README, "configuration": CONFIGURATION, "metrics":
 DECISIONS: Final = sorted((ROOT / "docs/decisions").glob("*.md"))
 FOLDERS: Final = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))])
-COMMANDS: Final = ("serve", "check", "dump", "report", "ledger", "classify", "simulate")
+COMMANDS: Final = ("serve", "init", "check", "dump", "report", "ledger", "classify", "simulate")
 
 
 def section(text: str, heading: str) -> str:
