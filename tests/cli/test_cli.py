@@ -456,7 +456,8 @@ def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator:
     assert total(parsed(done.stdout), "creatify_tasks", model="modèle-λ") == 1
 
 
-@pytest.mark.parametrize("command", ["dump", "report", "check", "classify"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["dump", "report"])
 def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) -> None:
     run("dump", "--config.file", config)
     done = shell(f"printf 'a\\nb\\n' | $X {command} --config.file {config} | true")
@@ -466,6 +467,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) ->
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("command", ["dump", "report"])
 def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -> None:
@@ -475,6 +477,7 @@ def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -
     assert re.fullmatch("creatify-exporter: .*No space left on device\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path, simulator: Simulator) -> None:
     rewritten(config, fetch={"timeout": "500ms"})
     simulator.faults.always("silence", path=None)
@@ -487,6 +490,7 @@ def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
     port = free_port()
     process = subprocess.Popen(
@@ -508,6 +512,7 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["dump", "classify"])
 def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
     simulator.faults.always(delayed(30), path=None)
@@ -523,6 +528,7 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulat
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_is_told_to_stop_does_so_cleanly_though_a_fetch_hangs(
     config: Path, simulator: Simulator, number: signal.Signals
