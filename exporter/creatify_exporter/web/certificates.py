@@ -72,15 +72,32 @@ def _content(path: Path) -> bytes:
 
 
 def _check_certificates(content: bytes) -> None:
+    found = blocks(content)
+    if not found or len(readable_certificates(content)) < len(found):
+        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there")
+
+
+def _check_authorities(content: bytes) -> None:
+    if not readable_certificates(content):
+        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there")
+
+
+def readable_certificates(content: bytes) -> list[str]:
+    """Return those PEM blocks of certificates that OpenSSL can read."""
+    return [block for block in blocks(content) if _is_readable(block)]
+
+
+def blocks(content: bytes) -> list[str]:
+    """Return the PEM blocks of certificates without what stands around them, which may be in any encoding."""
+    return [block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content)]
+
+
+def _is_readable(block: str) -> bool:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=_blocks(content))
-    except (ssl.SSLError, ValueError, TypeError):  # the last one where a block is not ASCII
-        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
-
-
-def _blocks(content: bytes) -> str:
-    """Return the certificates without what stands around them, which may be in any encoding."""
-    return "\n".join(block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content))
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=block)
+    except (ssl.SSLError, ValueError, TypeError):  # the last one if the block is not ASCII
+        return False
+    return True
 
 
 def _check_key(content: bytes) -> None:
@@ -90,13 +107,9 @@ def _check_key(content: bytes) -> None:
         raise ValueError("is encrypted, and nobody is there to type its password; decrypt it with openssl pkey")
 
 
+Authorities = Annotated[Pem, _pem(_check_authorities)]
 Certificates = Annotated[Pem, _pem(_check_certificates)]
 PrivateKey = Annotated[Pem, _pem(_check_key)]
-
-
-def certificates(pem: Pem) -> str:
-    """Return its certificates as `ssl.SSLContext.load_verify_locations` takes them."""
-    return _blocks(pem.content)
 
 
 def load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
