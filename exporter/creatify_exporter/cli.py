@@ -36,8 +36,8 @@ from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
-from creatify_exporter.web.server import listen
 
 _INTERRUPTED: Final = 130  # 128 and the number of SIGINT, as shells have it
 
@@ -114,12 +114,18 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
     _give_memory_back()
-    sockets = listen(arguments.listen_address or [":10081"])
-    with closing(Exporter(loaded, _opened(loaded))) as exporter:
+    sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
+    process_metrics = not arguments.disable_exporter_metrics
+    with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
         application = Application(
             exporter,
             load,
-            Settings(arguments.telemetry_path, arguments.external_url),
+            Settings(
+                telemetry_path=arguments.telemetry_path,
+                external_url=arguments.external_url,
+                route_prefix=arguments.route_prefix,
+                max_requests=arguments.max_requests,
+            ),
             middleware,
         )
         for each in sockets:
@@ -311,6 +317,10 @@ def _parser() -> argparse.ArgumentParser:
         listen_address=None,
         telemetry_path="/metrics",
         external_url=None,
+        systemd_socket=False,
+        route_prefix="",
+        max_requests=0,
+        disable_exporter_metrics=False,
         web_config_file=None,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -363,6 +373,28 @@ def _serving_flags() -> argparse.ArgumentParser:
     flags.add_argument(
         "--web.external-url", dest="external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
     )
+    flags.add_argument(
+        "--web.systemd-socket",
+        dest="systemd_socket",
+        action="store_true",
+        help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
+    )
+    flags.add_argument(
+        "--web.route-prefix", dest="route_prefix", metavar="PATH", type=_prefix, help="what every route begins with: /"
+    )
+    flags.add_argument(
+        "--web.max-requests",
+        dest="max_requests",
+        metavar="N",
+        type=_count,
+        help="how many scrapes are answered at once; 0, the default, for any number",
+    )
+    flags.add_argument(
+        "--web.disable-exporter-metrics",
+        dest="disable_exporter_metrics",
+        action="store_true",
+        help="leave out process_* and python_info",
+    )
     return flags
 
 
@@ -372,7 +404,7 @@ def _web_flags() -> argparse.ArgumentParser:
         "--web.config.file",
         dest="web_config_file",
         metavar="FILE",
-        type=Path,
+        type=_file,
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
     )
     return flags
@@ -418,6 +450,24 @@ def _path(text: str) -> str:
     if text.rstrip("/") in ("", "/probe", "/sd") or text.startswith("/-/"):
         raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write another, like /metrics")
     return text
+
+
+def _prefix(text: str) -> str:
+    prefix = text.rstrip("/")
+    if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
+    return prefix
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write one like 40, or 0 for no limit")
+    return int(text)
+
+
+def _file(text: str) -> Path | None:
+    """Return no file for an empty name, which is the default of the exporter toolkit."""
+    return Path(text) if text else None
 
 
 def _address(text: str) -> str:

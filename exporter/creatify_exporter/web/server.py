@@ -8,13 +8,12 @@ TLS handshakes that end with an alert for the client and a line in the log.
 import asyncio
 import contextlib
 import itertools
-import os
 import re
 import resource
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import h11
@@ -26,7 +25,6 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import REFUSED
 
 # Bytes of a request before its body; h11 refuses more.
@@ -364,31 +362,3 @@ def _limit(connections: int) -> int:
     if files == resource.RLIM_INFINITY:
         return connections
     return min(connections, max(files - _SPARE_FILES, files // 2))
-
-
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        for each in sockets:
-            # Connections inherit it. Without it the body of each answer waits 40 ms for the receipt of its head.
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.pop_all()  # none of them was refused, so that they stay open
-        return sockets
-
-
-def _listening(address: str) -> socket.socket:
-    host, separator, port = address.rpartition(":")
-    if not separator or not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 2**16:
-        raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            reason = os.strerror(error.errno)  # Python's own text repeats the address
-        raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None
