@@ -124,8 +124,8 @@ class Connections(ServerState):
                     connection.abort()
                     await asyncio.sleep(0)  # closing a thousand at once would delay all others
 
-    def close_handshakes(self) -> None:
-        """Close connections that uvicorn does not know of yet."""
+    def close_silent(self) -> None:
+        """Close connections that uvicorn does not know of yet: those that have said nothing."""
         for connection in [each for each in self._waiting if each not in self.connections]:
             connection.abort()
 
@@ -191,7 +191,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight; clients have less time now."""
         self.server_state.timeout = self._drain_timeout
-        self.server_state.close_handshakes()
+        self.server_state.close_silent()
         await super().shutdown(sockets)
         self.server_state.abort()
         self._watching.cancel()
@@ -221,14 +221,12 @@ class Connection(H11Protocol):
         self._unanswered = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as inherited
-        """Begin a handshake, or be ready for a request."""
+        """Begin a handshake, or wait for a request: as long as the client says nothing, it costs little."""
         self._accepted = transport
         self.server_state.add(self)
         if self.server_state.context:
             transport.pause_reading()
             self._handshake = self.loop.create_task(self._shake_hands(self.server_state.context))
-        else:
-            self._be_ready(transport)
 
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         REFUSED.set(self._refused)
@@ -257,9 +255,11 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived, as much as one request may have."""
-        if not self._is_ready:
+        if not self._is_ready and self.server_state.context:
             self._early += data
             return
+        if not self._is_ready:
+            self._be_ready(self._accepted)
         if self.transport.is_closing():
             return
         self._unanswered += len(data)
