@@ -35,8 +35,8 @@ from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
-from creatify_exporter.web.server import listen
 
 # M_MMAP_THRESHOLD in malloc.h.
 _MMAP_THRESHOLD: Final = -3
@@ -82,10 +82,19 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
     _give_memory_back()
-    sockets = listen(arguments.listen_address or [":10081"])
-    with closing(Exporter(loaded, _opened(loaded))) as exporter:
+    sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
+    process_metrics = not arguments.disable_exporter_metrics
+    with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
         application = Application(
-            exporter, load, Settings(arguments.telemetry_path, arguments.external_url), middleware
+            exporter,
+            load,
+            Settings(
+                telemetry_path=arguments.telemetry_path,
+                external_url=arguments.external_url,
+                route_prefix=arguments.route_prefix,
+                max_requests=arguments.max_requests,
+            ),
+            middleware,
         )
         for each in sockets:
             host, port, *_ = each.getsockname()

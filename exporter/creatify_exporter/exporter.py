@@ -59,12 +59,19 @@ class Scrape:
 class Exporter:
     """Holds the targets of a configuration. `clock` returns seconds since the epoch."""
 
-    def __init__(self, config: Config, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.time,
+        *,
+        process_metrics: bool = True,
+    ) -> None:
         self.config = config
         self.targets: dict[str, Target] = {}
         self._ledger, self._clock = ledger, clock
         self._lanes = Lanes(config.fetch.max_concurrent, config.fetch.timeout)
-        self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
+        self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)] if process_metrics else []
         self._reload_successful, self._loaded_at = True, clock()
         self._apply(config)
 
