@@ -7,7 +7,14 @@ ARGS ?=
 # Rooms of tests that need no other program than this one.
 UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
 
-.PHONY: help run check coverage test test-deploy lint soak fuzz bench alert-lab dashboards chart-readme lock clean
+# Files in packages have the time of the commit, so that two builds of it are the same.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1580601600)
+HELM = $(shell $(BIN)/python helm/binary.py)
+COSIGN ?= cosign
+REGISTRY ?= ghcr.io/creatify-exporter
+
+.PHONY: help run check coverage test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
+  dist chart check-release release-notes publish-image publish-chart publish-notes
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,16 +31,20 @@ check: lint ## lint, then the unit tests that are not slow: a minute
 coverage: $(VENV)/dev.stamp ## how much of the product the unit tests run, by branches
 	$(BIN)/pytest -q -n auto --cov --cov-report=term:skip-covered $(UNIT) $(ARGS)
 
-lint: $(VENV)/dev.stamp ## ruff, mypy and the layer contract
+lint: $(VENV)/dev.stamp ## ruff, mypy, the layer contract, and zizmor for the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --quiet --offline .github
+
+lint-workflows: build/tools/actionlint ## actionlint, which needs Go
+	build/tools/actionlint
 
 soak: $(VENV)/dev.stamp ## an hour of faults, 1,000 kills, the property tests at length; the seed is printed
 	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
 	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
-	  tests/ledger/test_ledger.py tests/creatify/test_decoder.py $(ARGS) && \
+	  tests/ledger/test_oracle.py tests/creatify/test_decoder.py $(ARGS) && \
 	  SOAK_SEED=$$seed SOAK_SECONDS=$${SOAK_SECONDS:-3600} FIRE_KILLS=$${FIRE_KILLS:-1000} $(BIN)/pytest --timeout=0 -s \
 	  tests/end_to_end/test_soak.py tests/end_to_end/test_fire.py $(ARGS)
 
@@ -52,6 +63,38 @@ test-deploy: $(VENV)/dev.stamp ## build, run, stop and restart the image (as roo
 
 chart-readme: $(VENV)/dev.stamp ## write the values into the chart's page
 	$(BIN)/python helm/readme.py
+
+dist: $(VENV)/dev.stamp ## sdist and wheel in dist/, the same at each build of a commit, and checked
+	rm -rf dist/*.tar.gz dist/*.whl
+	$(BIN)/hatchling build --target sdist --directory dist
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index --wheel-dir dist dist/*.tar.gz
+	$(BIN)/twine check --strict dist/*.tar.gz dist/*.whl
+	$(BIN)/check-wheel-contents dist/*.whl
+
+chart: $(VENV)/dev.stamp ## the chart's package in dist/ (ARGS="--sign --key NAME --keyring FILE" for a signed one)
+	$(HELM) package helm/creatify-exporter --destination dist $(ARGS)
+
+check-release: $(VENV)/dev.stamp ## that TAG, the version in each file and the changelog agree
+	$(BIN)/python deploy/release.py check $(TAG)
+
+release-notes: $(VENV)/dev.stamp ## print what the changelog says of TAG
+	@$(BIN)/python deploy/release.py notes $(TAG)
+
+publish-image: ## build the image of TAG for two platforms, with SBOM and provenance, push it to REGISTRY, sign it
+	mkdir -p dist
+	docker buildx build --platform linux/amd64,linux/arm64 --sbom=true --provenance=mode=max --push \
+	  --build-arg VERSION=$(TAG:v%=%) --build-arg CREATIFY_EXPORTER_REVISION=$$(git rev-parse HEAD) \
+	  --metadata-file dist/image.json --tag $(REGISTRY)/creatify-exporter:$(TAG:v%=%) .
+	$(COSIGN) sign --yes $(REGISTRY)/creatify-exporter@$$($(PYTHON) deploy/release.py digest dist/image.json)
+
+publish-chart: chart ## push the chart to REGISTRY and sign it
+	$(HELM) push dist/creatify-exporter-*.tgz oci://$(REGISTRY)/charts $(PUSH_ARGS) > dist/chart.txt 2>&1 || { cat dist/chart.txt; exit 1; }
+	$(COSIGN) sign --yes $(REGISTRY)/charts/creatify-exporter@$$($(PYTHON) deploy/release.py digest dist/chart.txt)
+
+publish-notes: $(VENV)/dev.stamp ## make the release of TAG on GitHub, with the packages and what the changelog says
+	mkdir -p build
+	$(BIN)/python deploy/release.py notes $(TAG) > build/notes.md
+	gh release create $(TAG) --verify-tag --title $(TAG) --notes-file build/notes.md dist/*
 
 alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often they are wrong (20 weeks, about 25 minutes)
 	$(BIN)/python prometheus/lab $(ARGS)
@@ -88,3 +131,6 @@ $(VENV)/bench.stamp: requirements-bench.lock | $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/bench # of its own, since what is there for developing makes a start slower
 	$(VENV)/bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
+
+build/tools/actionlint:
+	GOBIN=$(CURDIR)/build/tools go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12

@@ -24,7 +24,15 @@ from creatify_exporter.ledger.store import Store
 TRACKED: Final = (1_000, 20_000, 100_000)
 ROUNDS: Final = 20
 NEW: Final = 10
-RULES: Final = Rules(("other",), lambda _: "other")
+RULES: Final = Rules(
+    reasons=("other",),
+    classify=lambda _: "other",
+    history="count",
+    settle_after=24 * 3600.0,
+    new_series_hold=120.0,
+    max_models=100,
+    models=frozenset(),
+)
 
 
 def tasks(first: int, number: int, at: datetime) -> list[Task]:

@@ -10,15 +10,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from creatify_exporter.census import Census
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Workspace
-from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.task import API
 from creatify_exporter.exporter import rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.target import read_list
 
 _UNSETTLED: Final = 100
 _ENTRY: Final = (
@@ -51,25 +51,26 @@ def measured(sizes: tuple[int, ...], runs: int) -> dict[int, Steady]:
 def _scrapes(tasks: int) -> Iterator[Steady]:
     now = time.time()
     workspace = Workspace(name="default", api_id=Credential("benchmark"), api_key=Credential("benchmark-key"))
-    census = Census()
+    cache = ChunkCache()
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(Ledger(SqliteStore(Path(folder) / "ledger.db"), rules(Config(workspaces=(workspace,))))) as ledger,
     ):
         for length in count(tasks):
             with closing(ledger.begin("default", API)) as transaction:
-                looked = _look(census, _pieces(length, now), transaction)
+                cache = cache.successor(transaction.settled_in)
+                looked = _look(cache, _pieces(length, now), transaction)
                 began = time.thread_time()
                 assert transaction.commit(time.time())
                 yield Steady(1e3 * looked, 1e3 * (time.thread_time() - began))
 
 
-def _look(census: Census, pieces: Iterator[bytes], transaction: Transaction) -> float:
+def _look(cache: ChunkCache, pieces: Iterator[bytes], transaction: Transaction) -> float:
     """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
-    decoder, spent = Decoder(max_task=1 << 20), [0.0]
-    for name in ("add", "pass_over"):
+    decoder, spent = Decoder(max_task=1 << 20, cache=cache), [0.0]
+    for name in ("add", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
-    census.take(Listing(lambda _: decoder.batches(pieces), decoder), transaction)
+    read_list(decoder.batches(pieces), transaction, cache)
     return spent[0]
 
 

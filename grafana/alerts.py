@@ -1,17 +1,26 @@
-"""The alerts that fire or are about to, each with the way to its runbook."""
+"""The alerts that fire: whose, of which list and model, why, since when; each with the way to its runbook."""
 
 import re
 from pathlib import Path
 from typing import Final
 
 from grafana_foundation_sdk.builders import table
-from grafana_foundation_sdk.models import dashboard as models
 
+from creatify_exporter.metrics import FETCH_FAILURES, TASKS_FAILED
 from grafana import panels
-from grafana.frame import alerts
-from grafana.panels import BAD, FAIR, PLAIN, steps
+from grafana.limits import RATIO_STEPS
+from grafana.palette import BAD, FAIR, PLAIN
+from grafana.panels import RUNBOOKS, Column, Key
+from grafana.queries import BALANCE, OF_LIST, OF_MODEL, failing_now, lists, main, summed, wasted
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
+LOADED: Final = "creatify:threshold:gap_seconds"
+"""Is there as soon as Prometheus has evaluated the rules."""
+OF_ALERT: Final = "alertname, severity, workspace, api, model"
+OF_TASKS: Final = 'alertname=~".*Fail.*"'
+"""Alerts whose reason is that of failed tasks, if they name a model …"""
+OF_FETCHES: Final = 'alertname=~"Creatify(BalanceUnknown|CredentialsRefused|Down|LedgerFailing|RateLimited)"'
+"""… and those whose reason is the cause of failed fetches."""
 
 
 def names() -> list[str]:
@@ -19,34 +28,77 @@ def names() -> list[str]:
     return sorted(set(re.findall(r"- alert: (\w+)", RULES.read_text("utf-8"))))
 
 
-def alerts_table() -> table.Panel:
-    """Show them. The heading of a runbook is the alert's name in small letters, which only a mapping can write."""
-    labels = {"alertname": "Alert", "alertstate": "State", "severity": "Severity"} | panels.MODEL
-    named = f'label_replace({alerts()}, "runbook", "$1", "alertname", "(.*)")'
+def select(*matchers: str, state: str = "ALERTS") -> str:
+    """Select the alerts of what is chosen. Those of a whole workspace have no model, those of its balance no list."""
+    ours = 'alertname=~"Creatify.*"'
+    chosen = ('workspace=~"$workspace|"', f'api=~"$api|{BALANCE}|"', 'model=~"$model|"')
+    return f"{state}{{{', '.join([ours, *matchers, *chosen])}}}"
+
+
+FIRING: Final = select('alertstate="firing"')
+
+
+def count() -> str:
+    """Count them for each workspace; absent if Prometheus has not loaded the rules, so that nothing can fire."""
+    none = f"0 * count by (workspace) ({lists()}) and on () {LOADED}"
+    return f"count by (workspace) ({_firing()}) or {none}"
+
+
+def alerts_table(height: int = 9) -> table.Panel:
+    """Show them. What an alert does not name is All, which Grafana's variables take as such."""
+    anchors = {name: (name.lower(), PLAIN) for name in names()}
+    short = {name: (name.removeprefix("Creatify"), PLAIN) for name in names()}
+    states = {"critical": ("critical", BAD), "warning": ("warning", FAIR)}
+    alerts = _with_reasons()
+    since = _unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})")
     panel = panels.table(
-        "Alerts",
-        "Alerts of this exporter that fire, or will if what they see lasts. The last column leads to what to do.",
-        ("", f"count by ({', '.join(labels)}, runbook) ({named})"),
-        keys=labels | {"runbook": "What to do"},
+        "Firing alerts",
+        "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the list,"
+        " in the last hour. A click on an alert leads to its runbook, one on a model to its failures.",
+        (
+            Key("runbook", "Runbook", 0, words=anchors),
+            Key("severity", "Severity", 86, words=states),
+            Key("alertname", "Alert", 148, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
+            panels.REASON,
+            panels.WORKSPACE,
+            panels.LIST,
+            panels.MODEL,
+        ),
+        Column("Since", f"1000 * ({alerts} * on ({OF_ALERT}) group_left () {since})", "dateTimeFromNow", None, 112),
+        Column(
+            panels.FAILING,
+            f"{alerts} * on ({OF_MODEL}) group_left () ({failing_now(OF_MODEL)})",
+            "percentunit",
+            1,
+            86,
+            steps=RATIO_STEPS,
+        ),
+        Column("Wasted, 24 h", f"{alerts} * on ({OF_MODEL}) group_left () {summed(OF_MODEL, wasted('1d'))}", width=104),
+        sort=("+Severity", "Since"),
+        height=height,
+        empty="no alert fires, or Prometheus has not loaded the rules: see Alerts in Workspaces",
     )
-    panel.override_by_name("State", [_words(firing=("firing", BAD), pending=("pending", FAIR)), _colored_text()])
-    panel.override_by_name("What to do", [_words(**{name: (name.lower(), PLAIN) for name in names()}), _link()])
-    return (
-        panel.unit("short")
-        .thresholds(steps(PLAIN))
-        .no_value("no alert fires, or Prometheus has not loaded the rules")
-        .height(6)
-    )
+    hidden = [panels.option("custom.hidden", value=True), panels.option("custom.hideFrom", {"viz": True})]
+    return panel.override_by_name("Runbook", hidden)
 
 
-def _words(**meanings: tuple[str, str]) -> models.DynamicConfigValue:
-    return panels.option("mappings", panels.words(**meanings))
+def _firing(*matchers: str) -> str:
+    firing = select('alertstate="firing"', *matchers)
+    named = _unnamed(f"max by ({OF_ALERT}) ({firing})")
+    return f'label_replace({named}, "runbook", "$1", "alertname", "(.*)")'
 
 
-def _colored_text() -> models.DynamicConfigValue:
-    return panels.option("custom.cellOptions", {"type": "color-text"})
+def _unnamed(expression: str) -> str:
+    """Name what an alert does not, since a row has all the keys of its table."""
+    for label in ("workspace", "api", "model"):
+        expression = f'label_replace({expression}, "{label}", "All", "{label}", "")'
+    return expression
 
 
-def _link() -> models.DynamicConfigValue:
-    link = {"title": "Runbook", "url": f"{panels.RUNBOOKS}#${{__value.text}}", "targetBlank": True}
-    return panels.option("links", [link])
+def _with_reasons() -> str:
+    """Return the alerts, each as 1, with a label for the reason of those that have one."""
+    causes = f'label_replace({main("cause", OF_LIST, FETCH_FAILURES, "1h")}, "reason", "$1", "cause", "(.*)")'
+    reasons = main("reason", OF_MODEL, TASKS_FAILED, "1h")
+    tasks = f"{_firing(OF_TASKS)} * on ({OF_MODEL}) group_left (reason) ({reasons} > bool 0)"
+    fetches = f"{_firing(OF_FETCHES)} * on ({OF_LIST}) group_left (reason) ({causes} > bool 0)"
+    return f"({tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()})"

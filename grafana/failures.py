@@ -1,216 +1,160 @@
-"""Failures: how many of the tasks, is it a spike, why, of which model, and what to do."""
+"""Failures: of which model, why, is it a spike, and since when."""
 
-from typing import Final
-
-from grafana_foundation_sdk.builders import bargauge, stat, table, timeseries
+from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 
-from creatify_exporter import metrics
+from creatify_exporter.metrics import TASKS_FAILED, TASKS_FINISHED
 from grafana import panels
 from grafana.alerts import alerts_table
 from grafana.frame import framed, row
-from grafana.limits import limit, percent
-from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
-from grafana.queries import counted, increase, rate, recorded, share, summed
+from grafana.limits import RATIO_STEPS, limit, percent
+from grafana.palette import BAD, OTHERS
+from grafana.panels import LIST, LIST_LINE, MODEL, MODEL_LINE, REASON, UNCOUNTED, WORKSPACE, Column, Line
+from grafana.queries import (
+    AT_END,
+    OF_LIST,
+    OF_MODEL,
+    counted,
+    failed_ratio,
+    increase,
+    main,
+    others,
+    rate,
+    recorded,
+    share,
+    summed,
+    top,
+    wasted,
+)
 
-FAILED: Final = increase(metrics.TASKS_FAILED, "$__range")
-FINISHED: Final = increase(metrics.TASKS_FINISHED, "$__range")
-SPIKE: Final = "failure_spike_ratio_floor"
+SPIKE = "failure_spike_ratio_floor"
 """Below it nothing is a spike for CreatifyFailureSpike."""
-RATIO_STEPS: Final = ((limit(SPIKE) / 4, FAIR), (limit(SPIKE), BAD))
+MOST_FAILED = increase(TASKS_FAILED, "$__range", at=AT_END)
 
 
 def build() -> models.Dashboard:
     """Return the dashboard."""
     return framed(
-        "creatify-failures",
-        "Failures",
+        "failures",
         "Which tasks fail, whether that is unusual, why, and what to do about it.",
-        row("Now", _last_hour(), _last_day(), _failed(), _worst_model(), _main_reason(), _vanished()),
-        row("Is it a spike?", _ratio_by_model(), _near_the_limit(), alerts_table()),
+        row("", _models(), alerts_table()),
+        row("Is it a spike?", _ratio(), _nearness()),
         row("Why?", _by_reason(), _reasons()),
-        row("Which model?", _by_model(), _models_and_reasons()),
+        row("Where?", _by_list(), _by_model()),
     )
 
 
-def _ratio(window: str) -> str:
-    failed, finished = increase(metrics.TASKS_FAILED, window), increase(metrics.TASKS_FINISHED, window)
-    return f"clamp_max(sum({failed}) / (sum({finished}) > 0), 1)"
-
-
-def _last_hour() -> stat.Panel:
-    return (
-        panels.stat(
-            "Failed, last hour",
-            "Of the tasks that finished within the last hour, the share that failed.",
-            panels.now(_ratio("1h")),
-        )
-        .unit("percentunit")
-        .decimals(1)
-        .thresholds(steps(GOOD, *RATIO_STEPS))
-        .no_value("none finished")
+def _models() -> table.Panel:
+    return panels.table(
+        "Models",
+        "Each model, that with most failed tasks of the last hour first; the reason is that of most of them. Near a"
+        " spike: from 100 % on CreatifyFailureSpike fires. Wasted: credits that went into failed tasks.",
+        (WORKSPACE, LIST, MODEL),
+        Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=104),
+        Column("15 min", failed_ratio(OF_MODEL, "15m"), "percentunit", 1, 64, steps=RATIO_STEPS),
+        Column("1 h", failed_ratio(OF_MODEL, "1h"), "percentunit", 1, 62, steps=RATIO_STEPS),
+        Column("", main("reason", OF_MODEL, TASKS_FAILED, "1h")),
+        Column("Near a spike", _near_a_spike(), "percentunit", 0, 100, steps=panels.steps("text", (1, BAD))),
+        Column("24 h", failed_ratio(OF_MODEL, "1d"), "percentunit", 1, 62, steps=RATIO_STEPS),
+        Column("Wasted, 24 h", summed(OF_MODEL, wasted("1d")), width=104),
+        extra=(REASON,),
+        sort=("Failed, 1 h", "24 h"),
+        empty=UNCOUNTED,
+        height=9,
+        runbooks=("CreatifyModelFailing", "CreatifyFailureSpike"),
     )
 
 
-def _last_day() -> stat.Panel:
-    return (
-        panels.stat("Failed, last 24 h", "The same over a day: what the hour compares with.", panels.now(_ratio("1d")))
-        .unit("percentunit")
-        .decimals(1)
-        .thresholds(steps(GOOD, *RATIO_STEPS))
-        .no_value("none finished")
+def _near_a_spike() -> str:
+    """Return how far each model is on the way to an alert: in that of its four windows that is nearest.
+
+    Both the ratio and the number of failed tasks have to be there, so the one that is farther counts.
+    """
+    windows = " or ".join(
+        f'label_replace({_near_in(window)}, "window", "{window}", "", "")' for window in ("5m", "15m", "30m", "1h")
+    )
+    return f"max by ({OF_MODEL}) ({windows})"
+
+
+def _near_in(window: str) -> str:
+    limits = recorded("model:creatify_tasks_failed:ratio_limit")
+    ratio = f"({recorded(f'model:creatify_tasks_failed:ratio{window}')} / {limits})"
+    excess = recorded(f"model:creatify_tasks_failed:excess{window}")
+    enough = f"(clamp_min({excess}, 0) / {limit('failure_spike_excess_tasks')})"
+    return f"({ratio} < {enough} or {enough})"
+
+
+def _ratio() -> timeseries.Panel:
+    ratio = share(OF_MODEL, rate(TASKS_FAILED), rate(TASKS_FINISHED))
+    return panels.graph(
+        "Failure ratio",
+        "Failed of finished tasks, of the ten models with most failures, in steps of five minutes or more. Dashed:"
+        f" below {percent(SPIKE)} nothing counts as a spike. A gap: none finished.",
+        Line(top(ratio, OF_MODEL, MOST_FAILED), MODEL_LINE),
+        unit="percentunit",
+        interval="5m",
+        most=1,
+        limit=(limit(SPIKE), BAD),
+        empty=UNCOUNTED,
+        runbooks=("CreatifyFailureSpike", "CreatifyModelFailing"),
     )
 
 
-def _failed() -> stat.Panel:
-    return (
-        panels.stat("Failed tasks", "Tasks that failed in the time shown.", panels.now(f"sum({FAILED})"))
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps(PLAIN))
-        .no_value("none counted")
-    )
-
-
-def _worst_model() -> stat.Panel:
-    enough = f"{summed('model', FINISHED)} >= 10"
-    worst = panels.stat(
-        "Worst model",
-        "The model with the largest share of failed tasks in the time shown, among those that finished ten or more."
-        " None: of those nothing failed, or no model finished as many.",
-        panels.now(f"topk(1, ({share('model', FAILED, FINISHED)} and {enough}) > 0)", "{{model}}"),
-    )
-    return (
-        panels.named(worst)
-        .unit("percentunit")
-        .decimals(1)
-        .thresholds(steps(GOOD, *RATIO_STEPS))
-        .no_value("none")
-        .links([panels.runbook("CreatifyModelFailing")])
-    )
-
-
-def _main_reason() -> stat.Panel:
-    reason = panels.stat(
-        "Main reason",
-        "The class of reasons behind most of the failures in the time shown, and how many there were of it.",
-        panels.now(f"topk(1, {summed('reason', FAILED)} > 0)", "{{reason}}"),
-    )
-    return panels.named(reason).unit("locale").decimals(0).thresholds(steps(PLAIN)).no_value("none counted")
-
-
-def _vanished() -> stat.Panel:
-    return (
-        panels.stat(
-            "Vanished tasks",
-            "Tasks that left the list unfinished: nobody will know how they ended. Booked a day after they left.",
-            panels.now(f"sum({increase(metrics.TASKS_VANISHED, '$__range')})"),
-        )
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps(GOOD, (1, FAIR)))
-        .no_value("none counted")
-    )
-
-
-def _ratio_by_model() -> timeseries.Panel:
-    ratio = panels.graph(
-        "Failure ratio, by model",
-        f"Failed of finished tasks, in steps of 15 minutes. Dashed: below {percent(SPIKE)} nothing counts as a spike. A"
-        " gap: none finished.",
-        panels.query(share("model", rate(metrics.TASKS_FAILED), rate(metrics.TASKS_FINISHED)), "{{model}}"),
-    )
-    return (
-        panels.limited(ratio)
-        .unit("percentunit")
-        .interval("15m")
-        .max(1)
-        .thresholds(steps(PLAIN, RATIO_STEPS[1]))
-        .no_value("no task finished in this time")
-        .links([panels.runbook("CreatifyFailureSpike"), panels.runbook("CreatifyModelFailing")])
-    )
-
-
-def _near_the_limit() -> timeseries.Panel:
-    ratio, allowed = (
-        recorded("model:creatify_tasks_failed:ratio15m"),
-        recorded("model:creatify_tasks_failed:ratio_limit"),
-    )
-    near = panels.graph(
-        "How near to a spike, by model",
-        "The failure ratio of 15 minutes, divided by the model's own limit, which the recording rules derive from its"
-        f" last day. Above 100 % it is a spike, if {limit('failure_spike_excess_tasks'):g} tasks more failed than"
-        f" {percent('failure_spike_tolerated_share')} of the limit.",
-        panels.query(f"max by (model) ({ratio} / {allowed})", "{{model}}"),
-    )
-    return (
-        panels.limited(near)
-        .unit("percentunit")
-        .thresholds(steps(PLAIN, (1, BAD)))
-        .no_value("nothing finished in this time, or Prometheus has not loaded the recording rules")
-        .links([panels.runbook("CreatifyFailureSpike")])
+def _nearness() -> timeseries.Panel:
+    return panels.graph(
+        "Near a spike",
+        "How far each model is on the way to CreatifyFailureSpike: its failure ratio of its limit, which the"
+        " recording rules derive from its last day, or its failed tasks beyond"
+        f" {percent('failure_spike_tolerated_share')} of that limit of the {limit('failure_spike_excess_tasks'):g}"
+        " that it takes, whichever is less. From 100 % on it fires.",
+        Line(top(_near_a_spike(), OF_MODEL, MOST_FAILED), MODEL_LINE),
+        unit="percentunit",
+        limit=(1, BAD),
+        empty="nothing finished, or Prometheus has not loaded the rules",
+        runbooks=("CreatifyFailureSpike",),
     )
 
 
 def _by_reason() -> timeseries.Panel:
-    return (
-        panels.bars(
-            "Failed tasks, by reason",
-            "Each bar counts the failures since the bar before, by the class of the reason that was given. Which text"
-            " belongs to which class is configured as failure_reasons; creatify-exporter classify shows it.",
-            panels.query(counted("reason", rate(metrics.TASKS_FAILED)), "{{reason}}"),
-        )
-        .unit("short")
-        .decimals(0)
-        .interval("5m")
-        .no_value("no task failed in this time")
+    return panels.bars(
+        "By reason",
+        "Failed tasks by the class of the reason that was given; each bar counts since the bar before. Which text"
+        " belongs to which class is configured as failure_reasons; creatify-exporter classify shows it.",
+        Line(counted("reason", rate(TASKS_FAILED)), "{{reason}}"),
+        empty=UNCOUNTED,
+        span=10,
     )
 
 
-def _reasons() -> bargauge.Panel:
-    return (
-        panels.bar_gauge(
-            "Failed in all, by reason",
-            "Failed tasks in the time shown. Much under other: texts that no class knows yet.",
-            panels.now(f"sort_desc({summed('reason', FAILED)} > 0)", "{{reason}}"),
-        )
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps("orange"))
-        .no_value("no task failed in this time")
+def _reasons() -> table.Panel:
+    failed = summed(f"{OF_MODEL}, reason", increase(TASKS_FAILED, "1d"))
+    return panels.table(
+        "Reasons, 24 h",
+        "Failed tasks of the last 24 hours. Much under other: texts that no class knows yet.",
+        (REASON, WORKSPACE, LIST, MODEL),
+        Column("24 h", f"{failed} > 0.5 or topk(1, 0 * {failed})", width=62),
+        sort=("24 h",),
+        empty=UNCOUNTED,
+        span=14,
+        height=10,
+    )
+
+
+def _by_list() -> timeseries.Panel:
+    return panels.bars(
+        "By list",
+        "Failed tasks of each list; each bar counts since the bar before.",
+        Line(counted(OF_LIST, rate(TASKS_FAILED)), LIST_LINE),
+        empty=UNCOUNTED,
     )
 
 
 def _by_model() -> timeseries.Panel:
-    return (
-        panels.bars(
-            "Failed tasks, by model",
-            "Each bar counts the failures since the bar before.",
-            panels.query(counted("model", rate(metrics.TASKS_FAILED)), "{{model}}"),
-        )
-        .unit("short")
-        .decimals(0)
-        .interval("5m")
-        .no_value("no task failed in this time")
-    )
-
-
-def _models_and_reasons() -> table.Panel:
-    key = "workspace, model, reason"
-    whole = f"on (workspace, model) group_left () ({summed('workspace, model', FAILED)} > 0)"
-    models_table = panels.table(
-        "Failed in all, by model and reason",
-        "Failed tasks in the time shown, and the share of the reason in the failures of the model.",
-        ("Failed", f"{summed(key, FAILED)} > 0"),
-        ("Share", f"({summed(key, FAILED)} > 0) / {whole}"),
-        keys=panels.MODEL | {"reason": "Reason"},
-    )
-    panels.column(models_table, "Share", "percentunit")
-    return (
-        panels.sorted_by(models_table, "Failed")
-        .span(12)
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps(PLAIN))
-        .no_value("no task failed in this time")
+    failed = counted(OF_MODEL, rate(TASKS_FAILED))
+    return panels.bars(
+        "By model",
+        "Failed tasks of the ten models that fail most, and of the others; each bar counts since the bar before.",
+        Line(top(failed, OF_MODEL, MOST_FAILED), MODEL_LINE),
+        Line(others(failed, OF_MODEL, MOST_FAILED), OTHERS),
+        empty=UNCOUNTED,
     )

@@ -8,39 +8,40 @@ from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as models
 
 from creatify_exporter.metrics import TASKS_SUBMITTED, UP, Family
-from grafana.panels import BAD, RUNBOOKS, SOURCE
+from grafana.alerts import FIRING
+from grafana.palette import BAD
+from grafana.panels import RUNBOOKS, SOURCE
 from grafana.queries import selector
 
 TAG: Final = "creatify-exporter"
+TITLES: Final = {"overview": "Overview", "failures": "Failures", "credits": "Credits", "exporter": "Exporter"}
 Row = tuple[str, Sequence[Builder[models.Panel]]]
 
 
-def alerts(*matchers: str) -> str:
-    """Select the alerts of what is chosen. Those of a whole workspace have no model, those of its balance no list."""
-    ours = 'alertname=~"Creatify.*"'
-    chosen = ('workspace=~"$workspace|"', 'api=~"$api|remaining_credits|"', 'model=~"$model|"')
-    return f"ALERTS{{{', '.join([ours, *matchers, *chosen])}}}"
-
-
-FIRING: Final = alerts('alertstate="firing"')
-
-
 def row(title: str, *panels: Builder[models.Panel]) -> Row:
-    """Put panels under a title, from left to right, 24 columns to a line."""
+    """Put panels under a title, from left to right, 24 columns to a line. The first row has no title."""
     return title, panels
 
 
-def framed(uid: str, title: str, description: str, *rows: Row, listing_all: bool = False) -> models.Dashboard:
-    """Build a dashboard of titled rows; `listing_all` offers the balance beside the lists as `api`."""
-    page = dashboard.Dashboard(f"Creatify / {title}").uid(uid).description(description).tags([TAG]).readonly()
-    page.time("now-6h", "now").refresh("1m").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
-    page.variables(_variables(UP if listing_all else TASKS_SUBMITTED))
-    page.annotations([_alerts()]).links([_siblings(), _runbooks()])
-    for name, panels in rows:
-        page.with_row(dashboard.Row(name))
+def framed(page: str, description: str, *rows: Row) -> models.Dashboard:
+    """Build a dashboard of titled rows."""
+    board = dashboard.Dashboard(f"Creatify / {TITLES[page]}").uid(f"creatify-{page}").description(description)
+    board.tags([TAG]).readonly()
+    board.time("now-6h", "now").refresh("1m").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
+    board.variables(_variables(TASKS_SUBMITTED if _shows_tasks(page) else UP))
+    board.annotations([_starts_of_alerts()])
+    board.links([*(_sibling(page, other) for other in TITLES if other != page), _runbooks()])
+    for title, panels in rows:
+        if title:
+            board.with_row(dashboard.Row(title))
         for panel in panels:
-            page.with_panel(panel)
-    return _numbered(page.build())
+            board.with_panel(panel)
+    return _numbered(board.build())
+
+
+def _shows_tasks(page: str) -> bool:
+    """Tell whether a page is about tasks. On the other one the balance stands among the lists."""
+    return page != "exporter"
 
 
 def _variables(family: Family) -> list[Builder[models.VariableModel]]:
@@ -48,8 +49,8 @@ def _variables(family: Family) -> list[Builder[models.VariableModel]]:
     return [
         source.description("The Prometheus that scrapes the exporter."),
         _variable("workspace", "Workspace", f"label_values({family.name}, workspace)"),
-        _variable("api", "API", f'label_values({family.name}{{workspace=~"$workspace"}}, api)'),
-        _variable("model", "Model", f"label_values({selector(TASKS_SUBMITTED, scope=('workspace',))}, model)"),
+        _variable("api", "List", f'label_values({family.name}{{workspace=~"$workspace"}}, api)'),
+        _variable("model", "Model", f"label_values({selector(TASKS_SUBMITTED, scope=('workspace', 'api'))}, model)"),
     ]
 
 
@@ -61,15 +62,21 @@ def _variable(name: str, label: str, definition: str) -> dashboard.QueryVariable
     return variable.current(models.VariableOption(selected=True, text=["All"], value=["$__all"]))
 
 
-def _alerts() -> dashboard.AnnotationQuery:
-    annotation = dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(enable=True).icon_color(BAD)
+def _starts_of_alerts() -> dashboard.AnnotationQuery:
+    """Mark when an alert began to fire. Off by default: a night of alerts would hide what they are about."""
+    annotation = dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(enable=False).icon_color(BAD)
     annotation.title_format("{{alertname}}").text_format("{{workspace}} {{api}} {{model}}").tag_keys("severity")
-    return annotation.target(prometheus.Dataquery().expr(FIRING).ref_id("Anno").interval("1m").range())
+    starts = f"{FIRING} unless {FIRING} offset $__interval"
+    return annotation.target(prometheus.Dataquery().expr(starts).ref_id("Anno").interval("1m").range())
 
 
-def _siblings() -> dashboard.DashboardLink:
-    link = dashboard.DashboardLink("Creatify").type(models.DashboardLinkType.DASHBOARDS).tags([TAG])
-    return link.include_vars(include_vars=True).keep_time(keep_time=True)
+def _sibling(page: str, other: str) -> dashboard.DashboardLink:
+    """Lead to another dashboard with what is chosen, without the list if that may be the balance."""
+    kept = ["datasource", "workspace", "api", "model"] if _shows_tasks(page) else ["datasource", "workspace"]
+    link = dashboard.DashboardLink(TITLES[other]).type(models.DashboardLinkType.LINK).icon("dashboard")
+    return link.url(f"/d/creatify-{other}?{'&'.join(f'${{{name}:queryparam}}' for name in kept)}").keep_time(
+        keep_time=True
+    )
 
 
 def _runbooks() -> dashboard.DashboardLink:

@@ -108,9 +108,9 @@ def _exporter(simulator: Simulator, clock: Clock) -> Exporter:
 
 def _scrape(exporter: Exporter, at: float) -> Iterator[str]:
     """Scrape once, and yield the samples as each replica would tell them."""
-    visits = exporter.visit()
-    wait([future for visit in visits for future in visit.futures])
-    text = generate_latest(exporter.collect(visits, own=True)).decode()  # type: ignore[no-untyped-call]
+    scrape = exporter.begin_scrape()
+    wait(scrape.futures)
+    text = generate_latest(exporter.collect(scrape, own=True)).decode()  # type: ignore[no-untyped-call]
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     for replica in REPLICAS:
         yield from (_told_by(replica, sample, at) for sample in samples)

@@ -1,260 +1,215 @@
-"""Overview: what now, how much, how fast, which model."""
+"""Overview: which workspace, list and model fails, why, since when, what it costs, and whether the balance lasts."""
 
-from typing import Final
-
-from grafana_foundation_sdk.builders import stat, table, timeseries
+from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 
-from creatify_exporter import metrics
-from grafana import panels
-from grafana.failures import RATIO_STEPS
-from grafana.frame import FIRING, framed, row
-from grafana.limits import limit
-from grafana.panels import BAD, FAIR, GOOD, PLAIN, steps
-from grafana.queries import balance, gauge, increase, quantile, rate, share, spending, spent, summed
+from creatify_exporter.metrics import TASK_DURATION, TASKS, TASKS_FAILED, TASKS_FINISHED, TASKS_SUBMITTED
+from grafana import alerts, panels
+from grafana.frame import framed, row
+from grafana.limits import BALANCE_STEPS, LASTS_STEPS, NONE_STEPS, RATIO_STEPS, SLOW_STEPS, STUCK_STEPS, limit
+from grafana.palette import FAIR, OTHERS, PLAIN
+from grafana.panels import (
+    CURRENCY,
+    FAILING,
+    LIST,
+    LIST_LINE,
+    MODEL,
+    MODEL_LINE,
+    UNCOUNTED,
+    UNREAD,
+    WORKSPACE,
+    Column,
+    Line,
+)
+from grafana.queries import (
+    AT_END,
+    OF_LIST,
+    OF_MODEL,
+    OF_WORKSPACE,
+    WAITING,
+    balance,
+    cost,
+    down,
+    failed_ratio,
+    failing_now,
+    gauge,
+    increase,
+    lasts,
+    oldest_waiting,
+    others,
+    per_task,
+    quantile,
+    rate,
+    spent,
+    summed,
+    top,
+)
 
-LOADED: Final = "creatify:threshold:gap_seconds"
-"""Is there as soon as Prometheus has evaluated the rules."""
-WAITING: Final = 'status=~"pending|running"'
-STUCK, SLOW = limit("tasks_stuck_seconds"), limit("tasks_slow_seconds_floor")
-BUCKETS: Final = rate(metrics.TASK_DURATION, part="_bucket")
+NONE_WAITS = {"0": ("none", PLAIN)}
 
 
 def build() -> models.Dashboard:
     """Return the dashboard."""
     return framed(
-        "creatify-overview",
-        "Overview",
-        "What Creatify's text generation does for you: what now, how much, how fast, with which model.",
-        row("What now", _list(), _alerts(), _waiting(), _oldest(), _failed(), _slow(), _balance()),
+        "overview",
+        "Which workspace, list and model fails, why, since when, what it costs, and whether the balance lasts.",
+        row("", _workspaces(), _cost(), alerts.alerts_table(height=12), _lists()),
         row("How much", _flow(), _queue()),
-        row("How fast", _duration(), _duration_by_model()),
-        row("Which model", _finished_by_model(), _credits_by_model(), _models()),
+        row("How fast", _duration_by_list(), _duration_by_model()),
+        row("Models", _finished_by_model(), _models()),
     )
 
 
-def _list() -> stat.Panel:
-    lists = gauge(metrics.UP, 'api!="remaining_credits"')
+def _workspaces() -> table.Panel:
+    return panels.table(
+        "Workspaces",
+        "A row for each workspace that an exporter told of in the last six hours, the one with most alerts first."
+        " Failed: of the worst model, in 15 minutes if five tasks finished in them, else in an hour. Waits: how long"
+        " the oldest waiting task has. Down: lists that no fetch has read for five minutes. Lasts for: at the rate"
+        " of the last 24 hours; unknown if no balance could be read for a quarter of an hour.",
+        (WORKSPACE,),
+        Column("Alerts", alerts.count(), width=70, steps=NONE_STEPS, empty="no rules"),
+        Column(FAILING, failing_now(OF_WORKSPACE), "percentunit", 1, 85, steps=RATIO_STEPS),
+        Column("Waits", oldest_waiting(OF_WORKSPACE), "s", 0, 64, steps=STUCK_STEPS, words=NONE_WAITS),
+        Column("Down", down(), width=55, steps=NONE_STEPS),
+        Column("Balance", balance(), width=69, steps=BALANCE_STEPS, empty="unknown"),
+        Column("Lasts for", lasts(), "s", 1, 74, steps=LASTS_STEPS, empty="unknown"),
+        sort=("Alerts",),
+        empty="no exporter has told of a workspace for six hours",
+        span=12,
+        height=7,
+        runbooks=("CreatifyExporterAbsent", "CreatifyDown", "CreatifyCreditsLow", "CreatifyCreditsRunOut"),
+    )
+
+
+def _cost() -> table.Panel:
+    return panels.table(
+        "Cost, 24 h",
+        "What the tasks of each model cost in the last 24 hours, refunds subtracted: in the currency of the workspace's"
+        " plan, or in credits if its configuration has no price.",
+        (WORKSPACE, LIST, MODEL),
+        Column("24 h", cost(summed(OF_MODEL, spent("1d"))), decimals=2, width=85),
+        extra=(CURRENCY,),
+        sort=("24 h",),
+        empty=UNCOUNTED,
+        span=12,
+        height=7,
+        runbooks=("CreatifyCreditBurnHigh",),
+    )
+
+
+def _by_day(labels: str) -> tuple[Column, ...]:
+    """Return the columns of lists and of models."""
+    durations = increase(TASK_DURATION, "1d", part="_bucket")
     return (
-        panels.stat(
-            "List",
-            "Whether the list of tasks could be read at the last scrape; of several workspaces the worst.",
-            panels.now(f"min({lists})", "list"),
-        )
-        .mappings(panels.words(_1=("readable", GOOD), _0=("unreadable", BAD)))
-        .thresholds(steps(BAD, (1, GOOD), empty=BAD))
-        .no_value("no exporter")
-        .links([panels.runbook("CreatifyDown"), panels.runbook("CreatifyExporterAbsent")])
-        .span(3)
+        Column(FAILING, failing_now(labels), "percentunit", 1, 101, steps=RATIO_STEPS),
+        Column("Waiting", summed(labels, gauge(TASKS, WAITING)), width=65, empty="unread"),
+        Column("Waits", oldest_waiting(labels), "s", 0, 60, steps=STUCK_STEPS, words=NONE_WAITS, empty="unread"),
+        Column("Tasks, 24 h", summed(labels, increase(TASKS_SUBMITTED, "1d")), width=93),
+        Column("Failed, 24 h", failed_ratio(labels, "1d"), "percentunit", 1, 93, steps=RATIO_STEPS),
+        Column("90 % within", quantile(0.9, labels, durations), "s", 0, 96, steps=SLOW_STEPS),
+        Column("Credits, 24 h", summed(labels, spent("1d")), width=102),
+        Column("Each", per_task(labels, "1d"), panels.DIGITS, 2, 60),
+        Column("Cost, 24 h", cost(summed(labels, spent("1d"))), decimals=2, width=86),
     )
 
 
-def _alerts() -> stat.Panel:
-    return (
-        panels.stat(
-            "Alerts",
-            "Alerts of what is chosen that fire now. No rules: Prometheus has not loaded them, so nothing can fire.",
-            panels.now(f"count({FIRING}) or 0 * count({LOADED})"),
-        )
-        .unit("locale")
-        .thresholds(steps(GOOD, (1, BAD), empty=BAD))
-        .no_value("no rules")
-        .span(3)
-    )
-
-
-def _waiting() -> stat.Panel:
-    return (
-        panels.stat(
-            "Waiting",
-            "Tasks that are pending or running now.",
-            panels.now(f"sum({gauge(metrics.TASKS, WAITING)})", "waiting"),
-        )
-        .unit("locale")
-        .thresholds(steps(PLAIN))
-        .no_value("list unreadable")
-        .span(3)
-    )
-
-
-def _oldest() -> stat.Panel:
-    return (
-        panels.stat(
-            "Oldest waiting",
-            f"The age of the oldest task that is pending or running; above {STUCK / 60:g} minutes it counts as stuck.",
-            panels.now(f"time() - min({gauge(metrics.OLDEST_TASK)}) or 0 * sum({gauge(metrics.TASKS)})"),
-        )
-        .unit("s")
-        .thresholds(steps(GOOD, (STUCK / 2, FAIR), (STUCK, BAD)))
-        .mappings(panels.words(_0=("none waits", GOOD)))
-        .no_value("list unreadable")
-        .links([panels.runbook("CreatifyTasksStuck")])
-        .span(4)
-    )
-
-
-def _failed() -> stat.Panel:
-    failed, finished = increase(metrics.TASKS_FAILED, "1h"), increase(metrics.TASKS_FINISHED, "1h")
-    return (
-        panels.stat(
-            "Failed, last hour",
-            "Of the tasks that finished within the last hour, the share that failed.",
-            panels.now(f"clamp_max(sum({failed}) / (sum({finished}) > 0), 1)"),
-        )
-        .unit("percentunit")
-        .decimals(1)
-        .thresholds(steps(GOOD, *RATIO_STEPS))
-        .no_value("none finished")
-        .links([panels.runbook("CreatifyFailureSpike")])
-        .span(3)
-    )
-
-
-def _slow() -> stat.Panel:
-    return (
-        panels.stat(
-            "90 % finish within",
-            "Nine in ten tasks of the last hour took no longer, from creation to the scrape that saw them finished.",
-            panels.now(quantile(0.9, "", increase(metrics.TASK_DURATION, "1h", part="_bucket"))),
-        )
-        .unit("s")
-        .thresholds(steps(GOOD, (SLOW, FAIR), (5 * SLOW, BAD)))
-        .no_value("none finished")
-        .links([panels.runbook("CreatifyTasksSlow")])
-        .span(4)
-    )
-
-
-def _balance() -> stat.Panel:
-    return (
-        panels.stat(
-            "Balance",
-            f"Credits left, all chosen workspaces together; red below {limit('credits_low_credits'):g}. Unknown: none"
-            " could be read for a quarter of an hour.",
-            panels.now(f"sum({balance()})", "credits"),
-        )
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps(BAD, (limit("credits_low_credits"), PLAIN)))
-        .no_value("unknown")
-        .links([panels.runbook("CreatifyCreditsLow")])
-        .span(4)
-    )
-
-
-def _flow() -> timeseries.Panel:
-    flow = panels.graph(
-        "Tasks a minute",
-        "Tasks seen for the first time, tasks that finished, and those of them that failed. While more are submitted"
-        " than finish, a queue builds up.",
-        panels.query(f"60 * sum({rate(metrics.TASKS_SUBMITTED)})", "submitted"),
-        panels.query(f"60 * sum({rate(metrics.TASKS_FINISHED)})", "finished"),
-        panels.query(f"60 * sum({rate(metrics.TASKS_FAILED)})", "failed"),
-    )
-    panels.colored(flow, submitted="blue", finished="green", failed="red")
-    return flow.unit("short").no_value("no task was counted in this time")
-
-
-def _queue() -> timeseries.Panel:
-    queue = panels.area(
-        "Waiting tasks",
-        "Entries of the list that are pending or running. A gap: the list could not be read.",
-        panels.query(summed("status", gauge(metrics.TASKS, WAITING)), "{{status}}"),
-    )
-    panels.colored(queue, pending="yellow", running="blue")
-    return (
-        queue.unit("short")
-        .no_value("the list was unreadable in this time")
-        .links([panels.runbook("CreatifyNothingFinishes")])
-    )
-
-
-def _duration() -> timeseries.Panel:
-    return (
-        panels.graph(
-            "Duration of tasks",
-            "From a task's creation to the scrape that first saw it finished, so its resolution is the scrape interval."
-            " A gap: none finished.",
-            panels.query(quantile(0.99, "", BUCKETS), "99 % within"),
-            panels.query(quantile(0.9, "", BUCKETS), "90 % within"),
-            panels.query(quantile(0.5, "", BUCKETS), "half within"),
-        )
-        .unit("s")
-        .interval("5m")
-        .no_value("no task finished in this time")
-    )
-
-
-def _duration_by_model() -> timeseries.Panel:
-    duration = panels.graph(
-        "90 % finish within, by model",
-        f"The 90th percentile of each model's durations, in steps of 15 minutes. Dashed: below {SLOW / 60:g} minutes no"
-        " model counts as slow.",
-        panels.query(quantile(0.9, "model", BUCKETS), "{{model}}"),
-    )
-    return (
-        panels.limited(duration)
-        .unit("s")
-        .interval("15m")
-        .thresholds(steps(PLAIN, (SLOW, FAIR)))
-        .no_value("no task finished in this time")
-        .links([panels.runbook("CreatifyTasksSlow")])
-    )
-
-
-def _finished_by_model() -> timeseries.Panel:
-    return (
-        panels.area(
-            "Finished a minute, by model",
-            "Tasks that reached done or failed.",
-            panels.query(f"60 * {summed('model', rate(metrics.TASKS_FINISHED))}", "{{model}}"),
-        )
-        .unit("short")
-        .no_value("no task finished in this time")
-    )
-
-
-def _credits_by_model() -> timeseries.Panel:
-    return (
-        panels.area(
-            "Credits an hour, by model",
-            "Credits used less credits refunded.",
-            panels.query(f"clamp_min(3600 * {summed('model', spending())}, 0)", "{{model}}"),
-        )
-        .unit("short")
-        .no_value("no credits were used in this time")
-        .links([panels.runbook("CreatifyCreditBurnHigh")])
+def _lists() -> table.Panel:
+    return panels.table(
+        "Lists",
+        "Each list of tasks, the one with the worst failures first. Failed, 1 h: of its worst model with five"
+        " finished tasks or more. Nine in ten tasks of 24 hours finished within the time shown. Each: credits for a"
+        " finished task.",
+        (WORKSPACE, LIST),
+        *_by_day(OF_LIST),
+        extra=(CURRENCY,),
+        sort=(FAILING,),
+        empty=UNCOUNTED,
+        runbooks=("CreatifyTasksStuck", "CreatifyNothingFinishes", "CreatifyTasksSlow"),
     )
 
 
 def _models() -> table.Panel:
-    key = "workspace, model"
-    submitted = summed(key, increase(metrics.TASKS_SUBMITTED, "$__range"))
-    finished, failed = (increase(family, "$__range") for family in (metrics.TASKS_FINISHED, metrics.TASKS_FAILED))
-    durations = increase(metrics.TASK_DURATION, "$__range", part="_bucket")
-    credit = summed(key, spent("$__range"))
-    models_table = panels.table(
+    columns = [column for column in _by_day(OF_MODEL) if column.heading not in ("Credits, 24 h", "Waits")]
+    return panels.table(
         "Models",
-        "Each model in the time shown; how many wait is as of now.",
-        ("Submitted", submitted),
-        ("Finished", summed(key, finished)),
-        ("Failed", summed(key, failed)),
-        ("Failure ratio", share(key, failed, finished)),
-        ("Half within", quantile(0.5, key, durations)),
-        ("90 % within", quantile(0.9, key, durations)),
-        ("Waiting", summed(key, gauge(metrics.TASKS, WAITING))),
-        ("Credits", credit),
-        ("Credits a task", f"{credit} / ({summed(key, finished)} > 0)"),
-        keys=panels.MODEL,
+        "Each model, the one with the worst failures first. Each: credits for a finished task.",
+        (WORKSPACE, LIST, MODEL),
+        *columns,
+        extra=(CURRENCY,),
+        sort=(FAILING,),
+        empty=UNCOUNTED,
+        height=12,
     )
-    panels.column(models_table, "Failure ratio", "percentunit", 1, steps(PLAIN, *RATIO_STEPS))
-    panels.column(models_table, "Half within", "s", 1)
-    panels.column(models_table, "90 % within", "s", 1)
-    panels.column(models_table, "Credits a task", panels.DIGITS, 2)
-    return (
-        panels.sorted_by(models_table, "Submitted")
-        .unit("locale")
-        .decimals(0)
-        .thresholds(steps(PLAIN))
-        .no_value("no model is known in this time")
+
+
+def _flow() -> timeseries.Panel:
+    return panels.graph(
+        "Tasks a minute",
+        "Tasks seen for the first time, tasks that finished, and those of them that failed, and how many of how many"
+        " lists are in that. While more are submitted than finish, a queue builds up.",
+        Line(f"60 * sum({rate(TASKS_SUBMITTED)})", "submitted"),
+        Line(f"60 * sum({rate(TASKS_FINISHED)})", "finished"),
+        Line(f"60 * sum({rate(TASKS_FAILED)})", "failed"),
+        *panels.LISTS_READ,
+        unit="short",
+        empty=UNCOUNTED,
+    )
+
+
+def _queue() -> timeseries.Panel:
+    return panels.graph(
+        "Waiting tasks",
+        "Entries of each list that are pending or running. A gap: the list could not be read for five minutes.",
+        Line(summed(OF_LIST, gauge(TASKS, WAITING)), LIST_LINE),
+        unit="short",
+        empty=UNREAD,
+        stacked=True,
+        runbooks=("CreatifyNothingFinishes",),
+    )
+
+
+def _slow(labels: str) -> str:
+    return quantile(0.9, labels, rate(TASK_DURATION, part="_bucket"))
+
+
+def _duration_by_list() -> timeseries.Panel:
+    return panels.graph(
+        "90 %, by list",
+        "Nine in ten tasks took no longer, from creation to the scrape that saw them finished. A gap: none finished.",
+        Line(_slow(OF_LIST), LIST_LINE),
+        unit="s",
+        interval="5m",
+        empty=UNCOUNTED,
+    )
+
+
+def _duration_by_model() -> timeseries.Panel:
+    slow = limit("tasks_slow_seconds_floor")
+    total = increase(TASKS_FINISHED, "$__range", at=AT_END)
+    return panels.graph(
+        "90 %, by model",
+        f"The same of the ten models that finish most tasks. Dashed: below {slow / 60:g} minutes no model counts as"
+        " slow.",
+        Line(top(_slow(OF_MODEL), OF_MODEL, total), MODEL_LINE),
+        unit="s",
+        interval="5m",
+        limit=(slow, FAIR),
+        empty=UNCOUNTED,
+        runbooks=("CreatifyTasksSlow",),
+    )
+
+
+def _finished_by_model() -> timeseries.Panel:
+    finished = f"60 * {summed(OF_MODEL, rate(TASKS_FINISHED))}"
+    total = increase(TASKS_FINISHED, "$__range", at=AT_END)
+    return panels.graph(
+        "Finished a minute",
+        "Tasks that reached done or failed, of the ten models that finish most, and of the others together.",
+        Line(top(finished, OF_MODEL, total), MODEL_LINE),
+        Line(others(finished, OF_MODEL, total), OTHERS),
+        unit="short",
+        empty=UNCOUNTED,
+        stacked=True,
+        span=24,
     )

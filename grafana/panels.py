@@ -1,20 +1,15 @@
-"""Panels of this project's look, ready for their units and thresholds."""
+"""The three kinds of panel, each one call: a table, a graph of lines or areas, a graph of bars."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, timeseries
-from grafana_foundation_sdk.builders import stat as stats
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, timeseries
 from grafana_foundation_sdk.builders import table as tables
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.common import (
-    BarGaugeDisplayMode,
-    BarGaugeValueMode,
-    BigValueColorMode,
-    BigValueGraphMode,
-    BigValueTextMode,
     DataSourceRef,
     GraphDrawStyle,
     GraphThresholdsStyleMode,
@@ -24,111 +19,222 @@ from grafana_foundation_sdk.models.common import (
     StackingMode,
     TooltipDisplayMode,
     VisibilityMode,
-    VizOrientation,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from grafana.palette import CAUSES, LEGENDS, PLAIN, REASONS
+from grafana.queries import lists, lists_read
+
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 RUNBOOKS: Final = "https://github.com/creatify-exporter/creatify-exporter/blob/main/docs/runbooks.md"
-MODEL: Final = {"workspace": "Workspace", "model": "Model"}
-"""Columns that say which model it is."""
-WIDTHS: Final = {"Workspace": 110, "Model": 230, "Reason": 160, "Instance": 150}
-"""Pixels; other columns share the rest."""
-NARROWEST: Final = 90
-"""Pixels, too. Grafana's own 150 push the last columns of a table out of sight on a screen 1400 pixels wide."""
 DIGITS: Final = "none"
 """The unit that shows all decimals, so that they stand below each other; `locale` leaves zeros at the end away."""
-GOOD, FAIR, BAD, PLAIN = "green", "orange", "red", "text"
+LIST_LINE, MODEL_LINE = "{{workspace}} · {{api}}", "{{workspace}} · {{api}} · {{model}}"
+"""Legends. A line has the colour of its name, so a list and a model have one name everywhere."""
+FAILING: Final = "Failed ≤1h"
+"""The heading of a failure ratio of 15 minutes if five tasks finished in them, else of an hour."""
+UNCOUNTED: Final = "nothing was counted: see Down on Overview"
+UNREAD: Final = "no list was read: see Down on Overview"
+HALF: Final = 12
+"""Grid columns of a graph that has a neighbour; a wider one has room for its legend at the right."""
+MOST_BARS: Final = 120
+"""Bars of a graph, however long the time shown is: more would be hairlines."""
 
 _LOWEST: Final = -1e15  # what has no value has the colour of the first step, so all values need one of their own
 _BRIDGED: Final = 5 * 60 * 1000.0  # milliseconds: gaps from a failed fetch or two are no news, longer ones are shown
 
-
-def query(expression: str, legend: str = "__auto") -> prometheus.Dataquery:
-    """Ask for a line over time."""
-    return prometheus.Dataquery().expr(expression).legend_format(legend).range()
+Steps = tuple[str, tuple[tuple[float, str], ...], str]
+"""A colour for low values, the values from which on others hold, and a colour for no value."""
 
 
-def now(expression: str, legend: str = "__auto") -> prometheus.Dataquery:
-    """Ask for the values at the end of the time shown."""
-    return prometheus.Dataquery().expr(expression).legend_format(legend).instant()
+def steps(lowest: str, *above: tuple[float, str], empty: str = PLAIN) -> Steps:
+    """Colour by value."""
+    return lowest, above, empty
 
 
-def stat(title: str, description: str, *queries: prometheus.Dataquery) -> stats.Panel:
-    """Show a number or a word."""
-    panel = stats.Panel().title(title).description(description).datasource(SOURCE).height(4).span(4)
-    panel.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).color_scheme(_by_thresholds())
-    panel.orientation(VizOrientation.AUTO)
-    return panel.targets(_lettered(queries))
+@dataclass(frozen=True)
+class Key:
+    """A label that tells the rows of a table apart; `width` in pixels. The last key of a table takes what is left."""
+
+    label: str
+    heading: str
+    width: int
+    link: str = ""
+    words: dict[str, tuple[str, str]] | None = None
+    """Label value → what is written instead, and its colour."""
 
 
-def graph(title: str, description: str, *queries: prometheus.Dataquery) -> timeseries.Panel:
-    """Draw lines."""
-    panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).height(8).span(12)
-    panel.line_width(1.5).fill_opacity(8).show_points(VisibilityMode.AUTO).span_nulls(_BRIDGED).axis_soft_min(0)
-    panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
-    panel.legend(_legend()).thresholds(steps(PLAIN))
-    return panel.targets(_lettered(queries))
+@dataclass(frozen=True)
+class Column:
+    """A column of values. What has no value is `empty`. A column without a heading is asked for its labels alone."""
+
+    heading: str
+    expression: str
+    unit: str = "locale"
+    decimals: int | None = 0
+    width: int = 80
+    steps: Steps | None = None
+    words: dict[str, tuple[str, str]] | None = None
+    empty: str = "-"
 
 
-def area(title: str, description: str, *queries: prometheus.Dataquery) -> timeseries.Panel:
-    """Draw parts of a whole upon each other."""
-    panel = graph(title, description, *queries).fill_opacity(45).line_width(1).show_points(VisibilityMode.NEVER)
-    return panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL))
+@dataclass(frozen=True)
+class Line:
+    """A query over time; each of its series is named by the legend. `aside` has an axis of its own, at the right."""
+
+    expression: str
+    legend: str
+    aside: bool = False
 
 
-def bars(title: str, description: str, *queries: prometheus.Dataquery) -> timeseries.Panel:
-    """Draw what comes now and then as bars upon each other; each counts since the one before."""
-    panel = area(title, description, *queries).draw_style(GraphDrawStyle.BARS)
-    return panel.fill_opacity(80).line_width(0)
+LISTS_READ: Final = (
+    Line(f"count({lists_read()})", "lists read", aside=True),
+    Line(f"count({lists()})", "lists", aside=True),
+)
+"""How many of how many lists are in a sum, where a list that is not read would lower it in silence."""
 
 
-def bar_gauge(title: str, description: str, *queries: prometheus.Dataquery) -> bargauge.Panel:
-    """Compare numbers by the length of bars."""
-    panel = bargauge.Panel().title(title).description(description).datasource(SOURCE).height(8).span(12)
-    panel.orientation(VizOrientation.HORIZONTAL).display_mode(BarGaugeDisplayMode.BASIC)
-    panel.value_mode(BarGaugeValueMode.TEXT).show_unfilled(show_unfilled=True).min(0)
-    panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).color_scheme(_by_thresholds())
-    return panel.targets(_lettered(queries))
+def _page(uid: str, *labels: str) -> str:
+    """Return the address of a dashboard, limited to the row that was clicked."""
+    headings = {"workspace": "Workspace", "api": "List", "model": "Model"}
+    chosen = [f"var-{label}=${{__data.fields.{headings[label]}:percentencode}}" for label in labels]
+    return f"/d/creatify-{uid}?{'&'.join(['${datasource:queryparam}', *chosen])}&${{__url_time_range}}"
 
 
-def table(title: str, description: str, *named: tuple[str, str], keys: dict[str, str]) -> tables.Panel:
-    """Show a table: rows by their keys, label → heading; a column of each name with the values of an expression.
+def _colored(colors: dict[str, str]) -> dict[str, tuple[str, str]]:
+    return {name: (name, color) for name, color in colors.items()}
 
-    A column without a name is not shown.
+
+WORKSPACE: Final = Key("workspace", "Workspace", 92, _page("overview", "workspace"))
+LIST: Final = Key("api", "List", 145, _page("failures", "workspace", "api"))
+MODEL: Final = Key("model", "Model", 130, _page("failures", "workspace", "api", "model"))
+FETCHED: Final = Key("api", "List", 145)
+"""A list or the balance, which has no page of tasks."""
+REASON: Final = Key("reason", "Reason", 145, words=_colored(REASONS | CAUSES))
+CAUSE: Final = Key("cause", "Cause", 110, words=_colored(CAUSES))
+CURRENCY: Final = Key("currency", "Unit", 56)
+
+
+def table(  # noqa: PLR0913 - a panel has so many parts, and each call names them
+    title: str,
+    description: str,
+    keys: Sequence[Key],
+    *columns: Column,
+    empty: str,
+    sort: Sequence[str] = (),
+    extra: Sequence[Key] = (),
+    span: int = 24,
+    height: int = 8,
+    runbooks: Sequence[str] = (),
+) -> tables.Panel:
+    """Show a row for each value of the keys, and a column for each expression, whose labels have to be the keys.
+
+    Labels in `extra` come from single expressions and are shown behind the columns. Rows are sorted by the columns that
+    `sort` names, the largest first, or the smallest if its name has a `+` in front.
     """
-    panel = tables.Panel().title(title).description(description).datasource(SOURCE).height(8).span(24)
-    queries = [now(expression).format(PromQueryFormat.TABLE) for _, expression in named]
-    panel.targets(_lettered(queries)).min_width(NARROWEST)
-    values = [f"Value #{_letter(number)}" for number in range(len(named))] if len(named) > 1 else ["Value"]
-    headings = keys | {value: name for value, (name, _) in zip(values, named, strict=True)}
+    panel = tables.Panel().min_width(60).no_value(empty)
+    _frame(panel, (title, description), (span, height), runbooks)
+    panel.targets(_lettered([_now(each.expression) for each in columns])).thresholds(_thresholds(steps(PLAIN)))
+    panel.override_by_regexp(".*", [option("noValue", "-")])
+    for key in (*keys, *extra):
+        panel.override_by_name(key.heading, _options_of_key(key, wide=key is keys[-1]))
+    for column in filter(lambda each: each.heading, columns):
+        panel.override_by_name(column.heading, _options_of_column(column))
+    order = [
+        common.TableSortByFieldState().display_name(name.lstrip("+")).desc(not name.startswith("+")) for name in sort
+    ]
+    panel.sort_by(list(order))
+    return _arranged(panel, keys, columns, extra)
+
+
+def _arranged(
+    panel: tables.Panel, keys: Sequence[Key], columns: Sequence[Column], extra: Sequence[Key]
+) -> tables.Panel:
+    """Join what the expressions return, in the order of keys, columns and extra labels."""
+    values = [f"Value #{_letter(number)}" for number in range(len(columns))] if len(columns) > 1 else ["Value"]
+    headings = {key.label: key.heading for key in keys}
+    headings |= dict(zip(values, (column.heading for column in columns), strict=True))
+    headings |= {key.label: key.heading for key in extra}
     options = {
         "excludeByName": {"Time": True} | {value: True for value in values if not headings[value]},
         "indexByName": {name: index for index, name in enumerate(headings)},
-        "renameByName": headings,
+        "renameByName": {name: heading for name, heading in headings.items() if heading},
     }
-    # What the panel says when there is no row would otherwise stand in every empty cell.
-    panel.override_by_regexp(".*", [option("noValue", "-")])
-    for heading, width in WIDTHS.items():
-        panel.override_by_name(heading, [option("custom.width", width)])
     panel.with_transformation(models.DataTransformerConfig("merge", options={}))
     return panel.with_transformation(models.DataTransformerConfig("organize", options=options))
 
 
-def sorted_by(panel: tables.Panel, name: str) -> tables.Panel:
-    """Sort a table by a column, largest first."""
-    return panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc=True)])
+def _options_of_key(key: Key, *, wide: bool) -> list[models.DynamicConfigValue]:
+    options = [option("custom.minWidth" if wide else "custom.width", key.width)]
+    if key.link:
+        options.append(option("links", [{"title": f"Only this {key.heading.lower()}", "url": key.link}]))
+    if key.words:
+        options += [option("mappings", words(key.words)), _COLORED_TEXT]
+    return options
 
 
-def column(
-    panel: tables.Panel, name: str, unit: str, decimals: int = 0, warn: dashboard.ThresholdsConfig | None = None
-) -> None:
-    """Give a column its unit, its digits and, where a value can be bad, its colours."""
-    options = [option("unit", unit), option("decimals", decimals)]
-    if warn:
-        options += [option("thresholds", warn.build()), option("custom.cellOptions", {"type": "color-text"})]
-    panel.override_by_name(name, options)
+def _options_of_column(column: Column) -> list[models.DynamicConfigValue]:
+    options = [option("custom.width", column.width), option("unit", column.unit), option("noValue", column.empty)]
+    if column.decimals is not None:
+        options.append(option("decimals", column.decimals))
+    if column.steps:
+        options.append(option("thresholds", _thresholds(column.steps).build()))
+    if column.words:
+        options.append(option("mappings", words(column.words)))
+    return [*options, _COLORED_TEXT] if column.steps or column.words else options
+
+
+def graph(  # noqa: PLR0913 - as above
+    title: str,
+    description: str,
+    *lines: Line,
+    unit: str,
+    empty: str,
+    stacked: bool = False,
+    limit: tuple[float, str] | None = None,
+    most: float | None = None,
+    interval: str = "",
+    span: int = HALF,
+    height: int = 10,
+    runbooks: Sequence[str] = (),
+) -> timeseries.Panel:
+    """Draw lines, or with `stacked` areas upon each other; a dashed line at `limit`; values up to `most`."""
+    panel = timeseries.Panel().unit(unit).no_value(empty).axis_soft_min(0)
+    _frame(panel, (title, description), (span, height), runbooks)
+    panel.targets(_lettered([_over_time(line) for line in lines])).legend(_legend(span))
+    panel.line_width(1.5).fill_opacity(8).show_points(VisibilityMode.AUTO).span_nulls(_BRIDGED)
+    panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    panel.thresholds(_thresholds(steps(PLAIN, limit) if limit else steps(PLAIN)))
+    panel.color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    for line in lines:
+        for name, color in LEGENDS.get(line.legend, {}).items():
+            panel.override_by_name(name, [option("color", {"mode": "fixed", "fixedColor": color})])
+    for line in filter(lambda each: each.aside, lines):
+        panel.override_by_name(line.legend, _ASIDE)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(45).line_width(1)
+    if limit:
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
+    if most is not None:
+        panel.max(most)
+    return panel.interval(interval).max_data_points(MOST_BARS) if interval else panel
+
+
+def bars(  # noqa: PLR0913 - as above
+    title: str,
+    description: str,
+    *lines: Line,
+    unit: str = "short",
+    empty: str,
+    span: int = HALF,
+    runbooks: Sequence[str] = (),
+) -> timeseries.Panel:
+    """Draw what comes now and then as bars upon each other; each counts since the bar before."""
+    panel = graph(
+        title, description, *lines, unit=unit, empty=empty, stacked=True, interval="5m", span=span, runbooks=runbooks
+    )
+    panel.draw_style(GraphDrawStyle.BARS).fill_opacity(80).line_width(0).show_points(VisibilityMode.NEVER)
+    return panel.decimals(0)
 
 
 def option(name: str, value: object) -> models.DynamicConfigValue:
@@ -136,48 +242,48 @@ def option(name: str, value: object) -> models.DynamicConfigValue:
     return models.DynamicConfigValue(name, value)
 
 
-def colored(panel: timeseries.Panel, **colors: str) -> timeseries.Panel:
-    """Give lines of these names their colours."""
-    for name, color in colors.items():
-        panel.override_by_name(name, [option("color", {"mode": "fixed", "fixedColor": color})])
-    return panel
-
-
-def named(panel: stats.Panel) -> stats.Panel:
-    """Show which series it is above its value."""
-    return panel.text_mode(BigValueTextMode.VALUE_AND_NAME)
-
-
-def limited(panel: timeseries.Panel) -> timeseries.Panel:
-    """Draw the thresholds as lines."""
-    style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
-    return panel.thresholds_style(style)
-
-
-def steps(lowest: str, *above: tuple[float, str], empty: str = PLAIN) -> dashboard.ThresholdsConfig:
-    """Colour by value: `lowest`, from each value on its colour; and `empty` where there is no value."""
-    bottom = [] if lowest == empty else [models.Threshold(_LOWEST, lowest)]
-    higher = [models.Threshold(value, color) for value, color in above]
-    thresholds = [models.Threshold(None, empty), *bottom, *higher]
-    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(thresholds)
-
-
-def words(**meanings: tuple[str, str]) -> list[models.ValueMapping]:
-    """Say a word in a colour instead of a number: `words(_1=("up", GOOD))`."""
+def words(meanings: dict[str, tuple[str, str]]) -> list[models.ValueMapping]:
+    """Say a word in a colour instead of a value."""
     results = {
-        value.removeprefix("_"): models.ValueMappingResult(text, color, index=index)
+        value: models.ValueMappingResult(text, color, index=index)
         for index, (value, (text, color)) in enumerate(meanings.items())
     }
     return [models.ValueMap(results)]
 
 
-def runbook(alert: str) -> dashboard.DashboardLink:
-    """Link a panel to what to do."""
+_ASIDE: Final = [
+    option("unit", "short"),
+    option("custom.axisPlacement", "right"),
+    option("custom.stacking", {"mode": "none"}),
+    option("custom.fillOpacity", 0),
+    option("custom.lineStyle", {"fill": "dash", "dash": [4, 4]}),
+]
+_COLORED_TEXT: Final = option("custom.cellOptions", {"type": "color-text"})
+
+
+def _frame(
+    panel: tables.Panel | timeseries.Panel, words: tuple[str, str], size: tuple[int, int], runbooks: Iterable[str]
+) -> None:
+    """Give a panel its title and description, its width and height on the grid, and links to what to do."""
+    panel.title(words[0]).description(words[1]).datasource(SOURCE).span(size[0]).height(size[1])
+    if runbooks:
+        panel.links([_runbook(alert) for alert in runbooks])
+
+
+def _runbook(alert: str) -> dashboard.DashboardLink:
     link = dashboard.DashboardLink(f"Runbook: {alert}").url(f"{RUNBOOKS}#{alert.lower()}")
     return link.type(models.DashboardLinkType.LINK).target_blank(target_blank=True)
 
 
-def _lettered(queries: Sequence[prometheus.Dataquery]) -> list[Builder[Dataquery]]:
+def _now(expression: str) -> prometheus.Dataquery:
+    return prometheus.Dataquery().expr(expression).instant().format(PromQueryFormat.TABLE)
+
+
+def _over_time(line: Line) -> prometheus.Dataquery:
+    return prometheus.Dataquery().expr(line.expression).legend_format(line.legend).range()
+
+
+def _lettered(queries: Iterable[prometheus.Dataquery]) -> list[Builder[Dataquery]]:
     """Name queries by letters, from A."""
     return [each.ref_id(_letter(number)).datasource(SOURCE) for number, each in enumerate(queries)]
 
@@ -186,10 +292,16 @@ def _letter(number: int) -> str:
     return chr(ord("A") + number)
 
 
-def _legend() -> common.VizLegendOptions:
-    legend = common.VizLegendOptions().show_legend(show_legend=True)
-    return legend.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+def _thresholds(colors: Steps) -> dashboard.ThresholdsConfig:
+    lowest, above, empty = colors
+    bottom = [] if lowest == empty else [models.Threshold(_LOWEST, lowest)]
+    higher = [models.Threshold(value, color) for value, color in above]
+    thresholds = [models.Threshold(None, empty), *bottom, *higher]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(thresholds)
 
 
-def _by_thresholds() -> dashboard.FieldColor:
-    return dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
+def _legend(span: int) -> common.VizLegendOptions:
+    """Return a table with the last value and the largest, sorted by the last."""
+    legend = common.VizLegendOptions().show_legend(show_legend=True).display_mode(LegendDisplayMode.TABLE)
+    legend.calcs(["lastNotNull", "max"]).sort_by("Last *").sort_desc(sort_desc=True)
+    return legend.placement(LegendPlacement.RIGHT if span > HALF else LegendPlacement.BOTTOM)

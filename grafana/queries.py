@@ -6,7 +6,20 @@ rate() or increase(), never before: a fold of raw counters falls when the replic
 
 from typing import Final
 
-from creatify_exporter.metrics import CREDITS_REFUNDED, CREDITS_USED, REMAINING_CREDITS, Family
+from creatify_exporter.metrics import (
+    CREDIT_PRICE,
+    CREDITS_REFUNDED,
+    CREDITS_USED,
+    OLDEST_TASK,
+    PLAN_CREDITS,
+    PLAN_RENEWAL,
+    REMAINING_CREDITS,
+    TASKS,
+    TASKS_FAILED,
+    TASKS_FINISHED,
+    UP,
+    Family,
+)
 from creatify_exporter.metrics import FAILED_CREDITS_REFUNDED as FAILED_REFUNDED
 from creatify_exporter.metrics import FAILED_CREDITS_USED as FAILED_USED
 
@@ -14,6 +27,14 @@ REPLICA: Final = "instance, job, pod, container, endpoint, service, node"
 """The labels that tell one exporter from another."""
 SCOPE: Final = ("workspace", "api", "model")
 """The labels that are variables of the dashboards."""
+OF_WORKSPACE, OF_LIST, OF_MODEL = "workspace", "workspace, api", "workspace, api, model"
+BALANCE: Final = "remaining_credits"
+"""What stands in the label of the list for the balance."""
+WAITING: Final = 'status=~"pending|running"'
+AT_END: Final = " @ end()"
+"""At the end of the time shown, the same for each point of a graph."""
+TOP: Final = 10
+"""Lines of a graph of models."""
 
 
 def selector(family: Family, *matchers: str, part: str = "", scope: tuple[str, ...] = SCOPE) -> str:
@@ -27,9 +48,9 @@ def folded(expression: str) -> str:
     return f"max without ({REPLICA}) ({expression})"
 
 
-def gauge(family: Family, *matchers: str) -> str:
-    """Return the present values, absent while the list cannot be read."""
-    return folded(selector(family, *matchers))
+def gauge(family: Family, *matchers: str, window: str = "5m") -> str:
+    """Return the latest values of a window: a failed fetch or two do not make them unknown, more do."""
+    return folded(f"last_over_time({selector(family, *matchers)}[{window}])")
 
 
 def rate(family: Family, *matchers: str, part: str = "") -> str:
@@ -38,13 +59,15 @@ def rate(family: Family, *matchers: str, part: str = "") -> str:
 
 
 def counted(labels: str, rates: str) -> str:
-    """Return what a bar of a graph counts: the sums of the time since the bar before, where there is anything."""
-    return f"{summed(labels, rates)} * $__interval_ms / 1000 > 0"
+    """Return what a bar of a graph counts: the sums of the time since the bar before."""
+    return f"{summed(labels, rates)} * $__interval_ms / 1000"
 
 
-def increase(family: Family, window: str, *matchers: str, part: str = "", scope: tuple[str, ...] = SCOPE) -> str:
+def increase(
+    family: Family, window: str, *matchers: str, part: str = "", scope: tuple[str, ...] = SCOPE, at: str = ""
+) -> str:
     """Return the increase within a window that ends now."""
-    return folded(f"increase({selector(family, *matchers, part=part, scope=scope)}[{window}])")
+    return folded(f"increase({selector(family, *matchers, part=part, scope=scope)}[{window}]{at})")
 
 
 def summed(labels: str, expression: str) -> str:
@@ -54,24 +77,81 @@ def summed(labels: str, expression: str) -> str:
 
 def share(labels: str, part: str, whole: str) -> str:
     """Divide sums; absent where there is no whole. Two replicas may book seconds apart, hence the clamp."""
-    return f"clamp_max({summed(labels, part)} / ({summed(labels, whole)} > 0), 1)"
+    return f"clamp({summed(labels, part)} / ({summed(labels, whole)} > 0), 0, 1)"
 
 
 def quantile(ratio: float, labels: str, buckets: str) -> str:
     """Return the quantile of the summed buckets, without rows for which nothing was observed."""
-    by = f"le, {labels}" if labels else "le"
-    return f"histogram_quantile({ratio}, {summed(by, buckets)}) >= 0"
+    return f"histogram_quantile({ratio}, {summed(f'le, {labels}', buckets)}) >= 0"
 
 
-def spent(window: str, scope: tuple[str, ...] = SCOPE) -> str:
+def top(lines: str, labels: str, total: str) -> str:
+    """Keep the lines of the largest totals, which are taken `AT_END`, so that they are the same all along a graph."""
+    return f"{lines} and on ({labels}) topk({TOP}, {summed(labels, total)})"
+
+
+def others(lines: str, labels: str, total: str) -> str:
+    """Sum the lines that `top` leaves out."""
+    return f"sum({lines} unless on ({labels}) topk({TOP}, {summed(labels, total)}))"
+
+
+# --- Lists, and what is in them.
+
+
+def lists() -> str:
+    """Return the lists that an exporter has told of within six hours: they are shown although none answers now."""
+    return gauge(UP, f'api!="{BALANCE}"', window="6h")
+
+
+def lists_read() -> str:
+    """Return those of them that a fetch has read within five minutes."""
+    read = folded(f"max_over_time({selector(UP)}[5m])")
+    return f"({lists()} and on ({OF_LIST}) {read} == 1)"
+
+
+def down() -> str:
+    """Return for each workspace how many of its lists no fetch has read for five minutes."""
+    known = f"count by (workspace) ({lists()})"
+    return f"count by (workspace) ({lists()} unless on ({OF_LIST}) {lists_read()}) or 0 * {known}"
+
+
+def oldest_waiting(labels: str) -> str:
+    """Return the age of the oldest waiting task in seconds, 0 if the list was read and none waits."""
+    waits = f"last_over_time({selector(TASKS, WAITING)}[5m]) > 0"
+    created = folded(f"last_over_time({selector(OLDEST_TASK)}[5m]) and {waits}")
+    return f"time() - min by ({labels}) ({created}) or 0 * {summed(labels, gauge(TASKS, WAITING))}"
+
+
+def failed_ratio(labels: str, window: str) -> str:
+    """Return the share of the tasks finished within a window that failed."""
+    return share(labels, increase(TASKS_FAILED, window), increase(TASKS_FINISHED, window))
+
+
+def failing_now(labels: str) -> str:
+    """Return the failure ratio of the worst model: of 15 minutes if five tasks finished in them, else of an hour."""
+    enough = f"{summed(OF_MODEL, increase(TASKS_FINISHED, '15m'))} > 4.5"
+    lately = f"{failed_ratio(OF_MODEL, '15m')} and {enough} or {failed_ratio(OF_MODEL, '1h')}"
+    return lately if labels == OF_MODEL else f"max by ({labels}) ({lately})"
+
+
+def main(label: str, labels: str, family: Family, window: str) -> str:
+    """Return of each group the value of a label behind most of its failures, if there are any."""
+    failures = summed(f"{labels}, {label}", increase(family, window))
+    return f"topk by ({labels}) (1, {failures} > 0.5)"
+
+
+# --- Credits.
+
+
+def spent(window: str, scope: tuple[str, ...] = SCOPE, at: str = "") -> str:
     """Return the credits spent within a window: used less refunded."""
-    used, refunded = (increase(family, window, scope=scope) for family in (CREDITS_USED, CREDITS_REFUNDED))
+    used, refunded = (increase(family, window, scope=scope, at=at) for family in (CREDITS_USED, CREDITS_REFUNDED))
     return f"({used} - {refunded})"
 
 
-def wasted(window: str) -> str:
+def wasted(window: str, at: str = "") -> str:
     """Return the credits spent within a window on tasks that failed."""
-    return f"({increase(FAILED_USED, window)} - {increase(FAILED_REFUNDED, window)})"
+    return f"({increase(FAILED_USED, window, at=at)} - {increase(FAILED_REFUNDED, window, at=at)})"
 
 
 def spending() -> str:
@@ -84,6 +164,26 @@ def wasting() -> str:
     return f"({rate(FAILED_USED)} - {rate(FAILED_REFUNDED)})"
 
 
+def per_task(labels: str, window: str) -> str:
+    """Return the credits that a finished task costs."""
+    return f"{summed(labels, spent(window))} / ({summed(labels, increase(TASKS_FINISHED, window))} > 0)"
+
+
+PRICE: Final = f"max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[15m]))"
+PLAN: Final = f"max by (workspace) (last_over_time({selector(PLAN_CREDITS)}[15m]))"
+RENEWAL: Final = f"max by (workspace) (last_over_time({selector(PLAN_RENEWAL)}[15m]))"
+
+
+def priced(credit: str) -> str:
+    """Return what credits cost in the currency of their workspace, without those that have no price."""
+    return f"{credit} * on (workspace) group_left (currency) {PRICE}"
+
+
+def cost(credit: str) -> str:
+    """Return the same, and what has no price as it is, with `credits` for its currency."""
+    return f'{priced(credit)} or label_replace({credit} unless on (workspace) {PRICE}, "currency", "credits", "", "")'
+
+
 def balance(offset: str = "") -> str:
     """Return the latest balance of a quarter of an hour: a fetch that failed does not make it unknown."""
     return f"max by (workspace) (last_over_time({selector(REMAINING_CREDITS)}[15m]{offset}))"
@@ -92,6 +192,22 @@ def balance(offset: str = "") -> str:
 def balance_falling() -> str:
     """Return the credits a second by which the balance fell over the last day; a purchase hides its five minutes."""
     return f"(avg_over_time(clamp_min({balance(' offset 5m')} - {balance()}, 0)[1d:5m]) / 300)"
+
+
+def balance_fallen() -> str:
+    """Return the credits by which the balance fell within the last hour, purchases left out."""
+    return f"sum_over_time(clamp_min({balance(' offset 5m')} - {balance()}, 0)[1h:5m])"
+
+
+def balance_risen() -> str:
+    """Return the credits by which the balance rose within the last hour."""
+    return f"sum_over_time(clamp_min({balance()} - {balance(' offset 5m')}, 0)[1h:5m])"
+
+
+def lasts() -> str:
+    """Return the seconds that the balance lasts, ten years at most. Nothing left is over, which 0 / 0 would not say."""
+    ten_years = 10 * 365 * 86400
+    return f"clamp_max(({balance()} > 0) / {balance_falling()}, {ten_years}) or ({balance()} <= 0) * 0"
 
 
 def recorded(name: str) -> str:

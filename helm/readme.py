@@ -1,7 +1,7 @@
 """Write the table of values into the chart's README: `python helm/readme.py`, or `--check` to see if it is true.
 
 A value is described by the comment above it that begins with `# --`; what lies below a described value belongs to it.
-"""  # noqa: INP001 - a script beside the chart, not a package
+"""
 
 import json
 import sys

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def postgres() -> Iterator[Postgres]:
         try:
             yield server
         finally:
-            server.stop()
+            server.stop(signal.SIGQUIT)  # without writing what nobody will read
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan,
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
@@ -33,8 +34,9 @@ from creatify_exporter.ledger import maintenance, report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
-from creatify_exporter.web.app import Server, listen
-from creatify_exporter.web.middleware import Gate
+from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.server import listen
 
 # M_MMAP_THRESHOLD in malloc.h.
 _MMAP_THRESHOLD: Final = -3
@@ -76,18 +78,14 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
-    loaded, gate = _both(load, lambda: Gate(arguments.web_config_file, os.environ))
-    _warn((*loaded.warnings, *gate.config.warnings))
+    loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
     _give_memory_back()
     sockets = listen(arguments.listen_address or [":10081"])
     with closing(Exporter(loaded, _opened(loaded))) as exporter:
-        server = Server(
-            exporter,
-            load,
-            telemetry_path=arguments.telemetry_path,
-            external_url=arguments.external_url,
-            gate=gate,
+        application = Application(
+            exporter, load, Settings(arguments.telemetry_path, arguments.external_url), middleware
         )
         for each in sockets:
             host, port, *_ = each.getsockname()
@@ -97,9 +95,9 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
                 address=address,
                 version=__version__,
                 workspaces=len(loaded.workspaces),
-                web=gate.config.summary,
+                web=middleware.config.summary,
             )
-        asyncio.run(server.run(sockets))
+        asyncio.run(application.run(sockets))
     _log.info("stopped")
 
 
@@ -121,17 +119,17 @@ def _give_memory_back() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
-def _both(load: Callable[[], Config], open_gate: Callable[[], Gate]) -> tuple[Config, Gate]:
+def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]) -> tuple[Config, WebMiddleware]:
     """Return what both make; ConfigError has the mistakes of both."""
     try:
         loaded = load()
     except ConfigError as error:
         try:
-            open_gate()
+            open_middleware()
         except ConfigError as more:
             raise ConfigError([*error.problems, *more.problems]) from None
         raise
-    return loaded, open_gate()
+    return loaded, open_middleware()
 
 
 def _init(arguments: argparse.Namespace) -> None:
@@ -157,14 +155,14 @@ def _init(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     if _names_only_a_web_configuration(arguments):
-        _tell_of_web_configuration(Gate(arguments.web_config_file, os.environ))
+        _tell_of_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
         return
-    loaded, gate = _both(lambda: _loaded(arguments), lambda: Gate(arguments.web_config_file, os.environ))
+    loaded, middleware = _both(lambda: _loaded(arguments), lambda: WebMiddleware(arguments.web_config_file, os.environ))
     for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
     if arguments.web_config_file:
-        _tell_of_web_configuration(gate)
+        _tell_of_web_configuration(middleware)
 
 
 def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
@@ -172,10 +170,10 @@ def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
     return bool(arguments.web_config_file) and not others
 
 
-def _tell_of_web_configuration(gate: Gate) -> None:
-    for warning in gate.config.warnings:
+def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
+    for warning in middleware.config.warnings:
         print(f"warning: {warning}")
-    print(f"the web configuration is valid: {gate.config.summary}")
+    print(f"the web configuration is valid: {middleware.config.summary}")
 
 
 def _dump(arguments: argparse.Namespace) -> int:
@@ -183,14 +181,13 @@ def _dump(arguments: argparse.Namespace) -> int:
     loaded = _loaded(arguments)
     _warn(loaded.warnings)
     with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
-        visits = exporter.visit()
-        futures = [future for visit in visits for future in visit.futures]
-        wait(futures, timeout=loaded.fetch.timeout + 1)
-        registry = exporter.collect(visits, own=False)
+        scrape = exporter.begin_scrape()
+        wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
+        registry = exporter.collect(scrape, own=False)
         # In UTF-8, whatever the terminal speaks.
         sys.stdout.buffer.write(generate_latest(registry))
         sys.stdout.flush()
-        return int(any(visit.outcome(api).cause for visit in visits for api in visit.target.fetchers))
+        return int(scrape.failed)
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -236,10 +233,8 @@ def _classify(arguments: argparse.Namespace) -> None:
 def _live_reasons(loaded: Config) -> Iterator[str]:
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch)) as client:
-            for batch in client.tasks():
-                # It always is, since no stretch is known from before.
-                if isinstance(batch, list):
-                    yield from (task.failed_reason or "" for task in batch if task.status == "failed")
+            for batch in client.fetch_list(Decoder(loaded.fetch.max_task)):
+                yield from (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import calendar
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -13,14 +13,14 @@ from typing import Final
 from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
-from creatify_exporter.config.schema import Config, Plan
+from creatify_exporter.config.schema import Config, Labels, Plan
 from creatify_exporter.creatify.reasons import Classifier
-from creatify_exporter.creatify.task import API, FIELDS, STATUSES
+from creatify_exporter.creatify.task import API, FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.fetcher import Fetcher, Outcome
+from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
-from creatify_exporter.ledger.state import DURATION_BOUNDS, Key, Total
+from creatify_exporter.ledger.state import DURATION_BOUNDS, SeriesKey, Total
 from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -37,32 +37,30 @@ _COUNTERS: Final[dict[Total, Family]] = {
 }
 
 
-class Visit:
-    """One scrape's part in the fetches of one workspace, by the value of the label `api`."""
+class Scrape:
+    """One scrape of some workspaces: the fetches that it started or joined, by the label `api`."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self._turns = {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}
+    def __init__(self, targets: Iterable[Target]) -> None:
+        self.tickets = [
+            (target, {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}) for target in targets
+        ]
 
     @property
     def futures(self) -> list[Future[Outcome]]:
-        """What the scrape may wait for."""
-        return [turn.future for turn in self._turns.values()]
+        """The ends of the fetches, which the scrape may wait for."""
+        return [ticket.future for _, tickets in self.tickets for ticket in tickets.values()]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a fetch failed, or is not over yet."""
+        return any(ticket.outcome().cause for _, tickets in self.tickets for ticket in tickets.values())
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What is the same for visits that would be answered alike, as long as all of them are kept."""
-        ends = (turn.future.result() if turn.future.done() else turn.future for turn in self._turns.values())
-        return (self.target.workspace.name, *map(id, ends))
-
-    def outcome(self, api: str) -> Outcome:
-        """Return how the fetch ended; to a scrape that can wait no longer, the late list or that there is none."""
-        future, late = self._turns[api]
-        if not future.done():
-            return late or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
-        outcome = future.result()
-        self.target.fetchers[api].served(outcome)
-        return outcome
+        """A value that is equal for scrapes with equal answers, as long as all of them are kept."""
+        names = [target.workspace.name for target, _ in self.tickets]
+        ends = [id(future.result() if future.done() else future) for future in self.futures]
+        return (*names, *ends)
 
 
 class Exporter:
@@ -75,27 +73,27 @@ class Exporter:
         self._lanes = Lanes(config.fetch.max_concurrent, config.fetch.timeout)
         self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
         self._reload_successful, self._loaded_at = True, clock()
-        self._take(config)
+        self._apply(config)
 
-    def visit(self, names: Iterable[str] | None = None) -> list[Visit]:
+    def begin_scrape(self, names: Iterable[str] | None = None) -> Scrape:
         """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them."""
         targets = self.targets
-        return [Visit(targets[name]) for name in (targets if names is None else names)]
+        return Scrape(targets[name] for name in (targets if names is None else names))
 
-    def collect(self, visits: Sequence[Visit], *, own: bool) -> ScrapeRegistry:
+    def collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
         registry = ScrapeRegistry()
-        for visit in visits:
-            self._add_target(registry, visit)
+        for target, tickets in scrape.tickets:
+            self._add_target(registry, target, tickets)
         if own:
             self._add_own(registry)
         return registry
 
     def reload(self, config: Config) -> None:
-        """Go over to another configuration; raise `ConfigError`, and change nothing, where only a restart can."""
+        """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
         if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
-        self._take(config)
+        self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 
     def ready(self) -> bool:
@@ -107,13 +105,13 @@ class Exporter:
         self._reload_successful = False
 
     def close(self) -> None:
-        """Close connections and ledger, when a commit under way has ended."""
+        """Close connections and ledger, once a commit under way has ended."""
         for target in self.targets.values():
             target.close()
         self._ledger.close()
 
-    def _take(self, config: Config) -> None:
-        """Keep the targets that have not changed, with their fetches; the others carry on with their counts."""
+    def _apply(self, config: Config) -> None:
+        """Keep the targets that have not changed, with their fetches; the others inherit the counts."""
         before, fetch_before = self.targets, self.config.fetch
         self._ledger.rules = rules(config)
         self._lanes.resize(config.fetch.max_concurrent, config.fetch.timeout)
@@ -128,15 +126,16 @@ class Exporter:
             if self.targets.get(target.workspace.name) is not target:
                 target.close()
         for name in before.keys() - self.targets.keys():
-            self._ledger.put_away(name, API)
+            self._ledger.evict(name, API)
 
-    def _add_target(self, registry: ScrapeRegistry, visit: Visit) -> None:
-        target = visit.target
+    def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
-        outcomes = {api: visit.outcome(api) for api in target.fetchers}
+        outcomes = {api: ticket.outcome() for api, ticket in tickets.items()}
+        for api, outcome in outcomes.items():
+            target.fetchers[api].mark_served(outcome)
         counters = target.counters()
         names = (target.workspace.name, API)
-        _add_snapshot(registry, names, outcomes[API], counters)
+        _add_snapshot(registry, names, outcomes[API], counters, self.config.labels)
         if counters:
             _add_counters(registry, names, counters)
         for api, fetcher in target.fetchers.items():
@@ -155,7 +154,7 @@ class Exporter:
 
 
 def rules(config: Config) -> Rules:
-    """Return what the ledger has to know of a configuration."""
+    """Return the part of a configuration that the ledger needs."""
     classifier = Classifier(config.failure_reasons)
     return Rules(
         reasons=classifier.reasons,
@@ -169,25 +168,26 @@ def rules(config: Config) -> Rules:
 
 
 def _add_snapshot(
-    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None
+    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None, labels: Labels
 ) -> None:
     snapshot = outcome.snapshot
     if snapshot is None:
         return
     for field in FIELDS:
         registry.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
-    if isfinite(snapshot.oldest):
-        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest)
-        registry.add(metrics.LIST_NEWEST, names, snapshot.newest)
+    if isfinite(snapshot.oldest_at):
+        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest_at)
+        registry.add(metrics.LIST_NEWEST, names, snapshot.newest_at)
     if counters is None:
-        return  # without the ledger, nobody knows which models have a name of their own
-    for model, cells in snapshot.by_model(counters.models).items():
-        for status in (*STATUSES, "unknown") if "unknown" in cells else STATUSES:
+        # Only the ledger knows which models have a name of their own.
+        return
+    for model, cells in snapshot.by_model(counters.models, labels).items():
+        for status in STATUS_LABELS if "unknown" in cells else STATUSES:
             cell = cells.get(status, Cell())
             registry.add(metrics.TASKS, (*names, model, status), cell.tasks)
-            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits)
-            if isfinite(cell.oldest):
-                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest)
+            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used)
+            if isfinite(cell.oldest_at):
+                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest_at)
 
 
 def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Counters) -> None:
@@ -196,13 +196,17 @@ def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Co
         if family := _COUNTERS.get(key.total):
             registry.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
     for model in sorted(counters.models):
-        counts = accumulate(values[Key(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
+        counts = accumulate(values[SeriesKey(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
         buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
-        registry.add_histogram(metrics.TASK_DURATION, (*names, model), buckets, values[Key(model, "duration_sum")])
+        registry.add_histogram(
+            metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
+        )
+    for model, failures in sorted(counters.failure_runs.items()):
+        registry.add(metrics.CONSECUTIVE_FAILED_TASKS, (*names, model), failures)
     registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
-    if counters.marks.created_at is not None and counters.marks.recorded_at is not None:
-        registry.add(metrics.LEDGER_CREATED, names, counters.marks.created_at)
-        registry.add(metrics.LAST_SUCCESS, names, counters.marks.recorded_at)
+    if counters.progress.first_recorded_at is not None and counters.progress.recorded_at is not None:
+        registry.add(metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at)
+        registry.add(metrics.LAST_SUCCESS, names, counters.progress.recorded_at)
 
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:

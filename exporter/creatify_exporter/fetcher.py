@@ -1,4 +1,8 @@
-"""One endpoint of one workspace: when it is fetched, by whom the fetch is shared, and how that went."""
+"""One endpoint of one workspace: when it is fetched, which scrapes share the fetch, and how that went.
+
+Scrapes that overlap share one fetch (*singleflight*). A fetch that outlives its scrape goes on; a later scrape that
+cannot wait either gets that list while a new fetch runs (*stale-while-revalidate*).
+"""
 
 import threading
 import time
@@ -14,19 +18,22 @@ from creatify_exporter.errors import Cause
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.snapshot import Snapshot
 
-_GRACE: Final = 1.0  # seconds that a fetch may need beyond its deadline to notice it
-_FIRST_PAUSE: Final = 30.0  # seconds; doubled by each 429 that does not say how long to wait
-_LONGEST_PAUSE: Final = 15 * 60.0
-_LONGEST_LATE: Final = 5 * 60.0  # seconds for which Prometheus, too, takes a sample for current
+# Seconds that a fetch may need beyond its deadline to notice it.
+_GRACE: Final = 1.0
+# Seconds; doubled by each 429 that does not say how long to wait.
+_FIRST_PAUSE: Final = 30.0
+_MAX_PAUSE: Final = 15 * 60.0
+# Seconds for which Prometheus, too, takes a sample for current.
+_MAX_STALENESS: Final = 5 * 60.0
 
 _log = structlog.get_logger()
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a fetch ended. `cause` and `reason` tell why it failed, None where it did not.
+    """How a fetch ended. `cause` and `reason` tell why it failed, None if it did not.
 
     A list that is complete, but could not be counted, has both a snapshot and a cause. `duration` is in seconds,
-    `received` in decoded bytes; both are None where nothing was fetched.
+    `received` in decoded bytes; both are None if nothing was fetched.
     """
 
     snapshot: Snapshot | None = None
@@ -39,22 +46,28 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class Turn(NamedTuple):
-    """A scrape's part in a fetch: the fetch's end, and a list that came too late for the scrapes before.
+class Ticket(NamedTuple):
+    """A scrape's claim to a fetch.
 
-    The late list is for a scrape that cannot wait for the fetch; it is None where there is none, or none that is
-    recent enough.
+    `stale` is a list that came too late for the scrapes before, for a scrape that cannot wait for the fetch; None if
+    there is none that is recent enough.
     """
 
-    future: "Future[Outcome]"
-    late: Outcome | None = None
+    future: Future[Outcome]
+    stale: Outcome | None = None
+
+    def outcome(self) -> Outcome:
+        """Return how the fetch ended; if it goes on, the stale list, or that there is none."""
+        if self.future.done():
+            return self.future.result()
+        return self.stale or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
 
 
 class Fetcher:
     """Shares fetches between scrapes.
 
-    `fetch` runs in a thread of its own, when the lanes have a place for it, and raises nothing. Nobody waits for that
-    thread, since nothing can end one that hangs in a name lookup: it is left behind, one at most.
+    `fetch` runs in a thread of its own, once the lanes have a place for it, and raises nothing. Nobody waits for that
+    thread, since nothing can end one that hangs in a name lookup: such a fetch is abandoned, one at a time.
     """
 
     def __init__(  # noqa: PLR0913 - all that a fetch needs
@@ -74,37 +87,38 @@ class Fetcher:
         self._min_interval, self._timeout = min_interval, timeout
         self._lock = threading.Lock()
         self._running: _Fetch | None = None
-        self._left_behind: _Fetch | None = None
-        self._late: tuple[float, Outcome] | None = None
+        self._abandoned: _Fetch | None = None
+        # A list that no scrape has been answered with, and when it came.
+        self._unserved: tuple[float, Outcome] | None = None
         self._slow = self._closed = False
         self._started_at = float("-inf")
         self._paused_until = float("-inf")
         self._pause = _FIRST_PAUSE
 
-    def refresh(self) -> "Turn":
+    def refresh(self) -> Ticket:
         """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block."""
         with self._lock:
             now = self._monotonic()
             if self._running:
                 if now < self._running.overdue_at:
-                    return self._running.turn
-                self._give_up(self._running)
+                    return self._running.ticket
+                self._time_out(self._running)
             if now < self._paused_until and self.last:
-                return _at_hand(Outcome(cause=self.last.cause, reason=self.last.reason))
+                return _resolved(Outcome(cause=self.last.cause, reason=self.last.reason))
             if self.last and now - self._started_at < self._min_interval:
-                self._late = None
-                return _at_hand(self.last)
-            if self._running and not self._leave_behind(self._running):
-                return _at_hand(self.last or Outcome(cause="timeout", reason="the fetches hang"))
+                self._unserved = None
+                return _resolved(self.last)
+            if self._running and not self._abandon(self._running):
+                return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
             return self._start(now)
 
-    def served(self, outcome: Outcome) -> None:
-        """Tell that a scrape has been answered with an outcome, so that no later one is given it as news."""
+    def mark_served(self, outcome: Outcome) -> None:
+        """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
         with self._lock:
-            if self._late and self._late[1] is outcome:
-                self._late = None
+            if self._unserved and self._unserved[1] is outcome:
+                self._unserved = None
 
-    def carry_on(self, before: "Fetcher", *, same_account: bool) -> None:
+    def inherit(self, before: "Fetcher", *, same_account: bool) -> None:
         """Count on from the fetcher of an earlier configuration; a pause holds for the keys that it was given to."""
         with before._lock:  # noqa: SLF001 - of the same class
             self.fetches, self.failures = before.fetches, before.failures.copy()
@@ -117,83 +131,102 @@ class Fetcher:
         """Let a fetch that still waits for its place end without asking the API; one under way goes on."""
         self._closed = True
 
-    def _start(self, now: float) -> "Turn":
-        late, self._late = self._late, None
-        turn = Turn(Future(), late[1] if late and now - late[0] < _LONGEST_LATE else None)
-        fetch = self._running = _Fetch(turn)
+    def _start(self, now: float) -> Ticket:
+        ticket = Ticket(Future(), self._stale(now))
+        fetch = self._running = _Fetch(ticket)
+        self._unserved = None
         self._started_at = now
         try:
             self._lanes.run("/".join(self._names), lambda: self._run(fetch), slow=self._slow)
-        except RuntimeError as error:  # the system has no more threads just now
+        except RuntimeError as error:
+            # The system has no more threads just now.
             self._running = None
-            self._conclude(failure := Outcome(cause="connection", reason=str(error)))
-            return _at_hand(failure)
-        return turn
+            self._record(failure := Outcome(cause="connection", reason=str(error)))
+            return _resolved(failure)
+        return ticket
+
+    def _stale(self, now: float) -> Outcome | None:
+        if self._unserved is None:
+            return None
+        came_at, outcome = self._unserved
+        return outcome if now - came_at < _MAX_STALENESS else None
 
     def _run(self, fetch: "_Fetch") -> None:
+        future = fetch.ticket.future
         if self._closed:
-            fetch.turn.future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
+            future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
             return
-        with self._lock:  # it may have waited
+        with self._lock:
+            # Anew, since the fetch may have waited for its place.
             began = self._started_at = self._monotonic()
             fetch.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
         with self._lock:
             self._slow = self._monotonic() - began >= self._lanes.moment
-            if self._left_behind is fetch:
-                self._left_behind = None
-            elif self._running is fetch:
-                self._running = None
-                if not fetch.given_up:
-                    self._conclude(outcome)
-        fetch.turn.future.set_result(outcome)
+            self._end(fetch, outcome)
+        future.set_result(outcome)
 
-    def _give_up(self, fetch: "_Fetch") -> None:
-        """Count a fetch that is overdue as failed, whatever becomes of it."""
-        if not fetch.given_up:
-            fetch.given_up = self._slow = True
-            self._conclude(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+    def _end(self, fetch: "_Fetch", outcome: Outcome) -> None:
+        if self._abandoned is fetch:
+            self._abandoned = None
+        elif self._running is fetch:
+            self._running = None
+            if not fetch.timed_out:
+                self._record(outcome)
 
-    def _leave_behind(self, fetch: "_Fetch") -> bool:
-        """Make room for another fetch beside one that hangs; return whether there is any."""
-        if self._left_behind:
+    def _time_out(self, fetch: "_Fetch") -> None:
+        """Count an overdue fetch as failed, whatever it brings later."""
+        if not fetch.timed_out:
+            fetch.timed_out = self._slow = True
+            self._record(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+
+    def _abandon(self, fetch: "_Fetch") -> bool:
+        """Make room for another fetch beside one that hangs; return False if one has been abandoned already."""
+        if self._abandoned:
             return False
-        self._left_behind, self._running = fetch, None
+        self._abandoned, self._running = fetch, None
         return True
 
-    def _conclude(self, outcome: Outcome) -> None:
-        """Count a fetch that has ended, and say so where it changes the state."""
+    def _record(self, outcome: Outcome) -> None:
+        """Count a fetch that has ended."""
+        before, self.last = self.last, outcome
         self.fetches += 1
-        before = self.last.cause if self.last else None
-        self.last = outcome
+        if outcome.cause:
+            self.failures[outcome.cause] += 1
+        else:
+            self._unserved = (self._monotonic(), outcome)
+            self._pause = _FIRST_PAUSE
+        if outcome.cause == "rate_limited":
+            self._pause_for(outcome.retry_after)
+        self._log_change(before.cause if before else None, outcome)
+
+    def _pause_for(self, retry_after: float | None) -> None:
+        pause = retry_after
+        if pause is None:
+            pause, self._pause = self._pause, min(2 * self._pause, _MAX_PAUSE)
+        self._paused_until = self._monotonic() + min(pause, _MAX_PAUSE)
+
+    def _log_change(self, cause_before: Cause | None, outcome: Outcome) -> None:
+        if outcome.cause == cause_before:
+            return
         workspace, api = self._names
         log = _log.bind(workspace=workspace, api=api)
         if outcome.cause:
-            self.failures[outcome.cause] += 1
-            if outcome.cause != before:
-                log.warning("fetch failed", cause=outcome.cause, reason=outcome.reason)
+            log.warning("fetch failed", cause=outcome.cause, reason=outcome.reason)
         else:
-            self._late = (self._monotonic(), outcome)
-            self._pause = _FIRST_PAUSE
-            if before:
-                log.info("fetch succeeded again", cause_before=before)
-        if outcome.cause == "rate_limited":
-            pause = outcome.retry_after
-            if pause is None:
-                pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-            self._paused_until = self._monotonic() + min(pause, _LONGEST_PAUSE)
+            log.info("fetch succeeded again", cause_before=cause_before)
 
 
 class _Fetch:
-    """A fetch under way, or waiting for its place, which is not overdue."""
+    """A fetch under way, or one that waits for its place; a waiting one is never overdue."""
 
-    def __init__(self, turn: "Turn") -> None:
-        self.turn = turn
+    def __init__(self, ticket: Ticket) -> None:
+        self.ticket = ticket
         self.overdue_at = float("inf")
-        self.given_up = False
+        self.timed_out = False
 
 
-def _at_hand(outcome: Outcome) -> "Turn":
+def _resolved(outcome: Outcome) -> Ticket:
     future: Future[Outcome] = Future()
     future.set_result(outcome)
-    return Turn(future)
+    return Ticket(future)

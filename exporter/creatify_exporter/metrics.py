@@ -11,7 +11,7 @@ Kind = Literal["gauge", "counter", "histogram"]
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A metric family; `name` is the one that is queried."""
+    """A metric family; `name` is the name in queries."""
 
     name: str
     kind: Kind
@@ -19,34 +19,34 @@ class Family(msgspec.Struct, frozen=True):
     help: str
 
 
-_FEED: Final = ("workspace", "api")
-_MODEL: Final = ("workspace", "api", "model")
-_STATUS: Final = ("workspace", "api", "model", "status")
+_BY_API: Final = ("workspace", "api")
+_BY_MODEL: Final = ("workspace", "api", "model")
+_BY_STATUS: Final = ("workspace", "api", "model", "status")
 
 # From the snapshot: what the list says now. Absent while the last fetch failed.
-TASKS = Family("creatify_tasks", "gauge", _STATUS, "Tasks in the list.")
+TASKS = Family("creatify_tasks", "gauge", _BY_STATUS, "Tasks in the list.")
 TASKS_CREDITS = Family(
     "creatify_tasks_credits",
     "gauge",
-    _STATUS,
+    _BY_STATUS,
     "Credits used by the tasks in the list; what has been spent over time is creatify_credits_used_total.",
 )
 OLDEST_TASK = Family(
     "creatify_oldest_task_created_timestamp_seconds",
     "gauge",
-    _STATUS,
+    _BY_STATUS,
     "When the oldest pending or running task in the list was created.",
 )
 LIST_OLDEST = Family(
-    "creatify_list_oldest_created_timestamp_seconds", "gauge", _FEED, "When the oldest task in the list was created."
+    "creatify_list_oldest_created_timestamp_seconds", "gauge", _BY_API, "When the oldest task in the list was created."
 )
 LIST_NEWEST = Family(
-    "creatify_list_newest_created_timestamp_seconds", "gauge", _FEED, "When the newest task in the list was created."
+    "creatify_list_newest_created_timestamp_seconds", "gauge", _BY_API, "When the newest task in the list was created."
 )
 INVALID_TASKS = Family(
     "creatify_invalid_tasks",
     "gauge",
-    (*_FEED, "field"),
+    (*_BY_API, "field"),
     "Entries of the list that cannot be read, by the field at fault; task where the entry is no object.",
 )
 REMAINING_CREDITS = Family("creatify_remaining_credits", "gauge", ("workspace",), "Balance of the workspace.")
@@ -60,59 +60,69 @@ CREDIT_PRICE = Family(
     "creatify_credit_price", "gauge", ("workspace", "currency"), "Configured price of one credit, in the currency."
 )
 
-# From the ledger: what has happened since ever. Each task is counted once, also across restarts.
-TASKS_SUBMITTED = Family("creatify_tasks_submitted_total", "counter", _MODEL, "Tasks seen for the first time.")
-TASKS_FINISHED = Family("creatify_tasks_finished_total", "counter", _MODEL, "Tasks that reached done or failed.")
+# From the ledger: what has happened so far. Each task is counted once, also across restarts.
+TASKS_SUBMITTED = Family("creatify_tasks_submitted_total", "counter", _BY_MODEL, "Tasks seen for the first time.")
+TASKS_FINISHED = Family("creatify_tasks_finished_total", "counter", _BY_MODEL, "Tasks that reached done or failed.")
 TASKS_FAILED = Family(
     "creatify_tasks_failed_total",
     "counter",
-    (*_MODEL, "reason"),
+    (*_BY_MODEL, "reason"),
     "Tasks that reached failed, by the reason that was given first.",
 )
 TASKS_VANISHED = Family(
     "creatify_tasks_vanished_total",
     "counter",
-    _MODEL,
+    _BY_MODEL,
     "Tasks that left the list unfinished, counted once they have been absent for ledger.settle_after.",
+)
+CONSECUTIVE_FAILED_TASKS = Family(
+    "creatify_consecutive_failed_tasks",
+    "gauge",
+    _BY_MODEL,
+    "Tasks that have failed since one was last done; 0 after a list that brought both.",
 )
 CREDITS_USED = Family(
     "creatify_credits_used_total",
     "counter",
-    _MODEL,
+    _BY_MODEL,
     "Increases of the tasks' credits_used; what was spent is used less refunded.",
 )
-CREDITS_REFUNDED = Family("creatify_credits_refunded_total", "counter", _MODEL, "Decreases of the tasks' credits_used.")
+CREDITS_REFUNDED = Family(
+    "creatify_credits_refunded_total", "counter", _BY_MODEL, "Decreases of the tasks' credits_used."
+)
 FAILED_CREDITS_USED = Family(
     "creatify_failed_tasks_credits_used_total",
     "counter",
-    _MODEL,
+    _BY_MODEL,
     "The part of the credits used that went into tasks that failed.",
 )
 FAILED_CREDITS_REFUNDED = Family(
     "creatify_failed_tasks_credits_refunded_total",
     "counter",
-    _MODEL,
+    _BY_MODEL,
     "The part of the credits refunded that came from tasks that failed.",
 )
 TASK_DURATION = Family(
     "creatify_task_duration_seconds",
     "histogram",
-    _MODEL,
+    _BY_MODEL,
     "From a task's creation to the fetch that first saw it finished; its resolution is the scrape interval.",
 )
 
 # About the exporter.
-UP = Family("creatify_up", "gauge", _FEED, "Whether the last fetch was complete, in time for the scrape, and counted.")
-LAST_SUCCESS = Family(
-    "creatify_last_success_timestamp_seconds", "gauge", _FEED, "When a complete list was last received and counted."
+UP = Family(
+    "creatify_up", "gauge", _BY_API, "Whether the last fetch was complete, in time for the scrape, and counted."
 )
-FETCH_DURATION = Family("creatify_last_fetch_duration_seconds", "gauge", _FEED, "How long the last fetch took.")
-FETCH_BYTES = Family("creatify_last_fetch_response_bytes", "gauge", _FEED, "Size of the last answer, decoded.")
-FETCHES = Family("creatify_fetches_total", "counter", _FEED, "Fetches that have ended.")
+LAST_SUCCESS = Family(
+    "creatify_last_success_timestamp_seconds", "gauge", _BY_API, "When a complete list was last received and counted."
+)
+FETCH_DURATION = Family("creatify_last_fetch_duration_seconds", "gauge", _BY_API, "How long the last fetch took.")
+FETCH_BYTES = Family("creatify_last_fetch_response_bytes", "gauge", _BY_API, "Size of the last answer, decoded.")
+FETCHES = Family("creatify_fetches_total", "counter", _BY_API, "Fetches that have ended.")
 FETCH_FAILURES = Family(
     "creatify_fetch_failures_total",
     "counter",
-    (*_FEED, "cause"),
+    (*_BY_API, "cause"),
     "Fetches that brought no complete answer, or one that could not be counted, by cause.",
 )
 BUILD_INFO = Family(
@@ -121,9 +131,9 @@ BUILD_INFO = Family(
     ("version", "revision", "python"),
     "Always 1; the exporter's version, its revision and Python's version.",
 )
-LEDGER_TASKS = Family("creatify_exporter_ledger_tasks", "gauge", _FEED, "Tasks that the ledger tracks.")
+LEDGER_TASKS = Family("creatify_exporter_ledger_tasks", "gauge", _BY_API, "Tasks that the ledger tracks.")
 LEDGER_CREATED = Family(
-    "creatify_exporter_ledger_created_timestamp_seconds", "gauge", _FEED, "When the first list ever was recorded."
+    "creatify_exporter_ledger_created_timestamp_seconds", "gauge", _BY_API, "When the first list ever was recorded."
 )
 RELOAD_SUCCESSFUL = Family(
     "creatify_exporter_config_last_reload_successful",
@@ -138,7 +148,48 @@ RELOAD_TIME = Family(
     "When the configuration was last loaded successfully.",
 )
 
-FAMILIES: Final[tuple[Family, ...]] = tuple(each for each in list(globals().values()) if isinstance(each, Family))
+WEB_CONFIG_RELOAD_SUCCESSFUL = Family(
+    "creatify_exporter_web_config_last_reload_successful",
+    "gauge",
+    (),
+    "Whether the web configuration file was read successfully when it last changed.",
+)
+
+FAMILIES: Final = (
+    TASKS,
+    TASKS_CREDITS,
+    OLDEST_TASK,
+    LIST_OLDEST,
+    LIST_NEWEST,
+    INVALID_TASKS,
+    REMAINING_CREDITS,
+    PLAN_CREDITS,
+    PLAN_RENEWAL,
+    CREDIT_PRICE,
+    TASKS_SUBMITTED,
+    TASKS_FINISHED,
+    TASKS_FAILED,
+    TASKS_VANISHED,
+    CONSECUTIVE_FAILED_TASKS,
+    CREDITS_USED,
+    CREDITS_REFUNDED,
+    FAILED_CREDITS_USED,
+    FAILED_CREDITS_REFUNDED,
+    TASK_DURATION,
+    UP,
+    LAST_SUCCESS,
+    FETCH_DURATION,
+    FETCH_BYTES,
+    FETCHES,
+    FETCH_FAILURES,
+    BUILD_INFO,
+    LEDGER_TASKS,
+    LEDGER_CREATED,
+    RELOAD_SUCCESSFUL,
+    RELOAD_TIME,
+    WEB_CONFIG_RELOAD_SUCCESSFUL,
+)
+"""All of them, in the order in which they are exposed."""
 
 
 class ScrapeRegistry:
@@ -154,7 +205,7 @@ class ScrapeRegistry:
     def add(self, family: Family, labels: Sequence[str], value: float) -> None:
         """Add a gauge or a counter."""
         made = self._family(family)
-        made.add_metric(labels, value)  # type: ignore[attr-defined] # which all three kinds have
+        made.add_metric(labels, value)  # type: ignore[attr-defined] # all three kinds have it
 
     def add_histogram(
         self, family: Family, labels: Sequence[str], buckets: Sequence[tuple[str, float]], total: float

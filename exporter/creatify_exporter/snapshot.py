@@ -1,48 +1,66 @@
 """What one complete list says now."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
 import msgspec
 
-from creatify_exporter.creatify.task import OTHER, UNFINISHED, Status, Task, known, model_label
+from creatify_exporter.config.schema import Labels
+from creatify_exporter.creatify.task import (
+    FINISHED,
+    MAX_LABEL_LENGTH,
+    OTHER,
+    RANK,
+    UNFINISHED,
+    Status,
+    Task,
+    model_label,
+    status_label,
+)
 
-_MOST_KINDS: Final = 10_000
-"""Distinct pairs of model and status that are told apart before a hostile list has its way with the memory."""
+_MAX_KINDS: Final = 10_000
+"""Distinct pairs of model and status that are told apart, so that a hostile list cannot take all memory."""
+
+
+# Characters of a model's name that are kept: more than a label holds, since white space is folded there.
+_MAX_NAME: Final = 4 * MAX_LABEL_LENGTH
+_MAX_RECENT: Final = 100_000
+_MAX_UNFINISHED: Final = 10_000
 
 
 class Cell(msgspec.Struct, gc=False, array_like=True):
-    """How many tasks there are of one kind, what they used, and when the oldest was created, if it is unfinished.
+    """How many tasks there are of one kind, their credits, and when the oldest was created if they are unfinished.
 
-    Times are seconds since the epoch; infinite where no task tells.
+    `oldest_at` is infinite if no task says when it was created.
     """
 
     tasks: int = 0
-    credits: float = 0.0
-    oldest: float = inf
+    credits_used: float = 0.0
+    oldest_at: float = inf
 
     def merge(self, other: "Cell") -> None:
         """Add another cell to this one."""
         self.tasks += other.tasks
-        self.credits += other.credits
-        self.oldest = min(self.oldest, other.oldest)
+        self.credits_used += other.credits_used
+        self.oldest_at = min(self.oldest_at, other.oldest_at)
 
 
 class Snapshot(msgspec.Struct, array_like=True):
     """Sums up tasks; a list is summed up part by part, and shown only when it has proved complete.
 
-    `oldest` and `newest` are the creation times that bound the list, in seconds since the epoch; infinite where no task
-    tells its own. `cells` are by the names of model and status.
+    `oldest_at` and `newest_at` are the creation times that bound the list; infinite if no task says its own.
+    `cells` are by names of model and status.
     """
 
-    oldest: float = inf
-    newest: float = -inf
+    oldest_at: float = inf
+    newest_at: float = -inf
     cells: dict[tuple[str | None, str | None], Cell] = {}
 
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
-        """Sum up some tasks; an entry that stands in the list twice counts twice, as it would for a reader."""
+        """Sum up some tasks, copies included."""
         snapshot = cls()
         kinds: defaultdict[tuple[str | None, str | None], list[Task]] = defaultdict(list)
         for task in tasks:
@@ -50,11 +68,11 @@ class Snapshot(msgspec.Struct, array_like=True):
         for kind, alike in kinds.items():
             cell = snapshot._cell(*kind)
             cell.tasks += len(alike)
-            cell.credits += sum([task.credits_used or 0.0 for task in alike])
+            cell.credits_used += sum([task.credits_used or 0.0 for task in alike])
             if kind[1] in UNFINISHED:
-                cell.oldest = min([cell.oldest, *_created(alike)])
-        dates = _created(tasks)  # as numbers, since times in different zones are slow to compare
-        snapshot.oldest, snapshot.newest = min([inf, *dates]), max([-inf, *dates])
+                cell.oldest_at = min([cell.oldest_at, *_created(alike)])
+        created = _created(tasks)
+        snapshot.oldest_at, snapshot.newest_at = min([inf, *created]), max([-inf, *created])
         return snapshot
 
     @classmethod
@@ -67,26 +85,113 @@ class Snapshot(msgspec.Struct, array_like=True):
         return _encoder.encode(self)
 
     def merge(self, other: "Snapshot") -> None:
-        """Take in what another one has summed up."""
+        """Add the sums of another part of the list."""
         for kind, cell in other.cells.items():
             self._cell(*kind).merge(cell)
-        self.oldest, self.newest = min(self.oldest, other.oldest), max(self.newest, other.newest)
+        self.oldest_at = min(self.oldest_at, other.oldest_at)
+        self.newest_at = max(self.newest_at, other.newest_at)
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
-        kind = (model_name[:400] if model_name else None, known(raw_status))
-        if kind not in self.cells and len(self.cells) >= _MOST_KINDS:
+        kind = (model_name[:_MAX_NAME] if model_name else None, status_label(raw_status))
+        if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
 
-    def by_model(self, models: frozenset[str]) -> dict[str, dict[Status, Cell]]:
-        """Return the cells by label values: those of the `models` that the ledger knows, and `other` for the rest."""
+    def by_model(self, models: frozenset[str], labels: Labels) -> dict[str, dict[Status, Cell]]:
+        """Return the cells by label values, with those models that the ledger knows even if they have no tasks.
+
+        Tasks that the ledger does not count, since they are old, may have other models. These have labels of their own
+        while there are places for them, else `other`.
+        """
+        listed = {model_label(name) for name, _ in self.cells}
+        shown = models | _admitted(listed - models, models, labels)
         sums: dict[str, dict[Status, Cell]] = {model: {} for model in sorted(models)}
         for (name, status), cell in self.cells.items():
             label = model_label(name)
-            row = sums.setdefault(label if label in models else OTHER, {})
-            row.setdefault(known(status), Cell()).merge(cell)
+            row = sums.setdefault(label if label in shown else OTHER, {})
+            row.setdefault(status_label(status), Cell()).merge(cell)
         return sums
+
+
+def _admitted(candidates: set[str], models: frozenset[str], labels: Labels) -> set[str]:
+    """Return the candidates that have a label of their own: as in the ledger, places are kept for `labels.models`."""
+    promised = frozenset(labels.models)
+    places = labels.max_models - len((models | promised) - {OTHER})
+    return (candidates & promised) | set(sorted(candidates - promised - {OTHER})[: max(0, places)])
+
+
+class Tally:
+    """Sums up one list, batch by batch; an id counts once.
+
+    An API may repeat an entry, and does if tasks arrive between two pages: they push others onto the next page. Of an
+    unfinished task the copy counts that is furthest on, as in the ledger; of a finished one the first. The memory is
+    bounded: a copy is recognised at least 100,000 entries after the first, of 10,000 unfinished tasks the furthest.
+    """
+
+    def __init__(self) -> None:
+        self.has_copies = False
+        self._sums = Snapshot()
+        # Hashes, which need half the memory of the ids.
+        self._recent: set[int] = set()
+        self._older: set[int] = set()
+        self._unfinished: dict[str, Task] = {}
+
+    def add(self, tasks: list[Task]) -> Snapshot | None:
+        """Add a batch; return its sums, None if they are not the whole of it because of copies or unfinished tasks."""
+        counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
+        part = Snapshot.of(counted)
+        self._sums.merge(part)
+        return part if len(counted) == len(tasks) else None
+
+    def merge(self, part: Snapshot) -> None:
+        """Add the sums of a part that is known from the list before."""
+        self._sums.merge(part)
+
+    def snapshot(self) -> Snapshot:
+        """Return the sums, at the end of the list."""
+        whole = Snapshot.of(list(self._unfinished.values()))
+        whole.merge(self._sums)
+        return whole
+
+    def _hold(self, task: Task) -> bool:
+        """Keep an unfinished task until the end of the list; return whether there is room for it."""
+        if not task.id or len(self._unfinished) >= _MAX_UNFINISHED:
+            return False
+        self._unfinished[task.id] = _slim(task)
+        return True
+
+    def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
+        """Return the tasks without copies; lazily, since one task may be a copy of the one before it."""
+        hashes = [hash(task.id) for task in tasks]
+        new = set(hashes)
+        if len(self._recent) >= _MAX_RECENT:
+            self._older, self._recent = self._recent, set()
+        if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
+            self._recent |= new
+            return tasks
+        return (task for task, key in zip(tasks, hashes, strict=True) if not task.id or not self._is_copy(task, key))
+
+    def _is_copy(self, task: Task, key: int) -> bool:
+        """Return whether a task was listed before; one that is further on takes the place of its original."""
+        if key not in self._recent and key not in self._older:
+            self._recent.add(key)
+            return False
+        self.has_copies = True
+        original = self._unfinished.get(task.id)
+        if original and _progress(task) > _progress(original):
+            self._unfinished[task.id] = _slim(task)
+        return True
+
+
+def _progress(task: Task) -> tuple[int, float]:
+    return RANK[status_label(task.status)], -1.0 if task.credits_used is None else task.credits_used
+
+
+def _slim(task: Task) -> Task:
+    """Return a task that is no longer than what is summed up of it."""
+    model_name = task.model_name and task.model_name[:_MAX_NAME]
+    return Task(task.id, model_name, status_label(task.status), None, task.credits_used, task.created_at)
 
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -94,4 +199,5 @@ _decoder: Final = msgspec.msgpack.Decoder(Snapshot)
 
 
 def _created(tasks: list[Task]) -> list[float]:
+    # As numbers, since times in different zones are slow to compare.
     return [task.created_at.timestamp() for task in tasks if task.created_at]

@@ -1,24 +1,27 @@
-"""One workspace: what is fetched for it, and into what."""
+"""One workspace: what is fetched for it, and where that goes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Final
 
 import structlog
 
 from creatify_exporter import redaction
-from creatify_exporter.census import Census
 from creatify_exporter.config.schema import Fetch, Workspace
+from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import API
-from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
+from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
-from creatify_exporter.ledger.ledger import Counters, Ledger
+from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
+from creatify_exporter.snapshot import Snapshot, Tally
 
 BALANCE: Final = "remaining_credits"
-_BALANCE_INTERVAL: Final = 120.0  # seconds; with a list every 15 s it keeps a workspace under 5 requests a minute
+# Seconds; with a list every 15 s it keeps a workspace under 5 requests a minute.
+_BALANCE_INTERVAL: Final = 120.0
 
 _log = structlog.get_logger()
 
@@ -36,22 +39,24 @@ class Target:
         *,
         before: "Target | None" = None,
     ) -> None:
-        """Make a target; `before` is the one of the same name whose counts it carries on."""
+        """Make a target; `before` is the one of the same name whose counts it inherits."""
         self.workspace = workspace
         self._ledger, self._lanes, self._clock = ledger, lanes, clock
-        self._list = Client(workspace, fetch, clock)
-        self._balance = Client(workspace, fetch, clock)
-        self._census = Census()
+        self._max_task = fetch.max_task
+        # Two clients, since the list and the balance are fetched side by side.
+        self._list_client, self._balance_client = Client(workspace, fetch, clock), Client(workspace, fetch, clock)
+        # Replaced as a whole: an abandoned fetch may end beside the one that took its place.
+        self._cache = ChunkCache()
         self.fetchers = {API: self._fetcher(API, self._fetch_list, fetch, fetch.min_interval)}
         if workspace.remaining_credits:
             interval = max(fetch.min_interval, _BALANCE_INTERVAL)
             self.fetchers[BALANCE] = self._fetcher(BALANCE, self._fetch_balance, fetch, interval)
         for api, fetcher in self.fetchers.items():
             if before and api in before.fetchers:
-                fetcher.carry_on(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
+                fetcher.inherit(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
 
     def counters(self) -> Counters | None:
-        """Return what the ledger has committed for this workspace, None where it cannot be read."""
+        """Return what the ledger has committed for this workspace, None if it cannot be read."""
         try:
             return self._ledger.counters(self.workspace.name, API)
         except LedgerUnavailable:
@@ -61,8 +66,8 @@ class Target:
         """Close the idle connections; those of a fetch under way close at its end."""
         for fetcher in self.fetchers.values():
             fetcher.close()
-        self._list.close()
-        self._balance.close()
+        self._list_client.close()
+        self._balance_client.close()
 
     def _fetcher(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Fetcher:
         names = (self.workspace.name, api)
@@ -72,26 +77,50 @@ class Target:
 
     def _fetch_list(self) -> Outcome:
         began = time.monotonic()
-        listing, snapshot = self._list.tasks(), None
+        snapshot: Snapshot | None = None
         failure: ExporterError | None = None
-        try:
-            with closing(self._ledger.begin(self.workspace.name, API)) as transaction:
-                snapshot = self._census.take(listing, transaction)
+        with closing(self._ledger.begin(self.workspace.name, API)) as transaction:
+            cache = self._cache.successor(transaction.settled_in)
+            decoder = Decoder(self._max_task, cache=cache)
+            try:
+                snapshot, date = read_list(self._list_client.fetch_list(decoder), transaction, cache)
+                self._cache = cache
                 # A clock that is ahead must not settle the future.
-                transaction.commit(self._clock() if listing.date is None else min(self._clock(), listing.date))
-        except (FetchError, LedgerUnavailable) as error:
-            failure = error
+                transaction.commit(self._clock() if date is None else min(self._clock(), date))
+            except (FetchError, LedgerUnavailable) as error:
+                failure = error
         # A list that only the ledger did not take is whole; one that must not be believed is nothing.
         whole = None if isinstance(failure, FetchError) else snapshot
-        return _outcome(failure, began, listing.received, snapshot=whole, invalid=dict(listing.decoder.invalid))
+        return _outcome(failure, began, decoder.received, snapshot=whole, invalid=dict(decoder.invalid))
 
     def _fetch_balance(self) -> Outcome:
         began = time.monotonic()
         try:
-            balance = self._balance.remaining_credits()
+            balance = self._balance_client.fetch_balance()
         except FetchError as error:
             return _outcome(error, began, None)
         return _outcome(None, began, None, balance=balance)
+
+
+def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
+    """Read a list to its end; return what it says now, and the date of the answer.
+
+    The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that never will be.
+    """
+    tally, date = Tally(), None
+    for batch in batches:
+        date = batch.date if date is None else date
+        if batch.summary is not None:
+            tally.merge(Snapshot.unpacked(batch.summary))
+            transaction.skip()
+            continue
+        sums, settled = tally.add(batch.tasks), transaction.add(batch.tasks)
+        if sums and settled and batch.chunk:
+            cache.store(batch.chunk, sums.packed())
+    if tally.has_copies:
+        # Which of two chunks with the same task counts it, depends on both.
+        cache.discard()
+    return tally.snapshot(), date
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:
@@ -100,8 +129,11 @@ def _identity(workspace: Workspace) -> tuple[object, ...]:
 
 
 def _outcome(failure: ExporterError | None, began: float, received: int | None, **facts: object) -> Outcome:
+    cause: Cause | None = "ledger" if failure else None
+    if isinstance(failure, FetchError):
+        cause = failure.cause
     return Outcome(
-        cause=failure.cause if isinstance(failure, FetchError) else "ledger" if failure else None,
+        cause=cause,
         reason=redaction.mask(str(failure)) if failure else None,
         duration=time.monotonic() - began,
         received=received,

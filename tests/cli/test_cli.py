@@ -375,7 +375,15 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
 
 def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Path, tmp_path: Path) -> None:
     moment = datetime(2026, 10, 7, 12, tzinfo=UTC)
-    rules = Rules(("other",), lambda _: "other")
+    rules = Rules(
+        reasons=("other",),
+        classify=lambda _: "other",
+        history="count",
+        settle_after=24 * 3600.0,
+        new_series_hold=120.0,
+        max_models=100,
+        models=frozenset(),
+    )
     with (
         closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
         closing(ledger.begin("default", API)) as r,

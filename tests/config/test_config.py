@@ -439,23 +439,6 @@ def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
     assert "nary" not in mistake
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("user:old@host/ledger", "user:new@host/ledger"),
-        ("user:o:l:d@host/ledger", "user:n:e:w@host/ledger"),
-        ("user@host/ledger?sslmode=require&password=old", "user@host/ledger?sslmode=require&password=new"),
-        ("user@host/ledger?password=old", "user@host/ledger?password=new"),
-    ],
-)
-def test_a_ledger_stays_where_it_is_when_its_password_changes(before: str, after: str) -> None:
-    place, same, other = (
-        LedgerUrl.parse(f"postgresql://{url}").place for url in (before, after, before.replace("host", "other"))
-    )
-    assert place == same != other
-    assert not re.search("old|o:l:d", place)
-
-
 @pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])
 def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
     [mistake] = mistakes(None, KEYS, f"postgresql://{part}")

@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 import socket
-import socketserver
 import ssl
 import threading
 import time
@@ -15,19 +14,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authority import Authority
 from creatify_exporter import redaction
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import TLS, Fetch, Workspace
 from creatify_exporter.config.values import ByteSize, Seconds
-from creatify_exporter.creatify.client import Client, usual_authorities
+from creatify_exporter.creatify.client import Client
+from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.transport import default_context
 from creatify_exporter.errors import FetchError, RateLimited
 from creatify_exporter.simulator import (
     BALANCE_PATH,
@@ -44,8 +45,9 @@ from creatify_exporter.simulator import (
     dripping,
     replied,
 )
-from creatify_exporter.simulator.faults import Delivery, Wire, whole
+from creatify_exporter.simulator.faults import Wire, whole
 from processes import free_port
+from servers import Proxy, Recorder, delivered, hung_up, reset, said, silent_address
 
 NOW = 1_760_000_000.0
 TASKS = 20
@@ -74,8 +76,8 @@ def client(url: str, *, timeout: float = 20.0, max_body: int = 64 << 20, **setti
     return Client(workspace(url, **settings), limits, clock=lambda: NOW)
 
 
-def fetched(one: Client) -> int:
-    return sum(len(batch) for batch in one.tasks())
+def fetched(one: Client, decoder: Decoder | None = None) -> int:
+    return sum(len(batch.tasks) for batch in one.fetch_list(decoder or Decoder(1 << 20)))
 
 
 def fetch(url: str, **settings: Any) -> int:
@@ -89,116 +91,6 @@ def failure(url: str, **settings: Any) -> FetchError:
     return caught.value
 
 
-# --- Servers of a test's own ---------------------------------------------------------------------------------------
-
-
-class Server(socketserver.ThreadingTCPServer):
-    """Serves while it is entered, on a free port of 127.0.0.1; `connections` counts what came in."""
-
-    allow_reuse_address = True
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, handler: type[socketserver.BaseRequestHandler], tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
-        self.scheme = "https" if tls else "http"
-        self.connections = 0
-        self.tls = tls
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        self.connections += 1
-        accepted, address = super().get_request()
-        if self.tls:
-            accepted = self.tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-        return accepted, address
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Stay silent about clients that leave."""
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}"
-
-
-class Recorder(Server):
-    """Answers every request with an empty list and keeps its headers, names in lower case."""
-
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.heads: list[dict[str, str]] = []
-        recorder = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                recorder.heads.append({name.lower(): value for name, value in self.headers.items()})
-                self.send_response(200)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"[]")
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        super().__init__(Handler, tls)
-
-
-class Proxy(Server):
-    """An HTTP proxy, with CONNECT and without; `heads` are the requests as it got them. Or one that only drips."""
-
-    def __init__(self, *, drips: bool = False, refuses: bool = False) -> None:
-        self.heads: list[str] = []
-        proxy = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                lines = list(iter(self.rfile.readline, b"\r\n"))
-                proxy.heads.append(b"".join(lines).decode())
-                method, target, _ = lines[0].split()
-                if refuses:
-                    self.wfile.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-                elif drips:
-                    for byte in b"HTTP/1.1 200 Connection established, after quite a while\r\n\r\n":
-                        self.wfile.write(bytes([byte]))
-                        time.sleep(0.1)
-                elif method == b"CONNECT":
-                    self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                    self._pipe(target.decode(), b"")
-                else:
-                    _, _, authority, path = target.decode().split("/", 3)
-                    self._pipe(authority, f"GET /{path} HTTP/1.1\r\n".encode() + b"".join(lines[1:]) + b"\r\n")
-
-            def _pipe(self, authority: str, head: bytes) -> None:
-                host, _, port = authority.rpartition(":")
-                with socket.create_connection((host, int(port)), timeout=5) as upstream:
-                    upstream.sendall(head)
-                    back = threading.Thread(target=_copy, args=(upstream, self.connection), daemon=True)
-                    back.start()
-                    _copy(self.connection, upstream)
-                    back.join(5)
-
-        super().__init__(Handler)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while piece := source.recv(1 << 16):
-            target.sendall(piece)
-        target.shutdown(socket.SHUT_WR)
-
-
 def _server_tls(*, client_certificate: bool = False) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATES / "server.pem", CERTIFICATES / "server.key")
@@ -206,27 +98,6 @@ def _server_tls(*, client_certificate: bool = False) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(CERTIFICATES / "ca.pem")
     return context
-
-
-def delivered(deliver: Delivery) -> Fault:
-    return lambda response: replace(response, deliver=deliver)
-
-
-def said(raw: bytes) -> Fault:
-    """Say exactly this, then close."""
-
-    def deliver(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
-        wire.send(raw)
-        wire.close()
-
-    return delivered(deliver)
-
-
-hung_up = said(b"")
-
-
-def reset(response: Response) -> Response:
-    return replace(response, deliver=lambda wire, _head, _blocks: wire.reset())
 
 
 # --- What a reply comes to -----------------------------------------------------------------------------------------
@@ -261,6 +132,9 @@ EXPECTED: dict[str, str | tuple[int, dict[str, int]]] = {
     "wrong_content_encoding": "invalid_body",
     "gzip_bomb": "too_large",
     "gzip_without_trailer": (TASKS, {}),
+    "byte_order_mark": (TASKS, {}),
+    "early_hints": (TASKS, {}),
+    "repeated_length": (TASKS, {}),
     "white_space": "too_large",
     "giant_task": "too_large",
     "nested_brackets": ODD,
@@ -280,6 +154,7 @@ EXPECTED: dict[str, str | tuple[int, dict[str, int]]] = {
     "reset": "connection",
     "delayed": "timeout",
     "redirect_same_origin": "redirect",  # where it happens again and again
+    "redirect_utf_8": "redirect",  # as above
     "redirect_other_origin": "redirect",
     "redirect_loop": "redirect",
     "wrong_id": ODD,
@@ -299,23 +174,30 @@ EXPECTED: dict[str, str | tuple[int, dict[str, int]]] = {
 RUN_OUT = {name for name, expected in EXPECTED.items() if expected == "timeout"}
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_of_the_api_has_its_cause_or_costs_one_task(simulator: Simulator, name: str) -> None:
-    expected = EXPECTED.get(name, ODD) if name.startswith(("null_", "without_")) else EXPECTED[name]
-    timeout = SHORT if name in RUN_OUT else 20.0
-    simulator.faults.always(name)
-    began = time.monotonic()
-    with closing(client(simulator.url, timeout=timeout)) as one:
-        listing = one.tasks()
-        if isinstance(expected, tuple):
-            assert (sum(map(len, listing)), dict(listing.decoder.invalid)) == expected
-            assert listing.date == NOW
-        else:
-            with pytest.raises(FetchError) as caught:
-                for _ in listing:
-                    pass
-            assert caught.value.cause == expected, caught.value
-    assert time.monotonic() - began < timeout + GRACE
+def test_each_fault_of_the_api_has_its_cause_or_costs_one_task(simulator: Simulator) -> None:
+    wrong = {}
+    for name in FAULTS:
+        expected = EXPECTED.get(name, ODD) if name.startswith(("null_", "without_")) else EXPECTED[name]
+        timeout = SHORT if name in RUN_OUT else 20.0
+        simulator.faults.clear()
+        simulator.faults.always(name)
+        began = time.monotonic()
+        found = outcome(simulator.url, timeout)
+        if found != expected or time.monotonic() - began > timeout + GRACE:
+            wrong[name] = found, time.monotonic() - began
+    assert wrong == {}
+
+
+def outcome(url: str, timeout: float) -> str | tuple[int, dict[str, int]]:
+    """Fetch a list; return the cause of the failure, or the number of tasks and the invalid ones among them."""
+    decoder = Decoder(1 << 20)
+    try:
+        with closing(client(url, timeout=timeout)) as one:
+            batches = list(one.fetch_list(decoder))
+    except FetchError as error:
+        return error.cause
+    assert {batch.date for batch in batches} == {NOW}
+    return sum(len(batch.tasks) for batch in batches), {str(field): count for field, count in decoder.invalid.items()}
 
 
 def test_a_redirect_within_the_origin_is_followed(simulator: Simulator) -> None:
@@ -324,21 +206,37 @@ def test_a_redirect_within_the_origin_is_followed(simulator: Simulator) -> None:
     assert [request.path for request in simulator.listings()] == [LIST_PATH, f"{LIST_PATH}?redirected"]
 
 
+@pytest.mark.parametrize(
+    ("location", "query"),
+    [
+        ("?é中Å".encode(), "%C3%A9%E4%B8%AD%C3%85"),
+        ("?é".encode("latin-1"), "%E9"),
+        ("?%C3%A9 é".encode(), "%C3%A9%20%C3%A9"),
+    ],
+)
+def test_a_location_that_is_not_ascii_is_followed_byte_by_byte(
+    simulator: Simulator, location: bytes, query: str
+) -> None:
+    simulator.faults.next(said(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n" % location))
+    assert fetch(simulator.url) == TASKS
+    assert simulator.listings()[-1].path == f"{LIST_PATH}?{query}"
+
+
 def test_the_balance_is_a_number_and_nothing_else_is_taken_for_one(simulator: Simulator) -> None:
     with closing(client(simulator.url)) as one:
-        assert one.remaining_credits() == simulator.account.remaining_credits(NOW)
+        assert one.fetch_balance() == simulator.account.remaining_credits(NOW)
         simulator.faults.next(replied(200, b'{"remaining_credits":"12.5"}'), path=BALANCE_PATH)
-        assert one.remaining_credits() == 12.5
+        assert one.fetch_balance() == 12.5
         for body in (b"", b"null", b"[]", b"{}", b"12", b'{"remaining_credits":null}', b'{"remaining_credits":true}'):
             simulator.faults.next(replied(200, body), path=BALANCE_PATH)
-            assert _cause(one.remaining_credits) == "invalid_body"
+            assert _cause(one.fetch_balance) == "invalid_body"
         for word in (b'"nan"', b'"inf"', b'"-Infinity"', b"NaN", b"1e999", b'"many"'):
             simulator.faults.next(replied(200, b'{"remaining_credits":%s}' % word), path=BALANCE_PATH)
-            assert _cause(one.remaining_credits) == "invalid_body"
+            assert _cause(one.fetch_balance) == "invalid_body"
         simulator.faults.next(replied(200, b" " * 70_000 + b'{"remaining_credits":1}'), path=BALANCE_PATH)
-        assert _cause(one.remaining_credits) == "too_large"
+        assert _cause(one.fetch_balance) == "too_large"
         simulator.faults.next("unauthorized", path=BALANCE_PATH)
-        assert _cause(one.remaining_credits) == "auth"
+        assert _cause(one.fetch_balance) == "auth"
 
 
 def _cause(ask: Callable[[], object]) -> str:
@@ -400,7 +298,7 @@ def test_the_balance_has_the_same_deadline(simulator: Simulator) -> None:
     simulator.faults.always(dripping(0.05), path=BALANCE_PATH)
     with closing(client(simulator.url, timeout=SHORT)) as one:
         began = time.monotonic()
-        assert _cause(one.remaining_credits) == "timeout"
+        assert _cause(one.fetch_balance) == "timeout"
         assert time.monotonic() - began < SHORT + GRACE
 
 
@@ -442,23 +340,24 @@ NOT_RETRIED = (
 )
 
 
-@pytest.mark.parametrize("name", RETRIED)
-def test_a_connection_or_a_gateway_that_fails_is_tried_once_more_and_not_oftener(
-    simulator: Simulator, name: str
-) -> None:
-    simulator.faults.next(RETRIED[name])
-    assert fetch(simulator.url) == TASKS
-    assert len(simulator.listings()) == 2
-    simulator.faults.always(RETRIED[name])
-    assert failure(simulator.url).cause in ("connection", "http_status")
-    assert len(simulator.listings()) == 4
+def test_a_connection_or_a_gateway_that_fails_is_tried_once_more_and_not_oftener(simulator: Simulator) -> None:
+    for name, fault in RETRIED.items():
+        simulator.faults.clear()
+        simulator.requests.clear()
+        simulator.faults.next(fault)
+        assert fetch(simulator.url) == TASKS, name
+        assert len(simulator.listings()) == 2, name
+        simulator.faults.always(fault)
+        assert failure(simulator.url).cause in ("connection", "http_status"), name
+        assert len(simulator.listings()) == 4, name
 
 
-@pytest.mark.parametrize("name", NOT_RETRIED)
-def test_what_a_second_try_would_not_mend_is_not_tried_again(simulator: Simulator, name: str) -> None:
-    simulator.faults.always(name)
-    failure(simulator.url)
-    assert len(simulator.listings()) == 1
+def test_what_a_second_try_would_not_mend_is_not_tried_again(simulator: Simulator) -> None:
+    for name in NOT_RETRIED:
+        simulator.faults.always(name)
+        simulator.requests.clear()
+        failure(simulator.url)
+        assert len(simulator.listings()) == 1, name
 
 
 def test_a_silent_api_is_not_asked_twice(simulator: Simulator) -> None:
@@ -503,6 +402,87 @@ def test_a_compressed_list_and_one_in_chunks_are_lists(simulator: Simulator) -> 
     assert "gzip" in simulator.requests[0].headers["accept-encoding"]
 
 
+FINAL = b"Content-Length: 2\r\n\r\n[]"
+FRAMED: dict[str, tuple[bytes, str | None]] = {
+    "one interim answer": (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n" + FINAL, None),
+    "a hundred": (b"HTTP/1.1 102 Processing\r\n\r\n" * 100 + b"HTTP/1.1 200 OK\r\n" + FINAL, None),
+    "others that nobody has heard of": (b"HTTP/1.1 199 \r\nA: b\r\nC: d\r\n\r\nHTTP/1.1 200 OK\r\n" + FINAL, None),
+    "an upgrade that nobody asked for": (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "http_status"),
+    "an interim answer and no other": (b"HTTP/1.1 103 Early Hints\r\n\r\n", "connection"),
+    "a length twice": (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n[]", None),
+    "a length in two lines": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + FINAL, None),
+    "a length three times": (b"HTTP/1.1 200 OK\r\nContent-Length: 2 ,02,2\r\n\r\n[]", None),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\n[]", "connection"),
+    "two lengths in two lines": (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + FINAL, "connection"),
+    "no number": (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n[]", "connection"),
+    "a number that only Python reads": (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n[]", "connection"),
+    "less than nothing": (b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n[]", "connection"),
+}
+
+
+@pytest.mark.parametrize("name", FRAMED)
+def test_interim_answers_and_lengths_are_read_as_http_has_them_also_if_the_connection_stays_open(
+    simulator: Simulator, name: str
+) -> None:
+    raw, cause = FRAMED[name]
+
+    def deliver(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
+        wire.send(raw)
+        if name == "an interim answer and no other":
+            wire.close()
+
+    simulator.faults.always(delivered(deliver))
+    if cause:
+        assert failure(simulator.url, timeout=5.0).cause == cause
+    else:
+        assert fetch(simulator.url, timeout=5.0) == 0
+
+
+def test_a_byte_order_mark_before_the_balance_is_ignored(simulator: Simulator) -> None:
+    simulator.faults.always(replied(200, b'\xef\xbb\xbf{"remaining_credits":7}'), path=BALANCE_PATH)
+    with closing(client(simulator.url)) as one:
+        assert one.fetch_balance() == 7
+
+
+PROMPT = "a prompt that is nobody's business"
+QUOTING: dict[str, Fault] = {
+    "an HTML or XML document": replied(200, f"<html>{PROMPT}".encode()),
+    "a JSON object with detail, status": replied(200, json.dumps({"status": PROMPT, "detail": PROMPT}).encode()),
+    "a JSON object": replied(200, json.dumps({PROMPT: PROMPT}).encode()),
+    "a JSON string": replied(200, f'"{PROMPT}"'.encode()),
+    "text or binary data": replied(200, PROMPT.encode()),
+    "a number": replied(200, f"42 {PROMPT}".encode()),
+    "a JSON literal": replied(200, f"null {PROMPT}".encode()),
+    "an empty body": replied(200, b" \n"),
+    "the list is not valid JSON": replied(200, f'[{{"id": "{PROMPT}" "}}]'.encode()),
+    "the answer is not HTTP": said(PROMPT.encode() + b"\r\n\r\n"),
+    "redirected 5 times": said(f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()),
+}
+
+
+@pytest.mark.parametrize("shape", QUOTING)
+def test_a_refused_answer_is_told_by_its_shape_and_not_quoted(simulator: Simulator, shape: str) -> None:
+    simulator.faults.always(QUOTING[shape], path=None)
+    told = str(failure(simulator.url))
+    assert shape in told
+    assert not [word for word in PROMPT.split() if len(word) > 3 and word in told]
+
+
+def test_a_silent_first_address_costs_a_moment_and_not_the_timeout(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_address() as silent:
+
+        def resolve(*_: object, **__: object) -> list[tuple[Any, ...]]:
+            addresses = (silent, ("127.0.0.1", simulator.port))
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        began = time.monotonic()
+        assert fetch(f"http://creatify.test:{simulator.port}", timeout=8.0) == TASKS
+        assert time.monotonic() - began < 4
+
+
 # --- Pages, sizes, pauses ------------------------------------------------------------------------------------------
 
 
@@ -540,23 +520,23 @@ def test_a_page_that_fails_costs_the_whole_list(simulator: Simulator) -> None:
 
 def test_a_body_ends_at_its_bound_and_pages_share_it(simulator: Simulator) -> None:
     with closing(client(simulator.url)) as one:
-        listing = one.tasks()
-        assert sum(map(len, listing)) == TASKS
-    assert fetch(simulator.url, max_body=listing.received) == TASKS
-    error = failure(simulator.url, max_body=listing.received - 1)
+        decoder = Decoder(1 << 20)
+        assert fetched(one, decoder) == TASKS
+    assert fetch(simulator.url, max_body=decoder.received) == TASKS
+    error = failure(simulator.url, max_body=decoder.received - 1)
     assert error.cause == "too_large"
-    assert str(listing.received) in str(error)
+    assert str(decoder.received) in str(error)
     simulator.listing = Listing(newest=TASKS, page_size=5)
-    assert failure(simulator.url, max_body=listing.received // 2).cause == "too_large"
+    assert failure(simulator.url, max_body=decoder.received // 2).cause == "too_large"
 
 
 def test_a_gzip_bomb_ends_at_the_bound_of_decoded_bytes(simulator: Simulator) -> None:
     bomb = gzip.compress(b"[" + b" " * (40 << 20))
     simulator.faults.always(replied(200, bomb, content_encoding="gzip"))
     with closing(client(simulator.url, max_body=600_000)) as one:
-        listing = one.tasks()
-        assert _cause(lambda: list(listing)) == "too_large"
-        assert listing.received < 2 << 20
+        decoder = Decoder(1 << 20)
+        assert _cause(lambda: fetched(one, decoder)) == "too_large"
+        assert decoder.received < 2 << 20
 
 
 @pytest.mark.parametrize(
@@ -689,7 +669,7 @@ NO_SECRET_TEXT: dict[str, list[Fault]] = {
     "in a redirect elsewhere": [said(b"HTTP/1.1 302 Found\r\nLocation: http://%s/\r\n\r\n" % API_ID.encode())],
     "in the next page": [replied(200, b'{"results":[],"next":"http://%s/"}' % API_ID.encode())],
     "in a pause": [said(b"HTTP/1.1 429 Too Many\r\nRetry-After: %s\r\n\r\n" % ECHO)],
-    "as a length": [said(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n[" % ECHO)],
+    "as a length": [said(b"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n[" % ECHO)] * 2,
     "as an encoding": [said(b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: 2\r\n\r\n[}" % ECHO)],
     "as a chunk": [said(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % ECHO)],
     "in a broken head": [said(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n{" % ECHO)],
@@ -787,6 +767,17 @@ def test_a_private_ca_is_trusted_where_it_is_named_and_nowhere_else() -> None:
         assert len(api.heads) == 1
 
 
+@pytest.mark.parametrize("flaw", ["another name", "expired"])
+def test_a_certificate_that_proves_nothing_is_refused(tmp_path: Path, flaw: str) -> None:
+    authority = Authority(tmp_path)
+    names = "DNS:elsewhere.example" if flaw == "another name" else "IP:127.0.0.1"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("server", names, days=-1 if flaw == "expired" else 2))
+    with Recorder(context) as api:
+        assert failure(api.url, tls_config=TLS(ca_file=authority.pem)).cause == "tls"
+    assert api.heads == []  # no key went there
+
+
 def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
     with Recorder(_server_tls(client_certificate=True)) as api:
         ca = CERTIFICATES / "ca.pem"
@@ -798,12 +789,12 @@ def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
         assert len(api.heads) == 1
 
 
-def test_all_workspaces_share_the_usual_authorities() -> None:
+def test_all_workspaces_share_the_default_context() -> None:
     with Recorder(_server_tls()) as api:
         assert failure(api.url).cause == "tls"
-        usual_authorities().load_verify_locations(CERTIFICATES / "ca.pem")
+        default_context().load_verify_locations(CERTIFICATES / "ca.pem")
         assert [fetch(api.url) for _ in range(3)] == [0, 0, 0]
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
 
 
 def test_the_authorities_of_ssl_cert_file_are_trusted_instead_of_the_usual_ones(
@@ -811,11 +802,11 @@ def test_the_authorities_of_ssl_cert_file_are_trusted_instead_of_the_usual_ones(
 ) -> None:
     pair = TLS(cert_file=CERTIFICATES / "client.pem", key_file=CERTIFICATES / "client.key")
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
     with Recorder(_server_tls()) as api:
         assert fetch(api.url) == fetch(api.url, tls_config=pair) == 0
         assert failure(api.url, tls_config=TLS(ca_file=CERTIFICATES / "other-ca.pem")).cause == "tls"
-    usual_authorities.cache_clear()
+    default_context.cache_clear()
 
 
 def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:

@@ -51,6 +51,7 @@ def expected(body: bytes) -> Reading | None:
 def read(entries: list[Any]) -> Reading:
     tasks = []
     invalid: Counter[str] = Counter()
+    counted = set()
     for entry in entries:
         if not isinstance(entry, dict):
             invalid["task"] += 1
@@ -59,8 +60,11 @@ def read(entries: list[Any]) -> Reading:
         for name, reader in READERS.items():
             value = entry.get(name)
             fields[name] = None if value is None and name != "id" else reader(value)
-            if fields[name] is None and (value is not None or name == "id"):
-                invalid[name] += 1
+        identity = fields["id"]
+        faults = [name for name in READERS if fields[name] is None and (entry.get(name) is not None or name == "id")]
+        if faults and identity not in counted:
+            invalid.update(faults)
+            counted |= {identity} - {None}
         tasks.append(tuple({**fields, "id": fields["id"] or ""}.values()))
     return tasks, invalid
 
@@ -221,8 +225,7 @@ def pieces(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 
 
 def tasks_of(reader: Decoder, pieces: Iterable[bytes]) -> list[Task]:
-    """Return the tasks of a body of which nothing is known yet."""
-    return [task for batch in reader.batches(pieces) if isinstance(batch, list) for task in batch]
+    return [task for batch in reader.batches(pieces) for task in batch.tasks]
 
 
 def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
@@ -251,6 +254,12 @@ def test_a_list_in_pieces_reads_as_the_whole_list(body: bytes, sizes: list[int],
 @given(body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
 def test_a_broken_list_is_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     assert decoded(body, sizes, batch_bytes) == expected(body)
+
+
+@pytest.mark.parametrize("body", [b'[{"id":"a"}]', b' \n[{"id":"a"}]', b'{"results":[{"id":"a"}]}'])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+def test_a_byte_order_mark_is_ignored_however_it_is_cut(body: bytes, size: int) -> None:
+    assert tasks_of(Decoder(MEBIBYTE), pieces(b"\xef\xbb\xbf" + body, [size])) == [Task("a")]
 
 
 @settings(max_examples=150)
@@ -303,18 +312,29 @@ def test_an_envelope_reads_as_the_list_in_it(
 
 def test_an_envelope_tells_the_next_page() -> None:
     reader = Decoder(MEBIBYTE)
-    assert list(reader.batches([b' {"next": "https://x/?page=2", ', b'"results": [{"id": "a"}]}'])) == [[Task("a")]]
+    assert tasks_of(reader, [b' {"next": "https://x/?page=2", ', b'"results": [{"id": "a"}]}']) == [Task("a")]
     assert reader.next_page == "https://x/?page=2"
-    assert list(reader.batches([b'{"results": []}'])) == [[]]
+    assert tasks_of(reader, [b'{"results": []}']) == []
     assert reader.next_page is None
     list(reader.batches([b'{"results": [], "next": ""}']))
     assert reader.next_page is None
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b" \n", b"null", b'"[]"', b"<html>", b'{"detail": "no"}', b'{"results": {}}', b"\xef\xbb\xbf[]"]
+    "body",
+    [
+        b"",
+        b" \n",
+        b"null",
+        b'"[]"',
+        b"<html>",
+        b'{"detail": "no"}',
+        b'{"results": {}}',
+        b" \xef\xbb\xbf[]",
+        b"\xef\xbb[]",
+    ],
 )
-def test_what_is_no_list_is_refused_with_its_beginning(body: bytes) -> None:
+def test_what_is_no_list_is_refused(body: bytes) -> None:
     with pytest.raises(FetchError, match="expected a list of tasks, got") as refused:
         list(Decoder(MEBIBYTE).batches([body]))
     assert refused.value.cause == "invalid_body"

@@ -74,12 +74,13 @@ def services() -> dict[str, Any]:
     return found
 
 
-def test_every_image_of_compose_is_pinned_to_a_release() -> None:
+def test_every_image_of_others_is_pinned_to_a_release_and_its_digest() -> None:
     for service in services().values():
         release, _, digest = service["image"].partition("@")
         assert re.fullmatch(r"[\w.-]+(/[\w.-]+)+:v?\d+\.\d+\.\d+", release), release
-        assert re.fullmatch(r"(sha256:[0-9a-f]{64})?", digest), digest
-    assert f":{__version__}" in services()["exporter"]["image"]
+        if release != f"ghcr.io/creatify-exporter/creatify-exporter:{__version__}":
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", digest), release
+    assert re.search(r"^ARG BASE=\S+:\d+\.\d+\.\d+\S*@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
 
 
 def test_every_file_and_volume_of_compose_exists() -> None:
@@ -205,7 +206,7 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
 
 
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
-    grace = LIMITS.stop
+    grace = LIMITS.shutdown_timeout
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
     assert grace < int(services()["exporter"]["stop_grace_period"].removesuffix("s"))
     values = yaml.safe_load((ROOT / "helm/creatify-exporter/values.yaml").read_text("utf-8"))

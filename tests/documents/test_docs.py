@@ -23,17 +23,24 @@ from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import DURATION_BOUNDS
 from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.target import BALANCE
-from creatify_exporter.web.app import Server
+from creatify_exporter.web.app import Application
 
 ROOT: Final = Path(__file__).parents[2]
 CERTIFICATES: Final = ROOT / "tests/certificates"
 PACKAGE: Final = ROOT / "exporter/creatify_exporter"
 README: Final = (ROOT / "README.md").read_text()
 CONTRIBUTING: Final = (ROOT / "CONTRIBUTING.md").read_text()
+COMMAND_LINE: Final = (ROOT / "docs/command-line.md").read_text()
 METRICS: Final = (ROOT / "docs/metrics.md").read_text()
 CONFIGURATION: Final = (ROOT / "docs/configuration.md").read_text()
 LEDGER: Final = (ROOT / "docs/ledger.md").read_text()
-REFERENCE: Final = {"README": README, "configuration": CONFIGURATION, "metrics": METRICS, "ledger": LEDGER}
+REFERENCE: Final = {
+    "README": README,
+    "command line": COMMAND_LINE,
+    "configuration": CONFIGURATION,
+    "metrics": METRICS,
+    "ledger": LEDGER,
+}
 DECISIONS: Final = sorted((ROOT / "docs/decisions").glob("*.md"))
 FOLDERS: Final = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))])
@@ -85,10 +92,6 @@ def documented_family(heading: str) -> tuple[str, str, tuple[str, ...]]:
 def test_every_metric_is_documented_with_its_type_and_its_labels_and_no_other_is() -> None:
     documented = [documented_family(name) for name in re.findall(r"^### `(creatify_\w+)`", METRICS, re.MULTILINE)]
     assert documented == [(family.name, family.kind, family.labels) for family in FAMILIES]
-
-
-def test_the_readme_names_every_metric() -> None:
-    assert quoted(section(README, "Metrics")) == [family.name for family in FAMILIES]
 
 
 def test_every_metric_has_one_example_query() -> None:
@@ -163,20 +166,20 @@ def help_of(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     return capsys.readouterr().out
 
 
-def test_every_command_is_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
     found = re.findall(r"^    ([a-z]+)\s", help_of(capsys).partition("\ncommands:")[2], re.MULTILINE)
     documented = [
         name.removeprefix("creatify-exporter ")
-        for name in first_names(section(README, "Commands"))
+        for name in first_names(section(COMMAND_LINE, "Commands"))
         if not name.startswith("-")
     ]
     assert documented == found == list(COMMANDS)
 
 
 def documented_flags(command: str) -> dict[str, list[str]]:
-    """Return the flags of a command in the README, with what is quoted as their default; of none those of the root."""
+    """Return the documented flags of a command, or of the root, with what is quoted as their default."""
     owners = {"all", command} if command else {"all", "serve", ""}
-    flags = [row for row in rows(section(README, "Commands")) if "`--" in row[0]]
+    flags = rows(section(COMMAND_LINE, "Flags"))
     return {
         quoted(flag)[0].split()[0]: quoted(default)
         for flag, owner, default, *_ in flags
@@ -184,7 +187,7 @@ def documented_flags(command: str) -> dict[str, list[str]]:
     }
 
 
-def test_every_flag_is_in_the_readme_and_no_other_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_is_documented_and_no_other_is(capsys: pytest.CaptureFixture[str]) -> None:
     helps = {command: help_of(capsys, *filter(None, (command,))) for command in ("", *COMMANDS)}
     flags = {
         command: set(re.findall(r"^  (?:-h, )?(--[a-z.-]+)", text, re.MULTILINE)) for command, text in helps.items()
@@ -192,7 +195,7 @@ def test_every_flag_is_in_the_readme_and_no_other_is(capsys: pytest.CaptureFixtu
     assert {command: set(documented_flags(command)) for command in flags} == flags
 
 
-def test_the_defaults_of_simulate_are_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_defaults_of_simulate_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text, documented = help_of(capsys, "simulate"), documented_flags("simulate")
     for flag in ("--listen", "--seed", "--speed", "--tasks", "--api-id", "--api-key"):
         assert re.search(rf"{flag} [A-Z_:]+\s[^-]*: {re.escape(documented[flag][0])}", text), flag
@@ -201,13 +204,13 @@ def test_the_defaults_of_simulate_are_in_the_readme(capsys: pytest.CaptureFixtur
 def routes() -> Iterator[tuple[str, str]]:
     config = Config()
     with closing(Exporter(config, Ledger(SqliteStore(None), rules(config)))) as exporter:
-        for route in Server(exporter, lambda: config).app().routes:
+        for route in Application(exporter, lambda: config).app().routes:
             [method] = set(getattr(route, "methods", ())) - {"HEAD"}
             yield method, str(getattr(route, "path", ""))
 
 
-def test_every_endpoint_is_in_the_readme() -> None:
-    documented = [name.split() for name in first_names(section(README, "Endpoints"))]
+def test_every_endpoint_is_documented() -> None:
+    documented = [name.split() for name in first_names(section(COMMAND_LINE, "Endpoints"))]
     assert sorted((method, path.partition("?")[0]) for method, path in documented) == sorted(routes())
 
 
@@ -404,7 +407,7 @@ def makefile_targets() -> set[str]:
 
 
 def test_two_commands_are_enough_and_ci_runs_the_second_one() -> None:
-    [block] = blocks(section(README, "Two commands"), "sh")
+    [block] = blocks(section(README, "Try it"), "sh")
     start, test = block.splitlines()
     assert (start, test) == ("make run", "make test")
     assert {"run", "test"} <= makefile_targets()

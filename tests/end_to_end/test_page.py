@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from test_client import Server
 
 from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Listing, Simulator, Traffic, inserted
 from processes import ExporterProcess, running_exporter, write_config
+from servers import Server
 
 SCRIPT = "<script>document.title = 'taken over'</script>"
 HOSTILE = {

@@ -1,182 +1,272 @@
-"""An accountant who never forgets: what the ledger's design says must be counted of the lists that were recorded.
+"""The truth about a history: what must have been counted, given what happened and which lists showed it.
 
-It keeps every task for ever, asks each time for the whole list at once, and knows nothing of rows, folds or commits.
+It knows all lists at once and each task's own story, keeps no running state, and computes every count from the whole
+sequence: a task has finished if any list showed it finished; its credits are the rises and falls between the values
+that lists told, one after the other; a run of failures is what failed in lists after the last one that brought a
+success. Nothing of it is taken from the code under test.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from math import floor
 
-from creatify_exporter.creatify.task import Task
 from creatify_exporter.ledger.ledger import Rules
 
-RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # what is not documented is unknown, and ranks 0
 BOUNDS = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
 ONE_EACH = ["submitted", "finished", "vanished", "credits_used", "credits_refunded", "duration_sum"]
 ONE_EACH += ["failed_credits_used", "failed_credits_refunded"]
 BY_DAY = ("submitted", "finished", "failed", "credits_used", "credits_refunded")
+FINAL = ("done", "failed")
 
 Name = tuple[str, str, str]  # model, total, label
 
 
-@dataclass
-class Known:
-    """A task, as the lists have shown it; `uncounted` credits were there before counting began."""
+@dataclass(frozen=True)
+class Shown:
+    """What one list says of a task, after the best of its entries has been chosen."""
 
+    status: str
+    credits_used: float | None
+    reason: str
     model: str
-    created_at: float
-    dated: bool
-    status: str = "unknown"
-    credits: float | None = None
-    uncounted: float = 0.0
-    changed_at: float = 0.0
-    absent_since: float | None = None
-    last_list: int = 0
-    settled: bool = False
+    created_at: float | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A list that the ledger has recorded, complete at `now`, and the exporter's clock and rules then."""
+
+    now: float
+    clock: float
+    rules: Rules
+    shown: dict[str, Shown]
+    has_dates: bool
+
+
+@dataclass(frozen=True)
+class Event:
+    """A change of a count by one task, in the list of that number."""
+
+    list: int
+    task: str
+    total: str
+    amount: float = 1.0
+    label: str = ""
+
+
+class Story:
+    """A task and all that the recorded lists have said of it: None for a list that lacked it."""
+
+    def __init__(self, name: str, lists: Sequence[Recorded], watermarks: Sequence[float]) -> None:
+        self.name, self.lists, self.watermarks = name, lists, watermarks
+        self.said = [each.shown.get(name) for each in lists]
+        self.first = self._listed[0]
+        created_at = self._shown(self.first).created_at
+        self.dated = created_at is not None
+        self.created_at = lists[self.first].now if created_at is None else created_at
 
     @property
-    def finished(self) -> bool:
-        return RANK.get(self.status, 0) >= RANK["done"]
+    def counts(self) -> bool:
+        """Whether it was new when it was first shown, and not from before the watermark of the list before."""
+        return not self.dated or self.first == 0 or self.created_at >= self.watermarks[self.first - 1]
+
+    @property
+    def model(self) -> str:
+        return self._shown(self.first).model
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it was there before counting began."""
+        return self.first == 0 and self.lists[0].rules.history == "skip"
+
+    def tracked(self) -> bool:
+        return self.counts and self.settled_in() is None
+
+    def settled_in(self) -> int | None:
+        """Return the number of the list after which nothing of it is expected, None if there is no such list."""
+        for number in range(self.first, len(self.lists)):
+            if self.created_at < self.watermarks[number] and self._quiet(number):
+                return number
+        return None
+
+    def events(self) -> Iterator[Event]:
+        """Yield what counts, up to the list with which it settles."""
+        if not self.counts:
+            return
+        end = self.settled_in()
+        last = len(self.lists) - 1 if end is None else end
+        if not self.skipped:
+            yield self._event(self.first, "submitted")
+        yield from self._credits(last)
+        yield from self._ends(last)
+        if end is not None and self._finished(end) is None:
+            yield self._event(end, "vanished")
+
+    def net_credits(self) -> float:
+        """Return the credits that the last list that told them told, less those from before counting began."""
+        if not self.counts:
+            return 0.0
+        end = self.settled_in()
+        told = self._told(len(self.lists) - 1 if end is None else end)
+        return told[-1][1] - (told[0][1] if self._told_at_start() else 0.0) if told else 0.0
+
+    @property
+    def _listed(self) -> list[int]:
+        return [number for number, shown in enumerate(self.said) if shown]
+
+    def _event(self, number: int, total: str, amount: float = 1.0, label: str = "") -> Event:
+        return Event(number, self.name, total, amount, label)
+
+    def _told(self, last: int) -> list[tuple[int, float]]:
+        numbered = ((number, shown) for number, shown in enumerate(self.said[: last + 1]) if shown)
+        return [(number, shown.credits_used) for number, shown in numbered if shown.credits_used is not None]
+
+    def _told_at_start(self) -> bool:
+        return self.skipped and bool(self._told(0))
+
+    def _finished(self, last: int) -> int | None:
+        """Return the number of the first list that showed it done or failed."""
+        return next((n for n in self._listed if n <= last and self._shown(n).status in FINAL), None)
+
+    def _failed(self, last: int) -> int | None:
+        return next((n for n in self._listed if n <= last and self._shown(n).status == "failed"), None)
+
+    def _shown(self, number: int) -> Shown:
+        shown = self.said[number]
+        assert shown
+        return shown
+
+    def _credits(self, last: int) -> Iterator[Event]:
+        told = self._told(last)
+        steps = [*([] if self._told_at_start() else [(-1, 0.0)]), *told]
+        failed = self._failed(last)
+        for (_, before), (number, after) in pairwise(steps):
+            yield from self._signed(number, "credits", after - before)
+            if failed is not None and number > failed:
+                yield from self._signed(number, "failed_credits", after - before)
+        if failed is not None and not (self.skipped and failed == 0):
+            until = [value for number, value in told if number <= failed]
+            base = steps[0][1]
+            yield from self._signed(failed, "failed_credits", (until[-1] if until else base) - base)
+
+    def _signed(self, number: int, total: str, amount: float) -> Iterator[Event]:
+        if amount:
+            yield self._event(number, f"{total}_{'used' if amount > 0 else 'refunded'}", abs(amount))
+
+    def _ends(self, last: int) -> Iterator[Event]:
+        finished, failed = self._finished(last), self._failed(last)
+        if failed is not None and not (self.skipped and failed == 0):
+            yield self._event(failed, "failed", label=self._shown(failed).reason)
+        if finished is not None and not (self.skipped and finished == 0):
+            yield self._event(finished, "finished")
+            if finished != failed:
+                yield self._event(finished, "done")  # no series, but the end of a run of failures
+            if self._seen_finishing(finished):
+                took = max(0.0, self.lists[finished].now - self.created_at)
+                yield self._event(finished, "duration_bucket", label=next(b for b in BOUNDS if took <= float(b)))
+                yield self._event(finished, "duration_sum", took)
+
+    def _seen_finishing(self, number: int) -> bool:
+        if number == 0 or not self.dated:
+            return False
+        before = self.lists[number - 1].now
+        return self.lists[number].now - before <= 900 and (bool(self.said[number - 1]) or self.created_at > before)
+
+    def _quiet(self, number: int) -> bool:
+        now, wait = self.lists[number].now, self.lists[number].rules.settle_after
+        since = max(n for n in self._listed if n <= number) + 1
+        long_absent = since <= number and now - self.lists[since].now >= wait
+        if self._finished(number) is None:
+            return long_absent
+        if number == 0 and self.dated:
+            return True  # the first list tells of the past
+        return now - self.lists[self._changed(number)].now >= wait and (self.dated or long_absent)
+
+    def _changed(self, last: int) -> int:
+        """Return the number of the last list that told anything new."""
+        states = [(n, self.state(n)) for n in self._listed if n <= last]
+        return max([self.first, *(n for (_, before), (n, after) in pairwise(states) if before != after)])
+
+    def state(self, number: int) -> tuple[str, float | None]:
+        """Return what was known of it after a list: how far it had come, and the credits told last."""
+        told = self._told(number)
+        known = [self._shown(n).status for n in self._listed if n <= number and self._shown(n).status != "unknown"]
+        finished = self._finished(number)
+        if self._failed(number) is not None:
+            status = "failed"
+        elif finished is not None:
+            status = "done"
+        else:
+            status = known[-1] if known else "unknown"
+        return status, told[-1][1] if told else None
 
 
-class Oracle:
-    """`settling=False` makes one that counts what the design lets go of, too: an upper limit of every count."""
+class Truth:
+    """What must have been counted after some lists, which are all that the ledger has recorded."""
 
-    def __init__(self, *, settling: bool = True) -> None:
-        self.settling = settling
-        self.tasks: dict[str, Known] = {}
-        self.totals: defaultdict[Name, float] = defaultdict(float)
-        self.days: defaultdict[tuple[int, str, str], float] = defaultdict(float)  # day, model, total
-        self.series: dict[Name, float | None] = {}  # when a hold began by the exporter's clock; None: there is none
-        self.models: set[str] = set()
-        self.mark = float("-inf")
-        self.lists, self.dated = 0, False
-        self.recorded_at = self.now = float("-inf")
+    def __init__(self, lists: Sequence[Recorded]) -> None:
+        self.lists = lists
+        self.watermarks = list(accumulate((floor(each.now - each.rules.settle_after) for each in lists), max))
+        names = sorted({name for each in lists for name in each.shown})
+        self.stories = {name: Story(name, lists, self.watermarks) for name in names}
+        self.labels = self._admitted()
+        self.events = [event for story in self.stories.values() for event in story.events()]
 
-    def believes(self, tasks: list[Task]) -> bool:
-        """Whether a list may be recorded: one in which no task tells its date any more must not."""
-        return not (self.dated and tasks and not any(task.created_at for task in tasks))
+    @property
+    def models(self) -> frozenset[str]:
+        return frozenset(self.labels.values())
 
-    def record(self, tasks: list[Task], now: float, clock: float, rules: Rules) -> None:
-        self.lists, self.now, self.clock, self.rules = self.lists + 1, now, clock, rules
-        self.dated = self.dated or any(task.created_at for task in tasks)
-        for model in self.models:
-            self._bear(model)
-        best: dict[str, Task] = {}
-        for task in tasks:
-            if task.id and (task.id not in best or _weight(task) > _weight(best[task.id])):
-                best[task.id] = task
-        for task in sorted(best.values(), key=_age):
-            known = self.tasks.get(task.id) or self._meet(task)
-            if not known.settled:
-                self._see(known, task)
-            known.last_list = self.lists
-        self.mark = max(self.mark, floor(now - rules.settle_after))
-        for known in self.tasks.values():
-            self._settle(known)
-        self.recorded_at = now
+    def totals(self) -> dict[Name, float]:
+        totals: defaultdict[Name, float] = defaultdict(float)
+        for event in self.events:
+            totals[self.labels[event.task], event.total, event.label] += event.amount
+        return totals
 
-    def tracked(self) -> int:
-        return sum(not known.settled for known in self.tasks.values())
+    def days(self) -> dict[tuple[int, str, str], float]:
+        """Return the totals by UTC day: in the first list, which tells of the past, that of the creation."""
+        days: defaultdict[tuple[int, str, str], float] = defaultdict(float)
+        for event in self.events:
+            if event.total in BY_DAY:
+                now = self.lists[event.list].now
+                at = now if event.list else max(0.0, min(now, self.stories[event.task].created_at))
+                days[int(at // 86400), self.labels[event.task], event.total] += event.amount
+        return days
+
+    def births(self) -> dict[Name, int]:
+        """Return the series that there are, and the list with which each of them came to be."""
+        births: dict[Name, int] = {}
+        for number, each in enumerate(self.lists):
+            admitted = {label for name, label in self.labels.items() if self.stories[name].first <= number}
+            labels = [("failed", reason) for reason in each.rules.reasons] + [("duration_bucket", b) for b in BOUNDS]
+            for model in admitted:
+                for total, label in [*((total, "") for total in ONE_EACH), *labels]:
+                    births.setdefault((model, total, label), number)
+        return births
+
+    def failure_runs(self) -> dict[str, int]:
+        """Return for each model how many tasks failed in lists after the last one that brought a success."""
+        last = dict.fromkeys(self.models, -1)
+        for event in self.events:
+            if event.total == "done":
+                last[self.labels[event.task]] = max(last[self.labels[event.task]], event.list)
+        failed = [(self.labels[event.task], event.list) for event in self.events if event.total == "failed"]
+        return {model: sum(each == model and number > end for each, number in failed) for model, end in last.items()}
 
     def net_credits(self, model: str) -> float:
-        mine = [known for known in self.tasks.values() if known.model == model]
-        return sum((known.credits or 0.0) - known.uncounted for known in mine)
+        return sum(self.stories[name].net_credits() for name, label in self.labels.items() if label == model)
 
-    def served(self, clock: float, opened_at: float, hold: float) -> dict[Name, float]:
-        """Return every series as it is to be served; a hold begins with the birth, or anew with a start after it."""
-        for name, born_at in self.series.items():
-            if born_at is not None and abs(clock - max(born_at, opened_at)) >= hold:
-                self.series[name] = None
-        return {name: 0.0 if born_at is not None else self.totals[name] for name, born_at in self.series.items()}
+    def tracked(self) -> int:
+        return sum(story.tracked() for story in self.stories.values())
 
-    def _meet(self, task: Task) -> Known:
-        dated = task.created_at is not None
-        created_at = task.created_at.timestamp() if task.created_at else self.now
-        if self.settling and dated and created_at < self.mark:
-            known = Known("settled before it was seen", created_at, dated, settled=True)
-        else:
-            known = Known(self._admit(task.model_name or "unknown"), created_at, dated, changed_at=self.now)
-            if self.lists == 1 and self.rules.history == "skip":
-                known.status = task.status if task.status in RANK else "unknown"
-                known.credits, known.uncounted = task.credits_used, task.credits_used or 0.0
-            else:
-                self._count(known, "submitted")
-        self.tasks[task.id] = known
-        return known
-
-    def _see(self, known: Known, task: Task) -> None:
-        before = (known.status, known.credits)
-        gained = 0.0 if task.credits_used is None else task.credits_used - (known.credits or 0.0)
-        known.credits = known.credits if task.credits_used is None else task.credits_used
-        self._count_signed(known, "credits_used", "credits_refunded", gained)
-        status = task.status if task.status in RANK else "unknown"
-        if known.status == "failed":
-            self._count_signed(known, "failed_credits_used", "failed_credits_refunded", gained)
-        elif status == "failed":
-            wasted = (known.credits or 0.0) - known.uncounted
-            self._count_signed(known, "failed_credits_used", "failed_credits_refunded", wasted)
-            self._count(known, "failed", label=self.rules.classify(task.failed_reason))
-        if RANK.get(status, 0) >= RANK["done"] and not known.finished:
-            self._count(known, "finished")
-            self._time(known)
-        if status == "failed" or (status != "unknown" and not known.finished):
-            known.status = status
-        if (known.status, known.credits) != before:
-            known.changed_at = self.now
-
-    def _time(self, known: Known) -> None:
-        held_unfinished = self.lists > 1 and known.last_list == self.lists - 1
-        recent = self.lists > 1 and self.now - self.recorded_at <= 15 * 60
-        if known.dated and recent and (held_unfinished or self.recorded_at < known.created_at):
-            took = max(0.0, self.now - known.created_at)
-            self._count(known, "duration_bucket", label=next(bound for bound in BOUNDS if took <= float(bound)))
-            self._count(known, "duration_sum", took)
-
-    def _settle(self, known: Known) -> None:
-        listed = known.last_list == self.lists
-        if listed:
-            known.absent_since = None
-        elif known.absent_since is None:
-            known.absent_since = self.now
-        if known.settled or not self.settling or known.created_at >= self.mark:
-            return
-        long_absent = known.absent_since is not None and self.now - known.absent_since >= self.rules.settle_after
-        long_unchanged = self.now - known.changed_at >= self.rules.settle_after
-        if not known.finished:
-            known.settled = long_absent
-            self._count(known, "vanished", float(long_absent))
-        else:
-            first = self.lists == 1 and known.dated
-            known.settled = first or (long_unchanged and (known.dated or long_absent))
-
-    def _admit(self, model: str) -> str:
-        room = len((self.models | self.rules.models) - {"other"}) < self.rules.max_models
-        label = model if model in self.models | self.rules.models or room else "other"
-        self.models.add(label)
-        self._bear(label)
-        return label
-
-    def _bear(self, model: str) -> None:
-        names = [(model, total, "") for total in ONE_EACH]
-        names += [(model, "failed", reason) for reason in self.rules.reasons]
-        names += [(model, "duration_bucket", bound) for bound in BOUNDS]
-        for name in names:
-            self.series.setdefault(name, None if self.lists == 1 else self.clock)
-
-    def _count_signed(self, known: Known, up: str, down: str, amount: float) -> None:
-        self._count(known, up if amount > 0 else down, abs(amount))
-
-    def _count(self, known: Known, total: str, amount: float = 1.0, *, label: str = "") -> None:
-        self.totals[known.model, total, label] += amount
-        if total in BY_DAY and amount:
-            moment = max(0.0, min(known.created_at, self.now)) if self.lists == 1 else self.now
-            self.days[int(moment / 86400), known.model, total] += amount
-
-
-def _weight(task: Task) -> tuple[int, float]:
-    return RANK.get(task.status or "", 0), -1.0 if task.credits_used is None else task.credits_used
-
-
-def _age(task: Task) -> tuple[bool, float, str]:
-    return task.created_at is None, task.created_at.timestamp() if task.created_at else 0.0, task.id
+    def _admitted(self) -> dict[str, str]:
+        """Return the label value of each task's model: the oldest tasks of each list find the places first."""
+        labels: dict[str, str] = {}
+        new = [story for story in self.stories.values() if story.counts]
+        for story in sorted(new, key=lambda story: (story.first, not story.dated, story.created_at, story.name)):
+            limits, model = self.lists[story.first].rules, self.stories[story.name].model
+            known = set(labels.values())
+            room = len((known | limits.models) - {"other"}) < limits.max_models
+            labels[story.name] = model if model in known | limits.models or room else "other"
+        return labels

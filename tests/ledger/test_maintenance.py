@@ -1,25 +1,22 @@
 """What is done to a ledger by hand, and what its counters look like afterwards."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psycopg
 import pytest
-from test_ledger import DAY, WORKSPACE, Desk
-from test_postgresql import Shared
+from desk import DAY, STORES, WORKSPACE, Desk, Shared, new_desk
 
-from creatify_exporter.errors import ConfigError, LedgerRefused
+from creatify_exporter.errors import ConfigError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger import maintenance as upkeep
 from creatify_exporter.ledger.sqlite import SqliteStore
 from databases import Postgres
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+@pytest.fixture(params=STORES)
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
     """Tell a story of two models: one settled, one whose hold has not ended."""
-    desk = Desk(tmp_path / "ledger.db")
+    desk = new_desk(request, tmp_path)
     desk.list(desk.task("old", "done", 3.0))
     desk.list(desk.task("b", "running", 1.0, at=desk.now + 2 * DAY), after=2 * DAY)
     desk.list(desk.task("b", "running", 1.0), desk.task("c", "failed", 5.0, at=desk.now, model="pro", reason="quota"))
@@ -31,6 +28,7 @@ def goes_on(desk: Desk) -> None:
     """See that a ledger counts on from the story: no task again, no change lost, the hold as long as it was."""
     assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 4)
     assert desk.count("failed", "quota", model="pro") == 0
+    assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": 0, "pro": 1}
     desk.list(desk.task("b", "done", 2.5), desk.task("c", "failed", 5.0, model="pro", reason="quota"), after=120)
     assert desk.counts("submitted", "finished", "credits_used") == (2, 2, 5.5)
     assert desk.count("failed", "quota", model="pro") == 1
@@ -43,37 +41,27 @@ def opened(path: Path, clock: Desk) -> Desk:
     return desk
 
 
-def test_a_file_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, postgres: Postgres) -> None:
+@pytest.mark.slow
+def test_a_ledger_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, postgres: Postgres) -> None:
     shared = Shared(postgres.database(), desk)
     shared.now = desk.now
-    with closing(SqliteStore(desk.store.path, read_only=True)) as source:
-        upkeep.copy(source, shared.store)
-        assert shared.store.days(0, 99_999) == source.days(0, 99_999) != []
-        goes_on(shared)
-        with pytest.raises(LedgerRefused, match="empty"):
-            upkeep.copy(source, shared.store)
+    upkeep.copy(desk.store, shared.store)
+    assert shared.store.days(0, 99_999) == desk.store.days(0, 99_999) != []
+    goes_on(shared)
+    with pytest.raises(LedgerRefused, match="empty"):
+        upkeep.copy(desk.store, shared.store)
     desk.now -= 120
     goes_on(desk)  # as if nothing had been
-
-
-def test_a_copy_out_of_postgresql_counts_on_too(desk: Desk, postgres: Postgres, tmp_path: Path) -> None:
-    shared = Shared(postgres.database(), desk)
-    upkeep.copy(desk.store, shared.store)
-    upkeep.backup(shared.store, tmp_path / "backup.db")
     shared.ledger.close()
-    copied = opened(tmp_path / "backup.db", desk)
-    goes_on(copied)
-    copied.ledger.close()
 
 
-def test_a_backup_is_whole_while_the_ledger_is_being_written(desk: Desk, tmp_path: Path) -> None:
+def test_a_backup_is_a_ledger_that_counts_on(desk: Desk, tmp_path: Path) -> None:
     backup = tmp_path / "backups" / "ledger.db"
     backup.parent.mkdir()
-    with closing(SqliteStore(desk.store.path, read_only=True)) as source:
-        transaction = desk.ledger.begin(*WORKSPACE)
-        transaction.add([desk.task("late", "done", 9.0)])
-        upkeep.backup(source, backup)
-        transaction.close()
+    transaction = desk.ledger.begin(*WORKSPACE)
+    transaction.add([desk.task("late", "done", 9.0)])
+    upkeep.backup(desk.store, backup)
+    transaction.close()
     assert [path.name for path in backup.parent.iterdir()] == ["ledger.db"]
     desk.list(desk.task("later", at=desk.now))
     restored = opened(backup, desk)
@@ -82,24 +70,31 @@ def test_a_backup_is_whole_while_the_ledger_is_being_written(desk: Desk, tmp_pat
     restored.ledger.close()
 
 
-def test_a_backup_replaces_nothing_and_leaves_no_half(desk: Desk, tmp_path: Path) -> None:
+def test_a_file_is_copied_beside_the_exporter_that_writes_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    desk.list(desk.task("a"))
+    with closing(SqliteStore(desk.store.path, read_only=True)) as source:
+        upkeep.backup(source, tmp_path / "backup.db")
+    assert desk.list(desk.task("b"))
+    assert opened(tmp_path / "backup.db", desk).counts("submitted") == (1,)
+
+
+def test_a_backup_replaces_nothing_and_leaves_no_half(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
     there = tmp_path / "there.db"
     there.write_text("mine")
     with pytest.raises(ConfigError, match="there already"):
         upkeep.backup(desk.store, there)
     assert there.read_text() == "mine"
-    before = set(tmp_path.iterdir())
-    with closing(sqlite3.connect(desk.store.path)) as other:
-        other.execute("DROP TABLE day")
-    with pytest.raises(Exception, match="no such table"):
+    desk.list(desk.task("a"))
+    desk.store.execute("DROP TABLE day")
+    with pytest.raises(LedgerUnavailable, match="no such table"):
         upkeep.backup(desk.store, tmp_path / "new.db")
-    assert {path for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
-    assert before <= set(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
 
 
 def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(SqliteStore(desk.store.path, read_only=True)) as store:
-        upkeep.show(store)
+    upkeep.show(desk.store)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "default (text_generator)",
@@ -120,43 +115,25 @@ def test_an_empty_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.ledger.close()
-    with (
-        closing(SqliteStore(desk.store.path)) as store,
-        pytest.raises(LedgerRefused, match=r"1 tasks of pro .* may still"),
-    ):
-        upkeep.forget(store, "pro")
-    desk.open(desk.store.path)
+    with pytest.raises(LedgerRefused, match=r"1 tasks of pro .* may still"):
+        upkeep.forget(desk.store, "pro")
     for _ in range(2):
         desk.list(desk.task("b", "running", 1.0), after=DAY + 1)
-    desk.ledger.close()
-    with closing(SqliteStore(desk.store.path)) as store:
-        upkeep.forget(store, "pro")
-        assert "forgot pro in 1 workspace;" in capsys.readouterr().out
-        assert any(day.model == "pro" for day in store.days(0, 99_999))
-        with pytest.raises(LedgerRefused, match="no model pro"):
-            upkeep.forget(store, "pro")
-    desk.open(desk.store.path)
+    # A list that is begun while the model is there must not count into series that are gone.
+    transaction = desk.ledger.begin(*WORKSPACE)
+    transaction.add([desk.task("b", "running", 1.0), desk.task("new", "done", at=desk.now, model="pro")])
+    upkeep.forget(desk.store, "pro")
+    assert "forgot pro in 1 workspace;" in capsys.readouterr().out
+    assert any(day.model == "pro" for day in desk.store.days(0, 99_999))
+    with pytest.raises(LedgerRefused, match="no model pro"):
+        upkeep.forget(desk.store, "pro")
+    if desk.store.shared:
+        assert transaction.commit(desk.now) is False
+    else:
+        desk.restart()  # a file has one owner, which is stopped first
     assert desk.ledger.counters(*WORKSPACE).models == {"flash"}
-    desk.list(desk.task("d", "done", 1.0, model="pro", at=desk.now))
-    assert desk.count("submitted", model="pro") == 0  # born again, and held
-
-
-def test_exporters_that_run_forget_a_model_too(postgres: Postgres) -> None:
-    one = Shared(postgres.database())
-    one.list(one.task("a", "done"), one.task("b", "done", model="pro"))
-    one.list(one.task("a", "done"), after=DAY + 1)
-    one.list(one.task("c", at=one.now), after=DAY + 1)
-    transaction = one.ledger.begin(*WORKSPACE)
-    transaction.add([one.task("c", "done", at=one.now), one.task("new", "done", at=one.now, model="pro")])
-    other = Shared(one.url, one)
-    upkeep.forget(other.store, "pro")
-    assert one.ledger.counters(*WORKSPACE).models == {"flash"}
-    assert transaction.commit(one.now) is False  # it was begun while there was such a model
-    one.list(one.task("c", "done", at=one.now), one.task("new", "done", at=one.now, model="pro"))
-    one.now += 120
-    assert other.count("submitted", model="pro") == one.count("submitted", model="pro") == 1
-    with psycopg.connect(one.url) as connection:
-        assert connection.execute("SELECT count(*) FROM creatify_exporter.book").fetchone() == (1,)
-    one.ledger.close()
-    other.ledger.close()
+    desk.list(desk.task("d", "running", 1.0, model="pro", at=desk.now))
+    assert desk.count("submitted", model="pro") == 0  # created again, and held
+    assert desk.ledger.counters(*WORKSPACE).failure_runs["pro"] == 0
+    desk.now += 120
+    assert desk.count("submitted", model="pro") == 1

@@ -1,171 +1,21 @@
-"""The ledger on a real PostgreSQL: the same oracle, several exporters, and what becomes of a database that fails."""
+"""The ledger on a real PostgreSQL: several exporters, odd settings, and what becomes of a database that fails."""
 
-import secrets
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from functools import partial
-from typing import Any
+from contextlib import closing
 from urllib.parse import quote
 
 import psycopg
 import pytest
-from hypothesis import Phase, given, settings
-from oracle import Name
-from test_ledger import HISTORIES, WORKSPACE, Desk, History, Killed, Step, Tap, Watched, World, histories
+from desk import WORKSPACE, Shared, WatchedPostgresql
 
-from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
-from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
-from creatify_exporter.ledger.store import Rows
+from creatify_exporter.ledger.postgresql import PostgresqlStore
 from databases import PASSWORD, Postgres
 from processes import until
 
-REPLICAS = 3
-
-
-class Tapped(_Session):
-    """A session that tells its tap of each single statement."""
-
-    def __init__(self, connection: "psycopg.Connection[Any]", tap: Tap) -> None:
-        super().__init__(connection)
-        self._tap = tap
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        return self._tap.execute(sql, lambda: super(Tapped, self).execute(sql, parameters))
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        for row in rows:
-            self.execute(sql, row)
-
-
-class WatchedStore(Watched, PostgresqlStore):
-    failure = partial(psycopg.OperationalError, "server closed the connection")
-
-    def __init__(self, url: str) -> None:
-        self.url, self.tap = url, Tap()
-        super().__init__(lambda: url)
-
-    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
-        return Tapped(connection, self.tap)
-
-
-class SharedWorld(World):
-    """Plays a history to exporters that share a database: each step to one of them, and all are compared after it."""
-
-    store: WatchedStore  # type: ignore[assignment] # it offers what the world asks of the other one
-
-    def __init__(self, history: History, url: str) -> None:
-        self.url = url
-        self.replicas: list[tuple[WatchedStore, Ledger, float]] = []
-        super().__init__(history, None)
-        self.name = (secrets.token_hex(8), "text_generator")
-
-    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
-        self.replicas = [self.replica() for _ in range(REPLICAS)]
-        self.use(0)
-
-    def replica(self) -> tuple[WatchedStore, Ledger, float]:
-        store = WatchedStore(self.url)
-        return store, Ledger(store, self.rules, lambda: self.clock), self.clock
-
-    def use(self, number: int) -> None:
-        self.number = number % REPLICAS
-        self.store, self.ledger, self.opened_at = self.replicas[self.number]
-
-    def restart(self, path: object = None) -> None:  # noqa: ARG002 - as above
-        self.ledger.close()
-        self.replicas[self.number] = self.replica()
-        self.use(self.number)
-
-    def rival(self) -> Ledger:
-        return self.replicas[(self.number + 1) % REPLICAS][1]
-
-    def configure(self, step: Step) -> None:
-        super().configure(step)
-        for _, ledger, _ in self.replicas:
-            ledger.rules = self.rules
-
-    def take(self, step: Step) -> None:
-        self.use(step.batch)
-        super().take(step)
-
-    def kill_at(self, step: Step, transaction: Transaction, tasks: list[Task], rules: Rules) -> None:
-        self.store.fail(step.statement, step.when, Killed())
-        with suppress(Killed):
-            self.commit(transaction, tasks, rules)
-        committing = self.store.tap.committed
-        self.restart()
-        if self.generation() > self.oracle.lists:
-            assert committing
-            self.record(tasks, rules)
-
-    def generation(self) -> int:
-        with self.store.reading() as sql:
-            found = sql.execute("SELECT generation FROM book WHERE workspace = ?", self.name[:1]).fetchall()
-        return int(found[0][0]) if found else 0
-
-    def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
-        try:
-            return super().counters(hiccup)
-        except LedgerUnavailable:  # who cannot read what others may have written serves nothing
-            assert self.store.tripped
-            self.store.heal()
-            return super().counters(0)
-
-    def compare(self, hiccup: int) -> None:
-        for number in range(REPLICAS):
-            self.use(self.number + number)
-            super().compare(hiccup)
-
-    def play(self) -> None:
-        try:
-            super().play()
-        finally:
-            for store, _, _ in self.replicas:
-                store.close()
-
-
-@pytest.fixture(scope="module")
-def shared_url(postgres: Postgres) -> str:
-    return postgres.database()
-
-
-@settings(max_examples=HISTORIES // 15, phases=set(Phase) - {Phase.explain})
-@given(history=histories(on_file=True))
-def test_exporters_that_share_a_database_count_what_the_oracle_counts(history: History, shared_url: str) -> None:
-    SharedWorld(history, shared_url).play()
-
-
-# --- Stories of two exporters ---------------------------------------------------------------------------------------
-
-
-class Shared(Desk):
-    """One of several exporters on a database, with the clock of the first one."""
-
-    store: WatchedStore  # type: ignore[assignment] # it offers what the desk asks of the other one
-
-    def __init__(self, url: str, clock: Desk | None = None, **changes: Any) -> None:
-        self.url, self.clock = url, clock
-        super().__init__(None, **changes)
-
-    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
-        self.store = WatchedStore(self.url)
-        self.ledger = Ledger(self.store, self.rules, lambda: (self.clock or self).now)
-
-    def restart(self) -> None:
-        self.ledger.close()
-        self.open(None)
-
-    def list(self, *tasks: Task, after: float = 15.0) -> bool:
-        if self.clock:
-            self.now = self.clock.now
-        recorded = super().list(*tasks, after=after)
-        if self.clock:
-            self.clock.now = self.now
-        return recorded
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -187,13 +37,6 @@ def other(one: Shared) -> Iterator[Shared]:
     other.ledger.close()
 
 
-def statements(store: WatchedStore) -> list[str]:
-    """Return a list to which each statement to come is added."""
-    told: list[str] = []
-    store.tap.watcher = lambda sql, when: told.append(sql) if when == "before" else None
-    return told
-
-
 def test_what_one_exporter_has_counted_the_other_one_serves_at_once(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
     assert other.counts("submitted", "finished") == (1, 0)
@@ -202,11 +45,11 @@ def test_what_one_exporter_has_counted_the_other_one_serves_at_once(one: Shared,
     assert one.tracked() == 2
 
 
-def test_news_are_read_without_loading_the_book(one: Shared, other: Shared) -> None:
+def test_changes_of_others_are_read_without_loading_the_book(one: Shared, other: Shared) -> None:
     one.list(*(one.task(f"task {number}") for number in range(100)))
     assert other.tracked() == 100
     one.list(*(one.task(f"task {number}") for number in range(100)), one.task("b"))
-    told = statements(other.store)
+    told = other.store.statements()
     assert other.tracked() == 101
     assert ["journal" in sql for sql in told] == [False, True]
     told.clear()
@@ -298,17 +141,54 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
 def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careless(postgres: Postgres, url: str) -> None:
     with postgres.admin() as connection:
         connection.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET synchronous_commit = off")
-    with closing(WatchedStore(url)) as store, store.writing() as sql:
+    with closing(WatchedPostgresql(url)) as store, store.writing() as sql:
         assert sql.execute("SHOW synchronous_commit").fetchall() == [("on",)]
 
 
-def test_a_name_of_a_model_in_any_script_is_stored(one: Shared) -> None:
-    one.list(one.task("a"))
-    one.list(one.task("ключ \U0001f511 \\ ' %s ?", "done", 1.0, model="模型 % ? %s \\"))
-    one.restart()
-    assert one.tracked() == 2
-    one.now += 120
-    assert one.count("submitted", model="模型 % ? %s \\") == 1
+# --- Settings of the server, the role and the environment -----------------------------------------------------------
+
+
+def altered(postgres: Postgres, url: str, setting: str) -> None:
+    with postgres.admin() as connection:
+        connection.execute(f"ALTER ROLE {url.rsplit('/', 1)[1]} SET {setting}")
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_exporters_take_turns_whatever_isolation_is_the_default(postgres: Postgres, url: str, isolation: str) -> None:
+    altered(postgres, url, f"default_transaction_isolation = '{isolation}'")
+    with ThreadPoolExecutor() as pool:
+        desks = list(pool.map(lambda _: Shared(url), range(4)))
+        desks[0].list(desks[0].task("a"))
+
+        def record(desk: Shared) -> list[bool]:
+            return [desk.list(desk.task("a", "running", float(number))) for number in range(10)]
+
+        recorded = [each for answers in pool.map(record, desks) for each in answers]
+    assert len(recorded) == 40  # none has failed
+    assert len({desk.counts("submitted", "credits_used", "credits_refunded") for desk in desks}) == 1
+    for desk in desks:
+        desk.ledger.close()
+
+
+def test_a_role_that_only_reads_by_default_writes_all_the_same(postgres: Postgres, url: str) -> None:
+    altered(postgres, url, "default_transaction_read_only = on")
+    desk = Shared(f"{url}?target_session_attrs=any")
+    assert desk.list(desk.task("a"))
+    desk.ledger.close()
+
+
+@pytest.mark.parametrize("by", ["environment", "role", "url"])
+def test_names_in_any_script_are_stored_whatever_encoding_the_client_is_set_to(
+    postgres: Postgres, url: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by == "environment":
+        monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    elif by == "role":
+        altered(postgres, url, "client_encoding = 'LATIN1'")
+    desk = Shared(f"{url}?client_encoding=LATIN1" if by == "url" else url)
+    assert desk.list(desk.task("a", model="日本"))
+    assert desk.count("submitted", model="日本") == 1
+    desk.ledger.close()
 
 
 # --- Databases that fail --------------------------------------------------------------------------------------------

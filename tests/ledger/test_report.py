@@ -16,7 +16,15 @@ from creatify_exporter.ledger import report
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
 
-RULES = Rules(("other",), lambda _: "other")
+RULES = Rules(
+    reasons=("other",),
+    classify=lambda _: "other",
+    history="count",
+    settle_after=24 * 3600.0,
+    new_series_hold=120.0,
+    max_models=100,
+    models=frozenset(),
+)
 HEADER = ["day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
 
 

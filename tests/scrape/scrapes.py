@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
 
-from creatify_exporter.census import Census
-from creatify_exporter.creatify.client import Listing
+from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.target import read_list
 
 NOW: Final = 1_793_448_000.0
 SCRAPES: Final = 12
@@ -31,19 +31,28 @@ def pieces(listed: bytes) -> Iterator[bytes]:
     return (listed[start : start + PIECE] for start in range(0, len(listed), PIECE))
 
 
-def listing(listed: bytes) -> Listing:
-    """Return one fetch of a list."""
-    decoder = Decoder(1 << 20, batch_bytes=4 * PIECE)
-    return Listing(lambda _: decoder.batches(pieces(listed)), decoder)
-
-
 def main() -> None:
     """Record the list again and again."""
-    listed, census = body(int(sys.argv[1])), Census()
-    with closing(Ledger(SqliteStore(None), Rules(("other",), lambda _: "other"), lambda: NOW)) as ledger:
+    listed, cache = body(int(sys.argv[1])), ChunkCache()
+    with closing(
+        Ledger(
+            SqliteStore(None),
+            Rules(
+                reasons=("other",),
+                classify=lambda _: "other",
+                history="count",
+                settle_after=24 * 3600.0,
+                new_series_hold=120.0,
+                max_models=100,
+                models=frozenset(),
+            ),
+            lambda: NOW,
+        )
+    ) as ledger:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
-                census.take(listing(listed), transaction)
+                cache = cache.successor(transaction.settled_in)
+                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(pieces(listed)), transaction, cache)
                 transaction.commit(NOW + 15 * scrape)
 
 

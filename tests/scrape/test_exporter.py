@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from clocks import ManualClock
+from creatify_exporter import metrics
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Plan, Workspace
@@ -29,11 +30,10 @@ from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.reasons import DEFAULT_RULES
 from creatify_exporter.creatify.task import FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.exporter import Exporter, Visit, renewal, rules
+from creatify_exporter.exporter import Exporter, Scrape, renewal, rules
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
 from creatify_exporter.target import Target
 from processes import Samples, parsed, total
@@ -50,16 +50,6 @@ GAUGES_OF_THE_LIST = (
 )
 
 
-@dataclass
-class Hand:
-    """The one clock of API, ledger and exporter, moved by hand."""
-
-    at: float = NOW
-
-    def __call__(self) -> float:
-        return self.at
-
-
 def entry(number: int, status: str | None = "done", model: str | None = "pro", **fields: Any) -> dict[str, Any]:
     """Make a task that is `number` minutes old at `NOW`, unless it says otherwise."""
     created_at = datetime.fromtimestamp(NOW - 60 * number, UTC).isoformat()
@@ -69,7 +59,7 @@ def entry(number: int, status: str | None = "done", model: str | None = "pro", *
 class Api(AbstractContextManager["Api"]):
     """An API whose list is what a test says."""
 
-    def __init__(self, clock: Hand) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         account = Account(1, NOW - 60, Traffic(rate=0.0))
         self.simulator = Simulator(account, Clock(real=clock))
 
@@ -93,12 +83,12 @@ class Api(AbstractContextManager["Api"]):
 
 
 @pytest.fixture
-def clock() -> Hand:
-    return Hand()
+def clock() -> ManualClock:
+    return ManualClock(NOW)
 
 
 @pytest.fixture
-def api(clock: Hand) -> Iterator[Api]:
+def api(clock: ManualClock) -> Iterator[Api]:
     with Api(clock) as served:
         yield served
 
@@ -106,7 +96,7 @@ def api(clock: Hand) -> Iterator[Api]:
 class Bench:
     """An exporter on a ledger of its own."""
 
-    def __init__(self, clock: Hand, folder: Path, *workspaces: Workspace, **sections: Any) -> None:
+    def __init__(self, clock: ManualClock, folder: Path, *workspaces: Workspace, **sections: Any) -> None:
         self.clock, self.path = clock, folder / "ledger.db"
         self.config = self.configuration(*workspaces, **sections)
         ledger = Ledger(SqliteStore(self.config.ledger.url.path), rules(self.config), clock)
@@ -117,20 +107,20 @@ class Bench:
         sections = {"ledger": config.LedgerSettings(url=LedgerUrl(f"sqlite:///{self.path}")), **sections}
         return Config(workspaces=workspaces, **sections)
 
-    def visited(self, *names: str) -> list[Visit]:
-        visits = self.exporter.visit(names or None)
-        wait([future for visit in visits for future in visit.futures], timeout=10)
-        return visits
+    def fetched(self, *names: str) -> Scrape:
+        scrape = self.exporter.begin_scrape(names or None)
+        wait(scrape.futures, timeout=10)
+        return scrape
 
     def text(self, *names: str, own: bool = False) -> str:
-        return generate_latest(self.exporter.collect(self.visited(*names), own=own)).decode()
+        return generate_latest(self.exporter.collect(self.fetched(*names), own=own)).decode()
 
     def scrape(self, *names: str) -> Samples:
         return parsed(self.text(*names))
 
 
 @pytest.fixture
-def bench(clock: Hand, api: Api, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+def bench(clock: ManualClock, api: Api, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     with ExitStack() as stack:
 
         def made(*workspaces: Workspace, **sections: Any) -> Bench:
@@ -185,7 +175,11 @@ def test_every_model_that_the_ledger_knows_has_all_four_statuses(api: Api, bench
 )
 def test_the_gauges_say_what_a_naive_reader_counts(listed: list[Any]) -> None:
     """On a real ledger and through a real connection; each list is the first one of its ledger."""
-    clock = Hand()
+    listed = [
+        {**each, "id": f"task-{number}"} if isinstance(each, dict) and "id" in each else each
+        for number, each in enumerate(listed)
+    ]
+    clock = ManualClock(NOW)
     with Api(clock) as api, tempfile.TemporaryDirectory() as folder:
         api.lists(listed)
         one = Bench(clock, Path(folder), api.workspace(remaining_credits=False))
@@ -279,6 +273,34 @@ def test_a_model_has_about_45_series(api: Api, bench: Make) -> None:
     assert reasons == {*(rule.reason for rule in DEFAULT_RULES), "other", "unspecified"}
 
 
+def test_a_task_on_two_pages_counts_once_in_gauges_and_counters(api: Api, bench: Make) -> None:
+    one = bench()
+    b = entry(2, credits_used=2)
+    odd = {**entry(4), "status": 7}
+    pages = [{"results": [entry(1), odd, b], "next": "?page=2"}, {"results": [b, entry(3), odd], "next": None}]
+    api.simulator.faults.next(*(replied(200, json.dumps(page).encode()) for page in pages))
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks") == total(samples, "creatify_tasks_submitted_total") == 4
+    assert total(samples, "creatify_tasks_credits") == total(samples, "creatify_credits_used_total") == 2
+    assert total(samples, "creatify_invalid_tasks") == 1
+
+
+def test_an_old_task_that_is_not_counted_has_its_model_in_the_gauges_while_there_are_places(
+    api: Api, bench: Make
+) -> None:
+    one = bench(labels=config.Labels(max_models=2))
+    api.lists([entry(1)])
+    one.scrape()
+    old = 60 * 24 * 30
+    api.lists([entry(1), entry(old, model="flash"), entry(old + 1, model="lite")])
+    samples = one.scrape()
+    assert total(samples, "creatify_tasks_submitted_total") == 1
+    counts = {
+        model: total(samples, "creatify_tasks", model=model) for model in labels(samples, "creatify_tasks", "model")
+    }
+    assert counts == {"pro": 1, "flash": 1, "other": 1}
+
+
 # --- The ledger ----------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +324,7 @@ def test_a_ledger_that_cannot_be_written_keeps_the_gauges_and_says_so(api: Api, 
 
 
 def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
-    api: Api, clock: Hand, bench: Make
+    api: Api, clock: ManualClock, bench: Make
 ) -> None:
     """Its gauges would be there without its counters, its models all `other`, or `creatify_up 1` without a gauge."""
 
@@ -311,7 +333,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
 
         def counters(self) -> Counters | None:
             counters = super().counters()
-            wait(visit.futures, timeout=10)
+            wait(scrape.futures, timeout=10)
             return counters
 
     one = bench()
@@ -319,12 +341,12 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
     api.simulator.faults.next(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
     ledger = Ledger(SqliteStore(None), rules(one.config), clock)
     target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, Lanes(1, 30), clock)
-    visit = Visit(target)
-    samples = parsed(generate_latest(one.exporter.collect([visit], own=False)).decode())
+    scrape = Scrape([target])
+    samples = parsed(generate_latest(one.exporter.collect(scrape, own=False)).decode())
     assert total(samples, "creatify_up") == 0
     assert [name for name in GAUGES_OF_THE_LIST if total(samples, name) is not None] == []
-    again = Visit(target)
-    samples = parsed(generate_latest(one.exporter.collect([again], own=False)).decode())
+    again = Scrape([target])
+    samples = parsed(generate_latest(one.exporter.collect(again, own=False)).decode())
     assert total(samples, "creatify_up") == 1  # the list that came late, and all of it
     assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
     wait(again.futures, timeout=10)
@@ -334,7 +356,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
 # --- Workspaces, balance, plan -------------------------------------------------------------------------------------
 
 
-def test_two_workspaces_share_a_page_and_nothing_else(api: Api, clock: Hand, bench: Make) -> None:
+def test_two_workspaces_share_a_page_and_nothing_else(api: Api, clock: ManualClock, bench: Make) -> None:
     with Api(clock) as second:
         one = bench(api.workspace("one"), second.workspace("two"))
         api.lists([entry(1)])
@@ -447,10 +469,10 @@ def test_a_reload_lets_no_count_fall_and_starts_new_workspaces_at_nothing(api: A
 def test_a_fetch_under_way_survives_the_reload_that_removes_its_workspace(api: Api, bench: Make) -> None:
     one = bench(api.workspace("kept"), api.workspace("dropped", remaining_credits=False))
     api.simulator.faults.always(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
-    visits = one.exporter.visit(["dropped"])
+    scrape = one.exporter.begin_scrape(["dropped"])
     one.exporter.reload(one.configuration(api.workspace("kept")))
-    wait(visits[0].futures, timeout=10)
-    samples = parsed(generate_latest(one.exporter.collect(visits, own=False)).decode())
+    wait(scrape.futures, timeout=10)
+    samples = parsed(generate_latest(one.exporter.collect(scrape, own=False)).decode())
     assert total(samples, "creatify_up", workspace="dropped") == 1
 
 
@@ -463,7 +485,7 @@ def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: 
     assert one.exporter.config is one.config
 
 
-def test_the_last_reload_is_told_with_its_time(api: Api, clock: Hand, bench: Make) -> None:
+def test_the_last_reload_is_told_with_its_time(api: Api, clock: ManualClock, bench: Make) -> None:
     one = bench()
 
     def told() -> tuple[float | None, float | None]:
@@ -482,7 +504,7 @@ def test_the_last_reload_is_told_with_its_time(api: Api, clock: Hand, bench: Mak
 # --- The whole of it -----------------------------------------------------------------------------------------------
 
 
-def golden_bench(api: Api, clock: Hand, bench: Make) -> Bench:
+def golden_bench(api: Api, clock: ManualClock, bench: Make) -> Bench:
     """Bring about something of everything: two lists, ten seconds apart, of an account with a plan."""
     plan = Plan(credits=2000.0, renews_on_day=1, price_per_credit=0.15, currency="USD")
     one = bench(api.workspace(plan=plan))
@@ -512,11 +534,11 @@ def golden_bench(api: Api, clock: Hand, bench: Make) -> Bench:
     ("name", "accept"),
     [("metrics.txt", ""), ("metrics.openmetrics.txt", "application/openmetrics-text; version=1.0.0")],
 )
-def test_the_exposition_is_as_golden(api: Api, clock: Hand, bench: Make, name: str, accept: str) -> None:
+def test_the_exposition_is_as_golden(api: Api, clock: ManualClock, bench: Make, name: str, accept: str) -> None:
     """`UPDATE_GOLDEN=1` in the environment writes the files anew; what has changed in them, changes for users."""
     one = golden_bench(api, clock, bench)
     encode, _ = choose_encoder(accept)
-    text = encode(one.exporter.collect(one.visited(), own=False)).decode()
+    text = encode(one.exporter.collect(one.fetched(), own=False)).decode()
     text = re.sub(r"(?m)^(creatify_last_fetch_duration_seconds\{.*\}) .*", r"\1 0.25", text)
     if os.environ.get("UPDATE_GOLDEN"):
         (GOLDEN / name).write_text(text)
@@ -530,15 +552,22 @@ def test_the_golden_exposition_passes_promtool_and_shows_every_family(promtool: 
     openmetrics = (GOLDEN / "metrics.openmetrics.txt").read_text()
     families = list(text_string_to_metric_families(openmetrics))  # type: ignore[no-untyped-call] # prometheus_client's
     assert len(families) == text.count("# TYPE ")
-    own = {"creatify_exporter_build_info"} | {each.name for each in FAMILIES if "_config_last_reload" in each.name}
+    own = {"creatify_exporter_build_info"} | {
+        each.name for each in metrics.FAMILIES if "_config_last_reload" in each.name
+    }
     assert {line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")} == {
-        each.name for each in FAMILIES
+        each.name for each in metrics.FAMILIES
     } - own
     assert "_created{" not in text + openmetrics
 
 
+def test_every_family_is_in_the_list_that_is_exposed() -> None:
+    assert [each for each in vars(metrics).values() if isinstance(each, metrics.Family)] == list(metrics.FAMILIES)
+
+
 def test_what_the_exporter_says_of_itself_passes_promtool_too(bench: Make, promtool: str) -> None:
-    text = generate_latest(bench().exporter.collect([], own=True)).decode()
+    one = bench()
+    text = generate_latest(one.exporter.collect(one.exporter.begin_scrape([]), own=True)).decode()
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     assert "creatify_exporter_build_info{" in text

@@ -11,22 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clocks import ManualClock
 from creatify_exporter.errors import CAUSES
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
 
 MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
 LIMIT = 15 * 60.0
-
-
-@dataclass
-class Hand:
-    """A monotonic clock, moved by hand."""
-
-    at: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.at
 
 
 @dataclass
@@ -68,7 +59,7 @@ class Bench:
     def __init__(
         self, min_interval: float = MIN_INTERVAL, timeout: float = TIMEOUT, lanes: Lanes | None = None
     ) -> None:
-        self.clock, self.fetches = Hand(), Fetches()
+        self.clock, self.fetches = ManualClock(1000.0), Fetches()
         names = ("bench", str(next(self._number)))
         self.name = "/".join(names)
         self.fetcher = Fetcher(
@@ -86,8 +77,8 @@ class Bench:
 
     def hurry(self) -> Outcome | None:
         """What a scrape gets that cannot wait at all."""
-        future, late = self.fetcher.refresh()
-        return future.result() if future.done() else late
+        future, stale = self.fetcher.refresh()
+        return future.result() if future.done() else stale
 
     def fetched(self, outcome: Outcome, *, after: float = 0.0) -> Outcome:
         """Scrape, let the fetch end, and answer the scrape with it."""
@@ -95,7 +86,7 @@ class Bench:
         call = self.fetches.begun()
         self.clock.at += after
         call.end(outcome)
-        self.fetcher.served(future.result(10))
+        self.fetcher.mark_served(future.result(10))
         return future.result()
 
     @property
@@ -274,7 +265,7 @@ def test_a_fetch_that_fails_late_is_counted_and_served_to_nobody(bench: Bench) -
     assert not bench.scrape().done()
 
 
-def test_a_fetch_that_hangs_is_counted_once_and_left_behind_while_another_runs(bench: Bench) -> None:
+def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(bench: Bench) -> None:
     stuck = bench.scrape()
     hanging = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE - 0.01
@@ -291,7 +282,7 @@ def test_a_fetch_that_hangs_is_counted_once_and_left_behind_while_another_runs(b
     assert (bench.fetcher.fetches, bench.fetcher.failures.total()) == (2, 1)
 
 
-def test_one_hanging_fetch_is_left_behind_at_most(bench: Bench) -> None:
+def test_one_hanging_fetch_is_abandoned_at_most(bench: Bench) -> None:
     bench.scrape()
     first = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE
@@ -341,7 +332,7 @@ def test_a_fetch_that_waits_when_its_workspace_is_removed_asks_nothing() -> None
     assert bench.fetches.calls.empty()
 
 
-def test_a_feed_that_was_slow_waits_with_the_slow_until_it_is_quick_again() -> None:
+def test_a_fetcher_that_was_slow_waits_with_the_slow_until_it_is_quick_again() -> None:
     lanes, place = Lanes(1, 1000.0, moment=5.0), threading.Event()
     bench = Bench(min_interval=0.0, lanes=lanes)
     bench.fetched(good(), after=6.0)
@@ -402,7 +393,7 @@ def test_whatever_happens_the_api_is_spared_and_each_fetch_counts_once(
                 started_at = clock.at
             assert served.done() or running
             if served.done() and detail:
-                fetcher.served(served.result())
+                fetcher.mark_served(served.result())
         elif what == "wait":
             clock.at += detail or 0.0
         elif running:
@@ -435,11 +426,11 @@ def test_a_thread_that_cannot_be_started_costs_one_fetch_and_no_more(
     assert bench.fetched(good()) == good()
 
 
-def test_a_feed_carries_on_what_an_earlier_configuration_counted_and_its_pause_for_the_same_account() -> None:
+def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause_of_the_same_account() -> None:
     before, same, other = Bench(), Bench(), Bench()
     before.fetched(limited(600))
     for bench, same_account in ((same, True), (other, False)):
-        bench.fetcher.carry_on(before.fetcher, same_account=same_account)
+        bench.fetcher.inherit(before.fetcher, same_account=same_account)
         assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (1, {"rate_limited": 1})
     assert same.scrape().done()
     assert not other.scrape().done()

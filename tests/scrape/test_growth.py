@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from desk import DAY, NOON, WORKSPACE, Desk, moment
 from test_decoder import pieces
-from test_ledger import DAY, NOON, WORKSPACE, Desk, moment
 
 from conftest import tool
 from creatify_exporter.creatify.decoder import Decoder
@@ -95,8 +95,7 @@ def cost_of_decoding(number: int) -> int:
     body = listed(number)
     with calls() as counted:
         for batch in decoder.batches(pieces(body, [PIECE])):
-            assert isinstance(batch, list)
-            snapshot.merge(Snapshot.of(batch))
+            snapshot.merge(Snapshot.of(batch.tasks))
     return counted[0]
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from creatify_exporter.creatify.task import OTHER, Task, known, model_label
-from creatify_exporter.snapshot import Cell, Snapshot
+from creatify_exporter.config.schema import Labels
+from creatify_exporter.creatify.task import OTHER, STATUSES, Task, model_label, status_label
+from creatify_exporter.snapshot import Cell, Snapshot, Tally
 
 BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
 LONG = "x" * 500
+FULL = Labels(max_models=0)  # no place but those that the ledger has given away
 
 names = st.sampled_from([None, "", "flash", "pro", " pro\n", "\x00", "\ud800", LONG, LONG + "y", "other", "unknown"])
 tasks = st.builds(
@@ -38,7 +40,7 @@ def naive(listed: list[Task], models: frozenset[str]) -> dict[str, dict[str, dic
     for task in listed:
         label = model_label(task.model_name)
         model = label if label in models else OTHER
-        cell = sums.setdefault(model, {}).setdefault(known(task.status), defaultdict(float, created=[]))
+        cell = sums.setdefault(model, {}).setdefault(status_label(task.status), defaultdict(float, created=[]))
         cell["tasks"] += 1
         cell["credits"] += task.credits_used or 0
         cell["created"] += [task.created_at.timestamp()] if task.created_at else []
@@ -57,33 +59,78 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
     edges = sorted({0, len(shuffled), *(min(cut, len(shuffled)) for cut in cuts)})
     snapshot = snapshot_of(*(shuffled[begin:end] for begin, end in pairwise(edges)), [])
     expected = naive(listed, models)
-    got = snapshot.by_model(models)
+    got = snapshot.by_model(models, FULL)
     assert {model: set(cells) for model, cells in got.items()} == {m: set(cells) for m, cells in expected.items()}
     for model, cells in got.items():
         for status, cell in cells.items():
             wanted = expected[model][status]
-            assert (cell.tasks, cell.credits) == (wanted["tasks"], wanted["credits"])
+            assert (cell.tasks, cell.credits_used) == (wanted["tasks"], wanted["credits"])
             if status in ("pending", "running"):
-                assert cell.oldest == min(wanted["created"], default=inf)
+                assert cell.oldest_at == min(wanted["created"], default=inf)
     created = [task.created_at.timestamp() for task in listed if task.created_at]
-    assert (snapshot.oldest, snapshot.newest) == (min(created, default=inf), max(created, default=-inf))
+    assert (snapshot.oldest_at, snapshot.newest_at) == (min(created, default=inf), max(created, default=-inf))
 
 
-def test_an_entry_that_stands_twice_in_the_list_counts_twice() -> None:
-    task = Task(id="a", model_name="pro", status="done", credits_used=2.5)
-    cells = snapshot_of([task], [task]).by_model(frozenset({"pro"}))["pro"]
-    assert (cells["done"].tasks, cells["done"].credits) == (2, 5.0)
+def test_an_id_counts_once_as_the_copy_that_is_furthest_on() -> None:
+    tally = Tally()
+    listed = [
+        [task("a", "running", 1.0), task("b", "done", 2.0), task("", "done"), task("", "done")],
+        [task("b", "done", 2.0), task("c", "pending"), task("c", "running"), task("c", "pending", 9.0)],
+        [task("a", "failed", 1.5), task("c", None), task("", "done"), task("d", "pending", 1.0)],
+        [task("d", "pending", 2.5), task("d", "pending"), task("a", "running", 7.0), task("b", "running")],
+    ]
+    assert [tally.add(batch) is None for batch in listed] == [True] * 4
+    cells = tally.snapshot().by_model(frozenset({"pro"}), FULL)["pro"]
+    assert {status: (cell.tasks, cell.credits_used) for status, cell in cells.items()} == {
+        "done": (4, 2.0),
+        "failed": (1, 1.5),
+        "running": (1, 0.0),
+        "pending": (1, 2.5),
+    }
+    assert tally.has_copies
+
+
+def task(name: str, status: str | None, credits_used: float | None = None) -> Task:
+    return Task(name, "pro", status, None, credits_used, BEGIN)
+
+
+@given(batches=st.lists(st.lists(st.builds(task, st.sampled_from("abcdefgh"), st.sampled_from(STATUSES)), max_size=6)))
+def test_any_overlap_of_batches_counts_each_id_once(batches: list[list[Task]]) -> None:
+    tally = Tally()
+    for batch in batches:
+        tally.add(batch)
+    listed = [each for batch in batches for each in batch]
+    cells = tally.snapshot().by_model(frozenset(), FULL).get(OTHER, {})
+    assert sum(cell.tasks for cell in cells.values()) == len({each.id for each in listed})
+    assert tally.has_copies == (len(listed) > len({each.id for each in listed}))
+
+
+def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_copies_nearby_are_told() -> None:
+    tally = Tally()
+    for start in range(0, 250_000, 10_000):
+        first = max(0, start - 100)
+        tally.add([Task(str(number), "x" * 1000, "pending") for number in range(first, start + 10_000)])
+    assert tally.snapshot().cells == {("x" * 400, "pending"): Cell(tasks=250_000)}
+    assert sum(map(len, (tally._recent, tally._older))) <= 220_000  # noqa: SLF001 - the bound is what is tested
+
+
+def test_old_tasks_have_a_label_of_their_own_while_there_are_places() -> None:
+    listed = [Task(name, name, "done") for name in ("old-b", "old-a", "promised", "other", "known")]
+    shown = snapshot_of(listed).by_model(frozenset({"known", "gone"}), Labels(max_models=4, models=("promised",)))
+    assert set(shown) == {"known", "gone", "promised", "old-a", OTHER}
+    shown = snapshot_of(listed).by_model(frozenset({"known", OTHER}), Labels(max_models=100))
+    assert set(shown) == {"known", "promised", "old-a", "old-b", OTHER}
 
 
 def test_moments_of_different_offsets_are_compared_as_moments() -> None:
     west, east = datetime.fromisoformat("2026-10-01T01:00:00-07:00"), datetime.fromisoformat("2026-10-01T07:30:00Z")
     snapshot = snapshot_of([Task(id="a", status="running", created_at=west), Task(id="b", created_at=east)])
-    assert (snapshot.oldest, snapshot.newest) == (east.timestamp(), west.timestamp())
+    assert (snapshot.oldest_at, snapshot.newest_at) == (east.timestamp(), west.timestamp())
 
 
 def test_models_that_the_ledger_does_not_know_are_one() -> None:
     listed = [Task(id=str(number), model_name=f"model-{number}", status="done") for number in range(50)]
-    cells = snapshot_of(listed).by_model(frozenset({"model-7", "gone"}))
+    cells = snapshot_of(listed).by_model(frozenset({"model-7", "gone"}), FULL)
     assert {model: sum(cell.tasks for cell in each.values()) for model, each in cells.items()} == {
         "gone": 0,
         "model-7": 1,
@@ -94,7 +141,7 @@ def test_models_that_the_ledger_does_not_know_are_one() -> None:
 def test_a_hostile_list_is_counted_whole_in_bounded_memory() -> None:
     hostile = [Task(id="a", model_name=f"{number}-{LONG}", status=f"status {number}") for number in range(12_000)]
     snapshot = snapshot_of(hostile)
-    sums = snapshot.by_model(frozenset())
+    sums = snapshot.by_model(frozenset(), FULL)
     assert sums == {OTHER: {"unknown": Cell(tasks=12_000)}}
-    told_apart = snapshot.by_model(frozenset(model_label(task.model_name) for task in hostile))
+    told_apart = snapshot.by_model(frozenset(model_label(task.model_name) for task in hostile), FULL)
     assert sum(bool(cells) for cells in told_apart.values()) <= 10_001

@@ -8,13 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
@@ -23,9 +22,10 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, replied
-from creatify_exporter.web.app import Server, listen
-from processes import ExporterProcess, parsed, running_exporter, total, write_config
+from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
+from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.server import listen
+from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
 
 NOW = 1_760_000_000.0
 MARKUP = "<script>alert('1')</script>&\"amp;"
@@ -65,7 +65,7 @@ class Site:
             ledger=LedgerSettings(history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
-        self._app = Server(self.exporter, load or (lambda: self.config), **settings).app()
+        self._app = Application(self.exporter, load or (lambda: self.config), Settings(**settings)).app()
 
     def get(self, target: str, method: str = "GET", host: str = "exporter.example:10081", **headers: str) -> Answer:
         named = [(name.replace("_", "-").lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -189,38 +189,36 @@ def test_no_scrape_timeout_breaks_a_scrape(site: Site, timeout: str) -> None:
     assert site.get("/metrics", x_prometheus_scrape_timeout_seconds=timeout).status == 200
 
 
-WORDS = """
-application/openmetrics-text text/plain text/html */* ; , = version q escaping 1.0.0 0.0.1 0.0.4 2 999.9.9 -1 1.x
-allow-utf-8 dots values underscores
-"""
-words = st.sampled_from([*WORDS.split(), " ", "\xff"])
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/exporter", "/probe?workspace=default", "/", "/sd"])
+def test_every_route_compresses_for_clients_that_accept_it(site: Site, path: str) -> None:
+    plain, compressed = (site.get(path, accept_encoding=accepted) for accepted in ("gzip;q=0, *", "br, gzip;q=0.5"))
+    assert "content-encoding" not in plain.headers
+    assert "accept-encoding" in plain.headers["vary"].lower()
+    if len(plain.body) >= 1000:
+        assert compressed.headers["content-encoding"] == "gzip"
+        assert len(gzip.decompress(compressed.body)) == pytest.approx(len(plain.body), rel=0.05)
 
 
-@example(accept="application/openmetrics-text;version=x")
-@given(accept=st.lists(words, max_size=12).map("".join))
-def test_no_accept_header_breaks_a_scrape(idle: Site, accept: str) -> None:
-    answer = idle.get("/metrics/exporter", accept=accept)
-    assert answer.status == 200
-    assert answer.headers["content-type"].startswith(("text/plain", "application/openmetrics-text"))
-    assert "creatify_exporter_build_info{" in answer.text
+@pytest.mark.parametrize("escaping", ["underscores", "dots", "values", "allow-utf-8"])
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text;version=1.0.0", "text/plain;version=1.0.0"])
+def test_names_are_the_same_in_every_escaping_scheme(site: Site, media_type: str, escaping: str) -> None:
+    answer = site.get("/metrics", accept=f"{media_type};escaping={escaping}")
+    plain = site.get("/metrics", accept=media_type)
+    assert f"escaping={escaping}" in answer.headers["content-type"]
+    names = [
+        {line.partition("{")[0].split()[0] for line in text.splitlines() if line[0] != "#"}
+        for text in (answer.text, plain.text)
+    ]
+    assert names[0] == names[1]
+    assert "creatify_up" in names[0]
+    assert answer.text.startswith(plain.text[:1000])
 
 
-@pytest.mark.parametrize(
-    ("accepted", "encoding"),
-    [
-        (None, None),
-        ("", None),
-        ("br, zstd", None),
-        ("identity", None),
-        ("gzip", "gzip"),
-        ("deflate, gzip;q=0.5", "gzip"),
-    ],
-)
-def test_an_answer_is_compressed_for_who_asks_for_it(site: Site, accepted: str | None, encoding: str | None) -> None:
-    answer = site.get("/metrics", **({} if accepted is None else {"accept_encoding": accepted}))
-    assert answer.headers.get("content-encoding") == encoding
-    body = gzip.decompress(answer.body) if encoding else answer.body
-    assert total(parsed(body.decode()), "creatify_up") == 2
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0", "0.0.1", "1.5", "2", "99.0.0"])
+def test_openmetrics_is_1_0_0_whatever_version_is_asked_for(site: Site, version: str) -> None:
+    answer = site.get("/metrics/exporter", accept=f"application/openmetrics-text;version={version}")
+    assert answer.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert answer.text.endswith("# EOF\n")
 
 
 @pytest.mark.parametrize("timeout", ["300", "0.4", None])
@@ -240,6 +238,49 @@ def test_no_scrape_waits_for_a_thread_that_cannot_be_cancelled(simulator: Simula
     assert time.monotonic() - began < 2.0
     assert total(parsed(answer.text), "creatify_up") == 0
     released.set()
+
+
+def test_more_scrapes_at_once_than_allowed_are_refused(simulator: Simulator) -> None:
+    one = Site(workspace(simulator), max_requests=1)
+    simulator.faults.next(delayed(1))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(one.get, "/metrics")
+        until(simulator.listings)
+        refused = one.get("/probe?workspace=default")
+        assert (refused.status, "limit of 1" in refused.text) == (503, True)
+        assert one.get("/-/healthy").status == 200
+        assert first.result().status == 200
+    assert one.get("/metrics").status == 200
+
+
+def test_all_routes_can_have_a_prefix(simulator: Simulator) -> None:
+    one = Site(workspace(simulator), route_prefix="/exporter")
+    for path in ("/metrics", "/metrics/exporter", "/probe?workspace=default", "/sd", "/-/healthy", "/-/ready", "/"):
+        assert one.get(f"/exporter{path}").status == 200
+        assert one.get(path).status == (307 if path == "/" else 404)
+    assert 'href="metrics"' in one.get("/exporter/").text
+    labels = [group["labels"] for group in json.loads(one.get("/exporter/sd").body)]
+    assert [each["__metrics_path__"] for each in labels] == ["/exporter/probe", "/exporter/metrics/exporter"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "location"),
+    [
+        ({}, "/metrics/", "/metrics"),
+        ({}, "/probe/?workspace=a%20b", "/probe?workspace=a%20b"),
+        ({"telemetry_path": "/m/"}, "/m", "/m/"),
+        ({"route_prefix": "/p"}, "/", "/p/"),
+        ({"route_prefix": "/p"}, "/p", "/p/"),
+        ({"route_prefix": "/p"}, "/p/sd/", "/p/sd"),
+        ({"external_url": "https://x.example/creatify/"}, "/metrics/", "https://x.example/creatify/metrics"),
+        ({"external_url": "https://x.example", "route_prefix": "/p"}, "/p/sd/", "https://x.example/sd"),
+    ],
+)
+def test_a_redirect_leads_to_where_the_client_finds_the_route(
+    settings: dict[str, Any], target: str, location: str
+) -> None:
+    answer = Site(**settings).get(target)
+    assert (answer.status, answer.headers["location"]) == (307, location)
 
 
 # --- For people and for Prometheus ---------------------------------------------------------------------------------
@@ -500,7 +541,7 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
         return idle.config
 
     async def serve() -> None:
-        serving = asyncio.create_task(Server(idle.exporter, load).run(listen(["127.0.0.1:0"])))
+        serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
         await asyncio.sleep(0)
         for _ in range(100_000):  # each is a byte in the pipe, as from a thread that has ended
             asyncio.get_running_loop().call_soon_threadsafe(int)

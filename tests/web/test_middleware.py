@@ -1,4 +1,4 @@
-"""The gate, asked as a server asks it, and its files changed under its eyes."""
+"""The middleware, asked as a server asks it, and its files changed under its eyes."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.web.middleware import Gate
+from creatify_exporter.web.middleware import WebMiddleware
 
 PAIR = Path(__file__).parents[1] / "certificates"
 LOOK = 0.02  # seconds between two looks at the files
@@ -62,7 +62,7 @@ async def _plain(_: Request) -> Response:
 ROUTES = [Route("/", _framed), Route("/broken", _broken), Route("/-/healthy", _plain), Route("/-/ready", _plain)]
 
 
-async def asked(gate: Gate, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
+async def asked(middleware: WebMiddleware, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
     sent: list[Any] = []
 
     async def receive() -> Any:
@@ -74,13 +74,13 @@ async def asked(gate: Gate, path: str, *headers: tuple[bytes, bytes], **scope: A
     asking: dict[str, Any] = {"type": "http", "http_version": "1.1", "method": "GET", "path": path}
     asking |= {"headers": list(headers), "query_string": b"", "root_path": "", "scheme": "http", "client": None}
     with suppress(BrokenOnPurpose):
-        await gate.before(Starlette(routes=ROUTES))(asking | scope, receive, send)
+        await middleware.wrap(Starlette(routes=ROUTES))(asking | scope, receive, send)
     start = sent[0]
     return Answer(start["status"], [(name.decode(), value.decode()) for name, value in start["headers"]])
 
 
-def ask(gate: Gate, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
-    return asyncio.run(asked(gate, path, *headers, **scope))
+def ask(middleware: WebMiddleware, path: str, *headers: tuple[bytes, bytes], **scope: Any) -> Answer:
+    return asyncio.run(asked(middleware, path, *headers, **scope))
 
 
 def login(password: str, name: str = "alice") -> tuple[bytes, bytes]:
@@ -94,9 +94,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(folder: Path, *sections: str) -> Gate:
+def opened(folder: Path, *sections: str) -> WebMiddleware:
     write(folder, *sections)
-    return Gate(folder / "web.yml", look_every=LOOK)
+    return WebMiddleware(folder / "web.yml", poll_interval=LOOK)
 
 
 def write(folder: Path, *sections: str) -> None:
@@ -106,8 +106,8 @@ def write(folder: Path, *sections: str) -> None:
 
 
 def test_without_a_file_everybody_gets_in_and_nothing_is_added() -> None:
-    answer = ask(Gate(), "/")
-    assert (answer.status, answer.header("x-frame-options"), Gate().context) == (200, ["sameorigin"], None)
+    answer = ask(WebMiddleware(), "/")
+    assert (answer.status, answer.header("x-frame-options"), WebMiddleware().context) == (200, ["sameorigin"], None)
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
@@ -126,10 +126,10 @@ def test_all_else_needs_one(folder: Path, path: str) -> None:
 
 
 def test_a_user_gets_in(folder: Path) -> None:
-    gate = opened(folder, USERS)
-    assert ask(gate, "/", login("canary")).status == 200
-    assert ask(gate, "/", login("wrong")).status == 401
-    assert ask(gate, "/", login("canary", "bob")).status == 401
+    middleware = opened(folder, USERS)
+    assert ask(middleware, "/", login("canary")).status == 200
+    assert ask(middleware, "/", login("wrong")).status == 401
+    assert ask(middleware, "/", login("canary", "bob")).status == 401
 
 
 def test_two_authorizations_are_none(folder: Path) -> None:
@@ -137,10 +137,10 @@ def test_two_authorizations_are_none(folder: Path) -> None:
 
 
 def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
-    gate = opened(folder, USERS, HEADERS)
+    middleware = opened(folder, USERS, HEADERS)
 
     async def flood() -> list[Answer]:
-        return list(await asyncio.gather(*(asked(gate, "/", login(f"wrong {n}")) for n in range(80))))
+        return list(await asyncio.gather(*(asked(middleware, "/", login(f"wrong {n}")) for n in range(80))))
 
     busy = [answer for answer in asyncio.run(flood()) if answer.status == 503]
     assert busy
@@ -183,14 +183,14 @@ Lines = list[str]
 Step = tuple[Callable[[], object], Callable[[Lines], bool]]
 
 
-def watched(gate: Gate, *steps: Step) -> Lines:
-    """Do each step and wait for what it is to bring about, while the gate watches; return its lines in the log."""
+def watched(middleware: WebMiddleware, *steps: Step) -> Lines:
+    """Do each step and wait for its effect, while the middleware watches; return its lines in the log."""
 
     def lines() -> Lines:
         return [f"{event['log_level']}: {event['event']}" for event in events]
 
     async def run() -> None:
-        watching = asyncio.create_task(gate.watch())
+        watching = asyncio.create_task(middleware.watch())
         for act, done in steps:
             act()
             async with asyncio.timeout(20):
@@ -215,28 +215,28 @@ def says(number: int) -> Callable[[Lines], bool]:
 
 
 def test_users_and_headers_change_without_a_restart(folder: Path) -> None:
-    gate = opened(folder, USERS)
-    assert ask(gate, "/", login("canary")).status == 200
+    middleware = opened(folder, USERS)
+    assert ask(middleware, "/", login("canary")).status == 200
     lines = watched(
-        gate,
+        middleware,
         (lambda: write(folder, OTHER_USERS, HEADERS), says(1)),
     )
     assert lines == [RELOADED]
-    assert ask(gate, "/", login("canary")).status == 401, "who was admitted is forgotten"
-    assert ask(gate, "/", login("changed")).header("x-frame-options") == ["deny"]
+    assert ask(middleware, "/", login("canary")).status == 401, "who was admitted is forgotten"
+    assert ask(middleware, "/", login("changed")).header("x-frame-options") == ["deny"]
 
 
 def test_files_that_stay_are_not_read_again(folder: Path) -> None:
-    gate = opened(folder, TLS, USERS)
-    before = gate.config
-    assert watched(gate, (lambda: None, a_while())) == []
-    assert gate.config is before
+    middleware = opened(folder, TLS, USERS)
+    before = middleware.config
+    assert watched(middleware, (lambda: None, a_while())) == []
+    assert middleware.config is before
 
 
 def test_a_broken_file_keeps_the_old_one_and_is_told_once(folder: Path) -> None:
-    gate = opened(folder, USERS)
+    middleware = opened(folder, USERS)
     lines = watched(
-        gate,
+        middleware,
         (lambda: write(folder, "basic_auth_users: {alice: canary}\n"), says(1)),
         (lambda: None, a_while()),
         ((folder / "web.yml").unlink, says(2)),
@@ -244,35 +244,64 @@ def test_a_broken_file_keeps_the_old_one_and_is_told_once(folder: Path) -> None:
         (lambda: write(folder, HEADERS), says(3)),
     )
     assert lines == [REFUSED, REFUSED, RELOADED]
-    assert ask(gate, "/").status == 200
+    assert ask(middleware, "/").status == 200
+
+
+def test_a_file_that_cannot_be_read_again_shows_until_it_can(folder: Path) -> None:
+    middleware = opened(folder, USERS)
+    good = (folder / "web.yml").read_bytes()
+    seen = [WebMiddleware().last_reload_successful, middleware.last_reload_successful]
+
+    def replace(text: bytes) -> None:
+        seen.append(middleware.last_reload_successful)
+        (folder / "new.yml").write_bytes(text)
+        (folder / "new.yml").rename(folder / "web.yml")
+
+    watched(middleware, (lambda: replace(b"nonsense"), says(1)), (lambda: replace(good), says(2)))
+    assert [*seen, middleware.last_reload_successful] == [None, True, True, False, True]
+
+
+def test_files_that_are_put_back_as_they_were_are_no_failure(folder: Path) -> None:
+    middleware = opened(folder, USERS)
+
+    def back() -> None:
+        (folder / "kept.yml").rename(folder / "web.yml")
+
+    def swap() -> None:
+        (folder / "web.yml").rename(folder / "kept.yml")
+        (folder / "web.yml").write_text("nonsense")
+
+    lines = watched(middleware, (swap, says(1)), (back, a_while()))
+    assert lines[0] == REFUSED
+    assert middleware.last_reload_successful
 
 
 def test_users_stay_while_a_file_is_broken(folder: Path) -> None:
-    gate = opened(folder, USERS)
-    assert watched(gate, (lambda: (folder / "web.yml").write_text(""), says(1))) == [REFUSED]
-    assert ask(gate, "/").status == 401
-    assert ask(gate, "/", login("canary")).status == 200
+    middleware = opened(folder, USERS)
+    assert watched(middleware, (lambda: (folder / "web.yml").write_text(""), says(1))) == [REFUSED]
+    assert ask(middleware, "/").status == 401
+    assert ask(middleware, "/", login("canary")).status == 200
 
 
 def test_a_file_that_is_being_written_is_not_read(folder: Path) -> None:
     """A half of it is a valid file without users."""
-    gate = opened(folder, HEADERS, USERS)
+    middleware = opened(folder, HEADERS, USERS)
     lengths = iter(range(100))
 
     def written(_: Lines) -> bool:
         length = next(lengths, None)
         (folder / "web.yml").write_text(HEADERS + ("#" * length if length is not None else USERS))
-        assert gate.config.basic_auth_users
+        assert middleware.config.basic_auth_users
         return length is None
 
-    watched(gate, (lambda: None, written), (lambda: None, a_while()))
-    assert ask(gate, "/").status == 401
+    watched(middleware, (lambda: None, written), (lambda: None, a_while()))
+    assert ask(middleware, "/").status == 401
 
 
 def test_a_new_certificate_is_taken_and_one_without_its_key_is_not(folder: Path) -> None:
-    gate = opened(folder, TLS)
+    middleware = opened(folder, TLS)
     lines = watched(
-        gate,
+        middleware,
         (lambda: shutil.copy(PAIR / "client.pem", folder / "server.pem"), says(1)),
         (lambda: shutil.copy(PAIR / "client.key", folder / "server.key"), says(2)),
     )
@@ -280,10 +309,10 @@ def test_a_new_certificate_is_taken_and_one_without_its_key_is_not(folder: Path)
 
 
 def test_a_file_that_comes_late_is_found(folder: Path) -> None:
-    gate = opened(folder, TLS)
+    middleware = opened(folder, TLS)
     later = TLS.replace("server.pem", "late.pem")
     lines = watched(
-        gate,
+        middleware,
         (lambda: write(folder, later), says(1)),
         (lambda: shutil.copy(PAIR / "server.pem", folder / "late.pem"), says(2)),
     )
@@ -297,11 +326,11 @@ def test_a_secret_that_is_swapped_by_a_link_is_noticed(folder: Path) -> None:
         (folder / name / "web.yml").write_text(text)
     (folder / "..data").symlink_to("one")
     (folder / "web.yml").symlink_to("..data/web.yml")
-    gate = Gate(folder / "web.yml", look_every=LOOK)
+    middleware = WebMiddleware(folder / "web.yml", poll_interval=LOOK)
 
     def swap() -> None:
         (folder / "..data_tmp").symlink_to("two")
         (folder / "..data_tmp").rename(folder / "..data")
 
-    assert watched(gate, (swap, says(1))) == [RELOADED]
-    assert ask(gate, "/", login("changed")).status == 200
+    assert watched(middleware, (swap, says(1))) == [RELOADED]
+    assert ask(middleware, "/", login("changed")).status == 200

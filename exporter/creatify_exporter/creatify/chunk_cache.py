@@ -1,8 +1,8 @@
-"""Stretches of a list that need not be decoded again: their bytes are known, and their tasks have settled.
+"""Chunks of a list that need not be decoded again, because their bytes are known and all their tasks have settled.
 
-From one scrape to the next, nearly all bytes of a list are the same, though not in the same place: new tasks push them
-along, old ones leave. So a stretch is known by how it begins, and proved to be what it was by a digest of all its
-bytes. What it adds up to was noted when it was decoded.
+From one scrape to the next nearly all bytes of a list are the same, though not in the same place: new tasks push them
+along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. A summary of its
+tasks is stored with it.
 """
 
 import re
@@ -12,88 +12,115 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-_HEAD: Final = 256  # bytes: as a rule a task's id or its times are among them, so that no other stretch begins alike
-_MOST_SKIPPED: Final = 16  # times that the beginning of a stretch is not looked for, where it has not been found
+# Bytes: usually the id of a task or its times are among them, so that no two chunks begin alike.
+_HEAD: Final = 256
+# How often at most the candidates are not searched after a search that found none.
+_MAX_SKIPS: Final = 16
 
 
-class Stretch(NamedTuple):
-    """Whole elements of a list, without the bracket or comma before them and the comma behind.
+class Chunk(NamedTuple):
+    """Identifies whole elements of a list, without the bracket or comma before them and the comma behind them.
 
-    `length` is in bytes. `summary` is what the one who decoded it wanted to know of its tasks.
+    `head` is a hash of the first bytes, `digest` of all, `length` their number.
     """
 
+    head: int
     length: int
     digest: bytes
-    summary: bytes
 
 
-class Stretches:
-    """Those known from the list before, and those that this list teaches; none is known without `before`.
+class ChunkCache:
+    """Holds the chunks of the list before, to look up, and stores those of the present list.
 
-    A buffer always begins with one byte that stands for what is before its first element. Memory: some 600 bytes for
-    each stretch of the list. For one list; `before` is not changed.
+    All methods take a buffer that begins with one byte (a bracket or a comma) before the first element. Memory: some
+    600 bytes for each chunk. One cache is for one list; `successor` makes that of the next.
     """
 
-    def __init__(self, before: "Stretches | None" = None) -> None:
-        self._known = before._learnt if before else {}  # noqa: SLF001 - of the same class
-        self._learnt: dict[int, Stretch] = {}
-        self._refuted = False  # what the buffer begins with looked known, and is something else
-        self._skip, self._penalty = 0, 1
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Chunk, bytes]] = {}
+        self._stored: dict[int, tuple[Chunk, bytes]] = {}
+        self._settled_in: object = None
+        # Whether the buffer has the head of a known chunk, but not its digest.
+        self._refuted = False
+        self._skips, self._penalty = 0, 1
 
     def __len__(self) -> int:
-        """Return how many this list has."""
-        return len(self._learnt)
+        """Return the number of chunks stored."""
+        return len(self._stored)
 
-    def recall(self, buffer: bytearray) -> Stretch | None:
-        """Return the stretch that the buffer begins with, if it is known and a comma follows it."""
-        head, stretch = self._expected(buffer)
-        if stretch is None or len(buffer) < stretch.length + 2:
+    def successor(self, settled_in: object) -> "ChunkCache":
+        """Return the cache for the next list.
+
+        What has settled for one state of the ledger may not have for another: the next list knows the chunks stored
+        here if `settled_in` is the same object for both; None is the same as nothing.
+        """
+        successor = ChunkCache()
+        successor._settled_in = settled_in
+        if settled_in is not None and settled_in is self._settled_in:
+            successor._known = self._stored
+        return successor
+
+    def lookup(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
+        """Return the known chunk that the buffer begins with and its summary, if a comma follows the chunk."""
+        known = self._candidate(buffer)
+        if known is None:
             return None
-        if buffer[1 + stretch.length] != ord(",") or _digest(buffer, stretch.length) != stretch.digest:
+        chunk, _ = known
+        if len(buffer) < chunk.length + 2:
+            return None
+        if buffer[1 + chunk.length] != ord(",") or _digest(buffer, chunk.length) != chunk.digest:
             self._refuted = True
-            self._found(success=False)
+            self._note_search(success=False)
             return None
-        self._learnt[head] = stretch
-        return stretch
+        self._stored[chunk.head] = known
+        return known
 
-    def awaits(self, buffer: bytearray) -> bool:
-        """Return whether the buffer may begin with a known stretch that has not come to its end yet."""
-        return self._expected(buffer)[1] is not None
+    def may_match(self, buffer: bytearray) -> bool:
+        """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
+        return self._candidate(buffer) is not None
 
-    def learn(self, buffer: bytearray, length: int, summary: bytes) -> None:
-        """Note what the buffer begins with."""
-        self._learnt[_head(buffer, 0)] = Stretch(length, _digest(buffer, length), summary)
+    def store(self, chunk: Chunk, summary: bytes) -> None:
+        """Remember a chunk, all of whose tasks have settled, for the next list."""
+        self._stored[chunk.head] = chunk, summary
 
-    def moved(self) -> None:
-        """Take notice that the buffer begins with something else now."""
+    def discard(self) -> None:
+        """Forget what was stored, so that the next list is decoded whole."""
+        self._stored.clear()
+
+    def reset(self) -> None:
+        """Forget what is known about the buffer: it begins with something else now."""
         self._refuted = False
 
-    def beginnings(self, look: re.Pattern[bytes], buffer: bytearray) -> Iterator[int]:
-        """Yield the first comma, of those that `look` finds, behind which a known stretch seems to begin.
+    def candidates(self, look: re.Pattern[bytes], buffer: bytearray) -> Iterator[int]:
+        """Yield the first comma, among those that `look` finds, that a known chunk seems to follow.
 
-        Where the list was given a new order there is none, so that it is not looked for every time.
+        If the list has been given a new order there is none; then it is searched less and less often.
         """
         if not self._known:
             return
-        if self._skip:
-            self._skip -= 1
+        if self._skips:
+            self._skips -= 1
             return
         for found in look.finditer(buffer, 1):
             if _head(buffer, found.start()) in self._known:
-                self._found(success=True)
+                self._note_search(success=True)
                 yield found.start()
                 return
-        self._found(success=False)
+        self._note_search(success=False)
 
-    def _expected(self, buffer: bytearray) -> tuple[int, Stretch | None]:
+    def _candidate(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
         if self._refuted or not self._known or len(buffer) <= _HEAD:
-            return 0, None
-        head = _head(buffer, 0)
-        return head, self._known.get(head)
+            return None
+        return self._known.get(_head(buffer, 0))
 
-    def _found(self, *, success: bool) -> None:
-        self._penalty = 1 if success else min(2 * self._penalty, _MOST_SKIPPED)
-        self._skip = self._penalty - 1
+    def _note_search(self, *, success: bool) -> None:
+        self._penalty = 1 if success else min(2 * self._penalty, _MAX_SKIPS)
+        self._skips = self._penalty - 1
+
+
+def identify(buffer: bytearray, length: int) -> Chunk:
+    """Return what identifies the first `length` bytes of elements in the buffer."""
+    return Chunk(_head(buffer, 0), length, _digest(buffer, length))
 
 
 def _head(buffer: bytearray, place: int) -> int:

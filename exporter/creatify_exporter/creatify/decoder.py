@@ -14,14 +14,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
-from creatify_exporter import redaction
-from creatify_exporter.creatify.chunk_cache import Stretch, Stretches
+from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
 from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
 from creatify_exporter.errors import FetchError
 
@@ -30,8 +29,12 @@ BATCH_BYTES: Final = 512 * 1024
 
 _MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
 
+_MAX_INVALID_IDS: Final = 10_000
 _LARGEST: Final = sys.float_info.max
 _WHITE: Final = b" \t\n\r"
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+# Keys that say what an object is; others may be somebody's text.
+_TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
 _FIRST_KEYS: Final = re.compile(
@@ -53,29 +56,44 @@ _task_decoder = msgspec.json.Decoder(Task)
 _REFUSALS: Final = (ValueError, RecursionError)
 
 
+class Batch(NamedTuple):
+    """Some of a list's tasks, in its order: either decoded, or known from the list before.
+
+    `tasks` are those decoded, `chunk` identifies their bytes if they are worth caching. Of a known chunk there are no
+    tasks but the `summary` that was stored with it. `date` is when the API answered by its own clock, in seconds since
+    the epoch, None if it does not say.
+    """
+
+    tasks: list[Task]
+    chunk: Chunk | None = None
+    summary: bytes | None = None
+    date: float | None = None
+
+
 class Decoder:
     """Decodes one list, which may come in several pages.
 
-    `invalid` counts the entries that cannot be read, by the field at fault. `next_page` is the URL of the page after
-    the last one decoded, None when there is none. `stretches` are those that need not be decoded. Bytes are held back
-    until there are `batch_bytes` of them.
+    `received` counts the bytes so far. `invalid` counts the entries that cannot be read, by the field at fault.
+    `next_page` is the URL of the page after the last one decoded, None if there is none. Chunks that `cache` knows are
+    not decoded. Bytes are held back until there are `batch_bytes` of them.
     """
 
-    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES) -> None:
+    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES, cache: ChunkCache | None = None) -> None:
+        self.received = 0
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
-        self.stretches = Stretches()
+        self._cache = ChunkCache() if cache is None else cache
+        self._invalid_ids: set[str] = set()
         self._max_task, self._batch_bytes = max_task, batch_bytes
-        self._yielded: tuple[bytearray, int] | None = None
 
-    def batches(self, pieces: Iterable[bytes]) -> Iterator[list[Task] | Stretch]:
-        """Yield the tasks of one body, or a known stretch in their place: decoded bytes, in pieces of any size.
+    def batches(self, pieces: Iterable[bytes]) -> Iterator[Batch]:
+        """Yield the tasks of one body: decoded bytes, in pieces of any size.
 
         A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
-        source = iter(pieces)
+        source = self._counted(pieces)
         start = _beginning(source)
         if start.startswith(b"["):
             return self._array(start, source)
@@ -83,35 +101,39 @@ class Decoder:
             return self._array(self._results(start, source), iter(()))
         raise _instead(start)
 
-    def remember(self, summary: Callable[[], bytes]) -> None:
-        """Note that the batch yielded last need not be decoded again, if that is worth it, and its summary."""
-        if self._yielded:
-            buffer, cut = self._yielded
-            self.stretches.learn(buffer, cut - 1, summary())
+    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.received += len(piece)
+            yield piece
 
-    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[list[Task] | Stretch]:
-        cutter = _Cutter(self.stretches)
+    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[Batch]:
+        cutter = _Cutter(self._cache)
         separated = False
         for piece in source:
             buffer += piece
-            while stretch := self.stretches.recall(buffer):
-                yield stretch
+            while known := self._cache.lookup(buffer):
+                chunk, summary = known
+                yield Batch([], chunk, summary)
                 separated = True
-                cutter.drop(buffer, 1 + stretch.length)
-            if len(buffer) < self._batch_bytes or self.stretches.awaits(buffer):
+                cutter.drop(buffer, 1 + chunk.length)
+            if len(buffer) < self._batch_bytes or self._cache.may_match(buffer):
                 continue
-            cut, batch = cutter.cut(buffer)
+            cut, tasks = cutter.cut(buffer)
             if not cut:
                 self._check_size(buffer)
                 continue
-            # Short ones are not worth their place in memory, nor long ones the wait for their end.
-            if batch is not None and self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
-                self._yielded = buffer, cut
-            yield batch if batch is not None else self._one_by_one(buffer, cutter.commas)
-            self._yielded = None
+            yield self._batch(buffer, cut, tasks, cutter.commas)
             separated = True
             cutter.drop(buffer, cut)
-        yield self._rest(buffer, cutter, separated=separated)
+        yield Batch(self._rest(buffer, cutter, separated=separated))
+
+    def _batch(self, buffer: bytearray, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
+        if tasks is None:
+            return Batch(self._one_by_one(buffer, commas))
+        # A short chunk is not worth its place in memory, nor a long one the wait for its end.
+        if self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
+            return Batch(tasks, identify(buffer, cut - 1))
+        return Batch(tasks)
 
     def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
         batch = _decoded(buffer)
@@ -136,38 +158,18 @@ class Decoder:
         if not isinstance(entry, dict):
             self.invalid["task"] += 1
             return None
-        created_at = self._read(entry, "created_at", datetime)
-        return Task(
-            id=self._id(entry),
-            model_name=self._read(entry, "model_name", str),
-            status=self._read(entry, "status", str),
-            failed_reason=self._read(entry, "failed_reason", str),
-            # Where documented strings turned out to be numbers, numbers may turn out to be strings.
-            credits_used=self._read(entry, "credits_used", Credits, strict=False),
-            created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
-        )
+        faults: Counter[Field] = Counter()
+        task = _converted(entry, faults)
+        if faults and not self._is_repeated(task.id):
+            self.invalid.update(faults)
+        return task
 
-    def _read(self, entry: dict[str, Any], field: Field, kind: Any, *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
-        value = entry.get(field)
-        if value is None:
-            return None
-        try:
-            return msgspec.convert(value, kind, strict=strict)
-        except ValueError:
-            self.invalid[field] += 1
-            return None
-
-    def _id(self, entry: dict[str, Any]) -> str:
-        value = entry.get("id")
-        if type(value) is int:
-            value = str(value)
-        try:
-            identity: str = msgspec.convert(value, TaskId)
-            identity.encode()  # a lone surrogate cannot be stored
-        except ValueError:
-            self.invalid["id"] += 1
-            return ""
-        return identity
+    def _is_repeated(self, task_id: str) -> bool:
+        """Return whether an entry with this id has been counted as invalid before, as pages may overlap."""
+        repeated = task_id in self._invalid_ids
+        if task_id and len(self._invalid_ids) < _MAX_INVALID_IDS:
+            self._invalid_ids.add(task_id)
+        return repeated
 
     def _results(self, body: bytearray, source: Iterator[bytes]) -> bytearray:
         """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
@@ -190,6 +192,45 @@ class Decoder:
             )
 
 
+def _converted(entry: dict[str, Any], faults: Counter[Field]) -> Task:
+    """Return the fields that can be read; count those that cannot."""
+    created_at = _read(entry, "created_at", datetime, faults)
+    return Task(
+        id=_id(entry, faults),
+        model_name=_read(entry, "model_name", str, faults),
+        status=_read(entry, "status", str, faults),
+        failed_reason=_read(entry, "failed_reason", str, faults),
+        # Where documented strings turned out to be numbers, numbers may turn out to be strings.
+        credits_used=_read(entry, "credits_used", Credits, faults, strict=False),
+        created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
+    )
+
+
+def _read(entry: dict[str, Any], field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
+    value = entry.get(field)
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except ValueError:
+        faults[field] += 1
+        return None
+
+
+def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
+    value = entry.get("id")
+    if type(value) is int:
+        value = str(value)
+    try:
+        identity: str = msgspec.convert(value, TaskId)
+        # A lone surrogate cannot be stored.
+        identity.encode()
+    except ValueError:
+        faults["id"] += 1
+        return ""
+    return identity
+
+
 class _Page(msgspec.Struct):
     """The envelope of Creatify's newer lists: `{"count", "next", "previous", "results"}`."""
 
@@ -201,11 +242,11 @@ class _Cutter:
     """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
 
     `commas` are those that the exact scan has found, in order. The scan keeps its place between calls, for as long as
-    the buffer only grows. Where one of the `stretches` seems to begin is the first choice.
+    the buffer only grows. The first choice is the place at which a chunk of the `cache` seems to begin.
     """
 
-    def __init__(self, stretches: Stretches) -> None:
-        self._stretches = stretches
+    def __init__(self, cache: ChunkCache) -> None:
+        self._cache = cache
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
         self._restart()
@@ -214,7 +255,7 @@ class _Cutter:
         """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
         del buffer[:cut]
         buffer[0] = ord("[")
-        self._stretches.moved()
+        self._cache.reset()
         self._restart()
 
     def _restart(self) -> None:
@@ -254,7 +295,7 @@ class _Cutter:
         """
         if self._look is None:
             self._look = _look_of_an_element(buffer)
-        yield from self._stretches.beginnings(self._look, buffer)
+        yield from self._cache.candidates(self._look, buffer)
         near = _places(self._look, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
         places = _places(self._look, buffer, 1)
@@ -378,23 +419,49 @@ def _without_nested(element: bytes) -> bytes:
 
 
 def _beginning(source: Iterator[bytes]) -> bytearray:
-    """Return the first piece that is not all white space, without the white space at its start."""
+    """Return the beginning of a body, without a byte order mark (RFC 8259, 8.1) and the white space behind it."""
+    start = bytearray()
     for piece in source:
-        if start := piece.lstrip(_WHITE):
-            return bytearray(start)
-    return bytearray()
+        start += piece
+        if len(start) >= len(BYTE_ORDER_MARK):
+            break
+    start = start.removeprefix(BYTE_ORDER_MARK).lstrip(_WHITE)
+    while not start and (piece := next(source, b"")):
+        start = bytearray(piece.lstrip(_WHITE))
+    return start
 
 
-def excerpt(body: bytes | bytearray) -> str:
-    """Return the beginning of a body as one line to be quoted; an API that echoes the keys does not get them there."""
-    text = redaction.mask(bytes(body[: 64 * 1024]).decode("utf-8", "replace"))
-    return repr(" ".join(text[:1000].split())[:120])
+def shape(body: bytes | bytearray) -> str:
+    """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
+    body = body.lstrip(_WHITE)
+    if not body:
+        return "an empty body"
+    if body.startswith(b"{"):
+        return _object_shape(body)
+    return next((name for start, name in _SHAPES if re.match(start, body)), "text or binary data")
+
+
+_SHAPES: Final = (
+    (rb"<", "an HTML or XML document"),
+    (rb"\[", "a JSON array"),
+    (rb'"', "a JSON string"),
+    (rb"(null|true|false)\b", "a JSON literal"),
+    (rb"-?[0-9]", "a number"),
+    (rb"\x1f\x8b", "gzip data"),
+)
+
+
+def _object_shape(body: bytes | bytearray) -> str:
+    try:
+        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
+    except _REFUSALS:
+        return "what begins like a JSON object"
+    telling = [key for key in _TELLING_KEYS if key in keys]
+    return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"
 
 
 def _instead(body: bytes | bytearray) -> FetchError:
-    if not body:
-        return FetchError("invalid_body", "expected a list of tasks, got an empty body")
-    return FetchError("invalid_body", f"expected a list of tasks, got a body that begins with {excerpt(body)}")
+    return FetchError("invalid_body", f"expected a list of tasks, got {shape(body)}")
 
 
 def _malformed(what: str) -> FetchError:

@@ -1,4 +1,4 @@
-"""What a task failed of, as one of a few label values: the API tells it as free text."""
+"""Classes of failures: the API gives the reason as free text, which becomes one of a few label values."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Final
 
 from creatify_exporter.config.schema import ReasonRule
+from creatify_exporter.creatify.task import OTHER
 
-OTHER: Final = "other"
 UNSPECIFIED: Final = "unspecified"
 LONGEST: Final = 4096
 """Characters of a text that are looked at. Errors say what they are at their beginning; long ones quote the prompt."""
@@ -68,7 +68,8 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         _status("503|529"),
     ),
     _rule(
-        "internal_error",  # the service's own credentials with its supplier: the request is not at fault
+        # The service's own credentials with its supplier: the request is not at fault.
+        "internal_error",
         r"\bapi.?key\b.{0,40}\b(?:invalid|not valid|expired|leaked|not found)",
         r"\bpermission.?denied\b|\bunauthenticated\b",
         _status("401|403"),
@@ -109,7 +110,8 @@ class Classifier:
             dict.fromkeys([*(rule.reason for rule in self._rules), OTHER, UNSPECIFIED])
         )
         """Every value that `classify` can return, each once."""
-        self._found = lru_cache(maxsize=256)(self._find)  # most failures are worded like one before
+        # Most failures are worded like one before.
+        self._found = lru_cache(maxsize=256)(self._find)
 
     def classify(self, text: str | None) -> str:
         """Return the reason that `text` tells; `unspecified` without one, `other` if no rule matches."""

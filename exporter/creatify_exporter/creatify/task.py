@@ -1,4 +1,8 @@
-"""A task as the API lists it, reduced to what is counted."""
+"""A task as the API lists it, reduced to what is counted, and its label values.
+
+Throughout the exporter `credits_used` is what a task says that it has used, in credits, and `created_at` when it was
+created. Here that is a datetime, as the API writes it; everywhere else a name in `_at` is in seconds since the epoch.
+"""
 
 from datetime import datetime
 from functools import lru_cache
@@ -13,15 +17,19 @@ API: Final = "text_generator"
 
 Status = Literal["pending", "running", "done", "failed", "unknown"]
 STATUSES: Final[tuple[Status, ...]] = ("pending", "running", "done", "failed")
+STATUS_LABELS: Final[tuple[Status, ...]] = get_args(Status)
 UNFINISHED: Final[frozenset[Status]] = frozenset({"pending", "running"})
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
+RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}
+"""Of two entries with one id the one of the higher rank holds: the other is a copy that came late."""
+
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]
-"""What can be at fault in an entry of the list; `task` where the entry is no object at all."""
+"""What can be at fault in an entry of the list; `task` if the entry is no object at all."""
 FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 
-# An id is a UUID; a key of the ledger must not be as long as somebody's text. No task costs a billion credits, and a
-# sum that once took in 1e300 would never feel another credit.
+# An id is a UUID; a key of the ledger must not be as long as somebody's text. No task costs a billion credits, and one
+# more credit would not change a sum of 1e300.
 TaskId = Annotated[str, Meta(min_length=1, max_length=255)]
 Credits = Annotated[float, Meta(ge=0, le=1e9)]
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -41,25 +49,27 @@ class Task(msgspec.Struct, gc=False):
     created_at: Moment | None = None
 
 
-def known(status: str | None) -> Status:
+def status_label(status: str | None) -> Status:
     """Return the status as a label value: one of the documented four, else `unknown`."""
     return status if status in STATUSES else "unknown"
 
 
 OTHER: Final = "other"
-_LONGEST_LABEL: Final = 100
+"""The label value for all models that have none of their own, and for all reasons that no rule matches."""
+
+MAX_LABEL_LENGTH: Final = 100
 
 
 def model_label(name: str | None) -> str:
-    """Return a model's name as a label value: one line of at most 100 characters, `unknown` where there is none.
+    """Return a model's name as a label value: one line of at most 100 characters, `unknown` if it has none.
 
-    Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A name that has a key in it, as of
-    an API that echoes what it was sent, is hidden as in the log.
+    Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A key in a name, from
+    an API that echoes what it was sent, is redacted as in the log.
     """
-    return _label(redaction.mask((name or "")[: 4 * _LONGEST_LABEL]))
+    return _label(redaction.mask((name or "")[: 4 * MAX_LABEL_LENGTH]))
 
 
 @lru_cache(maxsize=1000)
 def _label(name: str) -> str:
     printable = "".join(c if c.isprintable() else " " for c in name)
-    return " ".join(printable.split())[:_LONGEST_LABEL] or "unknown"
+    return " ".join(printable.split())[:MAX_LABEL_LENGTH] or "unknown"

@@ -1,4 +1,4 @@
-"""What one does with a ledger by hand: look at it, copy it, keep a backup, forget a model."""
+"""Commands on a ledger: show it, copy it, write a backup, forget a model."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -9,37 +9,36 @@ from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import Book, Total
 from creatify_exporter.ledger.store import Store
+from creatify_exporter.ledger.table import aligned
 
 _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanished", "credits_used", "credits_refunded")
 
 
 def show(store: Store) -> None:
-    """Print what is tracked and counted, for each workspace and model."""
+    """Print the tracked tasks and the counts of each workspace and model."""
     books = list(store.books())
     for workspace, api, book in books:
         print(f"{workspace} ({api})")
-        print(f"  lists recorded: {book.marks.generation}, the last one {_time(book.marks.recorded_at)}")
-        print(f"  first list:     {_time(book.marks.created_at)}")
-        print(f"  settled before: {_time(book.marks.settled_before)}")
+        print(f"  lists recorded: {book.progress.version}, the last one {_time(book.progress.recorded_at)}")
+        print(f"  first list:     {_time(book.progress.first_recorded_at)}")
+        print(f"  settled before: {_time(book.progress.watermark)}")
         print(f"  tracked tasks:  {len(book.rows)}")
         lines = [("model", *_COLUMNS), *((model, *_totals(book, model)) for model in sorted(book.models))]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for model, *cells in lines:
-            values = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-            print(f"  {model:<{widths[0]}}", *values, sep="  ")
+        for line in aligned(lines, names=1):
+            print(f"  {line}")
     if not books:
         print("The ledger is empty.")
 
 
 def copy(source: Store, target: Store) -> None:
-    """Copy a ledger into an empty one, and say what was copied. The source is only read."""
-    target.take_in(source)
+    """Copy a ledger into an empty one, and print what was copied. The source is only read."""
+    target.copy_from(source)
     for workspace, api, book in target.books():
         print(f"copied {workspace} ({api}): {len(book.models)} models, {len(book.rows)} tracked tasks")
 
 
 def backup(source: Store, file: Path) -> None:
-    """Write a ledger as it is at one moment to a new file, also while it is being written."""
+    """Write a ledger as it is at one moment to a new file, even while an exporter writes to it."""
     if file.exists():
         raise ConfigError([f"{file}: is there already; name a file that is not"])
     # Under another name until it is whole: half a backup would look like one.
@@ -55,7 +54,7 @@ def backup(source: Store, file: Path) -> None:
 
 
 def forget(store: Store, model: str) -> None:
-    """Remove the series of a model, and say so."""
+    """Remove the series of a model, and print from how many workspaces."""
     books = store.forget(model)
     if not books:
         raise LedgerRefused(f"the ledger has no model {model}; `creatify-exporter ledger show` lists those that it has")

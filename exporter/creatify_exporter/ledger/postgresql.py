@@ -14,13 +14,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import Book, Changes
-from creatify_exporter.ledger.store import Overtaken, Rows, Statements, Store
+from creatify_exporter.ledger.store import Conflict, Rows, Statements, Store, unavailable
 
-_CONNECTIONS: Final = 10  # at most; a transaction takes milliseconds
-_LONGEST_WAIT: Final = 1.5  # seconds for a connection: an answer that comes too late is none
-_BREATHER: Final = 1.0  # seconds without another attempt, so that a thousand workspaces do not wait one by one
-_JOURNAL: Final = 100  # revisions that another exporter may be behind without loading the book anew
-_LONGEST_ENTRY: Final = 2**20  # bytes; reading more of them costs what loading does
+# At most; a transaction takes milliseconds.
+_CONNECTIONS: Final = 10
+# Seconds for a connection: an answer that comes after the scrape's timeout is lost.
+_LONGEST_WAIT: Final = 1.5
+# Seconds without another attempt, so that a thousand workspaces do not wait one by one.
+_BREATHER: Final = 1.0
+# Revisions that another exporter may be behind without loading the whole book.
+_JOURNAL: Final = 100
+# Bytes; a larger entry takes as long to read as the book.
+_LONGEST_ENTRY: Final = 2**20
 
 _DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "creatify-exporter",
@@ -29,11 +34,14 @@ _DEFAULTS: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
     "keepalives_idle": 30,
 }
-"""What holds where the URL does not say otherwise."""
+"""Connection parameters, unless the URL gives them."""
 
-# For the transaction and not for the session, which a pooler may hand to somebody else between two transactions.
-# A replica that was stopped in its transaction loses it, or else its locks would stop all others. What has been served
-# must not be lost in a crash of the database.
+# Set for the transaction and not for the session, which a pooler may give to another client between two transactions.
+# A replica that was stopped in its transaction loses it, because its locks would stop all others. Values that have been
+# served must not be lost in a crash of the database. The isolation is not left to the default of the role or the
+# database: a transaction that has waited for a lock has to see the changes of the one that held it.
+_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SETTINGS: Final = """
 SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
@@ -78,7 +86,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
 )
-"""As those of SQLite. `journal` holds, in MessagePack, what the last revisions of a book have changed."""
+"""As those of SQLite. `journal` holds the `Changes` of a book's last revisions in MessagePack."""
 
 _log = structlog.get_logger()
 
@@ -87,7 +95,7 @@ class PostgresqlStore(Store):
     """A database that several exporters may use at the same time, each with its own copy of the books in memory.
 
     `conninfo` returns the database's URL, and is asked for each connection. Opening the store raises `LedgerRefused`
-    where the database holds something else or was written by a newer version. One that cannot be reached is opened
+    if the database holds something else or was written by a newer version. A database that cannot be reached is opened
     later.
     """
 
@@ -97,7 +105,8 @@ class PostgresqlStore(Store):
         self._conninfo, self._read_only = conninfo, read_only
         self._opened = self._prepared = False
         self._unreachable_until = 0.0
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # why a fetch failed is said where it is counted
+        # The reason of a failed fetch is logged by the fetch.
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         _parsed(conninfo())
         self._pool = psycopg_pool.ConnectionPool(
             lambda: _parsed(conninfo()),
@@ -110,7 +119,7 @@ class PostgresqlStore(Store):
             open=True,
         )
         try:
-            with _unavailable():
+            with unavailable(psycopg.Error):
                 self._prepare()
         except LedgerUnavailable as error:
             if read_only:
@@ -131,13 +140,13 @@ class PostgresqlStore(Store):
     @contextmanager
     def writing(self) -> Iterator[Statements]:
         """As `Store` says; waits for other writers of the same book for 5 s at most."""
-        with self._transaction("BEGIN", "COMMIT") as sql:
+        with self._transaction(_WRITING, "COMMIT") as sql:
             yield sql
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "ROLLBACK") as sql:
+        with self._transaction(_READING, "ROLLBACK") as sql:
             yield sql
 
     def clock(self) -> float:
@@ -145,8 +154,8 @@ class PostgresqlStore(Store):
         with self._connection() as sql:
             return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
 
-    def news(self, book: Book) -> list[Changes] | None:
-        """As `Store` says; asks for no more than a number where there are none."""
+    def changes_since(self, book: Book) -> list[Changes] | None:
+        """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
             found = sql.execute(
                 "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
@@ -164,7 +173,7 @@ class PostgresqlStore(Store):
     def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:
         entries = _entries(sql, book, until)
         if entries is None:
-            raise Overtaken
+            raise Conflict
         return entries
 
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:
@@ -187,7 +196,7 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator["_Session"]:
-        with _unavailable():
+        with unavailable(psycopg.Error):
             connection = self._reached()
             try:
                 yield self._session(connection)
@@ -203,7 +212,8 @@ class PostgresqlStore(Store):
                 self._prepare()
             return self._pool.getconn()
         except (psycopg.OperationalError, ConfigError, LedgerError) as error:
-            self._prepared = False  # it may come back as another database, and only this way does it say why not
+            # It may come back as another database; and only preparing says why it cannot be used.
+            self._prepared = False
             self._unreachable_until = time.monotonic() + _BREATHER
             if isinstance(error, psycopg.Error):
                 raise
@@ -213,7 +223,7 @@ class PostgresqlStore(Store):
         return _Session(connection)
 
     def _prepare(self) -> None:
-        """Make the tables, or bring them up to date; raise `LedgerRefused` where they are not this program's."""
+        """Make the tables, or bring them up to date; raise `LedgerRefused` if they are not this program's."""
         with psycopg.connect(_parsed(self._conninfo()), autocommit=True) as connection:
             sql = _Session(connection)
             if sql.execute("SHOW server_encoding").fetchall() != [("UTF8",)]:
@@ -224,6 +234,8 @@ class PostgresqlStore(Store):
                         "this PostgreSQL database has no ledger, or an old one; start the exporter once"
                     )
             else:
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                connection.read_only = False
                 with connection.transaction():
                     _migrate(sql)
         self._opened = self._prepared = True
@@ -243,7 +255,7 @@ class _Session:
             cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
 
     def roll_back(self) -> None:
-        """Give up a transaction, and the connection with it where that fails."""
+        """Roll a transaction back; close the connection if that fails."""
         try:
             self._connection.execute("ROLLBACK")
         except psycopg.Error:
@@ -251,7 +263,7 @@ class _Session:
 
 
 def _entries(sql: Statements, book: Book, until: int) -> list[Changes] | None:
-    """Read from the journal what has changed since the book's revision, None where some of it is no longer there."""
+    """Read the changes since the book's revision from the journal; None if some of them are no longer there."""
     rows = sql.execute(
         """
         SELECT changes FROM creatify_exporter.journal
@@ -265,7 +277,7 @@ def _entries(sql: Statements, book: Book, until: int) -> list[Changes] | None:
 
 
 def _version(sql: Statements) -> int:
-    """Return the version of the ledger in the database, 0 where there is none."""
+    """Return the version of the ledger in the database, 0 if there is none."""
     exists = sql.execute("SELECT to_regclass('creatify_exporter.version') IS NOT NULL").fetchall()[0][0]
     if not exists:
         return 0
@@ -291,7 +303,7 @@ def _migrate(sql: Statements) -> None:
 
 
 def _make_schema(sql: Statements) -> None:
-    """Make the schema, unless somebody with more rights has made an empty one for this exporter."""
+    """Make the schema, unless an administrator has made an empty one for this exporter."""
     tables = sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'creatify_exporter'").fetchall()
     if tables:
         raise LedgerRefused("the schema creatify_exporter holds tables of something else; use another database")
@@ -303,19 +315,10 @@ def _make_schema(sql: Statements) -> None:
 def _parsed(url: str) -> str:
     """Complete the URL by the defaults. No message quotes it: it may hold a password."""
     try:
-        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url)})
+        # Names of models can be in any script, whatever the environment or the role has for a default.
+        return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url), "client_encoding": "UTF8"})
     except psycopg.ProgrammingError:
         raise LedgerRefused(
             "ledger.url: is no PostgreSQL URL; write it like "
             "postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full"
         ) from None
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    """Raise `LedgerUnavailable` where PostgreSQL could not do what the block asks of it."""
-    try:
-        yield
-    except psycopg.Error as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise LedgerUnavailable(f"the ledger cannot be used: {reason}") from error

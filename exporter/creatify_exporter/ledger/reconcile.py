@@ -1,20 +1,19 @@
-"""What a complete list changes in the ledger.
+"""What a complete list changes in a book.
 
-The judgement is pure: it reads a book and a fold, and returns the changes. Its rules, and what they promise, stand in
-docs/ledger.md.
+`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules and promises are in docs/ledger.md.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from math import floor
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from creatify_exporter.creatify.task import FINISHED, OTHER
-from creatify_exporter.ledger.staging import Sight
+from creatify_exporter.ledger.staging import Observation
 from creatify_exporter.ledger.state import (
     DAY,
     DAY_TOTALS,
@@ -22,10 +21,10 @@ from creatify_exporter.ledger.state import (
     Book,
     Changes,
     DayKey,
-    Key,
-    Marks,
+    Progress,
     Row,
     Series,
+    SeriesKey,
     Total,
     series_of,
 )
@@ -36,164 +35,240 @@ _LONGEST_GAP: Final = 15 * 60
 _BOUNDS: Final = [float(bound) for bound in DURATION_BOUNDS]
 
 
-class Rules(msgspec.Struct, frozen=True):
-    """What the configuration says about counting; `settle_after` and `new_series_hold` in seconds."""
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What the configuration says about counting; `settle_after` and `new_series_hold` in seconds.
+
+    `classify` returns the one of the `reasons` that a text of a failure belongs to. `models` are always admitted.
+    """
 
     reasons: tuple[str, ...]
     classify: Callable[[str | None], str]
-    history: Literal["count", "skip"] = "count"
-    settle_after: float = 24 * 3600.0
-    new_series_hold: float = 120.0
-    max_models: int = 100
-    models: frozenset[str] = frozenset()
+    history: Literal["count", "skip"]
+    settle_after: float
+    new_series_hold: float
+    max_models: int
+    models: frozenset[str]
 
 
-class Judgement:
-    """Judges one complete list against the book as its predecessor left it.
+class ListContents(NamedTuple):
+    """A complete list: the new and changed tasks, oldest first, and the ids of the tracked tasks it shows unchanged.
 
-    `now` is the time of the list, `clock` what the exporter's clock says: births are held by the latter, since it is
-    that clock which ends the hold. `dated` tells whether any entry of the list says when its task was created.
+    `has_dates` says whether any entry tells when its task was created.
     """
 
-    def __init__(self, book: Book, rules: Rules, *, now: float, clock: float, dated: bool) -> None:
-        self._book, self._rules, self._now, self._clock = book, rules, now, clock
-        marks = book.marks
-        self._first = marks.recorded_at is None
-        # In whole seconds, so that the mark is the same as a float and as a datetime.
-        self._mark = max(float(floor(now - rules.settle_after)), marks.settled_before or float("-inf"))
-        self._models = set(book.models)
-        self._day = int(now // DAY)
-        self._counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
-        self._changes = Changes(
-            marks=Marks(
-                generation=marks.generation + 1,
-                dated=dated or marks.dated,
-                created_at=now if marks.created_at is None else marks.created_at,
-                recorded_at=now,
-                settled_before=self._mark,
-            )
-        )
+    observations: Iterable[Observation]
+    unchanged: Collection[str]
+    has_dates: bool
 
-    def changes(self, sights: Iterable[Sight], seen: Collection[str]) -> Changes:
-        """Judge the sights of new or changed tasks; `seen` are the tracked tasks that the list shows unchanged."""
-        for model in self._book.models:
-            self._bear(model)  # reasons that the configuration has added
-        compared = set()
-        for sight in sights:
-            row = self._book.rows.get(sight.id)
-            if row is None:
-                self._meet(sight)
-            else:
-                self._compare(sight, row)
-                compared.add(sight.id)
-        for task, row in self._book.rows.items():
-            if task not in self._changes.rows:
-                self._keep_or_drop(task, row, listed=task in seen or task in compared)
-        self._book_counts()
-        return self._changes
 
-    def _meet(self, sight: Sight) -> None:
-        """Count a task that is seen for the first time."""
-        created_at = self._now if sight.created_at is None else sight.created_at
-        if self._first:  # what this list tells of the past is booked under the day it happened
-            self._day = int(max(0.0, min(created_at, self._now)) // DAY)
-        row = Row(
-            model=self._admit(sight.model),
-            status="unknown",
-            credits=None,
-            uncounted=0.0,
-            created_at=created_at,
-            dated=sight.created_at is not None,
-            changed_at=self._now,
-        )
-        if self._first and self._rules.history == "skip":
-            row.status, row.credits, row.uncounted = sight.status, sight.credits, sight.credits or 0.0
+class _Draft(NamedTuple):
+    """The changes that one list makes to a book, as far as they are known; the book itself stays as it was.
+
+    `now` is the time of the list, `clock` that of the exporter, `first` whether no list has been recorded before.
+    `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
+    total and label, `succeeded` the models that have a task that became done.
+    """
+
+    book: Book
+    rules: Rules
+    now: float
+    clock: float
+    first: bool
+    watermark: float
+    models: set[str]
+    counts: defaultdict[tuple[int, str, Total, str], float]
+    succeeded: set[str]
+    changes: Changes
+
+
+def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, clock: float) -> Changes:
+    """Return the changes that a list, complete at `now`, makes to a book.
+
+    `clock` is the time by the exporter's clock: it ends the holds of new series, so that it has to begin them too.
+    Errors of the observations' iterator are passed on.
+    """
+    draft = _draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
+    for model in book.models:
+        _create_series(draft, model)  # those of reasons that the configuration has added
+    compared = set()
+    for observation in contents.observations:
+        row = book.rows.get(observation.id)
+        if row is None:
+            _add_new(draft, observation)
         else:
-            self._count(row, "submitted")
-            self._progress(row, sight, before=None)
-        settled = self._first and row.dated and row.finished and created_at < self._mark
-        if not settled:
-            self._changes.rows[sight.id] = row
+            _update(draft, observation, row)
+            compared.add(observation.id)
+    for task, row in book.rows.items():
+        if task not in draft.changes.rows:
+            _expire(draft, task, row, listed=task in contents.unchanged or task in compared)
+    _sum_up(draft)
+    _count_runs(draft)
+    return draft.changes
 
-    def _compare(self, sight: Sight, before: Row) -> None:
-        """Count what has become of a tracked task."""
-        row = replace(before, absent_since=None)
-        self._progress(row, sight, before)
-        if (row.status, row.credits) != (before.status, before.credits):
-            row.changed_at = self._now
-            self._changes.rows[sight.id] = row
 
-    def _progress(self, row: Row, sight: Sight, before: Row | None) -> None:
-        """Bring a row up to what is seen of its task, and count the difference."""
-        gained = 0.0 if sight.credits is None else sight.credits - (row.credits or 0.0)
-        row.credits = row.credits if sight.credits is None else sight.credits
-        self._count_signed(row, "credits_used", "credits_refunded", gained)
-        if row.status == "failed":
-            self._count_signed(row, "failed_credits_used", "failed_credits_refunded", gained)
-        elif sight.status == "failed":
-            wasted = (row.credits or 0.0) - row.uncounted
-            self._count_signed(row, "failed_credits_used", "failed_credits_refunded", wasted)
-            self._count(row, "failed", label=sight.reason)
-        if sight.status in FINISHED and not row.finished:
-            self._count(row, "finished")
-            self._observe_duration(row, before)
-        if sight.status == "failed" or (not row.finished and sight.status != "unknown"):
-            row.status = sight.status
+def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> _Draft:
+    before = book.progress
+    # In whole seconds, so that the watermark is the same as a float and as a datetime.
+    watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
+    progress = Progress(
+        version=before.version + 1,
+        has_dates=has_dates or before.has_dates,
+        first_recorded_at=now if before.first_recorded_at is None else before.first_recorded_at,
+        recorded_at=now,
+        watermark=watermark,
+    )
+    first = before.recorded_at is None
+    changes = Changes(progress=progress)
+    return _Draft(book, rules, now, clock, first, watermark, set(book.models), defaultdict(float), set(), changes)
 
-    def _observe_duration(self, row: Row, before: Row | None) -> None:
-        """Observe how long a task took, if the list before this one shows that it has finished only since."""
-        previous = self._book.marks.recorded_at
-        if previous is None or not row.dated or self._now - previous > _LONGEST_GAP:
-            return
-        listed_unfinished = before is not None and before.absent_since is None
-        if not listed_unfinished and row.created_at <= previous:
-            return
-        duration = max(0.0, self._now - row.created_at)
-        self._count(row, "duration_bucket", label=DURATION_BOUNDS[bisect_left(_BOUNDS, duration)])
-        self._count(row, "duration_sum", duration)
 
-    def _keep_or_drop(self, task: str, row: Row, *, listed: bool) -> None:
-        """Let go of a tracked task, unchanged by this list, that the mark will tell from a new one."""
-        absent_since = None if listed else self._now if row.absent_since is None else row.absent_since
-        long_absent = absent_since is not None and self._now - absent_since >= self._rules.settle_after
-        long_unchanged = self._now - row.changed_at >= self._rules.settle_after
-        droppable = long_unchanged and (row.dated or long_absent) if row.finished else long_absent
-        if droppable and row.created_at < self._mark:
-            if not row.finished:
-                self._count(row, "vanished")
-            self._changes.rows[task] = None
-        elif absent_since != row.absent_since and not (row.finished and row.dated):
-            # Nobody asks how long a finished task with a date has been absent, so that is not written either.
-            self._changes.rows[task] = replace(row, absent_since=absent_since)
+def _add_new(draft: _Draft, observation: Observation) -> None:
+    """Count a task that is seen for the first time."""
+    row = Row(
+        model=_admit(draft, observation.model),
+        status="unknown",
+        credits_used=None,
+        uncounted=0.0,
+        created_at=draft.now if observation.created_at is None else observation.created_at,
+        dated=observation.created_at is not None,
+        changed_at=draft.now,
+    )
+    if draft.first and draft.rules.history == "skip":
+        row.status, row.credits_used = observation.status, observation.credits_used
+        row.uncounted = observation.credits_used or 0.0
+    else:
+        _count(draft, row, "submitted")
+        _apply_delta(draft, row, observation, before=None)
+    settled = draft.first and row.dated and row.finished and row.created_at < draft.watermark
+    if not settled:
+        draft.changes.rows[observation.id] = row
 
-    def _admit(self, model: str) -> str:
-        """Return the label value for a new task's model, admitting the model if there is room."""
-        if model not in self._models:
-            taken = (self._models | self._rules.models) - {OTHER}  # a place is kept for those that are always admitted
-            if model not in self._rules.models and len(taken) >= self._rules.max_models:
-                model = OTHER
-            self._models.add(model)
-            self._bear(model)
-        return model
 
-    def _bear(self, model: str) -> None:
-        for key in series_of(model, self._rules.reasons):
-            if key not in self._book.series:
-                self._changes.born[key] = Series(value=0.0, born_at=self._clock, held=not self._first)
+def _update(draft: _Draft, observation: Observation, before: Row) -> None:
+    """Count how a tracked task has changed."""
+    row = replace(before, absent_since=None)
+    _apply_delta(draft, row, observation, before)
+    if (row.status, row.credits_used) != (before.status, before.credits_used):
+        row.changed_at = draft.now
+        draft.changes.rows[observation.id] = row
 
-    def _count_signed(self, row: Row, up: Total, down: Total, amount: float) -> None:
-        if amount:
-            self._count(row, up if amount > 0 else down, abs(amount))
 
-    def _count(self, row: Row, total: Total, amount: float = 1.0, *, label: str = "") -> None:
-        self._counts[self._day, row.model, total, label] += amount
+def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row | None) -> None:
+    """Count the difference between a row and an observation of its task, and bring the row up to date."""
+    _apply_credits(draft, row, observation)
+    if observation.status == "failed" and row.status != "failed":
+        _count(draft, row, "failed", label=observation.reason)
+    if observation.status in FINISHED and not row.finished:
+        _count(draft, row, "finished")
+        if observation.status == "done":
+            draft.succeeded.add(row.model)
+        _observe_duration(draft, row, before)
+    if observation.status == "failed" or (not row.finished and observation.status != "unknown"):
+        row.status = observation.status
 
-    def _book_counts(self) -> None:
-        """Add up what has been counted, by series and by day."""
-        totals, days = self._changes.totals, self._changes.days
-        for (day, model, total, label), amount in self._counts.items():
-            key = Key(model, total, label)
-            totals[key] = totals.get(key, 0.0) + amount
-            if total in DAY_TOTALS:
-                daily = DayKey(day, model, total)
-                days[daily] = days.get(daily, 0.0) + amount
+
+def _apply_credits(draft: _Draft, row: Row, observation: Observation) -> None:
+    """Count the credits of a task by difference; those of a failed task, from its failure on, also as such."""
+    gained = 0.0
+    if observation.credits_used is not None:
+        gained = observation.credits_used - (row.credits_used or 0.0)
+        row.credits_used = observation.credits_used
+    _count_signed(draft, row, "credits_used", "credits_refunded", gained)
+    if row.status == "failed":
+        _count_signed(draft, row, "failed_credits_used", "failed_credits_refunded", gained)
+    elif observation.status == "failed":
+        wasted = (row.credits_used or 0.0) - row.uncounted
+        _count_signed(draft, row, "failed_credits_used", "failed_credits_refunded", wasted)
+
+
+def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
+    """Observe how long a task took, if the list before this one shows that it has finished only since."""
+    previous = draft.book.progress.recorded_at
+    if previous is None or not row.dated or draft.now - previous > _LONGEST_GAP:
+        return
+    listed_unfinished = before is not None and before.absent_since is None
+    if not listed_unfinished and row.created_at <= previous:
+        return
+    duration = max(0.0, draft.now - row.created_at)
+    _count(draft, row, "duration_bucket", label=DURATION_BOUNDS[bisect_left(_BOUNDS, duration)])
+    _count(draft, row, "duration_sum", duration)
+
+
+def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
+    """Stop tracking a task, unchanged by this list, once the watermark tells it from a new one."""
+    absent_since = None
+    if not listed:
+        absent_since = draft.now if row.absent_since is None else row.absent_since
+    if row.created_at < draft.watermark and _is_over(draft, row, absent_since):
+        if not row.finished:
+            _count(draft, row, "vanished")
+        draft.changes.rows[task] = None
+    elif absent_since != row.absent_since and not (row.finished and row.dated):
+        # The absence of a finished task with a date does not matter, so it is not written either.
+        draft.changes.rows[task] = replace(row, absent_since=absent_since)
+
+
+def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
+    """Return whether a task has been final, or absent, for so long that no change of it is expected."""
+    settle_after = draft.rules.settle_after
+    long_absent = absent_since is not None and draft.now - absent_since >= settle_after
+    if not row.finished:
+        return long_absent
+    return draft.now - row.changed_at >= settle_after and (row.dated or long_absent)
+
+
+def _admit(draft: _Draft, model: str) -> str:
+    """Return the label value for a new task's model, admitting the model if there is room."""
+    if model not in draft.models:
+        always = draft.rules.models
+        taken = (draft.models | always) - {OTHER}  # with a place for each of those that are always admitted
+        if model not in always and len(taken) >= draft.rules.max_models:
+            model = OTHER
+        draft.models.add(model)
+        _create_series(draft, model)
+    return model
+
+
+def _create_series(draft: _Draft, model: str) -> None:
+    """Create the series that a model lacks; those of the first list are not held, since nothing was served before."""
+    for key in series_of(model, draft.rules.reasons):
+        if key not in draft.book.series:
+            draft.changes.new_series[key] = Series(value=0.0, born_at=draft.clock, held=not draft.first)
+
+
+def _count_signed(draft: _Draft, row: Row, increase: Total, decrease: Total, amount: float) -> None:
+    if amount:
+        _count(draft, row, increase if amount > 0 else decrease, abs(amount))
+
+
+def _count(draft: _Draft, row: Row, total: Total, amount: float = 1.0, *, label: str = "") -> None:
+    # The first list tells of the past: its changes are booked under the day of the task's creation.
+    moment = max(0.0, min(row.created_at, draft.now)) if draft.first else draft.now
+    draft.counts[int(moment // DAY), row.model, total, label] += amount
+
+
+def _sum_up(draft: _Draft) -> None:
+    """Add up the counts by series and by day."""
+    totals, days = draft.changes.totals, draft.changes.days
+    for (day, model, total, label), amount in draft.counts.items():
+        key = SeriesKey(model, total, label)
+        totals[key] = totals.get(key, 0.0) + amount
+        if total in DAY_TOTALS:
+            daily = DayKey(day, model, total)
+            days[daily] = days.get(daily, 0.0) + amount
+
+
+def _count_runs(draft: _Draft) -> None:
+    """Count the tasks of each model that have failed since one was last done.
+
+    If a list brings both, their order is unknown: only failures in later lists certainly belong to the run.
+    """
+    before = draft.book.failure_runs
+    runs: defaultdict[str, int] = defaultdict(int)
+    for key, failures in draft.changes.totals.items():
+        if key.total == "failed":
+            runs[key.model] += int(failures)
+    for model in draft.succeeded | runs.keys():
+        run = 0 if model in draft.succeeded else before.get(model, 0) + runs[model]
+        if run != before.get(model, 0):
+            draft.changes.failure_runs[model] = run

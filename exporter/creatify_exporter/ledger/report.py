@@ -1,4 +1,4 @@
-"""Daily and monthly totals from the ledger, for whoever has to explain last month's credits."""
+"""Daily and monthly totals from the ledger, to explain last month's credits."""
 
 import csv
 import re
@@ -10,6 +10,7 @@ from typing import Final
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.ledger.state import DAY_TOTALS
 from creatify_exporter.ledger.store import Day, Store
+from creatify_exporter.ledger.table import aligned
 
 _COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")
 
@@ -28,7 +29,7 @@ def write(store: Store, month: str | None, *, as_csv: bool) -> None:
         return
     monthly = _lines(totals, lambda total: (f"{since:%Y-%m}", total.model))
     sums = _lines(totals, lambda _: (f"{since:%Y-%m}", "all models"))
-    print(*_aligned([_COLUMNS, *daily, *monthly, *sums]), sep="\n")
+    print(*aligned([_COLUMNS, *daily, *monthly, *sums], names=3), sep="\n")
     if not totals:
         print(f"The ledger has no totals for {since:%Y-%m}.")
 
@@ -55,13 +56,3 @@ def _lines(totals: Iterable[Day], names: Callable[[Day], tuple[str, str]]) -> It
     for line, values in sums.items():
         net = values["credits_used"] - values["credits_refunded"]
         yield (*line, *(f"{value:.12g}" for value in (*values.values(), net)))
-
-
-def _aligned(lines: list[_Line]) -> Iterator[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if index < 3 else cell.rjust(width)  # noqa: PLR2004 - the columns that hold names
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

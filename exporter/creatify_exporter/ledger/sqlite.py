@@ -8,19 +8,23 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.checksum import book_seal, moved
+from creatify_exporter.ledger.checksum import book_checksum, difference
 from creatify_exporter.ledger.state import Book, Changes, DayKey
-from creatify_exporter.ledger.store import Statements, Store, read_book
+from creatify_exporter.ledger.store import Statements, Store, read_book, unavailable
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
-_SEALED: Final = 3  # the version from which on books have seals
-_LONGEST_WAIT: Final = 5.0  # seconds for a lock that somebody else holds on the file
+# The first version in which books have checksums, in the column `seal`.
+_CHECKSUMS: Final = 3
+# Seconds for a lock that another program holds on the file.
+_LONGEST_WAIT: Final = 5.0
 
 _DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
-_MOVE_SEAL: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
+_ADD_TO_CHECKSUM: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -60,16 +64,16 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 
 
 class SqliteStore(Store):
-    """A file with one writer; one that only reads disturbs nobody.
+    """A file with one writer; readers do not disturb it.
 
-    Opening it raises `LedgerRefused` where the file is damaged, foreign, newer, or in use by another process, and
-    leaves such a file as it was.
+    Opening it raises `LedgerRefused` if the file is damaged, foreign, newer, or in use by another process, and leaves
+    such a file as it was.
     """
 
     shared = False
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        """Open the ledger at `path`, or one in memory where that is None."""
+        """Open the ledger at `path`; None is one in memory."""
         self._path = path
         # A link to a ledger is that ledger.
         self._lock = _locked(path.resolve()) if path and not read_only else None
@@ -82,8 +86,8 @@ class SqliteStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:
-        """As `Store` says; waits for a lock that somebody else holds for 5 s at most."""
-        with unavailable():
+        """As `Store` says; waits at most 5 s for a lock that another program holds."""
+        with unavailable(sqlite3.Error):
             self._check_place()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -97,7 +101,7 @@ class SqliteStore(Store):
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with unavailable():
+        with unavailable(sqlite3.Error):
             self._database.execute("BEGIN")
             try:
                 yield self._database
@@ -106,10 +110,10 @@ class SqliteStore(Store):
                     self._database.execute("ROLLBACK")
 
     def load(self, workspace: str, api: str) -> Book:
-        """As `Store` says; a book whose seal is broken is no book any more."""
+        """As `Store` says; raises `LedgerUnavailable` if the checksum does not match."""
         book = super().load(workspace, api)
         with self.reading() as sql:
-            if not _sealed(sql, book):
+            if not _matches(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
         return book
 
@@ -118,19 +122,19 @@ class SqliteStore(Store):
         return time.time()
 
     def close(self) -> None:
-        """Close the file and let others have it."""
+        """Close the file and free its lock."""
         self._database.close()
         self._unlock()
 
-    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:
+    def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:
         days = {}
         for key in changes.days:
             for (value,) in sql.execute(_DAY, (book.number, *key)):
                 days[key] = value
-        sql.execute(_MOVE_SEAL, (moved(book, changes, days), book.number))
+        sql.execute(_ADD_TO_CHECKSUM, (difference(book, changes, days), book.number))
 
-    def _seal(self, sql: Statements, workspace: str, api: str) -> None:
-        _seal(sql, workspace, api)
+    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:
+        _write_checksum(sql, workspace, api)
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -138,25 +142,17 @@ class SqliteStore(Store):
             self._lock = None
 
     def _check_place(self) -> None:
-        """Refuse to write to a file that has been deleted or replaced: what is written there is lost."""
+        """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""
         if _place(self._path) != self._place:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
-
-
-@contextmanager
-def unavailable() -> Iterator[None]:
-    """Raise `LedgerUnavailable` where SQLite could not do what the block asks of it."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise LedgerUnavailable(f"the ledger cannot be used: {error}") from error
 
 
 @contextmanager
 def _refused(path: Path | None) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last one where a schema is damaged
+    # A damaged schema can be no UTF-8.
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
@@ -192,8 +188,10 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         try:
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")  # what has been exposed survives a power failure
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # a log without remains of an earlier life
+            # Values that have been served survive a power failure.
+            database.execute("PRAGMA synchronous = FULL")
+            # The log begins without frames of an earlier process.
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except BaseException:
             database.close()
             raise
@@ -202,8 +200,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
 
 def _inspect_log(path: Path) -> None:
     """Refuse a ledger that was not closed and is damaged, before SQLite tidies up, which would be touching it."""
-    log = path.with_name(f"{path.name}-wal")
-    if not path.exists() or not log.exists() or not log.stat().st_size:
+    log = _log_of(path)
+    if not path.exists() or not _has_log(path):
         return
     with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         version = _version(database, path)
@@ -239,11 +237,13 @@ def _header_holds(log: bytes) -> bool:
 
 
 def _opened_to_read(path: Path) -> sqlite3.Connection:
-    if not path.exists() or not path.stat().st_size:
+    with _refused(path):
+        empty = not path.exists() or not path.stat().st_size
+    if empty:
         raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
     _refuse_foreign(path)
     with _refused(path):
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        database = _connected_to_read(path)
         try:
             version = _version(database, path)
         except BaseException:
@@ -257,8 +257,55 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     return database
 
 
+def _connected_to_read(path: Path) -> sqlite3.Connection:
+    """Connect to a ledger that may be on a read-only medium, or that only its owner may write.
+
+    Unless an exporter has the ledger open, SQLite has to make an index of the log beside it, even to read it. If it
+    cannot, a copy in memory is read.
+    """
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    try:
+        # The log is opened with the first statement, not with the database.
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        database.close()
+        database = _copied_into_memory(path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _copied_into_memory(path: Path) -> sqlite3.Connection:
+    before = _last_written(path), _last_written(_log_of(path))
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        _copy(path, database)
+    except BaseException:
+        database.close()
+        raise
+    if (_last_written(path), _last_written(_log_of(path))) != before:
+        database.close()
+        raise LedgerRefused(f"the ledger {path} was written to while it was being read; try again")
+    return database
+
+
+def _copy(path: Path, database: sqlite3.Connection) -> None:
+    if not _has_log(path):
+        # The file is whole by itself; `immutable` keeps SQLite from looking for a log.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as source:
+            source.backup(database)
+        return
+    with TemporaryDirectory(prefix="creatify-exporter-") as folder:
+        copy = Path(folder, path.name)
+        copyfile(path, copy)
+        copyfile(_log_of(path), _log_of(copy))
+        with closing(sqlite3.connect(copy)) as source:
+            source.backup(database)
+
+
 def _refuse_foreign(path: Path) -> None:
-    """Refuse what is no ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the database header."""
+    """Refuse a file that is no ledger before SQLite touches it. Offsets: the header in sqlite.org/fileformat.html."""
     with _refused(path):
         header = b""
         if path.exists():
@@ -268,21 +315,22 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
-def _whole_seal(sql: Statements, book: Book) -> int:
+def _checksum(sql: Statements, book: Book) -> int:
     [name] = sql.execute("SELECT workspace, api FROM book WHERE number = ?", (book.number,)).fetchall()
     days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-    return book_seal(name, book, ((DayKey(*key), value) for *key, value in days))
+    return book_checksum(name, book, ((DayKey(*key), value) for *key, value in days))
 
 
-def _sealed(sql: Statements, book: Book) -> bool:
-    [(seal,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
-    return bool(seal == _whole_seal(sql, book))
+def _matches(sql: Statements, book: Book) -> bool:
+    """Return whether a book's checksum is that of its content."""
+    [(stored,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    return bool(stored == _checksum(sql, book))
 
 
-def _seal(sql: Statements, workspace: str, api: str) -> None:
+def _write_checksum(sql: Statements, workspace: str, api: str) -> None:
     book = read_book(sql, workspace, api)
     if book:
-        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_whole_seal(sql, book), book.number))
+        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
 
 
 def _names(sql: Statements) -> list[tuple[str, str]]:
@@ -299,18 +347,19 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
-    """Return what is wrong with the content of a ledger, None where nothing is."""
+    """Return how the content of a ledger is damaged, None if it is as it was written."""
     found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
-    if version < _SEALED:
+    if version < _CHECKSUMS:
         return None
     try:
         books = [read_book(database, *name) for name in _names(database)]
-        whole = all(book and _sealed(database, book) for book in books)
-    except (ValueError, TypeError, sqlite3.Error):  # what no exporter has written there
+        whole = all(book and _matches(database, book) for book in books)
+    # Values that no exporter has written.
+    except (ValueError, TypeError, sqlite3.Error):
         whole = False
-    return None if whole else "what it holds is not what was written"
+    return None if whole else "its content is not what was written"
 
 
 def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
@@ -325,14 +374,29 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             f"PRAGMA user_version = {number}",
         ):
             database.execute(statement)
-        if number == _SEALED:
+        if number == _CHECKSUMS:
             for name in _names(database):
-                _seal(database, *name)
+                _write_checksum(database, *name)
         database.execute("COMMIT")
 
 
+def _log_of(path: Path) -> Path:
+    """Return the path of SQLite's write-ahead log."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether commits may be in the log only, as after a kill."""
+    log = _log_of(path)
+    return log.exists() and log.stat().st_size > 0
+
+
+def _last_written(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+
+
 def _place(path: Path | None) -> tuple[int, int] | None:
-    """Return what tells a file from another one that takes its name."""
+    """Return the identity of a file, which another file of the same name does not have."""
     try:
         found = path.stat() if path else None
     except OSError:

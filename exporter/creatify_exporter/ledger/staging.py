@@ -1,64 +1,74 @@
-"""What one list says of each task, however often and in whatever order it says it."""
+"""The observations of one list, before anything of it is counted."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from creatify_exporter.creatify.task import Status
+from creatify_exporter.ledger.store import unavailable
 
 # Of two entries with one id, the one that is further on holds: the other is a copy that came late.
 _RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}
 
 _TABLE: Final = """
-CREATE TABLE sight (
-  id TEXT PRIMARY KEY, status TEXT, credits REAL, model TEXT, reason TEXT, created_at REAL, rank INTEGER
+CREATE TABLE observation (
+  id TEXT PRIMARY KEY, status TEXT, credits_used REAL, model TEXT, reason TEXT, created_at REAL, rank INTEGER
 ) WITHOUT ROWID
 """
 _ADD: Final = """
-INSERT INTO sight VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
-  status = excluded.status, credits = excluded.credits, model = excluded.model,
+  status = excluded.status, credits_used = excluded.credits_used, model = excluded.model,
   reason = excluded.reason, created_at = excluded.created_at, rank = excluded.rank
-WHERE excluded.rank > rank OR excluded.rank = rank AND coalesce(excluded.credits, -1) > coalesce(credits, -1)
+WHERE excluded.rank > rank OR excluded.rank = rank AND coalesce(excluded.credits_used, -1) > coalesce(credits_used, -1)
 """
 _OLDEST_FIRST: Final = """
-SELECT id, status, credits, model, reason, created_at FROM sight ORDER BY created_at IS NULL, created_at, id
+SELECT id, status, credits_used, model, reason, created_at FROM observation ORDER BY created_at IS NULL, created_at, id
 """
 
 
-class Sight(NamedTuple):
-    """One task as a list shows it; `model` and `reason` are label values, `created_at` seconds since the epoch."""
+class Observation(NamedTuple):
+    """A task as one list shows it; `model` and `reason` are label values, `created_at` seconds since the epoch."""
 
     id: str
     status: Status
-    credits: float | None
+    credits_used: float | None
     model: str
     reason: str
     created_at: float | None
 
 
-class Fold:
-    """Collects sights in a private temporary database, which SQLite spills to disk when it grows.
+class StagingTable:
+    """Holds the observations of one list, one for each task, in a private temporary database.
 
-    A first list can hold years of tasks; none of them may be counted, and few be kept in memory, before its end has
-    been seen.
+    SQLite writes it to disk if it grows: a first list can hold years of tasks. None of them may be counted, and few be
+    kept in memory, before the list has proved complete. Every method may raise `LedgerUnavailable`.
     """
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA cache_size = -4096")  # KiB
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("BEGIN")
-        self._database.execute(_TABLE)
+        self._database: sqlite3.Connection | None = None
 
-    def add(self, sights: Iterable[Sight]) -> None:
-        """Take in sights; of equal ones the first holds."""
-        self._database.executemany(_ADD, ((*sight, _RANK[sight.status]) for sight in sights))
+    def add(self, observations: Iterable[Observation]) -> None:
+        """Add observations; of several of one task the one that is furthest on stays, of equal ones the first."""
+        with unavailable(sqlite3.Error):
+            self._opened().executemany(_ADD, ((*each, _RANK[each.status]) for each in observations))
 
-    def __iter__(self) -> Iterator[Sight]:
-        """Yield one sight a task, the oldest task first, those without a date last."""
-        return map(Sight._make, self._database.execute(_OLDEST_FIRST))
+    def __iter__(self) -> Iterator[Observation]:
+        """Yield one observation for each task, the oldest task first, those without a date last."""
+        with unavailable(sqlite3.Error):
+            yield from map(Observation._make, self._opened().execute(_OLDEST_FIRST))
 
     def close(self) -> None:
-        """Give back memory and disk."""
-        self._database.close()
+        """Free memory and disk."""
+        if self._database:
+            self._database.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+            database.execute("PRAGMA cache_size = -4096")  # KiB
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("BEGIN")
+            database.execute(_TABLE)
+            self._database = database
+        return self._database

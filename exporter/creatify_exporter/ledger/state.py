@@ -1,4 +1,4 @@
-"""The state of one workspace's ledger: which tasks are tracked, and what has been counted."""
+"""The state of a book: which tasks are tracked, and what has been counted."""
 
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
@@ -29,17 +29,21 @@ PLAIN_TOTALS: Final[tuple[Total, ...]] = (
     "failed_credits_refunded",
     "duration_sum",
 )
-"""Those of which a model has one series; `failed` has one for each reason, `duration_bucket` one for each bound."""
+"""A model has one series of each of these; of `failed` one for each reason, of `duration_bucket` one for each bound."""
 
 DURATION_BOUNDS: Final = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
 """Upper bounds of the buckets in seconds, as the values of the label `le`; here each bucket counts for itself."""
 
 DAY: Final = 24 * 3600.0
 DAY_TOTALS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "credits_used", "credits_refunded")
-"""What is also kept by day."""
+"""Totals that are also kept by day."""
 
 
-class Key(NamedTuple):
+FAILURE_RUN: Final = "consecutive_failures"
+"""The name of a run of failures in the table `series`; earlier versions keep it as a series that they do not know."""
+
+
+class SeriesKey(NamedTuple):
     """Names a series: `label` is the reason of `failed`, the bound of `duration_bucket`, else empty."""
 
     model: str
@@ -66,14 +70,15 @@ class Series(msgspec.Struct):
 class Row(msgspec.Struct, gc=False):
     """A tracked task. Times are seconds since the epoch; `model` is a label value.
 
-    `credits` is None while no list has told them. `uncounted` is the part of them that was there before counting
-    began. `dated` is False where the list does not tell `created_at`, which then is the time of the first sight.
-    `absent_since` is the time of the first recorded list that lacked the task.
+    `credits_used` is None as long as no list has told it. `uncounted` is the part of it that was there before counting
+    began. `dated` says whether the list tells `created_at`; if not, that is the time of the first recorded list that
+    showed the task. `absent_since` is the time of the first recorded list that lacked the task.
     """
 
     model: str
     status: Status
-    credits: float | None
+    # The names in the journal and in the databases' tables are those of the first version.
+    credits_used: float | None = msgspec.field(name="credits")
     uncounted: float
     created_at: float
     dated: bool
@@ -86,68 +91,73 @@ class Row(msgspec.Struct, gc=False):
         return self.status in FINISHED
 
 
-class Marks(msgspec.Struct, frozen=True):
-    """How far the ledger has come; times in seconds since the epoch, None before the first recorded list.
+class Progress(msgspec.Struct, frozen=True):
+    """How far a book has come; times in seconds since the epoch, None before the first recorded list.
 
-    `generation` counts the recorded lists. `dated` tells whether one of them told when a task was created. A task
-    created before `settled_before` that is not tracked is settled.
+    `version` counts the recorded lists. `has_dates` says whether any of them told when a task was created. A task that
+    was created before the watermark and is not tracked is settled.
     """
 
-    generation: int = 0
-    dated: bool = False
-    created_at: float | None = None
+    version: int = msgspec.field(default=0, name="generation")
+    has_dates: bool = msgspec.field(default=False, name="dated")
+    first_recorded_at: float | None = msgspec.field(default=None, name="created_at")
     recorded_at: float | None = None
-    settled_before: float | None = None
+    watermark: float | None = msgspec.field(default=None, name="settled_before")
 
 
 class Changes(msgspec.Struct):
     """What is written in one transaction, then applied to the book in memory.
 
-    `marks` are those after a recorded list, None where none was recorded. `released` are the series whose hold ends.
+    `progress` is that after a recorded list, None if none was recorded. `released` are the series whose hold ends,
+    `failure_runs` the new values of those that change.
     """
 
-    marks: Marks | None = None
+    progress: Progress | None = msgspec.field(default=None, name="marks")
     rows: dict[str, Row | None] = {}
-    born: dict[Key, Series] = {}
-    totals: dict[Key, float] = {}
+    new_series: dict[SeriesKey, Series] = msgspec.field(default_factory=dict, name="born")
+    totals: dict[SeriesKey, float] = {}
     days: dict[DayKey, float] = {}
-    released: list[Key] = []
+    released: list[SeriesKey] = []
+    failure_runs: dict[str, int] = {}
 
 
 class Book(msgspec.Struct):
-    """One workspace's rows, series and marks, as they are committed.
+    """What is committed of one workspace and api.
 
-    `number` is its key in the database, `revision` the number of `Changes` that it has gone through.
+    `number` is its key in the database, `revision` the number of `Changes` that have been applied to it.
+    `failure_runs` says for each model how many tasks have failed since one was last done, unless that is 0.
     """
 
     number: int
     revision: int = 0
-    marks: Marks = Marks()
+    progress: Progress = Progress()
     rows: dict[str, Row] = {}
-    series: dict[Key, Series] = {}
+    series: dict[SeriesKey, Series] = {}
     models: set[str] = set()
+    failure_runs: dict[str, int] = {}
 
     def apply(self, changes: Changes) -> None:
-        """Make the book what the ledger is after the commit of `changes`."""
+        """Bring the book to its state after the commit of `changes`."""
         for task, row in changes.rows.items():
             if row is None:
                 self.rows.pop(task, None)
             else:
                 self.rows[task] = row
-        self.series.update(changes.born)
-        self.models.update(key.model for key in changes.born)
+        self.series.update(changes.new_series)
+        self.models.update(key.model for key in changes.new_series)
         for key, increase in changes.totals.items():
             self.series[key].value += increase
         for key in changes.released:
             self.series[key].held = False
-        self.marks = changes.marks or self.marks
+        self.failure_runs.update(changes.failure_runs)
+        self.progress = changes.progress or self.progress
         self.revision += 1
 
 
-def series_of(model: str, reasons: Iterable[str]) -> list[Key]:
-    """Return all the series of a model: they are born together, so that no increase is lost."""
+def series_of(model: str, reasons: Iterable[str]) -> list[SeriesKey]:
+    """Return all the series of a model: they are created together, so that no increase is lost."""
     return [
-        *(Key(model, total) for total in PLAIN_TOTALS),
-        *(Key(model, "failed", reason) for reason in reasons),
-        *(Key(model, "duration_bucket", bound) for bound in DURATION_BOUNDS),
+        *(SeriesKey(model, total) for total in PLAIN_TOTALS),
+        *(SeriesKey(model, "failed", reason) for reason in reasons),
+        *(SeriesKey(model, "duration_bucket", bound) for bound in DURATION_BOUNDS),
     ]

@@ -1,15 +1,17 @@
-"""What every store does: it reads books, and writes what a list changes."""
+"""A store: reads books from a database, and writes their changes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
 from msgspec.structs import astuple
 
-from creatify_exporter.errors import LedgerRefused
-from creatify_exporter.ledger.state import Book, Changes, DayKey, Key, Marks, Row, Series
+from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
+# The names of the columns are those of the first version: `generation` is the version of a book, `dated` its
+# `has_dates`, `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is `credits_used`.
 _NEW_BOOK: Final = """
 INSERT INTO book (workspace, api, generation, dated, created_at, recorded_at, settled_before)
 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
@@ -22,7 +24,7 @@ _BOOK: Final = """
 SELECT number, revision, generation, dated, created_at, recorded_at, settled_before
 FROM book WHERE workspace = ? AND api = ?
 """
-_NEW_MARKS: Final = """
+_NEW_PROGRESS: Final = """
 UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
 WHERE number = ? AND generation = ?
 """
@@ -42,6 +44,10 @@ INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, 
 """
 _ADD: Final = "UPDATE series SET value = value + ? WHERE book = ? AND model = ? AND total = ? AND label = ?"
 _RELEASE: Final = "UPDATE series SET held = ? WHERE book = ? AND model = ? AND total = ? AND label = ?"
+_PUT_RUN: Final = """
+INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, '', ?, 0, ?)
+ON CONFLICT (book, model, total, label) DO UPDATE SET value = excluded.value
+"""
 _PUT_DAY: Final = """
 INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
@@ -75,8 +81,18 @@ class Statements(Protocol):
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object: ...  # noqa: D102 - as above
 
 
-class Overtaken(Exception):
-    """Somebody else has recorded a list since the book was read; nothing has been written."""
+class Conflict(Exception):
+    """Another list has been recorded since the book was read; nothing has been written."""
+
+
+@contextmanager
+def unavailable(*errors: type[Exception]) -> Iterator[None]:
+    """Raise `LedgerUnavailable` if the block raises one of a database's errors."""
+    try:
+        yield
+    except errors as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise LedgerUnavailable(f"the ledger cannot be used: {reason}") from error
 
 
 class Store(ABC):
@@ -89,12 +105,12 @@ class Store(ABC):
     shared: ClassVar[bool]
 
     def ready(self) -> bool:
-        """Return whether the database has been opened; try to, where it could not be reached."""
+        """Return whether the database has been opened; try to open it if it could not be reached before."""
         return True
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[Statements]:
-        """Commit what the block writes, all or nothing."""
+        """Commit everything that the block writes, or nothing."""
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[Statements]:
@@ -106,32 +122,32 @@ class Store(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
 
     def load(self, workspace: str, api: str) -> Book:
-        """Read a workspace's book, making an empty one where there is none."""
+        """Read a book; make an empty one if there is none."""
         with self.reading() as sql:
             found = read_book(sql, workspace, api)
         if found:
             return found
         with self.writing() as sql:
-            sql.execute(_NEW_BOOK, (workspace, api, *astuple(Marks()))).fetchall()
-            self._seal(sql, workspace, api)
+            sql.execute(_NEW_BOOK, (workspace, api, *astuple(Progress()))).fetchall()
+            self._write_checksum(sql, workspace, api)
             made = read_book(sql, workspace, api)
         assert made is not None  # noqa: S101 - it has just been written
         return made
 
-    def news(self, book: Book) -> list[Changes] | None:  # noqa: ARG002 - there are none where nobody else writes
-        """Return what others have written since `book` was last changed, in order; None where it has to be loaded."""
+    def changes_since(self, book: Book) -> list[Changes] | None:  # noqa: ARG002 - none, unless the store is shared
+        """Return the changes by others since the book's revision, in order; None if the book has to be loaded."""
         return []
 
     def write(self, book: Book, changes: Changes) -> list[Changes]:
-        """Write `changes`; return all that the book in memory then lacks, in order. May raise `Overtaken`."""
+        """Write `changes`; return all changes that the book in memory then lacks, in order. May raise `Conflict`."""
         with self.writing() as sql:
             missed = self._advance(sql, book)
-            if changes.marks:
-                _move_marks(sql, book, changes.marks)
-            self._move_seal(sql, book, changes)
+            if changes.progress:
+                _move_progress(sql, book, changes.progress)
+            self._update_checksum(sql, book, changes)
             _put(sql, book.number, changes)
             self._publish(sql, book.number, book.revision + len(missed) + 1, changes)
         return [*missed, changes]
@@ -149,31 +165,34 @@ class Store(ABC):
             return sorted(Day._make(row) for row in rows)  # not by the database, which may sort as in some language
 
     def books(self) -> Iterator[tuple[str, str, Book]]:
-        """Yield workspace, api and book of each, as they are at one moment."""
+        """Yield each book with its workspace and api, all as of one moment."""
         with self.reading() as sql:
             yield from _books(sql)
 
-    def take_in(self, other: "Store") -> None:
-        """Copy all that another store holds into this one; raise `LedgerRefused` where it is not empty."""
+    def copy_from(self, other: "Store") -> None:
+        """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         with self.writing() as sql, other.reading() as theirs:
             if sql.execute("SELECT number FROM book").fetchall():
                 raise LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
             for workspace, api, book in _books(theirs):
-                [(own,)] = sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.marks))).fetchall()
+                [(own,)] = sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.progress))).fetchall()
                 days = theirs.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
                 totals = {DayKey(*key): value for *key, value in days}
-                _put(sql, own, Changes(rows={**book.rows}, born=book.series, days=totals))
-                self._seal(sql, workspace, api)
+                changes = Changes(
+                    rows={**book.rows}, new_series=book.series, days=totals, failure_runs=book.failure_runs
+                )
+                _put(sql, own, changes)
+                self._write_checksum(sql, workspace, api)
 
     def forget(self, model: str) -> int:
         """Remove a model's series from all books; return from how many. `LedgerRefused` while it has tasks there.
 
-        Nobody is told by `_publish`, so that other exporters load these books anew.
+        Without `_publish`, so that other exporters load these books anew.
         """
         forgotten = 0
         with self.writing() as sql:
             for number, workspace, api in sql.execute(_BOOKS_WITH, (model,)).fetchall():
-                # The generation too: a list that is being fetched was begun while the book had the model.
+                # The version (column `generation`) too: a transaction under way began while the book had the model.
                 sql.execute(
                     "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?", (number,)
                 )
@@ -185,32 +204,32 @@ class Store(ABC):
                         "nothing was forgotten; try again when they have settled"
                     )
                 sql.execute("DELETE FROM series WHERE book = ? AND model = ?", one_model)
-                self._seal(sql, workspace, api)
+                self._write_checksum(sql, workspace, api)
                 forgotten += 1
         return forgotten
 
     def _advance(self, sql: Statements, book: Book) -> list[Changes]:
-        """Keep other writers out of the book until the transaction ends; return what the book has missed of them."""
+        """Keep other writers out of the book until the transaction ends; return the changes that the book lacks."""
         numbered = sql.execute(
             "UPDATE book SET revision = revision + 1 WHERE number = ? RETURNING revision", (book.number,)
         ).fetchall()
         if not numbered:
-            raise Overtaken
+            raise Conflict
         before = numbered[0][0] - 1
         return [] if before == book.revision else self._missed(sql, book, before)
 
     def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:  # noqa: ARG002 - of a shared store
-        """Return the changes of others up to a revision; raise `Overtaken` where they are not known."""
-        raise Overtaken
+        """Return the changes of others up to a revision; raise `Conflict` if they are not known."""
+        raise Conflict
 
-    def _move_seal(self, sql: Statements, book: Book, changes: Changes) -> None:  # noqa: B027 - not every store has one
-        """Move a book's seal by what is about to be written to it."""
+    def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:  # noqa: B027 - not every store has one
+        """Update a book's checksum for changes that are about to be written."""
 
-    def _seal(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - as above
-        """Seal a book as it now is."""
+    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - as above
+        """Compute a book's checksum from all that it now holds."""
 
-    def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - as `news`
-        """Tell the other exporters what a book's new revision has changed."""
+    def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - not shared
+        """Tell the other exporters the changes of a book's new revision."""
 
 
 def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
@@ -221,37 +240,42 @@ def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
 
 
 def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
-    """Return a book, None where there is none."""
+    """Return a book, None if there is none."""
     found = sql.execute(_BOOK, (workspace, api)).fetchall()
     if not found:
         return None
-    number, revision, generation, dated, *times = found[0]
-    book = Book(number=number, revision=revision, marks=Marks(generation, bool(dated), *times))
+    number, revision, version, has_dates, *times = found[0]
+    book = Book(number=number, revision=revision, progress=Progress(version, bool(has_dates), *times))
     rows = sql.execute(_TASKS, (number,))
-    for task, model, status, credit, uncounted, created_at, has_date, *rest in rows:
-        book.rows[task] = Row(model, status, credit, uncounted, created_at, bool(has_date), *rest)
+    for task, model, status, credits_used, uncounted, created_at, dated, *rest in rows:
+        book.rows[task] = Row(model, status, credits_used, uncounted, created_at, bool(dated), *rest)
     series = sql.execute("SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,))
     for model, total, label, value, born_at, held in series:
-        book.series[Key(model, total, label)] = Series(value, born_at, bool(held))
-        book.models.add(model)
+        if total == FAILURE_RUN:
+            book.failure_runs[model] = int(value)
+        else:
+            book.series[SeriesKey(model, total, label)] = Series(value, born_at, bool(held))
+            book.models.add(model)
     return book
 
 
-def _move_marks(sql: Statements, book: Book, marks: Marks) -> None:
-    generation, *others = astuple(marks)
-    moved = sql.execute(_NEW_MARKS, (generation, *others, book.number, generation - 1))
+def _move_progress(sql: Statements, book: Book, progress: Progress) -> None:
+    version, *others = astuple(progress)
+    moved = sql.execute(_NEW_PROGRESS, (version, *others, book.number, version - 1))
     if moved.rowcount != 1:
-        raise Overtaken
+        raise Conflict
 
 
 def _put(sql: Statements, number: int, changes: Changes) -> None:
-    """Write what belongs to a book besides its marks."""
+    """Write the changes of a book apart from its progress."""
     sql.executemany(
         "DELETE FROM task WHERE book = ? AND id = ?",
         ((number, task) for task, row in changes.rows.items() if row is None),
     )
     sql.executemany(_PUT_TASK, ((number, task, *astuple(row)) for task, row in changes.rows.items() if row is not None))
-    sql.executemany(_PUT_SERIES, ((number, *key, s.value, s.born_at, s.held) for key, s in changes.born.items()))
+    sql.executemany(_PUT_SERIES, ((number, *key, s.value, s.born_at, s.held) for key, s in changes.new_series.items()))
     sql.executemany(_ADD, ((increase, number, *key) for key, increase in changes.totals.items()))
     sql.executemany(_RELEASE, ((False, number, *key) for key in changes.released))
+    runs = ((number, model, FAILURE_RUN, failures, False) for model, failures in changes.failure_runs.items())
+    sql.executemany(_PUT_RUN, runs)
     sql.executemany(_PUT_DAY, ((number, *key, increase) for key, increase in changes.days.items()))

@@ -3,7 +3,7 @@
 It stands aside: it knows nothing of the exporter, and what it serves depends on a seed and a clock alone.
 """
 
-from creatify_exporter.simulator.account import Account, Task, Truth
+from creatify_exporter.simulator.account import Account
 from creatify_exporter.simulator.clock import Clock
 from creatify_exporter.simulator.faults import (
     FAULTS,
@@ -19,16 +19,20 @@ from creatify_exporter.simulator.faults import (
     replied,
 )
 from creatify_exporter.simulator.listing import COMPACT, REVERSED, SPACED, Listing
+from creatify_exporter.simulator.products import PRODUCTS, Product
 from creatify_exporter.simulator.scenes import demo_simulator, serve
-from creatify_exporter.simulator.server import BALANCE_PATH, Request, Simulator
+from creatify_exporter.simulator.server import BALANCE_PATH, FAIL_PATH, Request, Served, Simulator
+from creatify_exporter.simulator.task import State, Step, Task, Truth
 from creatify_exporter.simulator.traffic import MODELS, Incident, Model, Traffic
 
 __all__ = [
     "BALANCE_PATH",
     "COMPACT",
+    "FAIL_PATH",
     "FAULTS",
     "LIST_PATH",
     "MODELS",
+    "PRODUCTS",
     "REVERSED",
     "SPACED",
     "Account",
@@ -38,9 +42,13 @@ __all__ = [
     "Incident",
     "Listing",
     "Model",
+    "Product",
     "Request",
     "Response",
+    "Served",
     "Simulator",
+    "State",
+    "Step",
     "Task",
     "Traffic",
     "Truth",

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -174,6 +175,15 @@ def _silence(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
     wire.close()
 
 
+def _after_interim_answers(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    wire.send(b"HTTP/1.1 100 Continue\r\n\r\n" + b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n" * 3)
+    whole(wire, head, blocks)
+
+
+def _with_repeated_length(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
+    whole(wire, re.sub(rb"(?m)^Content-Length: (\d+)", rb"Content-Length: \1, \1", head), blocks)
+
+
 def delayed(seconds: float) -> Fault:
     """Wait before anything is sent."""
 
@@ -234,6 +244,9 @@ FAULTS: dict[str, Fault] = {
     "wrong_content_encoding": _said_to_be_gzip,
     "gzip_bomb": _gzip_bomb,
     "gzip_without_trailer": _gzip_cut,
+    "byte_order_mark": lambda response: replace(response, pieces=[b"\xef\xbb\xbf", *response.pieces]),
+    "early_hints": delivered(_after_interim_answers),
+    "repeated_length": delivered(_with_repeated_length),
     "white_space": _white_space,
     "giant_task": _giant_task,
     "nested_brackets": inserted(messages=b"[" * 100_000 + b"]" * 100_000),
@@ -253,6 +266,7 @@ FAULTS: dict[str, Fault] = {
     "reset": delivered(_reset),
     "delayed": delayed(1),
     "redirect_same_origin": redirected("{path}?redirected"),
+    "redirect_utf_8": redirected("{path}?é中Å"),
     "redirect_other_origin": redirected("http://localhost:{port}{path}"),
     "redirect_loop": redirected("{path}"),
     **{f"wrong_{name}": inserted("", **{name: value}) for name, value in _WRONG.items()},

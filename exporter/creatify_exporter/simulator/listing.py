@@ -3,15 +3,14 @@
 import json
 import random
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, tzinfo
 from typing import Literal, NamedTuple
 
 from creatify_exporter.simulator import texts
-from creatify_exporter.simulator.account import Account, Task
+from creatify_exporter.simulator.account import Account
+from creatify_exporter.simulator.task import Step, Task
 
 SHAPES = 64  # so many different texts: variety enough for a decoder, little enough to be kept encoded
-
-_ZONES = (UTC, UTC, timezone(timedelta(hours=-7)))
 
 
 class Style(NamedTuple):
@@ -40,6 +39,8 @@ class Listing:
     """Every seventh entry comes twice."""
     page_size: int | None = None
     """Answer `{"count", "next", "previous", "results"}`, so many tasks a page."""
+    overlap: int = 0
+    """So many tasks of each page are those that the page before it ends with; fewer than `page_size`."""
     style: Style = COMPACT
 
     def tasks(self, account: Account, at: float) -> list[Task]:
@@ -64,6 +65,7 @@ class Encoder:
 
     def __init__(self, account: Account, style: Style) -> None:
         self.account = account
+        self.product = account.product
         self.style = style
         self._settled: dict[int, tuple[bytes, bytes, bytes]] = {}
         self._texts = {
@@ -87,38 +89,67 @@ class Encoder:
         return list(self._entry(task, at))
 
     def _entry(self, task: Task, at: float) -> tuple[bytes, bytes, bytes]:
-        first, last = self._front(task), self._back(task, at)
+        step = task.step(at)
+        first, last = self._front(task), self._back(task, step, at)
         if self.style.reverse:
             first, last = last, first
         comma = self.style.item.encode()
-        text = self._texts[task.style % SHAPES, task.status(at) == "done"]
+        text = self._texts[task.style % SHAPES, step.state == "done"]
         entry = (b"{" + first + comma, text, comma + last + b"}")
         if at >= task.settled:
             self._settled[task.number] = entry
         return entry
 
     def _front(self, task: Task) -> bytes:
-        return self._joined({"id": f'"{task.id}"', "model_name": json.dumps(task.model)})
+        named = self.product.model_field
+        return self._joined({"id": f'"{task.id}"', named: json.dumps(task.model) if named else None})
 
-    def _back(self, task: Task, at: float) -> bytes:
+    def _back(self, task: Task, step: Step, at: float) -> bytes:
         """Encode what changes. Either notation of time, of whole credits and of no reason is used by some tasks."""
-        status, credits_used = task.status(at), task.credits(at)
-        no_reason = '""' if task.style >> 8 & 1 else "null"
-        whole = credits_used.is_integer() and task.style >> 9 & 1
-        return self._joined(
-            {
-                "status": f'"{status}"',
-                "failed_reason": json.dumps(task.reason) if status == "failed" else no_reason,
-                "credits_used": str(int(credits_used) if whole else credits_used),
-                "created_at": f'"{_written(task.created, task.style)}"',
-                "updated_at": f'"{_written(_updated(task, at), task.style)}"',
-            }
-        )
+        fields = {
+            "status": f'"{step.status}"',
+            "failed_reason": self._reason(task, step),
+            "credits_used": self._credits(task, at),
+            self.product.previews: self._preview(task, at),
+        }
+        if self.product.dated:
+            zone = self.product.zones[task.style % len(self.product.zones)]
+            fields["created_at"] = f'"{_written(task.created, zone)}"'
+            fields["updated_at"] = f'"{_written(_updated(task, step, at), zone)}"'
+        return self._joined(fields)
 
-    def _joined(self, fields: dict[str, str]) -> bytes:
-        """Join names and encoded values, without braces."""
+    def _reason(self, task: Task, step: Step) -> str | None:
+        if step.state == "failed":
+            return json.dumps(task.reason)
+        return self.product.no_reason[(task.style >> 8 & 1) % len(self.product.no_reason)]
+
+    def _credits(self, task: Task, at: float) -> str | None:
+        """Encode credits: fractions as they are, whole ones with `.0` or without."""
+        value = task.credits(at)
+        if self.product.tells == "never":
+            return None
+        if not value and self.product.unbilled in {"null", None}:
+            return self.product.unbilled
+        whole = value.is_integer() and (self.product.unit == 1 or task.style >> 9 & 1)
+        return str(int(value) if whole else value)
+
+    def _preview(self, task: Task, at: float) -> str | None:
+        """Encode the preview that a task waits with or waited with."""
+        there = any(step.state == "preview" and step.at <= at for step in task.steps)
+        match self.product.previews:
+            case "previews":
+                return json.dumps([texts.MEDIA_LOOK_ALIKE] if there else [])
+            case "preview" if there:
+                return f'"https://cdn.example/{task.id}.mp4"'
+            case "preview":
+                return ("null", '""')[task.style >> 11 & 1]
+            case _:
+                return None
+
+    def _joined(self, fields: dict[str, str | None]) -> bytes:
+        """Join names and encoded values, without braces; a field without a value is left out."""
         item, key, _ = self.style
-        return item.join([f'"{name}"{key}{value}' for name, value in fields.items()]).encode()
+        return item.join([f'"{name}"{key}{value}' for name, value in fields.items() if value is not None]).encode()
 
 
 def envelope(pieces: list[bytes], count: int, previous: str | None, following: str | None) -> list[bytes]:
@@ -132,19 +163,19 @@ def _texts(account: Account, shape: int, *, done: bool, style: Style) -> bytes:
     # The same text whenever it is drawn; no secret.
     rng = random.Random(f"{account.seed}/texts/{shape}")  # noqa: S311
     size = int(account.traffic.text_bytes * (3 if shape % 16 == 0 else 0.6))
-    fields = texts.contents(rng, size, done=done)
+    nested = account.product.nested
+    fields = texts.media(rng, size, nested, done=done) if nested else texts.contents(rng, size, done=done)
     return json.dumps(fields, separators=(style.item, style.key), ensure_ascii=shape % 2 == 0)[1:-1].encode()
 
 
-def _updated(task: Task, at: float) -> float:
+def _updated(task: Task, step: Step, at: float) -> float:
     """Return `updated_at`: for most tasks some milliseconds after the creation, whatever happened since."""
     if task.style >> 10 & 3:
         updated = task.created + 0.022 + (task.style >> 12) % 22 / 1000
         return updated if updated <= at else task.created
-    return max(instant for instant in (task.created, task.started, task.finished) if instant <= at)
+    return step.at
 
 
-def _written(instant: float, style: int) -> str:
-    """Write an instant as the documentation does (`Z`) or as a sister endpoint does (microseconds and `-07:00`)."""
-    zone = _ZONES[style % 3]
+def _written(instant: float, zone: tzinfo) -> str:
+    """Write an instant as the documentation does (`Z`) or as real replies do (microseconds and `-07:00`)."""
     return datetime.fromtimestamp(instant, zone).isoformat(timespec="microseconds").replace("+00:00", "Z")

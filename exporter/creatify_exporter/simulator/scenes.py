@@ -1,57 +1,148 @@
-"""Ready-made accounts: one to look at, one to work against."""
+"""Ready-made workspaces: one to look at, one to work against."""
 
 import signal
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import FrameType
+from typing import NamedTuple
 
-from creatify_exporter.simulator.account import Account
+from creatify_exporter.simulator.account import DAY, Account
 from creatify_exporter.simulator.clock import Clock
 from creatify_exporter.simulator.listing import Listing
-from creatify_exporter.simulator.server import Simulator
-from creatify_exporter.simulator.traffic import MODELS, Incident, Traffic
+from creatify_exporter.simulator.products import PRODUCTS, TEXT_GENERATOR, Product
+from creatify_exporter.simulator.server import Served, Simulator
+from creatify_exporter.simulator.traffic import Incident, Traffic
 
+MINUTE = 60
 HOUR = 3600
-DAY = 24 * HOUR
+
+PACKAGE = 100_000
+"""Credits of a ready-made workspace at midnight UTC; a usual day costs most of them."""
+
+AGENCY = ("text_generator", "link_to_videos", "lipsyncs", "asset_generator", "ads_clone")
+"""The lists of the workspace to look at."""
 
 
-def lively(now: float) -> Traffic:
-    """Return traffic of a task every 3 to 6 s, with something to see in the day before `now` and the hour after."""
-    newcomer = replace(MODELS[2], name="gemini-4-flash-preview", since=now + 180, first_failures=3)
-    incidents = (
-        Incident(now - 9 * HOUR, now - 8.5 * HOUR, burn=5),
-        Incident(now - 5 * HOUR, now - 4.8 * HOUR, stuck=True),
-        Incident(now - 2 * HOUR, now - 1.8 * HOUR, "gemini-2.5-pro", failure_ratio=0.8, reason="model_unavailable"),
-        Incident(now + 300, now + 900, "gemini-2.5-flash", failure_ratio=0.7, reason="rate_limited"),
-        Incident(now + 1500, now + 2100, stuck=True),
-        Incident(now + 2700, now + 3300, burn=5),
-    )
-    return Traffic(rate=1 / 4, rhythm=0.3, models=(*MODELS, newcomer), incidents=incidents, text_bytes=1000)
+TIMETABLE: Mapping[str, Sequence[Incident]] = {
+    "text_generator": (
+        Incident(5 * MINUTE, 15 * MINUTE, "gemini-2.5-flash", 0.7, "rate_limited", every=3 * HOUR),
+        Incident(65 * MINUTE, 75 * MINUTE, "gemini-2.5-pro", 0.7, "model_unavailable", every=3 * HOUR),
+        Incident(125 * MINUTE, 135 * MINUTE, "gemini-3-flash-preview", 0.7, "timeout", every=3 * HOUR),
+        Incident(25 * MINUTE, 35 * MINUTE, stuck=True, every=2 * HOUR),
+        Incident(85 * MINUTE, 95 * MINUTE, burn=5, every=2 * HOUR),
+    ),
+    "link_to_videos": (Incident(45 * MINUTE, 55 * MINUTE, stuck=True, every=4 * HOUR),),
+    "lipsyncs": (Incident(105 * MINUTE, 115 * MINUTE, "aurora_v1_fast", 0.8, "internal_error", every=4 * HOUR),),
+    "asset_generator": (Incident(165 * MINUTE, 175 * MINUTE, "flux-2", 0.7, "content_filtered", every=4 * HOUR),),
+    "ads_clone": (Incident(225 * MINUTE, 235 * MINUTE, burn=3, every=4 * HOUR),),
+}
+"""What happens, by list, in minutes and hours since midnight UTC, so that nothing depends on when somebody starts it.
+
+At minutes 5, 25 and 45 of each hour something begins; each model and list has trouble a few times a day only.
+"""
+
+
+class Occurrence(NamedTuple):
+    """What happens to a ready-made workspace from `start` until `end` (epoch seconds), as a sentence."""
+
+    start: float
+    end: float
+    sentence: str
+
+    def __str__(self) -> str:
+        start, end = (f"{datetime.fromtimestamp(each, UTC):%H:%M}" for each in (self.start, self.end))
+        return f"{start} to {end} UTC: {self.sentence}"
+
+
+def incidents(now: float, apis: Iterable[str] = AGENCY, within: float = HOUR) -> list[Occurrence]:
+    """Return what happens at an instant or begins within so many seconds after it, in order."""
+    return sorted(occurrence for api in apis for occurrence in _occurrences(api, now, within))
+
+
+def _occurrences(api: str, now: float, within: float) -> Iterator[Occurrence]:
+    for incident in TIMETABLE.get(api, ()):
+        ended = (now - incident.end) // incident.every
+        start = incident.start + (ended + 1) * incident.every
+        if start <= now + within:
+            yield Occurrence(start, start + incident.end - incident.start, _sentence(api, incident))
+
+
+def _sentence(api: str, incident: Incident) -> str:
+    if incident.failure_ratio is not None:
+        return f"{incident.failure_ratio:.0%} of the tasks of {incident.model} ({api}) fail ({incident.reason})"
+    if incident.stuck:
+        return f"the queue of {api} is stuck"
+    return f"new tasks of {api} cost {incident.burn:g} times the credits"
 
 
 def demo_simulator(seed: int = 1) -> Simulator:
-    """Return a simulator of an account with a day behind it, in real time, whose list holds the last day."""
+    """Return a simulator of an agency's workspace, in real time, whose lists hold the last day."""
     now = time.time()
-    return Simulator(Account(seed, now - DAY, lively(now)), Clock(), listing=Listing(younger_than=DAY))
+    accounts = workspace(seed, _early(now, DAY), AGENCY, text_bytes=1000)
+    return _simulator(accounts, Clock(), Listing(younger_than=DAY))
 
 
-def serve(listen: str, *, seed: int, speed: float, tasks: int, api_id: str, api_key: str) -> None:  # noqa: PLR0913 - one for each flag of the command
-    """Serve an account on `host:port` until SIGTERM or SIGINT; its list holds the newest `tasks` tasks from the start.
+def workspace(seed: int, start: float, apis: Iterable[str], text_bytes: int) -> dict[str, Account]:
+    """Return an account for each list; texts come every 3 to 6 s, all else is less frequent."""
+    return {api: Account(seed, start, _traffic(PRODUCTS[api], text_bytes), PACKAGE, PRODUCTS[api]) for api in apis}
 
-    Above speed 1 it starts a day ago and goes on at that speed until it has caught up with real time.
+
+def serve(  # noqa: PLR0913 - one for each flag of the command
+    listen: str,
+    *,
+    seed: int,
+    speed: float,
+    tasks: int,
+    api_id: str,
+    api_key: str,
+    fail: Mapping[str, float] | None = None,
+) -> None:
+    """Serve all lists on `host:port` until SIGTERM or SIGINT.
+
+    Text generation's list holds the newest `tasks` tasks, the others those of a day. Above speed 1 it starts a day ago
+    and goes on at that speed until it has caught up with real time. `fail` has models that fail at a ratio from now on.
+
+    Raises:
+        ValueError: `fail` has a model that there is not, or a ratio not between 0 and 1.
+        OSError: it cannot listen there.
+
     """
     clock = Clock.behind(DAY, speed) if speed > 1 else Clock(speed=speed)
-    now = clock.now()
-    traffic = replace(lively(now), text_bytes=3000)
     # A day more than the average rate needs: nights are slow.
-    account = Account(seed, now - DAY - tasks / traffic.rate, traffic)
+    accounts = workspace(seed, _early(clock.now(), DAY), PRODUCTS, text_bytes=3000)
+    accounts |= workspace(seed, _early(clock.now(), DAY + tasks / TEXT_GENERATOR.rate), (TEXT_GENERATOR.api,), 3000)
     stopped = _signalled()
     host, _, port = listen.rpartition(":")
     host = host.strip("[]") or "0.0.0.0"  # noqa: S104 - what an empty host means everywhere
-    with Simulator(account, clock, host, int(port), api_id, api_key, Listing(newest=tasks)) as simulator:
-        print(f"Simulated Creatify API on {simulator.url}", flush=True)
+    simulator = _simulator(accounts, clock, Listing(newest=tasks))
+    simulator.host, simulator.port = host, int(port)
+    simulator.api_id, simulator.api_key = api_id, api_key
+    for model, ratio in (fail or {}).items():
+        simulator.fail(model, ratio)
+    with simulator:
+        print(f"Simulated Creatify API on {simulator.url}", *incidents(clock.now()), sep="\n", flush=True)
         stopped.wait()
+
+
+def _simulator(accounts: dict[str, Account], clock: Clock, listing: Listing) -> Simulator:
+    """Return a simulator of these accounts; `listing` is how text generation's list behaves."""
+    others = {
+        api: Served(account, Listing(younger_than=DAY))
+        for api, account in accounts.items()
+        if api != TEXT_GENERATOR.api
+    }
+    return Simulator(accounts[TEXT_GENERATOR.api], clock, listing=listing, lists=others)
+
+
+def _traffic(product: Product, text_bytes: int) -> Traffic:
+    return Traffic(product.rate, rhythm=0.3, incidents=TIMETABLE.get(product.api, ()), text_bytes=text_bytes)
+
+
+def _early(now: float, past: float) -> float:
+    """Return a start so many seconds ago, but before the tasks of yesterday for which today's balance still pays."""
+    return min(now - past, now // DAY * DAY - 6 * HOUR)
 
 
 def _signalled() -> threading.Event:

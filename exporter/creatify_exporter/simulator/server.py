@@ -1,6 +1,11 @@
-"""The account behind HTTP, as the Creatify API answers; what goes wrong is decided in Python only."""
+"""The lists of a workspace behind HTTP, as the Creatify API answers.
+
+What goes wrong is decided in Python, except that whoever is on this machine may let a model fail: `POST FAIL_PATH`.
+"""
 
 import contextlib
+import difflib
+import ipaddress
 import json
 import math
 import os
@@ -14,18 +19,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import NamedTuple, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, parse_qsl
 
-from creatify_exporter.simulator.account import Account, Task
+from creatify_exporter.simulator.account import Account
 from creatify_exporter.simulator.clock import Clock
-from creatify_exporter.simulator.faults import LIST_PATH, Faults, Response, refused, replied
+from creatify_exporter.simulator.faults import Faults, Response, refused, replied
 from creatify_exporter.simulator.listing import Encoder, Listing, envelope
+from creatify_exporter.simulator.products import TEXT_GENERATOR
+from creatify_exporter.simulator.task import Task
 
 BALANCE_PATH = "/api/remaining_credits/"
+FAIL_PATH = "/simulator/fail"
+"""`POST FAIL_PATH?model=NAME&ratio=RATIO`, without keys, from this machine only."""
 
 BLOCK = 300  # pieces to a block: some 300 KB of a list
 
@@ -42,19 +52,36 @@ class Request(NamedTuple):
 
 
 @dataclass
+class Served:
+    """One list, as the API serves it."""
+
+    account: Account
+    listing: Listing = field(default_factory=Listing)
+    path: str = ""
+    """To which it has moved; empty: it is where the documentation says."""
+    in_plan: bool = True
+    """Whether the workspace has bought the product; if not, its list answers 403."""
+
+    def __post_init__(self) -> None:
+        self.path = self.path or self.account.product.path
+
+
+@dataclass
 class Simulator:
-    """Serves one account on a port of its own while it is entered; port 0 takes a free one.
+    """Serves one workspace on a port of its own while it is entered; port 0 takes a free one.
 
     All attributes may be changed while it serves, host and port excepted.
     """
 
     account: Account
+    """Whose list is text_generator's …"""
     clock: Clock
     host: str = "127.0.0.1"
     port: int = 0
     api_id: str = "simulated-id"
     api_key: str = "simulated-key"
     listing: Listing = field(default_factory=Listing)
+    """… and how it shows it."""
     gzip: bool = False
     """Compress for those who accept it."""
     chunked: bool = False
@@ -62,9 +89,11 @@ class Simulator:
     faults: Faults = field(default_factory=Faults)
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=100_000))
     """The latest requests, oldest first."""
+    lists: dict[str, Served] = field(default_factory=dict)
+    """The other lists, by name; any that is not here answers 404."""
 
     def __enter__(self) -> Self:
-        self._encoder = Encoder(self.account, self.listing.style)
+        self._encoders: dict[str, Encoder] = {}
         self._server = _Server((self.host, self.port), self)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), name="simulator", daemon=True).start()
@@ -80,9 +109,40 @@ class Simulator:
         """Where it serves, without a slash at the end."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
-    def listings(self) -> list[Request]:
-        """Return the requests of the list, pages included."""
-        return [request for request in self.requests if request.path.partition("?")[0] == LIST_PATH]
+    def served(self) -> dict[str, Served]:
+        """Return all lists by name."""
+        return {TEXT_GENERATOR.api: Served(self.account, self.listing), **self.lists}
+
+    def list_path(self, api: str) -> str:
+        """Return where a list is served."""
+        return self.served()[api].path
+
+    def listings(self, api: str = TEXT_GENERATOR.api) -> list[Request]:
+        """Return the requests of a list, pages included."""
+        path = self.list_path(api)
+        return [request for request in self.requests if request.path.partition("?")[0] == path]
+
+    def remaining_credits(self, at: float) -> float:
+        """Return the balance: the package of the text generator's account, less what all lists have cost today."""
+        spent = sum(served.account.spent(at) for served in self.served().values())
+        return self.account.package - spent % self.account.package
+
+    def fail(self, model: str, ratio: float) -> None:
+        """Let the tasks of a model that are created from now on fail at this ratio, in all lists that have it.
+
+        Raises:
+            ValueError: there is no such model, or the ratio is not between 0 and 1.
+
+        """
+        accounts = [served.account for served in self.served().values()]
+        having = [account for account in accounts if model in account.models]
+        if not having:
+            near = difflib.get_close_matches(model, {name for each in accounts for name in each.models}, cutoff=0)
+            raise ValueError(f"no model is called {model!r}; the nearest are {', '.join(near)}")
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"a ratio is a number between 0 and 1, not {ratio}")
+        for account in having:
+            account.fail(model, ratio, self.clock.now())
 
     def answer(self, request: Request) -> Response:
         """Answer as the real API would, faults not yet applied."""
@@ -94,51 +154,82 @@ class Simulator:
         if not found:
             return refused(404, "Not found.")(response)
         if "x-api-id" not in request.headers or "x-api-key" not in request.headers:
-            return refused(401, "Authentication credentials were not provided.")(response)
+            return self._refused(response, 401, "Authentication credentials were not provided.")
         if (request.headers["x-api-id"], request.headers["x-api-key"]) != (self.api_id, self.api_key):
-            return refused(401, "Invalid API credentials.")(response)
+            return self._refused(response, 401, "Invalid API credentials.")
         return found(response, query)
 
+    def command(self, path: str, at: float, *, local: bool) -> Response:
+        """Answer what is asked of the simulator itself, not of the API."""
+        path, _, query = path.partition("?")
+        response = Response(at, path, "")
+        if path != FAIL_PATH:
+            return refused(404, "Not found.")(response)
+        if not local:
+            return refused(403, "Only this machine may ask for failures.")(response)
+        asked = dict(parse_qsl(query))
+        try:
+            self.fail(asked.get("model", ""), _number(asked.get("ratio", "")))
+        except ValueError as error:
+            return refused(400, str(error))(response)
+        return replied(200, json.dumps(asked).encode())(response)
+
     def _route(self, path: str) -> Callable[[Response, str], Response] | None:
-        if path == LIST_PATH:
-            return self._list
         if path == BALANCE_PATH:
             return self._balance
-        name = path.removeprefix(LIST_PATH).removesuffix("/")
-        return self._task if path == f"{LIST_PATH}{name}/" and "/" not in name else None
+        for api, served in self.served().items():
+            if path == served.path:
+                return partial(self._list, api, served)
+            name = path.removeprefix(served.path).removesuffix("/")
+            if path == f"{served.path}{name}/" and "/" not in name:
+                return partial(self._task, api, served, name)
+        return None
 
-    def _list(self, response: Response, query: str) -> Response:
-        tasks = self.listing.tasks(self.account, response.at)
-        if self.listing.page_size is not None:
-            return self._page(response, tasks, self.listing.page_size, query)
-        return replace(response, pieces=self._encoded().array(tasks, response.at), chunked=self.chunked)
+    def _refused(self, response: Response, status: int, text: str) -> Response:
+        """Refuse in the words of the list."""
+        asked = (each.account.product for each in self.served().values() if response.path.startswith(each.path))
+        words = {"list": [text], "field": {"non_field_errors": [text]}, "detail": {"detail": text}}
+        body = words[next(asked, TEXT_GENERATOR).errors]
+        return replied(status, json.dumps(body).encode())(response)
 
-    def _page(self, response: Response, tasks: list[Task], size: int, query: str) -> Response:
-        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil(len(tasks) / size))
+    def _list(self, api: str, served: Served, response: Response, query: str) -> Response:
+        if not served.in_plan:
+            return self._refused(response, 403, f"Your plan does not include {api}.")
+        tasks = served.listing.tasks(served.account, response.at)
+        encoder = self._encoder(api, served)
+        if served.listing.page_size is not None:
+            return self._page(response, encoder, tasks, served.listing, query)
+        return replace(response, pieces=encoder.array(tasks, response.at), chunked=self.chunked)
+
+    def _page(self, response: Response, encoder: Encoder, tasks: list[Task], listing: Listing, query: str) -> Response:
+        size, overlap = listing.page_size or 1, listing.overlap
+        step = size - overlap
+        wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil((len(tasks) - overlap) / step))
         number = int(wanted) if wanted.isdecimal() else 0
         if not 1 <= number <= pages:
             return refused(404, "Invalid page.")(response)
         previous, following = (
-            f"http://{response.host}{LIST_PATH}?page={n}" if 1 <= n <= pages else None for n in (number - 1, number + 1)
+            f"http://{response.host}{response.path}?page={n}" if 1 <= n <= pages else None
+            for n in (number - 1, number + 1)
         )
-        page = self._encoded().array(tasks[(number - 1) * size : number * size], response.at)
+        page = encoder.array(tasks[(number - 1) * step : (number - 1) * step + size], response.at)
         return replace(response, pieces=envelope(page, len(tasks), previous, following), chunked=self.chunked)
 
-    def _task(self, response: Response, _query: str) -> Response:
-        name = response.path.removeprefix(LIST_PATH).removesuffix("/")
-        task = next((task for task in self.account.tasks(response.at) if task.id == name), None)
+    def _task(self, api: str, served: Served, name: str, response: Response, _query: str) -> Response:
+        task = next((task for task in served.account.tasks(response.at) if task.id == name), None)
         if not task:
             return refused(404, "Not found.")(response)
-        return replace(response, pieces=self._encoded().entry(task, response.at))
+        return replace(response, pieces=self._encoder(api, served).entry(task, response.at))
 
     def _balance(self, response: Response, _query: str) -> Response:
-        body = json.dumps({"remaining_credits": self.account.remaining_credits(response.at)}, separators=(",", ":"))
+        body = json.dumps({"remaining_credits": self.remaining_credits(response.at)}, separators=(",", ":"))
         return replace(response, pieces=[body.encode()])
 
-    def _encoded(self) -> Encoder:
-        if (self._encoder.account, self._encoder.style) != (self.account, self.listing.style):
-            self._encoder = Encoder(self.account, self.listing.style)
-        return self._encoder
+    def _encoder(self, api: str, served: Served) -> Encoder:
+        encoder = self._encoders.get(api)
+        if encoder is None or (encoder.account, encoder.style) != (served.account, served.listing.style):
+            encoder = self._encoders[api] = Encoder(served.account, served.listing.style)
+        return encoder
 
 
 class _Server(socketserver.ThreadingTCPServer):
@@ -195,6 +286,12 @@ class _Handler(BaseHTTPRequestHandler):
         response = simulator.answer(request)
         self._reply(fault(response) if fault else response)
 
+    def do_POST(self) -> None:
+        # Whatever body comes is not read, so nothing may follow it.
+        self.close_connection = True
+        local = ipaddress.ip_address(self.client_address[0]).is_loopback
+        self._reply(self.server.simulator.command(self.path, self.server.simulator.clock.now(), local=local))
+
     def _reply(self, response: Response) -> None:
         headers = {"Date": formatdate(response.at, usegmt=True), "Content-Type": "application/json"} | response.headers
         blocks = _blocks(response.pieces)
@@ -229,6 +326,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing: `Simulator.requests` is the log."""
+
+
+def _number(text: str) -> float:
+    """Return a number, or not-a-number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _blocks(pieces: list[bytes]) -> Iterator[bytes]:

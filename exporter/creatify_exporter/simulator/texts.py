@@ -1,6 +1,7 @@
 """What people and models write: reasons of failures in many wordings, and texts with all that JSON strings allow."""
 
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 REASONS: dict[str, tuple[str, ...]] = {
@@ -39,6 +40,44 @@ REASONS: dict[str, tuple[str, ...]] = {
 }
 """Kind of reason → its wordings. The kinds are this simulation's truth; nobody's classes need agree."""
 
+MEDIA_REASONS: dict[str, tuple[str, ...]] = {
+    "rate_limited": ("Too many concurrent renders for this workspace", "429 Too Many Requests"),
+    "timeout": ("Render timed out after 1800 seconds", "socket hang up"),
+    "content_filtered": ("NSFW content detected", "The script was flagged by moderation"),
+    "invalid_request": (
+        "Could not parse the uploaded video",
+        "Render failed: avatar not found",
+        "The image URL could not be downloaded (403 Forbidden)",
+        "Audio is longer than 60 seconds",
+    ),
+    "model_unavailable": ("No GPU available, please try again later", "Model is temporarily unavailable"),
+    "insufficient_credits": ("Insufficient credits", "Not enough credits to render this video"),
+    "internal_error": ("Internal server error", "Something went wrong", "ffmpeg exited with code 1"),
+    "other": ('{"step": "lipsync", "status": "failed", "id": "}]"}', "❌ 生成失败", "E" * 900),
+    "unspecified": ("", "  "),
+}
+"""The same kinds, as services for videos, voices and images word them."""
+
+REJECTIONS = ("", "", "Rejected by moderation")
+"""Why a task is rejected, which most lists do not say."""
+
+_LOOK_ALIKE: dict[str, Any] = {
+    "id": "00000000-0000-4000-8000-000000000000",
+    "model_name": "not-a-model",
+    "status": "failed",
+    "credits_used": 99.5,
+    "failed_reason": "not a reason",
+    "created_at": "2019-01-01T00:00:00Z",
+}
+"""What lies inside of a task and looks like one."""
+
+MEDIA_LOOK_ALIKE: dict[str, Any] = _LOOK_ALIKE | {
+    **dict.fromkeys(("model_version", "type", "gen_type", "model"), "not-a-model"),
+    "preview": "https://cdn.example/not-a-preview.mp4",
+    "previews": [{"id": "00000000-0000-4000-8000-000000000001", "status": "pending"}],
+}
+"""The same inside of a video, voice or image."""
+
 _PASSAGES = (
     'Write a 30-second script for an espresso machine. Keep it "warm", never pushy.\n\nScene 1:\t(close-up) steam.\n',
     "Our customers are busy parents; name the three objections that they raise and answer each in one sentence. ",
@@ -56,10 +95,12 @@ def chance(rng: random.Random, ratio: float) -> bool:
     return rng.random() < ratio
 
 
-def reason(rng: random.Random, kind: str | None = None) -> tuple[str, str]:
+def reason(
+    rng: random.Random, wordings: Mapping[str, Sequence[str]] = REASONS, kind: str | None = None
+) -> tuple[str, str]:
     """Draw the kind and the text of a reason; common kinds come more often."""
     kind = kind or rng.choices(tuple(REASONS), (25, 15, 15, 10, 12, 5, 10, 5, 3))[0]
-    return kind, rng.choice(REASONS[kind])
+    return kind, rng.choice(wordings[kind])
 
 
 def passage(rng: random.Random, size: int) -> str:
@@ -88,15 +129,21 @@ def _messages(rng: random.Random, size: int) -> list[dict[str, Any]]:
     return messages
 
 
+def media(rng: random.Random, size: int, nested: Sequence[str], *, done: bool) -> dict[str, Any]:
+    """Draw the other fields of a video, voice or image; in the `nested` ones lies what looks like a task."""
+    content: dict[str, Any] = {"name": rng.choice(("", "Untitled", '"summer" }],[{', None)), "webhook_url": None}
+    content["progress"] = "1" if done else rng.choice(("0", "0.57"))
+    content["video_length"] = rng.choice((15, "30", 60.0, None))
+    content["script"] = passage(rng, size // 2)
+    for number, name in enumerate(nested):
+        content[name] = [MEDIA_LOOK_ALIKE, MEDIA_LOOK_ALIKE] if number == 0 else MEDIA_LOOK_ALIKE
+    content["video_output"] = "https://cdn.example/" + passage(rng, size // 4) if done else rng.choice(("", None))
+    return content
+
+
 def _call(rng: random.Random) -> dict[str, Any]:
     """Draw a function call whose arguments hold what looks like a task."""
-    number = rng.getrandbits(32)
-    looks: dict[str, Any] = {
-        "id": f"{number:08x}-0000-4000-8000-000000000000",
-        "model_name": "not-a-model",
-        "status": "failed",
-    }
-    looks |= {"credits_used": 99.5, "failed_reason": "not a reason", "created_at": "2019-01-01T00:00:00Z"}
+    looks = _LOOK_ALIKE | {"id": f"{rng.getrandbits(32):08x}-0000-4000-8000-000000000000"}
     return {"name": "find_tasks", "args": {"tasks": [looks, looks], "deep": [[[{"a": [None, -0.0, 1e-7]}]]], "": {}}}
 
 

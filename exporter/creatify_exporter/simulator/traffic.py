@@ -16,7 +16,7 @@ class Model:
     since: float = 0.0
     """No task before this instant (epoch seconds)."""
     first_failures: int = 0
-    """So many of its very first tasks fail."""
+    """So many of the first tasks that the account draws for this model fail."""
 
 
 MODELS = (
@@ -44,11 +44,19 @@ class Incident:
     burn: float = 1.0
     """Tasks created meanwhile cost so many times the credits."""
     arrivals: float = 1.0
-    """So many times the usual tasks arrive (of all models, by the minute); 0 for silence."""
+    """So many times the usual tasks arrive (of all models, by the minute of the clock); 0 for silence."""
+    every: float = 0.0
+    """It recurs every so many seconds, before `start` as well as after it; 0: it happens once."""
+
+    def occurrence(self, instant: float) -> tuple[float, float] | None:
+        """Return start and end of the occurrence that an instant lies in, None if it lies in none."""
+        shift = (instant - self.start) // self.every * self.every if self.every else 0.0
+        start, end = self.start + shift, self.end + shift
+        return (start, end) if start <= instant < end else None
 
     def covers(self, instant: float, model: str) -> bool:
         """Tell whether it touches this model at this instant."""
-        return self.start <= instant < self.end and self.model in (None, model)
+        return self.model in (None, model) and self.occurrence(instant) is not None
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,9 @@ class Traffic:
     """How much the rate swings around its average: 0 not at all, 1 down to nothing at 03:00 UTC."""
     burst_ratio: float = 1 / 120
     """The share of minutes in which eight times the tasks arrive."""
-    models: Sequence[Model] = MODELS
-    """At least one of them from the start."""
+    models: Sequence[Model] = ()
+    """At least one of them from the start; empty: those of the account's product."""
     incidents: Sequence[Incident] = ()
+    """If several of them let a task fail, the first one counts."""
     text_bytes: int = 3000
     """About so much JSON text has a task that is done."""

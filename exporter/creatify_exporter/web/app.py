@@ -1,77 +1,102 @@
-"""The HTTP server: routes, and its life from the first connection to SIGTERM."""
+"""The application: its routes, and its life from the first connection to SIGTERM."""
 
 import asyncio
+import json
 import math
-import os
-import re
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from creatify_exporter import metrics
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.exporter import Exporter, Visit
+from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
-from creatify_exporter.web import landing_page as page
-from creatify_exporter.web.middleware import Gate
-from creatify_exporter.web.rendering import COMPRESSION, LEAST_COMPRESSED, Renderings
-from creatify_exporter.web.server import LIMITS, Connections
+from creatify_exporter.metrics import ScrapeRegistry
+from creatify_exporter.web import landing_page
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.rendering import Renderer
+from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 
 _log = structlog.get_logger()
 
 
-class Server:
+class Settings(NamedTuple):
+    """What the command line says about the routes."""
+
+    telemetry_path: str = "/metrics"
+    external_url: str | None = None
+    """Where Prometheus finds this server; None: at the address that it asks at."""
+    route_prefix: str = ""
+    """What comes before every route, such as /exporter."""
+    max_requests: int = 0
+    """How many scrapes may be answered at once; 0: any number."""
+
+
+class Application:
     """Answers requests from an exporter.
 
-    `load` reads the configuration anew and raises `ConfigError`. `external_url` is where Prometheus finds this
-    server, None for the address that it asks at. `gate` decides who gets in, everybody without one.
+    `load` reads the configuration anew and raises `ConfigError`. `middleware` is the web configuration; without one,
+    everybody gets in.
     """
 
     def __init__(
         self,
         exporter: Exporter,
         load: Callable[[], Config],
-        *,
-        telemetry_path: str = "/metrics",
-        external_url: str | None = None,
-        gate: Gate | None = None,
+        settings: Settings | None = None,
+        middleware: WebMiddleware | None = None,
     ) -> None:
-        self._exporter, self._load, self._gate = exporter, load, gate or Gate()
-        self._telemetry_path, self._external_url = telemetry_path, external_url
+        self._exporter, self._load = exporter, load
+        self._settings = settings or Settings()
+        self._prefix = self._settings.route_prefix
+        self._middleware = middleware or WebMiddleware()
+        self._scrapes = 0
         self._stop = asyncio.Event()
-        self._renderings = Renderings(exporter)
+        self._renderer = Renderer()
         self._reloading = asyncio.Lock()
-        self._reloads: set[asyncio.Task[str]] = set()  # a task that nobody refers to may be collected before it ends
+        # A task that nobody refers to may be collected before it ends.
+        self._reloads: set[asyncio.Task[str]] = set()
+        self._routes = [
+            self._route(self._settings.telemetry_path, self._metrics),
+            self._route(f"{self._settings.telemetry_path.rstrip('/')}/exporter", self._own_metrics),
+            self._route("/probe", self._probe),
+            self._route("/sd", self._discovery),
+            self._route("/-/healthy", _healthy),
+            self._route("/-/ready", self._ready),
+            self._route("/-/reload", self._reload, "POST"),
+            self._route("/", self._landing_page),
+        ]
 
     def app(self) -> Starlette:
         """Return the routes."""
-        return Starlette(
-            routes=[
-                Route(self._telemetry_path, self._metrics),
-                Route(f"{self._telemetry_path.rstrip('/')}/exporter", self._own_metrics),
-                Route("/probe", self._probe),
-                Route("/sd", self._discovery),
-                Route("/-/healthy", _healthy),
-                Route("/-/ready", self._ready),
-                Route("/-/reload", self._reload, methods=["POST"]),
-                Route("/", self._page),
-            ],
-            # Of all but scrapes, which are rendered and compressed outside of the event loop.
-            middleware=[Middleware(GZipMiddleware, minimum_size=LEAST_COMPRESSED, compresslevel=COMPRESSION)],
-        )
+        app = Starlette(routes=self._routes, exception_handlers={404: self._not_found})
+        app.router.redirect_slashes = False
+        return app
+
+    def _route(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str = "GET") -> Route:
+        return Route(f"{self._prefix}{path}", endpoint, methods=[method])
+
+    async def _not_found(self, request: Request, _: Exception) -> Response:
+        """Lead to the route that is meant: with or without a slash at the end, behind the prefix."""
+        path = request.scope["path"].rstrip("/") or self._prefix
+        for route in self._routes:
+            if route.path in (path, f"{path}/"):
+                base = (self._settings.external_url or self._prefix).rstrip("/")
+                query = f"?{request.url.query}" if request.url.query else ""
+                return RedirectResponse(f"{base}{route.path.removeprefix(self._prefix)}{query}")
+        return PlainTextResponse("there is nothing at this path\n", 404)
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
@@ -79,16 +104,16 @@ class Server:
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
-        watching = loop.create_task(self._gate.watch())
-        connections = Connections(self._gate.before(self.app()), self._gate.context)
-        await connections.serve(sockets, self._stop)
+        watching = loop.create_task(self._middleware.watch())
+        app = self._middleware.wrap(self.app(), self._prefix)
+        await Server(app, self._stop, self._middleware.context).serve(list(sockets))
         watching.cancel()
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._scrape(request, self._exporter.visit(), own=True)
+        return await self._scrape(request, self._exporter.begin_scrape, own=True)
 
     async def _own_metrics(self, request: Request) -> Response:
-        return await self._scrape(request, [], own=True)
+        return await self._scrape(request, lambda: self._exporter.begin_scrape([]), own=True)
 
     async def _probe(self, request: Request) -> Response:
         name = request.query_params.get("workspace")
@@ -96,30 +121,47 @@ class Server:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
-        return await self._scrape(request, self._exporter.visit([name]), own=False)
+        return await self._scrape(request, lambda: self._exporter.begin_scrape([name]), own=False)
 
-    async def _scrape(self, request: Request, visits: list[Visit], *, own: bool) -> Response:
+    async def _scrape(self, request: Request, begin: Callable[[], Scrape], *, own: bool) -> Response:
+        """Answer a scrape unless there are too many."""
+        limit = self._settings.max_requests
+        if limit and self._scrapes >= limit:
+            return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
+        self._scrapes += 1
+        try:
+            return await self._scraped(request, begin(), own=own)
+        finally:
+            self._scrapes -= 1
+
+    async def _scraped(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        fetches = {asyncio.wrap_future(future) for visit in visits for future in visit.futures}
+        fetches = {asyncio.wrap_future(future) for future in scrape.futures}
         if fetches:
-            await self._wait(fetches, self._patience(request.headers))
-        return await self._renderings.scrape(request.headers, visits, own=own)
+            await self._wait(fetches, self._scrape_timeout(request.headers))
+        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
 
-    async def _wait(self, fetches: set[asyncio.Future[Outcome]], patience: float) -> None:
+    def _collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
+        registry = self._exporter.collect(scrape, own=own)
+        if own and self._middleware.last_reload_successful is not None:
+            registry.add(metrics.WEB_CONFIG_RELOAD_SUCCESSFUL, (), self._middleware.last_reload_successful)
+        return registry
+
+    async def _wait(self, fetches: set[asyncio.Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
         """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + patience
+        end = loop.time() + timeout
         stopping = loop.create_task(self._stop.wait())
         everything = asyncio.ensure_future(asyncio.wait(fetches))
         try:
-            await asyncio.wait({everything, stopping}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({everything, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
-                await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.stop / 2))
-        finally:  # also where the scraper is gone
+                await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.shutdown_timeout / 2))
+        finally:  # also if the client has left
             everything.cancel()
             stopping.cancel()
 
-    def _patience(self, headers: Mapping[str, str]) -> float:
+    def _scrape_timeout(self, headers: Mapping[str, str]) -> float:
         """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
 
         A fetch that is not over by then hangs where nothing can end it, as in a name lookup.
@@ -133,8 +175,8 @@ class Server:
 
     async def _discovery(self, request: Request) -> Response:
         """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard."""
-        url = urlsplit(self._external_url or str(request.base_url))
-        prefix = url.path.rstrip("/")
+        url = urlsplit(self._settings.external_url or str(request.base_url))
+        prefix = url.path.rstrip("/") if self._settings.external_url else self._prefix
         groups = [
             {
                 "targets": [url.netloc],
@@ -148,12 +190,14 @@ class Server:
             }
             for name in self._exporter.targets
         ]
-        own_path = f"{prefix}{self._telemetry_path.rstrip('/')}/exporter"
+        own_path = f"{prefix}{self._settings.telemetry_path.rstrip('/')}/exporter"
         own = {"__scheme__": url.scheme, "__metrics_path__": own_path, "instance": url.netloc}
-        return JSONResponse([*groups, {"targets": [url.netloc], "labels": own}])
+        body = json.dumps([*groups, {"targets": [url.netloc], "labels": own}]).encode()
+        return await self._renderer.render(request.headers, lambda: body, "application/json")
 
     async def _reload(self, _: Request) -> Response:
-        problems = await asyncio.shield(self._begin_reload())  # who asks for it need not wait for its end
+        # A client that leaves does not end it.
+        problems = await asyncio.shield(self._begin_reload())
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
 
     def _begin_reload(self) -> asyncio.Task[str]:
@@ -163,12 +207,13 @@ class Server:
         return task
 
     async def _reloaded(self) -> str:
-        """Go over to the configuration as it is now; return what is wrong with it, in which case nothing changes."""
-        async with self._reloading:  # in the order in which they are asked for, so that the latest one holds
+        """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""
+        # In the order in which they are asked for, so that the latest one holds.
+        async with self._reloading:
             try:
-                loaded, gate = await asyncio.to_thread(lambda: (self._load(), self._gate.load()))
+                loaded, web = await asyncio.to_thread(lambda: (self._load(), self._middleware.load()))
                 self._exporter.reload(loaded)
-                self._gate.take(gate)
+                self._middleware.apply(web)
             except ConfigError as error:
                 self._exporter.reload_failed()
                 for problem in error.problems:
@@ -184,9 +229,13 @@ class Server:
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
-    async def _page(self, _: Request) -> Response:
-        body = await self._renderings.render("page", lambda: page.render(self._exporter, self._telemetry_path).encode())
-        return HTMLResponse(body, headers=page.HEADERS)
+    async def _landing_page(self, request: Request) -> Response:
+        def page() -> bytes:
+            return landing_page.render(self._exporter, self._settings.telemetry_path).encode()
+
+        answer = await self._renderer.render(request.headers, page, "text/html; charset=utf-8")
+        answer.headers.update(landing_page.HEADERS)
+        return answer
 
 
 def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
@@ -204,31 +253,3 @@ def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
 
 async def _healthy(_: Request) -> Response:
     return PlainTextResponse("alive\n")
-
-
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
-    with ExitStack() as opened:
-        sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        for each in sockets:
-            # Connections inherit it. Without it the body of each answer waits 40 ms for the receipt of its head.
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.pop_all()  # none of them was refused, so that they stay open
-        return sockets
-
-
-def _listening(address: str) -> socket.socket:
-    host, separator, port = address.rpartition(":")
-    if not separator or not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 2**16:
-        raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            reason = os.strerror(error.errno)  # Python's own text repeats the address
-        raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None

@@ -47,7 +47,7 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
 
 
 Certificates = Annotated[Pem, _pem(pem.check_certificates)]
-Key = Annotated[Pem, _pem(pem.check_key)]
+PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 
 
 def load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:

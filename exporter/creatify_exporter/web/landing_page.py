@@ -7,7 +7,8 @@ from typing import Final
 from urllib.parse import quote
 
 from creatify_exporter import __version__
-from creatify_exporter.creatify.task import API, STATUSES
+from creatify_exporter.config.schema import Labels
+from creatify_exporter.creatify.task import API, STATUS_LABELS
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -56,21 +57,21 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <body>
 <h1>Creatify exporter</h1>
 <nav>{" ".join(_link(path.lstrip("/"), name) for path, name in links.items())}</nav>
-{"".join(_workspace(target) for target in targets)}
+{"".join(_workspace(target, exporter.config.labels) for target in targets)}
 <p><small>Version {escape(__version__)}. This page shows the last fetches; it starts none.</small></p>
 </body>
 </html>
 """
 
 
-def _workspace(target: Target) -> str:
+def _workspace(target: Target, labels: Labels) -> str:
     name = target.workspace.name
     probe = f"probe?workspace={quote(name, safe='')}"
     return "\n".join(
         [
             f"<section><h2>{escape(name)}</h2>",
             *_states(target),
-            *_tasks(target),
+            *_tasks(target, labels),
             f"<p>{_link(probe, 'Metrics of this workspace')}</p></section>",
         ]
     )
@@ -91,19 +92,18 @@ def _states(target: Target) -> Iterator[str]:
             )
 
 
-def _tasks(target: Target) -> Iterator[str]:
+def _tasks(target: Target, labels: Labels) -> Iterator[str]:
     outcome, counters = target.fetchers[API].last, target.counters()
-    if counters and counters.marks.recorded_at is not None:
-        moment = datetime.fromtimestamp(counters.marks.recorded_at, UTC)
+    if counters and counters.progress.recorded_at is not None:
+        moment = datetime.fromtimestamp(counters.progress.recorded_at, UTC)
         yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"
     if not outcome or not outcome.snapshot or not counters:
         return
     yield "<table><caption>Tasks in the list</caption>"
-    statuses = (*STATUSES, "unknown")
-    yield _row("th", ["Model", *statuses, "credits used"])
-    for model, cells in outcome.snapshot.by_model(counters.models).items():
-        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
-        yield _row("td", [model, *counts, f"{sum(cell.credits for cell in cells.values()):,.12g}"])
+    yield _row("th", ["Model", *STATUS_LABELS, "credits used"])
+    for model, cells in outcome.snapshot.by_model(counters.models, labels).items():
+        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in STATUS_LABELS)
+        yield _row("td", [model, *counts, f"{sum(cell.credits_used for cell in cells.values()):,.12g}"])
     yield "</table>"
 
 

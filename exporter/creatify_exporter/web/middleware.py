@@ -1,8 +1,7 @@
-"""The gate before the routes: over which TLS, who gets in, and what every response carries.
+"""ASGI middleware that applies the web configuration: TLS context, passwords, and headers of every response.
 
-It keeps to the web configuration as that is at the moment.
-
-The files are looked at once a second; who is connected already stays connected, but is asked for a password anew.
+The files of the configuration are polled once a second. Open connections stay open when it changes, but each request is
+authenticated by the newest configuration.
 """
 
 import asyncio
@@ -20,47 +19,57 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import Users
-from creatify_exporter.web.web_config import Files, Read, WebConfig
+from creatify_exporter.web.web_config import Files, Loaded, WebConfig
 
-_TRY_EVERY: Final = 5  # looks between attempts at a configuration that was refused: a missing file may come
-_OPEN: Final = ("/-/healthy", "/-/ready")
-"""What asks no password: the kubelet has none to give, and they tell nothing but that somebody is there."""
+# Polls between attempts at a configuration that was refused: a missing file may come.
+_TRY_EVERY: Final = 5
+_PUBLIC: Final = ("/-/healthy", "/-/ready")
+"""Paths without a password: a kubelet has none to give, and they tell nothing but that the exporter is there."""
 
 _CHALLENGE: Final = 'Basic realm="creatify-exporter", charset="UTF-8"'
 
 _NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
-"""In every answer: a browser must not take for markup what repeats somebody's words."""
+"""In every answer: a browser must not take for markup what repeats a client's words."""
 
 _log = structlog.get_logger()
 
 
-class Refusal(NamedTuple):
+class FailedReload(NamedTuple):
     """Files that were not taken as they were then, and what was wrong with them."""
 
     files: Files
     problems: tuple[str, ...]
 
 
-class Gate:
+class WebMiddleware:
     """Holds a web configuration; ConfigError when the first one cannot be used. Without a path, everybody gets in.
 
-    `look_every` is the time in seconds between two looks at the files.
+    `poll_interval` is in seconds.
     """
 
     def __init__(
-        self, path: Path | None = None, environ: Mapping[str, str] | None = None, *, look_every: float = 1.0
+        self, path: Path | None = None, environ: Mapping[str, str] | None = None, *, poll_interval: float = 1.0
     ) -> None:
-        self._path, self._environ, self._look_every = path, environ or {}, look_every
+        self._path, self._environ, self._poll_interval = path, environ or {}, poll_interval
+        self.last_reload_successful: bool | None = None if path is None else True
+        """None without a file."""
         self._take(web_config.load(path, self._environ))
         self.context = self._listening_context()
 
     @property
     def config(self) -> WebConfig:
         """The configuration that holds now."""
-        return self._read.config
+        return self._loaded.config
 
-    def load(self) -> Read:
-        """Read the file anew; ConfigError where it is wrong, or asks for what only a restart can do."""
+    def load(self) -> Loaded:
+        """Read the file anew; ConfigError if it is wrong, or asks for what only a restart can do."""
+        try:
+            return self._read_again()
+        except ConfigError:
+            self.last_reload_successful = False
+            raise
+
+    def _read_again(self) -> Loaded:
         read = web_config.load(self._path, self._environ)
         if bool(read.config.tls_server_config) != bool(self.config.tls_server_config):
             change = "removed" if self.config.tls_server_config else "added"
@@ -68,66 +77,68 @@ class Gate:
             raise ConfigError([f"{words}; restart the exporter"])
         return read
 
-    def take(self, read: Read) -> None:
-        """Go over to what `load` returned, without a word to those who are connected; forget who was admitted."""
+    def apply(self, read: Loaded) -> None:
+        """Use what `load` returned; open connections stay open, remembered logins do not."""
         self._take(read)
         if self._path:
+            self.last_reload_successful = True
             _log.info("web configuration reloaded", holds=read.config.summary)
 
-    def _take(self, read: Read) -> None:
-        self._read = read
+    def _take(self, read: Loaded) -> None:
+        self._loaded = read
         self._users = Users(read.config.basic_auth_users)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
 
     def _listening_context(self) -> ssl.SSLContext | None:
         """Return what to listen with, None for plain connections."""
-        if self._read.context is None:
+        if self._loaded.context is None:
             return None
         context = LatestContext(ssl.PROTOCOL_TLS_SERVER)
-        context.latest = lambda: self._read.context or context
+        context.latest = lambda: self._loaded.context or context
         return context
 
     async def watch(self) -> None:
-        """Look at the files until cancelled, and go over to what they say once they have come to rest.
+        """Poll the files until cancelled, and apply what they say once they have settled.
 
-        A file that is being written may be well-formed and lack its users: two looks have to see the same.
+        A file that is being written may be well-formed and lack its users: it has to be the same in two polls.
         """
         before: Files = {}
-        refused, looks = Refusal({}, ()), 0
+        failed, polls = FailedReload({}, ()), 0
         while self._path:
-            await asyncio.sleep(self._look_every)
+            await asyncio.sleep(self._poll_interval)
             now = await asyncio.to_thread(self._files)
-            rests, before, looks = now == before, now, looks + 1
-            if now == self._read.files or not rests or (now == refused.files and looks % _TRY_EVERY):
-                continue
-            refused = await self._try(now, refused)
+            is_settled, before = now == before, now
+            polls += 1
+            if now == self._loaded.files:
+                self.last_reload_successful = True
+            elif is_settled and (now != failed.files or polls % _TRY_EVERY == 0):
+                failed = await self._try(now, failed)
 
     def _files(self) -> Files:
-        return {path: file.state(path) for path in self._read.files}
+        return {path: file.state(path) for path in self._loaded.files}
 
-    async def _try(self, files: Files, last: Refusal) -> Refusal:
-        """Go over to the configuration as it is now; return why not, which is logged unless it is what it was."""
+    async def _try(self, files: Files, last: FailedReload) -> FailedReload:
+        """Apply the configuration as it is now; return why that failed, which is logged unless it failed so before."""
         try:
-            self.take(await asyncio.to_thread(self.load))
+            self.apply(await asyncio.to_thread(self.load))
         except ConfigError as error:
             for problem in error.problems if error.problems != last.problems else ():
                 _log.error("web configuration not reloaded, the old one holds", problem=problem)
-            return Refusal(files, error.problems)
-        return Refusal({}, ())
+            return FailedReload(files, error.problems)
+        return FailedReload({}, ())
 
-    def before(self, app: ASGIApp) -> ASGIApp:
-        """Return `app` with this gate before it."""
+    def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
+        """Return `app`, whose routes begin with a prefix, behind this middleware."""
+        public = {f"{route_prefix}{path}" for path in _PUBLIC}
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            refusal = await self._refusal(scope)
+            refusal = None if scope["path"] in public else await self._refusal(scope)
             await (app if refusal is None else refusal)(scope, receive, self._with_headers(send))
 
         return guarded
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        if scope["path"] in _OPEN:
-            return None
-        verdict = await self._users.verdict(_authorization(scope))
+        verdict = await self._users.check(_authorization(scope))
         if verdict == "busy":
             return PlainTextResponse("too many logins at once\n", 503, {"Retry-After": "1"})
         if verdict == "refused":

@@ -1,64 +1,54 @@
-"""What answers are made of: few at a time, and one for all who wait for the same."""
+"""How answers are made: outside of the event loop, few at a time, in the format and the encoding that is asked for."""
 
 import asyncio
 import gzip
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 from starlette.responses import Response
 
-from creatify_exporter.exporter import Exporter, Visit
 from creatify_exporter.metrics import ScrapeRegistry
+from creatify_exporter.web.negotiation import accepts_gzip, content_type
 
-_AT_ONCE: Final = 2  # while one waits for the ledger, another may go on; more would keep the event loop waiting
-LEAST_COMPRESSED: Final = 1000  # bytes; of less, compression saves nothing worth it
-COMPRESSION: Final = 1  # 9, which is usual, costs more than the rendering and saves a few per cent of bytes
+# While one waits for the ledger, another may go on; more would keep the event loop waiting.
+_AT_ONCE: Final = 2
+# Bytes; of less, compression saves nothing worth it.
+_LEAST_COMPRESSED: Final = 1000
+# 9, which is usual, costs more than the rendering and saves a few per cent of bytes.
+_COMPRESSION: Final = 1
 
 
-class Renderings:
-    """Renders outside of the event loop: thousands of series take a while, and the ledger may have to be waited for.
+class Renderer:
+    """Renders in threads: thousands of series take a while, and the ledger may have to be waited for."""
 
-    Who asks for what others wait for already gets what they get, unless that has been begun: then it may be older than
-    the question.
-    """
+    def __init__(self) -> None:
+        self._slots = asyncio.Semaphore(_AT_ONCE)
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._queued: dict[Hashable, asyncio.Task[bytes]] = {}
-
-    async def scrape(self, headers: Mapping[str, str], visits: Sequence[Visit], *, own: bool) -> Response:
-        """Answer with what visits brought, in the format and the encoding that is asked for."""
-        encode, content_type = _encoder(headers.get("Accept", ""))
-        compressed = "gzip" in headers.get("Accept-Encoding", "")
-
-        def work() -> bytes:
-            body = encode(self._exporter.collect(visits, own=own))
-            return gzip.compress(body, COMPRESSION) if compressed and len(body) >= LEAST_COMPRESSED else body
-
-        body = await self.render((content_type, compressed, own, *(visit.identity for visit in visits)), work)
-        answer = Response(body, headers={"Content-Type": content_type, "Vary": "Accept"})
-        if body.startswith(b"\x1f\x8b"):  # else the middleware says so
-            answer.headers.update({"Content-Encoding": "gzip", "Vary": "Accept, Accept-Encoding"})
+    async def metrics(self, request: Mapping[str, str], collect: Callable[[], ScrapeRegistry]) -> Response:
+        """Answer a request that has these headers with what `collect` returns."""
+        media_type = content_type(request.get("Accept", ""))
+        # Their other arguments would change names, or claim a version that they do not write.
+        generate = openmetrics.generate_latest if media_type.startswith("application") else exposition.generate_latest
+        answer = await self.render(request, lambda: generate(collect()), media_type)
+        answer.headers["Vary"] = "Accept, Accept-Encoding"
         return answer
 
-    async def render(self, key: Hashable, work: Callable[[], bytes]) -> bytes:
-        """Return what `work` does when its turn comes, or what that of an equal key did which waited already."""
-        task = self._queued.get(key)
-        if task is None:
-            task = self._queued[key] = asyncio.create_task(self._render(key, work))
-        return await asyncio.shield(task)  # one that goes away does not take it from the others
+    async def render(self, request: Mapping[str, str], make: Callable[[], bytes], media_type: str) -> Response:
+        """Answer with what `make` returns, compressed if it is worth it and the request's headers accept that."""
+        may_compress = accepts_gzip(request.get("Accept-Encoding", ""))
 
-    async def _render(self, key: Hashable, work: Callable[[], bytes]) -> bytes:
-        async with self._turns:
-            del self._queued[key]
-            return await asyncio.to_thread(work)
+        def work() -> tuple[bytes, bool]:
+            body = make()
+            if may_compress and len(body) >= _LEAST_COMPRESSED:
+                return gzip.compress(body, _COMPRESSION), True
+            return body, False
 
-
-def _encoder(accept: str) -> tuple[Callable[[ScrapeRegistry], bytes], str]:
-    """Return what renders OpenMetrics where it is asked for, else the classic text format, and its content type."""
-    try:
-        return choose_encoder(accept)
-    except (ValueError, TypeError):  # a header that asks for no version there is
-        return choose_encoder("")
+        await self._slots.acquire()
+        rendering = asyncio.get_running_loop().run_in_executor(None, work)
+        rendering.add_done_callback(lambda _: self._slots.release())
+        # A client that leaves does not free the slot: its thread goes on.
+        body, compressed = await asyncio.shield(rendering)
+        encoding = {"Content-Encoding": "gzip"} if compressed else {}
+        return Response(body, headers={"Content-Type": media_type, "Vary": "Accept-Encoding", **encoding})

@@ -4,6 +4,7 @@ import ipaddress
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -12,7 +13,7 @@ import msgspec
 from creatify_exporter.config import pem
 from creatify_exporter.config.file import State
 from creatify_exporter.config.yaml_reader import Settings
-from creatify_exporter.web.certificates import Certificates, Key, Pem, load_pair
+from creatify_exporter.web.certificates import Certificates, Pem, PrivateKey, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {
@@ -34,6 +35,10 @@ _TLS12_SUITES: Final = {  # what crypto/tls.CipherSuites lists for TLS 1.2, by O
     }.items()
 }
 _DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_PLAIN_HTTP: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n"
+    b"this port speaks TLS; ask with https:// instead of http://\n"
+)
 
 T = TypeVar("T")
 
@@ -80,7 +85,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
     """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
 
     cert: Certificates
-    key: Key
+    key: PrivateKey
     client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
     client_ca: Certificates | None = None
     client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
@@ -159,24 +164,63 @@ def _given(key: str, pem: Pem) -> str:
     return f"{key}_file" if pem.path else key
 
 
+REFUSED: Final[ContextVar[Callable[[str], None]]] = ContextVar("REFUSED", default=lambda _: None)
+"""What is told why the server refuses a handshake; of the task that begins it."""
+
+
 class Connection(ssl.SSLObject):
-    """A connection that asks for the client's name, and that ends without a fuss however rudely the client leaves."""
+    """A connection that asks for the client's name, says why it refuses, and ends quietly if the client leaves."""
+
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+    on_refused: Callable[[str], None]
+    _has_begun = _is_refused = False
 
     def do_handshake(self) -> None:
-        """Go on with the handshake; SSLCertVerificationError ends it as an unknown authority would."""
-        super().do_handshake()
-        allowed = getattr(self.context, "allowed_sans", None)
-        certificate = self.getpeercert()
+        """Go on with the handshake.
+
+        A refused one raises SSLWantReadError, now and ever after: asyncio sends what is in `outgoing` then, but loses
+        the alert if another SSLError is raised (https://github.com/python/cpython/issues/98078).
+        """
+        if not self._is_refused:
+            try:
+                self._refuse_plain_http()
+                super().do_handshake()
+                self._check_names()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):
+                raise
+            except ssl.SSLError as error:
+                self._is_refused = True
+                self.on_refused(_reason(error))
+            else:
+                return
+        self.incoming.read()
+        raise ssl.SSLWantReadError
+
+    def _refuse_plain_http(self) -> None:
+        """Answer a client that speaks HTTP without TLS: its first byte is a letter, that of TLS never is."""
+        if self._has_begun or not self.incoming.pending:
+            return
+        self._has_begun, received = True, self.incoming.read()
+        if received[:1].isalpha():
+            self.outgoing.write(_PLAIN_HTTP)
+            raise ssl.SSLError("plain HTTP on a port that speaks TLS")
+        self.incoming.write(received)
+
+    def _check_names(self) -> None:
+        allowed, certificate = getattr(self.context, "allowed_sans", None), self.getpeercert()
         if allowed and certificate and allowed.isdisjoint(_names(certificate)):
-            raise ssl.SSLCertVerificationError("the client's certificate has none of client_allowed_sans")
+            # To OpenSSL the handshake is over, so that the only alert left is the one that ends a connection.
+            self.unwrap()
+            raise ssl.SSLError("the client's certificate has none of client_allowed_sans")
 
     def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401  as inherited
-        """Read as inherited; ConnectionResetError where the client broke the protocol."""
+        """Read as inherited; ConnectionResetError if the client broke the protocol."""
         with _reset():
             return super().read(len, buffer)
 
     def write(self, data: Any) -> int:  # noqa: ANN401  as inherited
-        """Write as inherited; ConnectionResetError where the client broke the protocol."""
+        """Write as inherited; ConnectionResetError if the client broke the protocol."""
         with _reset():
             return super().write(data)
 
@@ -184,6 +228,13 @@ class Connection(ssl.SSLObject):
         """Say goodbye, and do not wait for the client's (RFC 8446, section 6.1): some never say it, nor let us stop."""
         with suppress(ssl.SSLError):
             super().unwrap()
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """Return why a handshake failed, in words; some of these attributes are there for some errors only."""
+    code: str | None = getattr(error, "reason", None)
+    words: str = getattr(error, "verify_message", "") or str(error.args[-1])
+    return words if code in (None, "CERTIFICATE_VERIFY_FAILED") else code.replace("_", " ").lower()
 
 
 @contextmanager
@@ -198,10 +249,25 @@ def _reset() -> Iterator[None]:
 
 
 class Context(ssl.SSLContext):
-    """How connections are made as long as the configuration stays; `allowed_sans` is empty where any name will do."""
+    """How connections are made as long as the configuration stays; `allowed_sans` is empty if any name will do."""
 
     sslobject_class = Connection
     allowed_sans: frozenset[str] = frozenset()
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return a connection; asyncio calls this for each."""
+        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        assert isinstance(made, Connection)  # noqa: S101  as `sslobject_class` says
+        made.incoming, made.outgoing = incoming, outgoing
+        made.on_refused = REFUSED.get()
+        return made
 
 
 class LatestContext(ssl.SSLContext):
@@ -220,7 +286,7 @@ class LatestContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """Return a connection; this is what asyncio calls for each."""
+        """Return a connection of the latest context."""
         return self.latest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 

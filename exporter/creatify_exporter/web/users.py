@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 import bcrypt
 
-Verdict = Literal["admitted", "refused", "busy"]
+Login = Literal["admitted", "refused", "busy"]
 
 _CHEAPEST: Final = 4  # as bcrypt itself has it
 _COSTLIEST: Final = 16  # 65,536 rounds: seconds of a processor for each new login
@@ -68,7 +68,7 @@ class Users:
         self._admitted: dict[bytes, None] = {}  # digests, the oldest first
         self._turn, self._waiting = asyncio.Semaphore(1), 0
 
-    async def verdict(self, authorization: bytes | None) -> Verdict:
+    async def check(self, authorization: bytes | None) -> Login:
         """Judge the value of an `Authorization` header; "busy" where too many logins wait already."""
         if not self._hashes:
             return "admitted"

@@ -83,9 +83,9 @@ class WebConfig(Settings, frozen=True, kw_only=True):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed, but hardly meant."""
-        return tuple(self._doubts())
+        return tuple(self._find_warnings())
 
-    def _doubts(self) -> Iterator[str]:
+    def _find_warnings(self) -> Iterator[str]:
         if self.basic_auth_users and not self.tls_server_config:
             yield "basic_auth_users without tls_server_config: passwords come unencrypted"
         for name, hashed in self.basic_auth_users.items():
@@ -98,7 +98,7 @@ class WebConfig(Settings, frozen=True, kw_only=True):
         return f"TLS {'on' if self.tls_server_config else 'off'}, users: {len(self.basic_auth_users) or 'none'}"
 
 
-class Read(NamedTuple):
+class Loaded(NamedTuple):
     """A configuration, what its connections begin with (None: plain ones), and the files that it was read from."""
 
     config: WebConfig
@@ -106,20 +106,20 @@ class Read(NamedTuple):
     files: Files
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Read:
+def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read the file; ConfigError holds every mistake in it and in the files that it names. No path: nothing is set.
 
     Relative names of files start at the folder of the web configuration file, as the toolkit has it.
     """
     if path is None:
-        return Read(WebConfig(), None, {})
+        return Loaded(WebConfig(), None, {})
     # Before the content is read: what is written meanwhile is then seen as a change.
     seen = file.state(path)
     found = document.read(path, "--web.config.file")
     config = _Reader(found, str(path), path.parent, environ).build(WebConfig, found.content)
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
-    return Read(config, _context(path, config), files)
+    return Loaded(config, _context(path, config), files)
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:

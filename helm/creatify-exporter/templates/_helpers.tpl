@@ -1,43 +1,132 @@
+{{- /*
+Completes and renders the values, once, before a template reads them: what is null has its default, or is empty if it is a map of
+the user's own; texts are templates. Every template begins with it. Prometheus' own templates and regular expressions stay as they
+are, and so do the values of the charts above.
+*/ -}}
+{{- define "creatify-exporter.values" -}}
+{{- if not (hasKey .Values "rendered") -}}
+{{- $_ := include "creatify-exporter.restore" (dict "values" .Values "defaults" (.Files.Get "files/values.yaml" | fromYaml)) -}}
+{{- range $key, $value := omit .Values "global" "extraManifests" -}}
+{{- if or (contains "{{" (toJson $value)) (contains ":null" (toJson $value)) -}}
+{{- $_ := set $.Values $key (include "creatify-exporter.render" (dict "value" $value "root" $) | fromJson).value -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set .Values "rendered" true -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "creatify-exporter.restore" -}}
+{{- $own := list "labels" "liveness" "podSecurityContext" "readiness" "resources" "securityContext" "startup" -}}
+{{- range $key, $default := .defaults -}}
+{{- $value := index $.values $key -}}
+{{- if and (kindIs "invalid" $value) (has $key $own) -}}
+{{- $_ := set $.values $key dict -}}
+{{- else if kindIs "invalid" $value -}}
+{{- $_ := set $.values $key $default -}}
+{{- else if and (kindIs "map" $default) (not (has $key $own)) -}}
+{{- $_ := include "creatify-exporter.restore" (dict "values" $value "defaults" $default) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* Takes `value` and `root`; gives JSON whose `value` is rendered and without the entries of maps that are null. */ -}}
+{{- define "creatify-exporter.render" -}}
+{{- $found := .value -}}
+{{- if kindIs "string" .value -}}
+{{- $found = tpl .value .root -}}
+{{- else if kindIs "slice" .value -}}
+{{- $found = list -}}
+{{- range .value -}}
+{{- $found = append $found (include "creatify-exporter.render" (dict "value" . "root" $.root) | fromJson).value -}}
+{{- end -}}
+{{- else if kindIs "map" .value -}}
+{{- $found = dict -}}
+{{- range $key, $each := .value -}}
+{{- if has $key (list "alertLabels" "alerts" "failure_reasons") -}}
+{{- $_ := set $found $key $each -}}
+{{- else if not (kindIs "invalid" $each) -}}
+{{- $_ := set $found $key (include "creatify-exporter.render" (dict "value" $each "root" $.root) | fromJson).value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- dict "value" $found | toJson -}}
+{{- end -}}
+
 {{- define "creatify-exporter.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
-{{- end -}}
-
-{{- /* Shorter than a label may be: a StatefulSet puts its hash behind it, the dashboards put their names. */ -}}
-{{- define "creatify-exporter.fullname" -}}
-{{- $name := include "creatify-exporter.name" . -}}
-{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
-
-{{- define "creatify-exporter.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "creatify-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/component: exporter
-{{- end -}}
-
-{{- define "creatify-exporter.labels" -}}
-{{- $own := include "creatify-exporter.selectorLabels" . | fromYaml -}}
-{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") -}}
-{{- $_ := set $own "app.kubernetes.io/version" .Chart.AppVersion -}}
-{{- $_ := set $own "app.kubernetes.io/managed-by" .Release.Service -}}
-{{- $_ := set $own "app.kubernetes.io/part-of" "creatify-exporter" -}}
-{{- toYaml (merge $own .Values.commonLabels) -}}
+{{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
 {{- /*
-The metadata of an object. Takes `root`, and what is there of `name`, `namespace`, `labels`, `annotations`. The labels by
-which objects find each other win over those of values.
+A name that every kind of object may have: as it is if it can be, else changed, with a hash of what it was, so that two names never
+become one. At most 52 characters, since a StatefulSet puts a hash of its own behind it.
 */ -}}
+{{- define "creatify-exporter.objectName" -}}
+{{- $name := regexReplaceAll "[^a-z0-9-]+" (lower .) "-" | trimAll "-" -}}
+{{- if not (regexMatch "^[a-z]" $name) -}}{{- $name = printf "release-%s" $name -}}{{- end -}}
+{{- if or (ne $name .) (gt (len $name) 52) -}}
+{{- $name = printf "%s-%s" ($name | trunc 43 | trimAll "-") (sha256sum . | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
+{{- end -}}
+
+{{- /* The name of the release alone if it contains the chart's, except under an alias: two of them in one release need two names. */ -}}
+{{- define "creatify-exporter.fullname" -}}
+{{- $name := include "creatify-exporter.name" . -}}
+{{- $own := or .Values.nameOverride (eq .Chart.Name "creatify-exporter") -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (and $own (contains $name .Release.Name)) -}}
+{{- include "creatify-exporter.objectName" (default $full .Values.fullnameOverride) -}}
+{{- end -}}
+
+{{- define "creatify-exporter.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- define "creatify-exporter.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "creatify-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: exporter
+{{- end -}}
+
+{{- /* The labels of every object. Takes `root`, and the `labels` that this one has beside them; the chart's own win. */ -}}
+{{- define "creatify-exporter.labels" -}}
+{{- $own := include "creatify-exporter.selectorLabels" .root | fromYaml -}}
+{{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
+{{- $_ := set $own "helm.sh/chart" ($chart | trunc 63 | trimAll "-_.") -}}
+{{- $_ := set $own "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_.") -}}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- $_ := set $own "app.kubernetes.io/part-of" "creatify-exporter" -}}
+{{- $all := merge $own (default dict .labels) .root.Values.commonLabels -}}
+{{- range $name, $value := $all -}}
+{{- if not (regexMatch "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$" $value) -}}
+{{- fail (printf "the label %s cannot be %q: at most 63 letters, digits, '-', '_' and '.', the first and last a letter or digit" $name $value) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{- /* The metadata of an object. Takes `root`, and what is there of `name`, `namespace`, `labels`, `annotations`. */ -}}
 {{- define "creatify-exporter.metadata" -}}
-{{- $own := include "creatify-exporter.labels" .root | fromYaml -}}
-name: {{ default (include "creatify-exporter.fullname" .root) .name }}
-namespace: {{ default .root.Release.Namespace .namespace }}
+name: {{ default (include "creatify-exporter.fullname" .root) .name | quote }}
+namespace: {{ default (include "creatify-exporter.namespace" .root) .namespace | quote }}
 labels:
-  {{- toYaml (merge $own (default dict .labels)) | nindent 2 }}
+  {{- include "creatify-exporter.labels" . | nindent 2 }}
 {{- with merge (deepCopy (default dict .annotations)) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{- /*
+The metadata of an object for which values name a namespace. There it may meet those of releases in other namespaces, so that its
+name tells from which it is. Takes `root`, the `values` that hold `namespace`, `labels` and `annotations`, and a `suffix` or "".
+*/ -}}
+{{- define "creatify-exporter.guestMetadata" -}}
+{{- $home := include "creatify-exporter.namespace" .root -}}
+{{- $name := include "creatify-exporter.fullname" .root -}}
+{{- if not (has .values.namespace (list "" $home)) -}}
+{{- $name = printf "%s-%s-%s" $home $name (printf "%s/%s" $home $name | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- include "creatify-exporter.metadata" (merge (dict "root" .root "name" (printf "%s%s" $name .suffix)) (pick .values "namespace" "labels" "annotations")) -}}
 {{- end -}}
 
 {{- define "creatify-exporter.serviceAccountName" -}}
@@ -45,11 +134,30 @@ annotations:
 {{- default $own .Values.serviceAccount.name -}}
 {{- end -}}
 
+{{- /* A repository that begins with a host, as Docker tells one, needs no registry. */ -}}
 {{- define "creatify-exporter.image" -}}
+{{- $global := default dict .Values.global -}}
+{{- $repository := .Values.image.repository -}}
+{{- $registry := default .Values.image.registry $global.imageRegistry -}}
+{{- if and $registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $repository)) -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" $registry) $repository -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{ $repository }}:{{ default .Chart.AppVersion .Values.image.tag | replace "+" "_" }}
+{{- end -}}
+{{- end -}}
+
+{{- define "creatify-exporter.imagePullSecrets" -}}
+{{- $secrets := list -}}
+{{- $global := default dict .Values.global -}}
+{{- range concat (default list $global.imagePullSecrets) .Values.imagePullSecrets -}}
+{{- $secrets = append $secrets (dict "name" (ternary . (get (ternary dict . (kindIs "string" .)) "name") (kindIs "string" .))) -}}
+{{- end -}}
+{{- with uniq $secrets -}}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
@@ -58,7 +166,73 @@ annotations:
 {{- end -}}
 
 {{- define "creatify-exporter.address" -}}
-{{ include "creatify-exporter.fullname" . }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
+{{ include "creatify-exporter.fullname" . }}.{{ include "creatify-exporter.namespace" . }}.svc:{{ .Values.service.port }}
+{{- end -}}
+
+{{- /* More flags, but none that the rest of the chart has to know of. */ -}}
+{{- define "creatify-exporter.extraArgs" -}}
+{{- $values := dict
+  "--config.file" "config and workspaces"
+  "--ledger.url" "ledger.existingUrlSecret"
+  "--log.format" "log.format"
+  "--log.level" "log.level"
+  "--web.config.file" "web.config.existingSecret"
+  "--web.external-url" "web.externalUrl"
+  "--web.listen-address" "web.port"
+  "--web.route-prefix" "web.externalUrl, and let the proxy cut the prefix off"
+  "--web.telemetry-path" "web.telemetryPath"
+-}}
+{{- range .Values.extraArgs -}}
+{{- $flag := splitList "=" . | first -}}
+{{- if hasKey $values $flag -}}
+{{- fail (printf "extraArgs: probes, monitor and test would not know of %s; set %s" $flag (get $values $flag)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml .Values.extraArgs -}}
+{{- end -}}
+
+{{- /* Where pods go: what the values say, else different nodes for exporters that share a ledger. */ -}}
+{{- define "creatify-exporter.topologySpreadConstraints" -}}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "creatify-exporter.selectorLabels" . | fromYaml)) -}}
+{{- $given := .Values.topologySpreadConstraints -}}
+{{- if and (not $given) .Values.ledger.existingUrlSecret -}}
+{{- $given = list (dict "maxSkew" 1 "topologyKey" "kubernetes.io/hostname" "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash")) -}}
+{{- end -}}
+{{- $constraints := list -}}
+{{- range $given -}}
+{{- $constraints = append $constraints (merge (deepCopy .) $selector) -}}
+{{- end -}}
+{{- with $constraints -}}
+topologySpreadConstraints:
+  {{- toYaml . | nindent 2 }}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+Refuses what would delete the claim with the ledger. Kubernetes deletes it with the StatefulSet if that says `whenDeleted: Delete`,
+and Helm deletes a StatefulSet that has another name now, or is a Deployment. The values show a part of the cases, the cluster shows
+the rest, but only to `helm upgrade`, and to a renderer that asks a cluster.
+*/ -}}
+{{- define "creatify-exporter.keepLedger" -}}
+{{- $remedy := "first upgrade with persistence.whenDeleted=Retain and nothing else changed, then with this change" -}}
+{{- if eq .Values.persistence.whenDeleted "Delete" -}}
+{{- range $value, $set := dict "persistence.existingClaim" .Values.persistence.existingClaim "ledger.existingUrlSecret" .Values.ledger.existingUrlSecret -}}
+{{- if $set -}}
+{{- fail (printf "persistence.whenDeleted=Delete and %s exclude each other: the claim would be deleted with the StatefulSet that made it, and the ledger in it; %s" $value $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Release.IsUpgrade -}}
+{{- $name := ternary "" (include "creatify-exporter.fullname" .) (ne .Values.ledger.existingUrlSecret "") -}}
+{{- $chart := printf "^%s-[0-9]+\\.[0-9]+\\." (regexQuoteMeta .Chart.Name) -}}
+{{- range (lookup "apps/v1" "StatefulSet" (include "creatify-exporter.namespace" .) "").items -}}
+{{- $labels := default dict .metadata.labels -}}
+{{- $ours := and (eq (get $labels "app.kubernetes.io/instance") $.Release.Name) (regexMatch $chart (get $labels "helm.sh/chart")) -}}
+{{- if and $ours (ne .metadata.name $name) (eq (dig "spec" "persistentVolumeClaimRetentionPolicy" "whenDeleted" "Retain" .) "Delete") -}}
+{{- fail (printf "this upgrade deletes the StatefulSet %s, which deletes its claim and the ledger in it (persistence.whenDeleted=Delete); %s" .metadata.name $remedy) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- /*
@@ -69,10 +243,13 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- if and .Values.existingSecret .Values.workspaces -}}
 {{- fail "existingSecret and workspaces exclude each other: name the secret in the entry of its workspace" -}}
 {{- end -}}
-{{- if not (or .Values.existingSecret .Values.workspaces) -}}
+{{- if not (or .Values.existingSecret .Values.workspaces .Values.workspaces_from) -}}
 {{- fail "no keys: set existingSecret to the name of a secret with the keys api-id and api-key, or list workspaces" -}}
 {{- end -}}
-{{- $given := default (list (dict "existingSecret" .Values.existingSecret)) .Values.workspaces -}}
+{{- $given := .Values.workspaces -}}
+{{- if .Values.existingSecret -}}
+{{- $given = list (dict "existingSecret" .Values.existingSecret) -}}
+{{- end -}}
 {{- $made := printf "%s-keys" (include "creatify-exporter.fullname" .) -}}
 {{- $found := list -}}
 {{- $names := list -}}
@@ -115,6 +292,7 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- $_ := set $ledger "history" "skip" -}}
 {{- end -}}
 {{- $config := dict "workspaces" $workspaces "ledger" (merge (deepCopy .Values.config.ledger) $ledger) -}}
+{{- if .Values.workspaces_from -}}{{- $_ := set $config "workspaces_from" .Values.workspaces_from -}}{{- end -}}
 {{- if .Values.config.fetch -}}{{- $_ := set $config "fetch" .Values.config.fetch -}}{{- end -}}
 {{- if .Values.config.labels -}}{{- $_ := set $config "labels" .Values.config.labels -}}{{- end -}}
 {{- if .Values.config.failure_reasons -}}{{- $_ := set $config "failure_reasons" .Values.config.failure_reasons -}}{{- end -}}
@@ -133,16 +311,23 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- toYaml $keys -}}
 {{- end -}}
 
-{{- /* What a probe asks. The kubelet has no client certificate to show. Takes `root` and `path`. */ -}}
+{{- /*
+A probe of the container. The kubelet has no client certificate to show. Takes `root`, its `name`, its `timing` and the `path`;
+without timing there is none.
+*/ -}}
 {{- define "creatify-exporter.probe" -}}
-{{- if and .root.Values.web.config.existingSecret .root.Values.web.config.clientCertificates -}}
-tcpSocket:
-  port: metrics
-{{- else -}}
-httpGet:
-  path: {{ .path }}
-  port: metrics
-  scheme: {{ include "creatify-exporter.scheme" .root | upper }}
+{{- with .timing -}}
+{{ $.name }}:
+  {{- if and $.root.Values.web.config.existingSecret $.root.Values.web.config.clientCertificates }}
+  tcpSocket:
+    port: metrics
+  {{- else }}
+  httpGet:
+    path: {{ $.path }}
+    port: metrics
+    scheme: {{ include "creatify-exporter.scheme" $.root | upper }}
+  {{- end }}
+  {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
@@ -161,9 +346,14 @@ through as they are.
 {{- $kept := true -}}
 {{- if $rule.alert -}}
 {{- $_ := set $alerts $rule.alert true -}}
-{{- $change := default dict (index $.Values.prometheusRule.alerts $rule.alert) -}}
-{{- $kept = dig "enabled" true $change -}}
-{{- $labels := merge (deepCopy (default dict $change.labels)) $.Values.prometheusRule.alertLabels $rule.labels -}}
+{{- $change := default dict (get $.Values.prometheusRule.alerts $rule.alert) -}}
+{{- $kept = ne (get $change "enabled" | toString) "false" -}}
+{{- $labels := dict -}}
+{{- range $more := list $rule.labels $.Values.prometheusRule.alertLabels (default dict $change.labels) -}}
+{{- range $label, $value := $more -}}
+{{- if not (kindIs "invalid" $value) -}}{{- $_ := set $labels $label $value -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if $change.severity -}}{{- $_ := set $labels "severity" $change.severity -}}{{- end -}}
 {{- $_ := set $rule "labels" $labels -}}
 {{- if $change.for -}}{{- $_ := set $rule "for" $change.for -}}{{- end -}}

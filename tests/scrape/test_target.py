@@ -1,4 +1,4 @@
-"""A census that remembers is held against one that reads every byte, over lists that change as lists do."""
+"""A reader that remembers chunks is held against one that reads every byte, over lists that change as lists do."""
 
 import json
 from contextlib import closing
@@ -8,17 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from desk import DAY, WORKSPACE, Desk, moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import pieces
-from test_ledger import DAY, WORKSPACE, Desk, moment
 
-from creatify_exporter.census import Census
-from creatify_exporter.creatify.client import Listing
-from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.config.schema import Labels
+from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.target import read_list
 
 BATCH = 2000  # bytes
 Entry = dict[str, Any]
@@ -28,23 +29,22 @@ class Reader:
     """A ledger whose lists come as bytes; `decoded` is how many tasks of the last one were decoded."""
 
     def __init__(self, *, remembers: bool) -> None:
-        self.desk, self.census, self.decoded = Desk(), Census(), 0
+        self.desk, self.cache, self.decoded = Desk(), ChunkCache(), 0
         self._remembers = remembers
 
     def read(self, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any]:
         """Record a list; return what it says, and what has been counted so far."""
         self.desk.now, self.decoded = now, 0
-        if not self._remembers:
-            self.census = Census()
-        decoder = Decoder(2**20, BATCH)
-        listing = Listing(lambda _: map(self._noted, decoder.batches(pieces(body, sizes))), decoder)
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
-            snapshot = self.census.take(listing, transaction)
+            cache = (self.cache if self._remembers else ChunkCache()).successor(transaction.settled_in)
+            batches = Decoder(2**20, BATCH, cache).batches(pieces(body, sizes))
+            snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
+            self.cache = cache
             transaction.commit(now)
         return snapshot, self.desk.ledger.counters(*WORKSPACE)
 
-    def _noted(self, batch: Any) -> Any:
-        self.decoded += len(batch) if isinstance(batch, list) else 0
+    def _noted(self, batch: Batch) -> Batch:
+        self.decoded += len(batch.tasks)
         return batch
 
 
@@ -136,7 +136,26 @@ def test_what_is_remembered_counts_as_what_is_read(
                 change(how, entries, entry(next(numbers), now), chance)
             now += gap
             body = body_of(entries, separators)
-            assert read(one, body, now, sizes) == read(other, body, now, sizes)
+            assert_alike(read(one, body, now, sizes), read(other, body, now, sizes), entries)
+
+
+def assert_alike(one: tuple[Snapshot, Any] | str, other: tuple[Snapshot, Any] | str, entries: list[Entry]) -> None:
+    """What is counted is the same, and so is the snapshot of a list that has each id once.
+
+    A copy of a task in a known chunk is not recognised, since the ids there are not known.
+    """
+    if isinstance(one, str) or isinstance(other, str):
+        assert one == other
+        return
+    assert one[1] == other[1]
+    ids = {each["id"] for each in entries}
+    if len(ids) == len(entries):
+        assert one[0] == other[0]
+    assert tasks_in(other[0]) == len(ids) <= tasks_in(one[0]) <= len(entries)
+
+
+def tasks_in(snapshot: Snapshot) -> int:
+    return sum(cell.tasks for cell in snapshot.cells.values())
 
 
 def settled(number: int) -> list[Entry]:
@@ -151,7 +170,7 @@ def test_a_list_that_goes_on_is_decoded_where_it_is_new() -> None:
     for number in range(30):
         entries = [entry(1000 + number, NOW + number), *entries[:-1]]
         snapshot, _ = reader.read(body_of(entries), NOW + 2 + number, [512])
-        assert snapshot.by_model(frozenset({"flash"}))["flash"]["done"].tasks == 1000
+        assert snapshot.by_model(frozenset({"flash"}), Labels())["flash"]["done"].tasks == 1000
         assert reader.decoded < 150
 
 
@@ -171,7 +190,7 @@ def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one()
         now = NOW + hour * 3600
         entries = [entry(500 + hour, now), *entries]
         reader.read(body_of(entries), now, [512])
-    assert len(reader.census.stretches) < len(body_of(entries)) / (BATCH / 2)
+    assert len(reader.cache) < len(body_of(entries)) / (BATCH / 2)
     assert reader.decoded < 100
 
 
@@ -181,11 +200,21 @@ def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_da
     one, other = Reader(remembers=True), Reader(remembers=False)
     with closing(one.desk.ledger), closing(other.desk.ledger):
         for number, listed in enumerate([entries, entries, copied, entries, entries, entries, copied]):
-            body = body_of(listed)
-            assert one.read(body, NOW + number * 2 * DAY, [512]) == other.read(body, NOW + number * 2 * DAY, [512])
+            body, now = body_of(listed), NOW + number * 2 * DAY
+            assert_alike(one.read(body, now, [512]), other.read(body, now, [512]), listed)
 
 
-def test_stretches_that_are_remembered_say_when_their_tasks_were_created() -> None:
+def test_a_list_with_copies_is_decoded_whole_until_it_has_none() -> None:
+    reader, entries = Reader(remembers=True), settled(1000)
+    for number in range(4):
+        snapshot, _ = reader.read(body_of([*entries, entries[500]]), NOW + number, [512])
+        assert (tasks_in(snapshot), reader.decoded) == (1000, 1001)
+    reader.read(body_of(entries), NOW + 4, [512])
+    reader.read(body_of(entries), NOW + 5, [512])
+    assert reader.decoded < 100
+
+
+def test_chunks_that_are_remembered_say_when_their_tasks_were_created() -> None:
     entries = settled(1000)
     reader = Reader(remembers=True)
     for number in range(3):

@@ -1,0 +1,1 @@
+"""What runs the exporter elsewhere, and what releases it."""

@@ -1,0 +1,277 @@
+"""HTTP as `requests` and urllib3 speak it, with a deadline that a slow peer cannot outlive, and errors translated."""
+
+import http.client
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cache
+from http import HTTPStatus
+from typing import Any, Final
+from weakref import WeakSet
+
+import requests
+import urllib3
+from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
+
+from creatify_exporter import __version__, redaction
+from creatify_exporter.config.schema import Workspace
+from creatify_exporter.creatify.decoder import BATCH_BYTES
+from creatify_exporter.creatify.happy_eyeballs import connect
+from creatify_exporter.errors import FetchError
+
+_MAX_LINE: Final = 2**16
+_INTERIM: Final = frozenset(range(100, 200)) - {HTTPStatus.SWITCHING_PROTOCOLS}
+
+
+class Transport:
+    """The connections of one workspace, kept alive between requests. Every failure is a `FetchError`."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._watchdog = _Watchdog()
+        self._session = _session(workspace, self._watchdog)
+
+    def limit(self, seconds: float) -> AbstractContextManager[None]:
+        """Shut all connections if the block takes longer."""
+        return self._watchdog.limit(seconds)
+
+    def get(self, url: str, headers: dict[str, str], deadline: float) -> requests.Response:
+        """Return the answer, whatever its status, with its body unread; redirects are not followed."""
+        remaining = max(0.001, deadline - time.monotonic())
+        try:
+            return self._session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=remaining)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            failure = _failed_request(error)
+        # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
+        raise failure
+
+    def pieces(self, response: requests.Response, deadline: float, most: int) -> Iterator[bytes]:
+        """Yield the decoded body, at most so many bytes of it; raw, since `requests` reads in pieces of 10 KB."""
+        received, began = 0, time.monotonic()
+        while piece := _read(response, received):
+            received += len(piece)
+            if received > most:
+                spent = time.monotonic() - began
+                raise FetchError("too_large", f"the body is too large: {received} decoded bytes after {spent:.1f} s")
+            if time.monotonic() > deadline:
+                raise FetchError("timeout", "time is up")
+            yield piece
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._session.close()
+
+
+def _read(response: requests.Response, received: int) -> bytes:
+    try:
+        piece: bytes = response.raw.read(BATCH_BYTES, decode_content=True)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        failure = _broken_body(error, received)
+    else:
+        return piece
+    raise failure
+
+
+class _Watchdog:
+    """Shuts the sockets of a transport when its time is up, so that no slow drip outlives the deadline."""
+
+    def __init__(self) -> None:
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
+
+    def guard(self, connected: object) -> None:
+        """Remember the socket of a new connection."""
+        if isinstance(connected, socket.socket):
+            with self._lock:
+                self._sockets.add(connected)
+
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Shut whatever is open if the block takes longer."""
+        timer = threading.Timer(seconds, self._shut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _shut(self) -> None:
+        with self._lock:
+            sockets = list(self._sockets)
+        for each in sockets:
+            with suppress(OSError):
+                # The plain socket's method: that of a TLS socket would pull its TLS state from under its reader.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+
+@cache
+def default_context() -> ssl.SSLContext:
+    """Return what verifies certificates without a `tls_config`: one for all, as each holds 0.7 MiB of authorities."""
+    context = urllib3.util.create_urllib3_context()
+    context.load_verify_locations(_authorities_file())
+    return context
+
+
+def _authorities_file() -> str:
+    """Return the file of SSL_CERT_FILE, as OpenSSL and Go have it, else the list that comes with `requests`."""
+    return os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH
+
+
+class _GuardedAdapter(HTTPAdapter):
+    """Tells the watchdog of every connection that is made.
+
+    `context` verifies certificates; without one, each connection has its own as `requests` makes it.
+    """
+
+    def __init__(self, watchdog: _Watchdog, context: ssl.SSLContext | None) -> None:
+        self._watchdog, self._context = watchdog, context
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' signature
+        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
+        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context, proxy_ssl_context=self._context)
+
+    def cert_verify(self, conn: Any, *args: Any) -> None:  # noqa: ANN401 - requests' signature
+        super().cert_verify(conn, *args)  # type: ignore[no-untyped-call] # requests' own
+        if self._context:
+            # They are in the context; for each connection they would be read again.
+            conn.ca_certs = None
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        if "ConnectionCls" not in vars(pool):
+            pool.ConnectionCls = _guarded(pool.ConnectionCls, self._watchdog)
+        return pool
+
+
+def _guarded(connection: Any, watchdog: _Watchdog) -> type:  # noqa: ANN401 - any of urllib3's connection classes
+    class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
+        response_class = _Response
+
+        def _new_conn(self) -> socket.socket:
+            plain = _connected(self)
+            # Already now, since a proxy may be slow to say that it is connected.
+            watchdog.guard(plain)
+            return plain
+
+        def connect(self) -> None:
+            super().connect()
+            # That of TLS, which has taken the place of the plain one.
+            watchdog.guard(self.sock)
+
+    return Guarded
+
+
+def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urllib3's connections
+    """Connect as urllib3 does, and with its errors, but let no silent address use up the time of the others."""
+    try:
+        return connect(
+            connection._dns_host.strip("[]"),  # noqa: SLF001 - what urllib3's own method connects to
+            connection.port,
+            connection.timeout,
+            connection.socket_options or (),
+        )
+    except socket.gaierror as error:
+        raise urllib3.exceptions.NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise urllib3.exceptions.ConnectTimeoutError(connection, str(error)) from error
+    except OSError as error:
+        raise urllib3.exceptions.NewConnectionError(connection, str(error)) from error
+
+
+class _Response(http.client.HTTPResponse):
+    """Reads two things as RFC 9110 has them and `http.client` does not: interim answers, and repeated lengths."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip any number of interim answers, such as 103 Early Hints (15.2); the base class skips 100 only."""
+        while True:
+            # Private, and the one place that serves the answers of proxies to CONNECT, too.
+            version, status, reason = super()._read_status()  # type: ignore[misc] # as above
+            if status not in _INTERIM:
+                return version, status, reason
+            while self.fp.readline(_MAX_LINE) not in (b"\r\n", b"\n", b""):
+                pass
+
+    def begin(self) -> None:
+        """Read the head; a length may be repeated if it is the same each time (8.6)."""
+        super().begin()
+        values = ",".join(self.headers.get_all("Content-Length", [])).split(",")
+        if self.chunked or values == [""]:
+            return
+        if not all(value.strip().isascii() and value.strip().isdigit() for value in values):
+            raise urllib3.exceptions.InvalidHeader("Content-Length")
+        length, *others = {int(value) for value in values}
+        if others:
+            raise urllib3.exceptions.InvalidHeader("Content-Length")
+        if self.length is None:
+            self.length = length
+
+
+class _Session(requests.Session):
+    """Leaves redirects alone: even where it does not follow one, `requests` would read its body to the end."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return nowhere."""
+
+
+def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
+    session = _Session()
+    # Neither ~/.netrc, which would add an Authorization header, nor proxies that nobody has configured.
+    session.trust_env = False
+    session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
+    session.headers["Accept"] = "application/json"
+    if workspace.proxy_url:
+        session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
+    if tls := workspace.tls_config:
+        session.verify = str(tls.ca_file or _authorities_file())
+        session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _GuardedAdapter(watchdog, None if workspace.tls_config else default_context()))
+    return session
+
+
+def _failed_request(error: Exception) -> FetchError:
+    if isinstance(error, requests.Timeout):
+        return FetchError("timeout", "the API does not answer in time")
+    if isinstance(error, requests.exceptions.SSLError):
+        return FetchError("tls", f"no secure connection: {_innermost(error)}")
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return FetchError("connection", "the answer has an invalid Content-Length")
+    if isinstance(error, requests.ConnectionError):
+        return FetchError("connection", f"no connection: {_innermost(error)}")
+    if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):
+        return FetchError("connection", f"the request cannot be sent: {type(error).__name__}")
+    # A CA or key file that cannot be read.
+    return FetchError("tls", f"no secure connection: {error}")
+
+
+def _broken_body(error: Exception, received: int) -> FetchError:
+    after = f"after {received} bytes"
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+        return FetchError("timeout", f"the body stopped coming {after}")
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return FetchError("invalid_body", f"the body is not encoded as its header says, {after}")
+    if isinstance(error, urllib3.exceptions.SSLError):
+        return FetchError("tls", f"the secure connection broke {after}")
+    return FetchError("connection", f"the connection broke {after}")
+
+
+def _innermost(error: Exception) -> str:
+    """Return the last of urllib3's nested reasons, such as `Connection refused`; the others repeat the URL."""
+    inner: object = error
+    while isinstance(inner, Exception):
+        reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
+    if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.RemoteDisconnected):
+        # Its text is the peer's.
+        return f"the answer is not HTTP ({type(reason).__name__})"
+    # It may quote the API, which may echo the keys. OpenSSL's have a code in front and their place in a file behind.
+    text = re.sub(r"\[[^]]*\] | ?\(_ssl\.c:\d+\)", "", redaction.mask(str(reason)))
+    text = text.rpartition(": ")[2].strip("()'\" ,")
+    return text[:200] or type(reason).__name__

@@ -1,0 +1,114 @@
+"""A transaction: follows one fetch, and records its list as a whole or not at all."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from creatify_exporter.creatify.task import Task, model_label, status_label
+from creatify_exporter.errors import FetchError, LedgerUnavailable
+from creatify_exporter.ledger.reconcile import ListContents, Rules
+from creatify_exporter.ledger.staging import Observation, StagingTable
+from creatify_exporter.ledger.state import Book, Row
+
+
+class Transaction:
+    """Takes a list batch by batch; nothing of it is in the ledger before `commit`, and nothing ever without it.
+
+    Only what the list changes is kept: of a task that the list shows as the book has it, only that it is listed; of a
+    settled task nothing. `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it
+    returns False if another list has been recorded since `book` was read. `failure` is why `book` could not be read.
+
+    Tasks that have settled stay settled in all transactions with the same `settled_in`, unless that is None.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        rules: Rules,
+        record: Callable[[ListContents, float], bool],
+        *,
+        failure: LedgerUnavailable | None = None,
+    ) -> None:
+        self._book, self._rules = book, rules
+        self._record = record
+        self._failure = failure
+        self._staging = StagingTable()
+        self._unchanged: set[str] = set()
+        self._changed: set[str] = set()
+        self._listed = self._has_dates = False
+        # A task without a date never settles, and may have the id of one that has.
+        self.settled_in = book if all(row.dated for row in book.rows.values()) else None
+        watermark = book.progress.watermark
+        self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
+
+    def add(self, batch: list[Task]) -> bool:
+        """Add a batch; return whether all its tasks have settled, so that no later list can change them.
+
+        A ledger that fails here says so at `commit`, so that the list can be read to its end.
+        """
+        self._listed = self._listed or bool(batch)
+        self._has_dates = self._has_dates or any(task.created_at for task in batch)
+        if self._failure:
+            return False
+        observations, settled = self._observations(batch)
+        try:
+            if observations:
+                self._staging.add(observations)
+        except LedgerUnavailable as error:
+            self._failure = error
+        return settled == len(batch)
+
+    def skip(self) -> None:
+        """Note that the list has settled tasks that are not added, since they change nothing."""
+        self._listed = self._has_dates = True
+
+    def commit(self, now: float) -> bool:
+        """Record the list, which was complete at `now`; return False if another one has been recorded meanwhile.
+
+        Raises `LedgerUnavailable`, and `FetchError` for a list that must not be believed.
+        """
+        if self._failure:
+            raise self._failure
+        if self._book.progress.has_dates and self._listed and not self._has_dates:
+            # Every settled task would look like a new one.
+            raise FetchError("invalid_body", "no task says when it was created (created_at), as those before it did")
+        return self._record(ListContents(self._staging, self._unchanged, self._has_dates), now)
+
+    def close(self) -> None:
+        """Forget the list."""
+        self._staging.close()
+
+    def _observations(self, batch: list[Task]) -> tuple[list[Observation], int]:
+        """Return the observations of new and changed tasks, and how many tasks of the batch have settled."""
+        # Without calls for tasks that are settled or unchanged: a list can hold a hundred thousand of these.
+        rows, watermark = self._book.rows, self._watermark
+        observations, settled = [], 0
+        for task in batch:
+            row = rows.get(task.id)
+            if row is None:
+                created_at = task.created_at
+                if watermark is not None and created_at is not None and created_at < watermark:
+                    settled += 1
+                elif task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
+                    observations.append(self._observe(task))
+            elif task.status != row.status or task.credits_used != row.credits_used:
+                observations.extend(self._contradict(task, row))
+            elif task.id in self._changed:
+                observations.append(self._observe(task))
+            else:
+                self._unchanged.add(task.id)
+        return observations, settled
+
+    def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
+        """Observe a tracked task that the list shows otherwise than the book has it."""
+        if task.id in self._unchanged and task.id not in self._changed:
+            # An earlier entry changed nothing; now that there are two, both have to be compared.
+            yield Observation(task.id, row.status, row.credits_used, row.model, "", row.created_at)
+        self._changed.add(task.id)
+        yield self._observe(task)
+
+    def _observe(self, task: Task) -> Observation:
+        status = status_label(task.status)
+        reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
+        created_at = None if task.created_at is None else task.created_at.timestamp()
+        # Without names: a first list has a hundred thousand of these.
+        return Observation(task.id, status, task.credits_used, model_label(task.model_name), reason, created_at)

@@ -1,0 +1,77 @@
+"""Content negotiation by RFC 9110, section 12: which format and which encoding a client prefers."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+_ESCAPINGS: Final = ("allow-utf-8", "underscores", "dots", "values")
+# A q-value has at most three decimals; what is none of them is taken for a refusal.
+_QUALITY: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
+# Commas and semicolons may stand in quotes.
+_ITEM: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+_PARAMETER: Final = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
+
+
+class Range(NamedTuple):
+    """One item of an `Accept…` header, in small letters."""
+
+    name: str
+    quality: float
+    parameters: Mapping[str, str]
+
+
+def content_type(accept: str) -> str:
+    """Return the format for an `Accept` header: OpenMetrics if the client prefers it, else the classic text format.
+
+    Whichever version of OpenMetrics is asked for, 1.0.0 is what there is. A client that accepts neither gets text: an
+    answer helps more than a 406. All names here are legal in every escaping scheme, so that the one that is asked for
+    holds for the text as it is.
+    """
+    ranges = [each for each in _ranges(accept) if _is_version(each.parameters.get("version", "1"))]
+    openmetrics, text = _best(ranges, "application/openmetrics-text"), _best(ranges, "text/plain")
+    if openmetrics is None or openmetrics.quality == 0:
+        return _with_escaping(TEXT, text)
+    # Of two that are equally welcome, OpenMetrics is for those that name it.
+    rivals = text.quality if text else 0.0
+    named = openmetrics.name == "application/openmetrics-text"
+    if openmetrics.quality > rivals or (openmetrics.quality == rivals and named):
+        return _with_escaping(OPENMETRICS, openmetrics)
+    return _with_escaping(TEXT, text)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Return whether an `Accept-Encoding` header prefers gzip to an answer as it is."""
+    qualities = {each.name: each.quality for each in _ranges(accept_encoding)}
+    rest = qualities.get("*", 0.0)
+    gzip = qualities.get("gzip", qualities.get("x-gzip", rest))
+    return gzip > 0 and gzip >= qualities.get("identity", 0.0)
+
+
+def _ranges(header: str) -> Iterator[Range]:
+    for item in _ITEM.findall(header):
+        name, *parameters = [part.strip() for part in _PARAMETER.findall(item)] or [""]
+        pairs = (parameter.partition("=") for parameter in parameters)
+        values = {key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs}
+        quality = values.pop("q", "1")
+        yield Range(name.lower(), float(quality) if _QUALITY.fullmatch(quality) else 0.0, values)
+
+
+def _best(ranges: list[Range], media_type: str) -> Range | None:
+    """Return the most specific range for a media type, of equally specific ones the one of the highest quality."""
+    for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
+        matching = [each for each in ranges if each.name == name]
+        if matching:
+            return max(matching, key=lambda each: each.quality)
+    return None
+
+
+def _is_version(text: str) -> bool:
+    return re.fullmatch(r"\d+(\.\d+)*", text, re.ASCII) is not None
+
+
+def _with_escaping(media_type: str, asked: Range | None) -> str:
+    escaping = asked.parameters.get("escaping") if asked else None
+    return f"{media_type}; escaping={escaping}" if escaping in _ESCAPINGS else media_type

@@ -1,0 +1,44 @@
+"""Which ledger a URL means: a reload may change how it is reached, another ledger needs another start."""
+
+import pytest
+
+from creatify_exporter.config.url import LedgerUrl
+
+ONE_DATABASE = [
+    "postgresql://ledger:old@db.example/counts",
+    "postgresql://ledger:new@db.example/counts",
+    "postgresql://ledger:with:colons@db.example/counts",
+    "postgresql://ledger:with%2Fslash@db.example/counts",
+    "postgres://db.example:5432/counts?user=ledger&password=old",
+    "postgresql://db.example/counts?password=new&user=another",
+    "postgresql://ledger@db.example/c%6Funts?sslmode=verify-full&application_name=exporter",
+    "postgresql://ledger@/counts?host=db.example",
+    "postgresql://ledger@db.example?dbname=counts",
+    "postgresql://counts@db.example",
+]
+OTHERS = [
+    "postgresql://ledger:old@db.example/other",
+    "postgresql://ledger:old@db.example:5433/counts",
+    "postgresql://ledger:old@other.example/counts",
+    "postgresql://ledger:old@db.example",
+    "postgresql://ledger:old@db.example,other.example/counts",
+    "postgresql://ledger:old@db.example/counts?hostaddr=192.0.2.1",
+    "sqlite:///counts",
+    "memory:",
+]
+SEVERAL_SERVERS = [
+    "postgresql://a:5432,[2001:db8::1]:5433/counts",
+    "postgresql://[2001:db8::1]:5433,a/counts",
+    "postgresql:///counts?host=a,2001:db8::1&port=5432,5433",
+]
+
+
+@pytest.mark.parametrize("same", [ONE_DATABASE, SEVERAL_SERVERS, ["sqlite:///a/ledger.db", "sqlite:///a//ledger.db"]])
+def test_urls_of_one_ledger_are_equal_however_they_are_written(same: list[str]) -> None:
+    places = {url: LedgerUrl.parse(url).place for url in same}
+    assert [url for url, place in places.items() if place != places[same[0]]] == []
+
+
+def test_urls_of_different_ledgers_differ() -> None:
+    places = [LedgerUrl.parse(url).place for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
+    assert len(set(places)) == len(places)

@@ -1,0 +1,80 @@
+"""The committed dashboards, read as Grafana reads them, for the tests."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PAGES: dict[str, dict[str, Any]] = {
+    path.stem: json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))
+}
+VARIABLES = {"datasource", "workspace", "api", "model"}
+SCRAPE = 60
+"""Seconds between two scrapes of what the queries are asked of."""
+HOURS = 3
+"""How long the time shown is."""
+
+
+class Asked(NamedTuple):
+    """A query, and where it stands."""
+
+    page: str
+    panel: str
+    expr: str
+    instant: bool = False
+    interval: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.panel}: {self.expr}"
+
+    def filled(self, workspace: str = ".*", api: str = ".*", model: str = ".*") -> str:
+        """Return it as Grafana would send it, with this chosen."""
+        step = int(self.interval.removesuffix("m")) * 60 if self.interval else SCRAPE
+        values = {
+            "__rate_interval": f"{max(step + SCRAPE, 4 * SCRAPE)}s",
+            "__interval_ms": str(step * 1000),
+            "__interval": f"{step}s",
+            "__range": f"{HOURS}h",
+            "workspace": workspace,
+            "api": api,
+            "model": model,
+        }
+        return re.sub(r"\$([a-z_]+)", lambda found: values[found[1]], self.expr)
+
+
+def panels_of(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the panels of a dashboard without the titles of its rows."""
+    return [panel for panel in page["panels"] if panel["type"] != "row"]
+
+
+def panel_of(page: str, title: str) -> dict[str, Any]:
+    """Return one panel."""
+    [found] = [panel for panel in panels_of(PAGES[f"creatify-{page}"]) if panel["title"] == title]
+    return found
+
+
+def queries_of(page: str, panel: dict[str, Any]) -> list[Asked]:
+    """Return the queries of a panel."""
+    return [
+        Asked(page, panel["title"], target["expr"], target.get("instant", False), panel.get("interval", ""))
+        for target in panel["targets"]
+    ]
+
+
+def columns_of(panel: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the options of a table's columns by their headings."""
+    columns: dict[str, dict[str, Any]] = {}
+    for override in panel["fieldConfig"]["overrides"]:
+        if override["matcher"]["id"] == "byName":
+            options = {each["id"]: each.get("value") for each in override["properties"]}
+            columns.setdefault(override["matcher"]["options"], {}).update(options)
+    return columns
+
+
+QUERIES = [asked for name, page in PAGES.items() for panel in panels_of(page) for asked in queries_of(name, panel)]
+ANNOTATIONS = [
+    Asked(name, "annotations", each["target"]["expr"], interval=each["target"]["interval"])
+    for name, page in PAGES.items()
+    for each in page["annotations"]["list"]
+]

@@ -1,0 +1,280 @@
+"""What tests of the ledger share: rules, stores whose statements can fail, and a ledger told list by list."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import psycopg
+import pytest
+
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import SeriesKey, Total
+from creatify_exporter.ledger.store import Rows
+
+HOUR, DAY = 3600.0, 24 * 3600.0
+NOON = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
+TODAY = (date(2026, 10, 31) - date(1970, 1, 1)).days
+WORKSPACE = ("default", "text_generator")
+
+
+def rules(*reasons: str, **settings: Any) -> Rules:
+    """Make rules whose reasons are the texts themselves."""
+    reasons = reasons or ("timeout", "quota")
+    defaults: dict[str, Any] = {
+        "history": "count",
+        "settle_after": DAY,
+        "new_series_hold": 120.0,
+        "max_models": 100,
+        "models": frozenset(),
+    }
+
+    def classify(text: str | None) -> str:
+        return text if text and text in reasons else "other"
+
+    return Rules(reasons=(*reasons, "other"), classify=classify, **{**defaults, **settings})
+
+
+def moment(at: float) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at)
+
+
+# --- Stores whose statements can be watched and failed --------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here; nothing may catch this."""
+
+
+When = Literal["before", "after"]
+Cursor = TypeVar("Cursor")
+
+
+class Tap:
+    """Is told of each single statement before and after it is executed."""
+
+    def __init__(self) -> None:
+        self.committed = False
+        self.watcher: Callable[[str, When], None] = lambda _sql, _when: None
+
+    def execute(self, sql: str, run: Callable[[], Cursor]) -> Cursor:
+        self.watcher(sql, "before")
+        cursor = run()
+        self.committed = sql == "COMMIT" or self.committed
+        self.watcher(sql, "after")
+        return cursor
+
+
+class Watched:
+    """A store whose statements can be made to fail; `failure` makes what its database raises then."""
+
+    tap: Tap
+    failure: Callable[[], Exception]
+    tripped = False
+
+    def fail(self, number: int, when: When, error: BaseException | None = None) -> None:
+        """Fail once at one of the statements to come (0: the commit): before it is executed, or after it has been."""
+        statements = 0
+
+        def watch(sql: str, now: When) -> None:
+            nonlocal statements
+            statements += now == when
+            due = sql == "COMMIT" if number == 0 else statements == number
+            if due and now == when and not self.tripped:
+                self.tripped = True
+                raise error or self.failure()
+
+        self.tripped = self.tap.committed = False
+        self.tap.watcher = watch
+
+    def heal(self) -> None:
+        self.tap.watcher = lambda _sql, _when: None
+
+    def statements(self) -> list[str]:
+        """Return a list to which each statement to come is added."""
+        told: list[str] = []
+        self.tap.watcher = lambda sql, when: told.append(sql) if when == "before" else None
+        return told
+
+
+class Wiretap:
+    """A connection to SQLite that tells its tap of each single statement."""
+
+    def __init__(self, database: sqlite3.Connection, tap: Tap) -> None:
+        self._database, self._tap = database, tap
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        return self._tap.execute(sql, lambda: self._database.execute(sql, parameters))
+
+    def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        for row in rows:
+            self.execute(sql, row)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._database.in_transaction
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class WatchedSqlite(Watched, SqliteStore):
+    failure = partial(sqlite3.OperationalError, "database or disk is full")
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(path)
+        self.path = path or Path()
+        self._database.execute("PRAGMA synchronous = OFF")  # a process dies in these tests, not a machine
+        self.tap = Tap()
+        self._database = cast("sqlite3.Connection", Wiretap(self._database, self.tap))
+
+    def execute(self, sql: str) -> list[Any]:
+        return self._database.execute(sql).fetchall()
+
+    def kill(self, number: int, torn: float, copy: Path) -> None:
+        """End the process at one of the statements to come (0: the commit): `copy` gets what it leaves behind.
+
+        If that is the commit, it dies while it writes the log: `torn` is the part that reaches the file.
+        """
+        statements = 0
+
+        def watch(sql: str, now: When) -> None:
+            nonlocal statements
+            statements += now == "before"
+            if sql != "COMMIT" if number == 0 else statements != number:
+                return
+            if now == "before":
+                self.leave(copy)
+                if sql != "COMMIT":
+                    raise Killed
+            else:
+                name = f"{self.path.name}-wal"
+                old, new = (copy / name).read_bytes(), self.path.with_name(name).read_bytes()
+                written = int(torn * len(new))
+                (copy / name).write_bytes(new[:written] + old[written:])
+                raise Killed
+
+        self.tap.committed = False
+        self.tap.watcher = watch
+
+    def leave(self, copy: Path) -> None:
+        """Copy the files as they are at this moment, which is what a process that is killed now leaves behind."""
+        copy.mkdir()
+        for part in self.path.parent.glob(f"{self.path.name}*"):
+            shutil.copy(part, copy)
+
+
+class TappedSession(_Session):
+    """A session that tells its tap of each single statement."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]", tap: Tap) -> None:
+        super().__init__(connection)
+        self._tap = tap
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return self._tap.execute(sql, lambda: super(TappedSession, self).execute(sql, parameters))
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        for row in rows:
+            self.execute(sql, row)
+
+
+class WatchedPostgresql(Watched, PostgresqlStore):
+    failure = partial(psycopg.OperationalError, "server closed the connection")
+
+    def __init__(self, url: str) -> None:
+        self.url, self.tap = url, Tap()
+        super().__init__(lambda: url)
+
+    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
+        return TappedSession(connection, self.tap)
+
+
+# --- A ledger told list by list -------------------------------------------------------------------------------------
+
+
+class Desk:
+    """A ledger in a file or in memory and a clock, for stories that are told list by list."""
+
+    def __init__(self, path: Path | None = None, **settings: Any) -> None:
+        self.now = NOON
+        self.rules = rules(**settings)
+        self.open(path)
+
+    def open(self, path: Path | None) -> None:
+        self.store = WatchedSqlite(path)
+        self.ledger = Ledger(self.store, self.rules, lambda: self.now)
+
+    def restart(self) -> None:
+        self.ledger.close()
+        self.open(self.store.path)
+
+    def list(self, *tasks: Task, after: float = 15.0) -> bool:
+        self.now += after
+        transaction = self.ledger.begin(*WORKSPACE)
+        transaction.add(list(tasks))
+        return transaction.commit(self.now)
+
+    def count(self, total: Total, label: str = "", model: str = "flash") -> float:
+        return dict(self.ledger.counters(*WORKSPACE).values).get(SeriesKey(model, total, label), -1.0)
+
+    def counts(self, *totals: Total) -> tuple[float, ...]:
+        return tuple(self.count(total) for total in totals)
+
+    def tracked(self) -> int:
+        return self.ledger.counters(*WORKSPACE).tracked
+
+    def task(
+        self,
+        identity: str = "a",
+        status: str | None = "pending",
+        credits_used: float | None = None,
+        *,
+        at: float | None = NOON,
+        **names: str,
+    ) -> Task:
+        created_at = None if at is None else moment(at)
+        return Task(identity, names.get("model", "flash"), status, names.get("reason"), credits_used, created_at)
+
+
+class Shared(Desk):
+    """One of several exporters on a PostgreSQL database, with the clock of the first one."""
+
+    store: WatchedPostgresql  # type: ignore[assignment] # it offers what the desk asks of the other one
+
+    def __init__(self, url: str, clock: Desk | None = None, **settings: Any) -> None:
+        self.url, self.clock = url, clock
+        super().__init__(None, **settings)
+
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+        self.store = WatchedPostgresql(self.url)
+        self.ledger = Ledger(self.store, self.rules, lambda: (self.clock or self).now)
+
+    def restart(self) -> None:
+        self.ledger.close()
+        self.open(None)
+
+    def list(self, *tasks: Task, after: float = 15.0) -> bool:
+        if self.clock:
+            self.now = self.clock.now
+        recorded = super().list(*tasks, after=after)
+        if self.clock:
+            self.clock.now = self.now
+        return recorded
+
+
+STORES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
+"""What a fixture that asks `new_desk` is parametrised by."""
+
+
+def new_desk(request: pytest.FixtureRequest, folder: Path, **settings: Any) -> Desk:
+    """Return a ledger in a new store of the kind that the fixture's parameter names."""
+    if request.param == "sqlite":
+        return Desk(folder / "state" / "ledger.db", **settings)
+    return Shared(request.getfixturevalue("postgres").database(), **settings)

@@ -1,0 +1,479 @@
+"""The ledger in a file: files that are refused, files that fail, bits that flip, and processes that die."""
+
+import os
+import random
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed
+
+from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger.checksum import book_checksum
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import DayKey, SeriesKey
+from creatify_exporter.ledger.store import Day, read_book
+
+FLIPS = int(os.environ.get("LEDGER_FLIPS", "200"))
+FILES = Path(__file__).with_name("files")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.db"
+
+
+def refusal(path: Path) -> str:
+    """Return why a file is refused, having seen that it was left alone."""
+    before = path.read_bytes()
+    with pytest.raises(LedgerRefused) as refused:
+        SqliteStore(path)
+    assert path.read_bytes() == before
+    assert {part.name for part in path.parent.iterdir()} <= {path.name, f"{path.name}.lock"}
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def used(path: Path) -> None:
+    desk = Desk(path)
+    for number in range(300):
+        desk.list(desk.task(f"task {number}" * 5, "done", 1.0))
+    desk.ledger.close()
+
+
+@pytest.mark.parametrize("content", [b"PNG", b"notes\n" * 1000, b"\0" * 4096])
+def test_a_file_that_is_no_database_is_not_touched(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(content)
+    assert "is not a ledger of this exporter" in refusal(path)
+
+
+def test_another_programs_database_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE book (title TEXT)")
+    assert "is not a ledger of this exporter" in refusal(path)
+
+
+def test_a_ledger_of_a_newer_version_is_not_touched(path: Path) -> None:
+    used(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 99")
+    assert "has version 99" in refusal(path)
+
+
+def test_a_damaged_ledger_is_not_touched(path: Path) -> None:
+    used(path)
+    content = bytearray(path.read_bytes())
+    content[4096 : len(content) - 4096] = b"\x55" * (len(content) - 8192)
+    path.write_bytes(content)
+    assert "ledger" in refusal(path)
+
+
+def test_a_ledger_that_has_lost_its_end_is_not_touched(path: Path) -> None:
+    used(path)
+    path.write_bytes(path.read_bytes()[:-4096])
+    assert "ledger" in refusal(path)
+
+
+@pytest.mark.slow
+def test_a_bit_that_flips_in_a_ledger_is_noticed_or_changes_nothing(path: Path) -> None:
+    used(path)
+    good, draw = path.read_bytes(), random.Random(1)  # noqa: S311 - reproducible draws are the point
+    with closing(SqliteStore(path)) as store:
+        books, booked = list(store.books()), store.days(0, TODAY + 2)
+    refused = 0
+    for _ in range(FLIPS):
+        flipped = bytearray(good)
+        flipped[draw.randrange(len(good))] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            store = SqliteStore(path)
+        except LedgerRefused as error:
+            assert "\n" not in str(error)  # noqa: PT017 - it may, and need not, be raised
+            assert path.read_bytes() == flipped
+            refused += 1
+            continue
+        with closing(store):
+            assert (list(store.books()), store.days(0, TODAY + 2)) == (books, booked)
+    assert refused > FLIPS / 10
+
+
+@pytest.mark.slow
+def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recording(path: Path) -> None:
+    """What cannot be told from a power failure during the last commit is taken for one."""
+    desk = Desk(path)
+    for number in range(40):
+        desk.list(*(desk.task(f"task {number} {each}", "done", 1.0) for each in range(5)))
+    left = path.with_name("left")
+    desk.store.leave(left)
+    good, draw = (left / "ledger.db-wal").read_bytes(), random.Random(1)  # noqa: S311 - as above
+    places = [*range(32), *(draw.randrange(len(good)) for _ in range(FLIPS))]
+    for number, place in enumerate(places):
+        copy = path.with_name(str(number))
+        shutil.copytree(left, copy)
+        (copy / "ledger.db-shm").unlink(missing_ok=True)
+        flipped = bytearray(good)
+        flipped[place] ^= 1 << draw.randrange(8)
+        (copy / "ledger.db-wal").write_bytes(flipped)
+        try:
+            store = SqliteStore(copy / "ledger.db")
+        except LedgerRefused:
+            assert (copy / "ledger.db-wal").read_bytes() == flipped
+        else:
+            with closing(store):
+                assert store.load(*WORKSPACE).progress.version >= 39
+        shutil.rmtree(copy)
+
+
+def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    with closing(sqlite3.connect(path)) as damage:
+        damage.execute("UPDATE series SET value = value + 64 WHERE total = 'finished'")
+        damage.commit()
+    desk.store.fail(0, "before")
+    with pytest.raises(LedgerUnavailable):
+        desk.list(desk.task("b", "done", 2.0))
+    desk.store.heal()
+    with pytest.raises(LedgerUnavailable, match="damaged"):
+        desk.list(desk.task("b", "done", 2.0))
+    assert desk.counts("submitted", "finished") == (1, 1)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from creatify_exporter.ledger.sqlite import SqliteStore
+SqliteStore(Path(sys.argv[1]))
+"""
+
+
+def test_a_ledger_in_use_is_refused_and_free_after_its_end(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task())
+    other = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert "in use by another exporter" in other.stderr
+    with pytest.raises(LedgerRefused, match="in use by another exporter"):
+        SqliteStore(path)
+    assert desk.list(desk.task())
+    desk.restart()
+    assert desk.count("submitted") == 1
+
+
+def test_a_link_to_a_ledger_is_that_ledger(path: Path) -> None:
+    with closing(SqliteStore(path)):
+        link = path.with_name("link.db")
+        link.symlink_to(path)
+        with pytest.raises(LedgerRefused, match="in use by another exporter"):
+            SqliteStore(link)
+
+
+def test_a_file_of_no_length_is_taken_as_new(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.touch()
+    desk = Desk(path)
+    assert desk.list(desk.task())
+    desk.restart()
+    assert desk.count("submitted") == 1
+
+
+def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerRefused, match="cannot be opened"):
+        SqliteStore(tmp_path / "file" / "ledger.db")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.geteuid() != 0:  # for whom nothing is closed
+        with pytest.raises(LedgerRefused, match="cannot be opened"):
+            SqliteStore(tmp_path / "closed" / "ledger.db")
+
+
+def test_a_refused_file_can_be_replaced_and_opened_in_the_same_process(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"notes")
+    refusal(path)
+    path.unlink()
+    assert Desk(path).list()
+
+
+def test_a_new_ledger_is_private(path: Path) -> None:
+    desk = Desk(path)
+    assert desk.list()
+    modes = {part.stat().st_mode & 0o077 for part in (path.parent, *path.parent.iterdir())}
+    assert modes == {0}
+
+
+@contextmanager
+def full_database(desk: Desk) -> Iterator[None]:
+    """Let the database have no page more."""
+    desk.store.execute("PRAGMA max_page_count = 1")
+    yield
+    desk.store.execute("PRAGMA max_page_count = 1000000")
+
+
+@contextmanager
+def full_disk(desk: Desk) -> Iterator[None]:
+    """Let no file of this process grow beyond the size that the ledger's log has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 5000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def read_only(desk: Desk) -> Iterator[None]:
+    desk.store.execute("PRAGMA query_only = ON")
+    yield
+    desk.store.execute("PRAGMA query_only = OFF")
+
+
+@contextmanager
+def locked(desk: Desk) -> Iterator[None]:
+    """Let somebody else hold the file's lock for longer than anybody waits."""
+    desk.store.execute("PRAGMA busy_timeout = 20")
+    with closing(sqlite3.connect(desk.store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@pytest.mark.parametrize("trouble", [full_database, full_disk, read_only, locked])
+def test_a_ledger_that_cannot_be_written_serves_what_is_committed_and_recovers(
+    path: Path, trouble: Callable[[Desk], AbstractContextManager[None]]
+) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "running", 1.0))
+    tasks = [desk.task(f"task {number}", "done", 1.0) for number in range(400)]
+    with trouble(desk):
+        for _ in range(3):
+            with pytest.raises(LedgerUnavailable):
+                desk.list(*tasks)
+            assert desk.counts("submitted", "finished", "credits_used") == (1, 0, 1)
+    assert desk.list(*tasks)
+    assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
+    desk.restart()
+    assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
+
+
+def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_is_counted(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    with closing(sqlite3.connect(path)) as somebody:
+        somebody.execute("UPDATE book SET generation = generation + 1")
+        book = read_book(somebody, *WORKSPACE)
+        assert book
+        days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
+        checksum = book_checksum(WORKSPACE, book, ((DayKey(*key), value) for *key, value in days))
+        somebody.execute("UPDATE book SET seal = ?", (checksum,))
+        somebody.commit()
+    assert desk.list(desk.task("a"), desk.task("b")) is False
+    assert desk.count("submitted") == 1
+    assert desk.list(desk.task("a"), desk.task("b"))
+    assert desk.count("submitted") == 2
+
+
+def test_no_answer_waits_while_the_ledger_is_busy(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as somebody:
+        somebody.execute("BEGIN IMMEDIATE")
+        transaction = desk.ledger.begin(*WORKSPACE)
+        transaction.add([desk.task("b")])
+        committing = threading.Thread(target=transaction.commit, args=(desk.now,))
+        committing.start()
+        assert desk.count("submitted") == 1
+        assert committing.is_alive()  # so the answer came first
+        somebody.execute("ROLLBACK")
+    committing.join()
+    assert desk.count("submitted") == 2
+
+
+def test_nobody_waits_for_a_lock_for_longer_than_5_seconds(path: Path) -> None:
+    assert Desk(path).store.execute("PRAGMA busy_timeout") == [(5000,)]
+
+
+@pytest.mark.parametrize("replaced_by", [None, b""])
+def test_a_ledger_whose_file_was_deleted_or_replaced_is_not_written(path: Path, replaced_by: bytes | None) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    path.unlink()
+    if replaced_by is not None:
+        path.write_bytes(replaced_by)
+    with pytest.raises(LedgerUnavailable, match="deleted or replaced"):
+        desk.list(desk.task("b", "done", 1.0))
+    assert desk.counts("submitted", "finished") == (1, 1)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 12, 24])
+@pytest.mark.parametrize("torn", [0.0, 0.5, 1.0])
+def test_a_process_killed_while_it_ends_a_hold_has_shown_nothing_yet(path: Path, number: int, torn: float) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    desk.list(desk.task("b", "done", 5.0, model="pro"))
+    desk.now += 120
+    desk.store.kill(number, torn, path.parent / "copy")
+    with pytest.raises(Killed):
+        desk.ledger.counters(*WORKSPACE)
+    desk.ledger.close()
+    desk.open(path.parent / "copy" / path.name)
+    held = {value for key, value in desk.ledger.counters(*WORKSPACE).values if key == SeriesKey("pro", "credits_used")}
+    assert held in ({0.0}, {5.0})
+    desk.now += 120
+    assert desk.counts("submitted") == (1,)
+    assert desk.count("credits_used", model="pro") == 5
+    assert desk.store.execute("SELECT DISTINCT held FROM series") == [(0,)]  # all of a model's end together
+
+
+DIE = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from desk import NOON, Desk
+desk = Desk(Path(sys.argv[1]))
+statements = 0
+def watch(sql, now):
+    global statements
+    statements += now == "before"
+    if statements == int(sys.argv[2]):
+        os._exit(9)
+desk.now = NOON + 60
+desk.store.tap.watcher = watch
+desk.list(desk.task("a", "done", 2.0), desk.task("b", "failed", 3.0, model="pro"))
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_at_any_statement_loses_nothing_and_repeats_nothing(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "running", 1.0))
+    desk.ledger.close()
+    ends = []
+    for number in (1, 2, 3, 5, 20, 40, 1000):
+        command = [sys.executable, "-c", DIE, str(path), str(number), *sys.path]
+        ends.append(subprocess.run(command, check=False).returncode)
+        desk.open(path)
+        counted = desk.counts("submitted", "finished", "credits_used")
+        assert counted == ((1, 0, 1) if ends[-1] else (1, 1, 2))
+        desk.ledger.close()
+    assert ends == [9] * 6 + [0]
+
+
+# --- Earlier versions: the files were written by the exporter of that time -------------------------------------------
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_ledger_of_an_earlier_version_opens_and_goes_on_counting(path: Path, version: int) -> None:
+    path.parent.mkdir()
+    shutil.copy(FILES / f"version-{version}.db", path)
+    desk = Desk(path)
+    desk.now = NOON + 60
+    assert desk.counts("submitted", "finished", "credits_used", "credits_refunded") == (4, 2, 6, 0.5)
+    assert desk.count("failed", "quota") == 1
+    assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": 0, "pro": 0}
+    settled = desk.task("settled", "failed", 9.0, at=NOON - 3 * DAY)
+    running, failed = desk.task("a", "done", 2.5), desk.task("b", "failed", 1.5, at=NOON - HOUR, reason="quota")
+    desk.list(settled, running, failed, desk.task("c", "done", 0.5, model="pro"), desk.task("new"))
+    assert desk.counts("submitted", "finished", "credits_used", "credits_refunded") == (5, 3, 7.5, 0.5)
+    assert desk.count("credits_used", model="pro") == 0  # still held
+    desk.restart()
+    desk.now += 120
+    assert desk.count("credits_used", model="pro") == 0.5
+    desk.list(running, failed, desk.task("new"), after=DAY)
+    assert desk.count("vanished") == 1
+    desk.ledger.close()
+    with closing(SqliteStore(path, read_only=True)) as store:
+        assert [day.value for day in store.days(0, 99_999) if day.model == "pro"] == [0.5, 1, 1]
+
+
+def test_a_ledger_of_an_earlier_version_is_not_migrated_by_reading_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    shutil.copy(FILES / "version-2.db", path)
+    with pytest.raises(LedgerRefused, match="version 2"):
+        SqliteStore(path, read_only=True)
+    assert path.read_bytes() == (FILES / "version-2.db").read_bytes()
+
+
+# --- Reading only ---------------------------------------------------------------------------------------------------
+
+
+def days(path: Path) -> list[Day]:
+    """Read the daily totals as `report` does."""
+    with closing(SqliteStore(path, read_only=True)) as store:
+        return store.days(0, 99_999)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a ledger"])
+def test_what_is_no_ledger_is_not_read_and_not_made(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "ledger.db"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LedgerRefused):
+        days(path)
+    assert not path.exists() if content is None else path.read_bytes() == content
+
+
+def test_a_ledger_can_be_read_while_it_is_being_written(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a"))
+    with closing(SqliteStore(path, read_only=True)) as reader:
+        assert len(reader.days(0, 99_999)) == 1
+        desk.list(desk.task("a", "done"))
+        assert len(reader.days(0, 99_999)) == 2
+
+
+@contextmanager
+def reader_only(folder: Path) -> Iterator[None]:
+    """Let this process read the folder but write nothing there; root does without its rights meanwhile."""
+    for part in [folder, *folder.iterdir()]:
+        part.chmod(0o555 if part.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Return the files and their content, but for the log's index, in which a reader notes how far it reads."""
+    files = (part for part in folder.iterdir() if part.is_file() and not part.name.endswith("-shm"))
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("left", ["closed", "running", "killed", "killed, without the log's index"])
+def test_reading_needs_no_right_to_write(left: str) -> None:
+    # Not in pytest's own folder, which only its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="ledger-") as home:
+        Path(home).chmod(0o755)
+        desk = Desk(Path(home, "ledger.db"))
+        desk.list(desk.task("a", "done", 2.0))
+        read = Path(home, "read")
+        if left == "closed":
+            desk.ledger.close()
+        if left == "running":
+            read = Path(home)
+        else:
+            desk.store.leave(read)
+        if "index" in left:
+            (read / "ledger.db-shm").unlink()
+        before = written(read)
+        with reader_only(read):
+            assert [day.total for day in days(read / "ledger.db")] == ["credits_used", "finished", "submitted"]
+        assert written(read) == before
+        desk.ledger.close()

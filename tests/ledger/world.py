@@ -1,0 +1,471 @@
+"""Histories of an account, and a world that plays them to a ledger and compares it with the truth after each step."""
+
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+from desk import DAY, HOUR, NOON, WORKSPACE, Killed, WatchedPostgresql, WatchedSqlite, When, moment, rules
+from hypothesis import strategies as st
+from oracle import Name, Recorded, Shown, Truth
+
+from creatify_exporter.creatify.task import Task
+from creatify_exporter.errors import FetchError, LedgerUnavailable
+from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
+
+RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # what is not documented is unknown, and ranks 0
+TASKS = 12
+REASONS = (("timeout", "quota"), ("timeout",), ("quota", "refused"))
+SETTLE_AFTER = 2 * HOUR
+REPLICAS = 3
+
+
+# --- Histories ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A task between two of its changes."""
+
+    status: str
+    credits_used: float | None
+
+
+@dataclass(frozen=True)
+class Life:
+    """What truly happens to a task: `age` when a list first could show it (None: it tells no date), then its stages."""
+
+    age: float | None
+    model: str | None
+    reason: str | None
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of a list: a task as it was `lag` stages ago, perhaps without its status, credits or date."""
+
+    task: int
+    lag: int
+    status: Literal["told", "undocumented", "absent"]
+    tells_credits: bool
+    tells_date: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """Time goes by, some tasks go on, the configuration may change, and a list comes in, with its fate."""
+
+    wait: float
+    clock_off: float
+    changes: tuple[int, ...]
+    entries: tuple[Entry, ...]
+    batch: int
+    fate: Literal["recorded", "given up", "overtaken", "failed", "killed", "restarted", "evicted", "no list"]
+    reasons: tuple[str, ...]
+    rules_change: Literal["never", "before", "meanwhile"]
+    statement: int
+    when: When
+    torn: float
+    hiccup: int
+    rival: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    lives: tuple[Life, ...]
+    steps: tuple[Step, ...]
+    settings: dict[str, Any] = field(hash=False)
+
+
+PATHS = ["pr", "prd", "prdd", "prf", "pd", "pf", "d", "f", "df", "prdf", "prff", "rd", "prdff"]
+STATUS = {"p": "pending", "r": "running", "d": "done", "f": "failed"}
+TIMES = [0.0, 0.25, 15.0, 15.0, 15.0, 60.0, 120.0, 899.0, 900.0, 900.25, HOUR, SETTLE_AFTER - 0.25, SETTLE_AFTER]
+AGES = [0.0, 5.0, 5.0, *TIMES, SETTLE_AFTER + 1, 2 * SETTLE_AFTER, 100 * 365 * DAY, -15.0, -3 * DAY, -365 * DAY, None]
+
+
+def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
+    credit = st.none() | st.integers(0, 12).map(lambda halves: halves / 2)
+    life = st.builds(
+        Life,
+        age=st.sampled_from(AGES),
+        model=st.sampled_from(["flash", "pro", "lite", "flash", "other", "", None, "always", "rare"]),
+        reason=st.sampled_from(["timeout", "quota", "refused", "?", None]),
+        stages=st.sampled_from(PATHS).flatmap(
+            lambda path: st.tuples(*(st.builds(Stage, st.just(STATUS[each]), credit) for each in path))
+        ),
+    )
+    task = st.integers(0, TASKS - 1)
+    entry = st.builds(
+        Entry,
+        task=task,
+        lag=st.sampled_from([0, 0, 0, 0, 1, 2]),
+        status=st.sampled_from(["told"] * 8 + ["undocumented", "absent"]),
+        tells_credits=st.sampled_from([True] * 5 + [False]),
+        tells_date=st.sampled_from([True] * 5 + [False]),
+    )
+    entries = st.lists(entry, max_size=10).map(tuple)
+    fates = ["recorded"] * 6 + ["given up", "overtaken", "failed", "evicted", "no list"]
+    step = st.builds(
+        Step,
+        wait=st.sampled_from([*TIMES, SETTLE_AFTER + 1, 3 * DAY, -15.0, -HOUR, -3 * SETTLE_AFTER]),
+        clock_off=st.sampled_from([0.0, 0.0, 0.0, 0.0, 90.0, -90.0, DAY, -DAY]),
+        changes=st.lists(task, max_size=8).map(tuple),
+        entries=entries,
+        batch=st.integers(1, 5),
+        fate=st.sampled_from(fates + (["killed", "killed", "restarted", "restarted"] if on_disk else [])),
+        reasons=st.sampled_from(REASONS),
+        rules_change=st.sampled_from(["never", "never", "never", "before", "meanwhile"]),
+        statement=st.just(0) | st.integers(1, 8) | st.integers(1, 80),
+        when=st.sampled_from(["before", "after"]),
+        torn=st.sampled_from([0.0, 0.3, 0.7, 0.99, 1.0]),
+        hiccup=st.sampled_from([0, 0, 0, 1, 2, 5]),
+        rival=entries,
+    )
+    return st.builds(
+        History,
+        lives=st.lists(life, min_size=TASKS, max_size=TASKS).map(tuple),
+        steps=st.lists(step, min_size=1, max_size=12).map(tuple),
+        settings=st.fixed_dictionaries(
+            {
+                "history": st.sampled_from(["count", "count", "skip"]),
+                "max_models": st.sampled_from([100, 3, 1]),
+                "models": st.sampled_from([frozenset(), frozenset({"always"})]),
+                "settle_after": st.just(SETTLE_AFTER),
+                "new_series_hold": st.sampled_from([120.0, 120.0, 0.0]),
+            }
+        ),
+    )
+
+
+# --- Playing them ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """A list on its way into a ledger, begun when so many lists had been recorded, under the rules of that moment."""
+
+    transaction: Transaction
+    tasks: list[Task]
+    begun: int
+    rules: Rules
+
+    def tell(self, batch: int) -> None:
+        for start in range(0, len(self.tasks), batch):
+            self.transaction.add(self.tasks[start : start + batch])
+
+
+class World:
+    """Plays a history to a ledger in memory or in a file."""
+
+    store: WatchedSqlite | WatchedPostgresql
+
+    def __init__(self, history: History, folder: Path | None) -> None:
+        self.history, self.folder = history, folder
+        self.name = WORKSPACE
+        self.now = self.clock = NOON
+        self.copies = 0
+        self.stages = dict.fromkeys(range(TASKS), 0)
+        self.born: dict[int, float | None] = {}
+        self.rules = rules(*REASONS[0], **history.settings)
+        self.lists: list[Recorded] = []
+        self.truth = Truth(self.lists)
+        self.held: dict[Name, float | None] = {}
+        self.served: dict[Name, float] = {}
+        self.open(folder / "0" / "ledger.db" if folder else None)
+
+    def open(self, path: Path | None) -> None:
+        self.store = WatchedSqlite(path)
+        self.opened_at = self.clock
+        self.ledger = Ledger(self.store, self.rules, lambda: self.clock)
+
+    def restart(self) -> None:
+        assert isinstance(self.store, WatchedSqlite)
+        self.ledger.close()
+        self.open(self.store.path)
+
+    def play(self) -> None:
+        for step in self.history.steps:
+            self.now += step.wait
+            self.clock = self.now + step.clock_off
+            for task in step.changes:
+                self.stages[task] = min(self.stages[task] + 1, len(self.history.lives[task].stages) - 1)
+            self.take(step)
+            self.compare(step.hiccup)
+        self.ledger.close()
+
+    def rival(self) -> Ledger:
+        """Return the ledger that records another list meanwhile."""
+        return self.ledger
+
+    def configure(self, step: Step) -> None:
+        self.ledger.rules = self.rules = rules(*step.reasons, **self.history.settings)
+
+    def take(self, step: Step) -> None:
+        if step.rules_change == "before":
+            self.configure(step)
+        if step.fate == "no list":
+            return
+        if step.fate == "restarted":
+            self.restart()
+        fetch = self.begin(self.ledger, step.entries)
+        rival = self.begin(self.rival(), step.rival) if step.fate == "overtaken" else None
+        fetch.tell(step.batch)
+        if step.rules_change == "meanwhile":
+            self.configure(step)
+        if rival:
+            rival.tell(step.batch)
+            self.fail_at(step, rival)
+        self.end(step, fetch)
+        fetch.transaction.close()
+
+    def end(self, step: Step, fetch: Fetch) -> None:
+        match step.fate:
+            case "failed":
+                self.fail_at(step, fetch)
+            case "killed":
+                self.kill_at(step, fetch)
+            case "given up":
+                pass
+            case "evicted":
+                self.ledger.evict(*self.name)
+                self.commit(fetch)
+            case _:
+                self.commit(fetch)
+
+    def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
+        return Fetch(ledger.begin(*self.name), self.listed(entries), len(self.lists), self.rules)
+
+    def commit(self, fetch: Fetch) -> None:
+        """Commit, and see that the list is recorded, unless a newer one has been or it must not be believed."""
+        overtaken = fetch.begun != len(self.lists)
+        # After a list with dates, one without any must not be believed.
+        dated = any(each.has_dates for each in self.lists)
+        dateless = bool(fetch.tasks) and not any(task.created_at for task in fetch.tasks)
+        try:
+            recorded = fetch.transaction.commit(self.now)
+        except FetchError:
+            assert dated
+            assert dateless
+        else:
+            assert overtaken or not (dated and dateless)
+            assert recorded is not overtaken
+            if recorded:
+                self.record(fetch)
+
+    def record(self, fetch: Fetch) -> None:
+        best: dict[str, Shown] = {}
+        for task in fetch.tasks:
+            shown = _shown(task, fetch.rules)
+            if task.id and (task.id not in best or _weight(shown) > _weight(best[task.id])):
+                best[task.id] = shown
+        has_dates = any(task.created_at for task in fetch.tasks)
+        self.lists.append(Recorded(self.now, self.clock, fetch.rules, best, has_dates))
+        self.truth = Truth(self.lists)
+
+    def fail_at(self, step: Step, fetch: Fetch) -> None:
+        """Commit while one statement fails; if that was the commit and it has failed only in appearance, it counts."""
+        self.store.fail(step.statement, step.when)
+        try:
+            self.commit(fetch)
+        except LedgerUnavailable:
+            assert self.store.tripped
+            if self.store.tap.committed:
+                self.record(fetch)
+        finally:
+            self.store.heal()
+
+    def kill_at(self, step: Step, fetch: Fetch) -> None:
+        """Kill the process while it commits, and go on with the files that it has left."""
+        assert self.folder
+        assert isinstance(self.store, WatchedSqlite)
+        self.copies += 1
+        copy = self.folder / str(self.copies)
+        before = len(self.lists)
+        self.store.kill(step.statement, step.torn, copy)
+        try:
+            self.commit(fetch)
+        except Killed:
+            self.store.heal()
+        else:
+            self.store.heal()
+            self.store.leave(copy)
+        committing = self.store.tap.committed
+        self.ledger.close()
+        self.open(copy / self.store.path.name)
+        self.recovered(fetch, before, may_be_there=committing)
+
+    def recovered(self, fetch: Fetch, before: int, *, may_be_there: bool) -> None:
+        """See what the store holds of a list whose commit was interrupted: all or nothing."""
+        if len(self.lists) == before and self.version() > before:
+            assert may_be_there
+            self.record(fetch)
+
+    def version(self) -> int:
+        with self.store.reading() as sql:
+            found = sql.execute("SELECT generation FROM book WHERE workspace = ?", self.name[:1]).fetchall()
+        return int(found[0][0]) if found else 0
+
+    def listed(self, entries: Iterable[Entry]) -> list[Task]:
+        """Return a list of tasks; those on which the ledger promises nothing are left out."""
+        return [task for task in map(self.task, entries) if task]
+
+    def task(self, entry: Entry) -> Task | None:
+        life = self.history.lives[entry.task]
+        created_at = self.born.setdefault(entry.task, None if life.age is None else self.now - life.age)
+        identity = f"task {entry.task}"
+        stage = life.stages[max(0, self.stages[entry.task] - entry.lag)]
+        story = self.truth.stories.get(identity)
+        if story and not story.tracked() and (created_at is None or created_at >= self.truth.watermarks[-1]):
+            return None  # nothing in it tells it from a new one
+        # Nor would it in an entry without a date of a task that has settled, or was settled before it was seen.
+        settled = not story.tracked() if story else self.is_old(created_at)
+        tells_date = entry.tells_date or settled
+        return Task(
+            id=identity if entry.task else "",
+            model_name=life.model,
+            status={"told": stage.status, "undocumented": "queued", "absent": None}[entry.status],
+            failed_reason=life.reason,
+            credits_used=stage.credits_used if entry.tells_credits else None,
+            created_at=moment(created_at) if created_at is not None and tells_date else None,
+        )
+
+    def is_old(self, created_at: float | None) -> bool:
+        return bool(self.lists) and created_at is not None and created_at < self.truth.watermarks[-1]
+
+    # --- Comparing ----------------------------------------------------------------------------------------------
+
+    def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
+        """Return what the ledger serves and what it should; in a hiccup it cannot write down that a hold is over."""
+        if hiccup:
+            self.store.fail(hiccup, "before")
+        counters = self.ledger.counters(*self.name)
+        hold = inf if hiccup and self.store.tripped else self.rules.new_series_hold
+        self.store.heal()
+        return counters, self.expected(hold)
+
+    def expected(self, hold: float) -> dict[Name, float]:
+        """Return every series as it is to be served; a hold begins with the birth, or anew with a start after it."""
+        for name, number in self.truth.births().items():
+            self.held.setdefault(name, self.lists[number].clock if number else None)
+        for name, born_at in self.held.items():
+            if born_at is not None and abs(self.clock - max(born_at, self.opened_at)) >= hold:
+                self.held[name] = None
+        totals = self.truth.totals()
+        return {name: totals.get(name, 0.0) if born_at is None else 0.0 for name, born_at in self.held.items()}
+
+    def compare(self, hiccup: int) -> None:
+        self.ledger.begin(*self.name).close()  # reads the book anew if it may be stale
+        counters, expected = self.counters(hiccup)
+        served: dict[Name, float] = {(key.model, key.total, key.label): value for key, value in counters.values}
+        assert served == expected
+        assert all(served[name] >= value for name, value in self.served.items())
+        self.served = served
+        assert counters.tracked == self.truth.tracked()
+        assert counters.models == self.truth.models
+        assert counters.failure_runs == self.truth.failure_runs()
+        assert counters.progress.watermark == (self.truth.watermarks[-1] if self.lists else None)
+        totals = self.truth.totals()
+        for model in counters.models:
+            used, refunded = (totals.get((model, f"credits_{each}", ""), 0.0) for each in ("used", "refunded"))
+            assert used - refunded == self.truth.net_credits(model)
+        self.compare_rows()
+        self.compare_days()
+
+    def compare_rows(self) -> None:
+        """See that of each task that may still change the last that was known is stored."""
+        stored = [book.rows for workspace, _, book in self.store.books() if workspace == self.name[0]]
+        rows = {name: (row.status, row.credits_used) for rows in stored for name, row in rows.items()}
+        tracked = [story for story in self.truth.stories.values() if story.tracked()]
+        assert rows == {story.name: story.state(len(self.lists) - 1) for story in tracked}
+
+    def compare_days(self) -> None:
+        booked = {
+            (d.day, d.model, d.total): d.value for d in self.store.days(-99_999, 99_999) if d.workspace == self.name[0]
+        }
+        assert booked == self.truth.days()
+
+
+class SharedWorld(World):
+    """Plays a history to exporters that share a database: each step to one of them, and all are compared after it."""
+
+    def __init__(self, history: History, url: str) -> None:
+        self.url = url
+        self.replicas: list[tuple[WatchedPostgresql, Ledger, float]] = []
+        super().__init__(history, None)
+        self.name = (secrets.token_hex(8), "text_generator")
+
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+        self.replicas = [self.replica() for _ in range(REPLICAS)]
+        self.use(0)
+
+    def replica(self) -> tuple[WatchedPostgresql, Ledger, float]:
+        store = WatchedPostgresql(self.url)
+        return store, Ledger(store, self.rules, lambda: self.clock), self.clock
+
+    def use(self, number: int) -> None:
+        self.number = number % REPLICAS
+        self.store, self.ledger, self.opened_at = self.replicas[self.number]
+
+    def restart(self) -> None:
+        self.ledger.close()
+        self.replicas[self.number] = self.replica()
+        self.use(self.number)
+
+    def rival(self) -> Ledger:
+        return self.replicas[(self.number + 1) % REPLICAS][1]
+
+    def configure(self, step: Step) -> None:
+        super().configure(step)
+        for _, ledger, _ in self.replicas:
+            ledger.rules = self.rules
+
+    def take(self, step: Step) -> None:
+        self.use(step.batch)
+        super().take(step)
+
+    def kill_at(self, step: Step, fetch: Fetch) -> None:
+        before = len(self.lists)
+        self.store.fail(step.statement, step.when, Killed())
+        with suppress(Killed):
+            self.commit(fetch)
+        committing = self.store.tap.committed
+        self.restart()
+        self.recovered(fetch, before, may_be_there=committing)
+
+    def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
+        try:
+            return super().counters(hiccup)
+        except LedgerUnavailable:  # a replica that cannot read what others may have written serves nothing
+            assert self.store.tripped
+            self.store.heal()
+            return super().counters(0)
+
+    def compare(self, hiccup: int) -> None:
+        for number in range(REPLICAS):
+            self.use(self.number + number)
+            super().compare(hiccup)
+
+    def play(self) -> None:
+        try:
+            super().play()
+        finally:
+            for store, _, _ in self.replicas:
+                store.close()
+
+
+def _shown(task: Task, rules: Rules) -> Shown:
+    return Shown(
+        status=task.status if task.status in RANK else "unknown",
+        credits_used=task.credits_used,
+        reason=rules.classify(task.failed_reason),
+        model=task.model_name or "unknown",
+        created_at=task.created_at.timestamp() if task.created_at else None,
+    )
+
+
+def _weight(shown: Shown) -> tuple[int, float]:
+    return RANK.get(shown.status, 0), -1.0 if shown.credits_used is None else shown.credits_used
