@@ -186,7 +186,7 @@ def documented_flags(command: str) -> dict[str, list[str]]:
     }
 
 
-def test_every_flag_is_in_the_readme_and_no_other_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_is_documented_and_no_other_is(capsys: pytest.CaptureFixture[str]) -> None:
     helps = {command: help_of(capsys, *filter(None, (command,))) for command in ("", *COMMANDS)}
     flags = {
         command: set(re.findall(r"^  (?:-h, )?(--[a-z.-]+)", text, re.MULTILINE)) for command, text in helps.items()
@@ -194,7 +194,7 @@ def test_every_flag_is_in_the_readme_and_no_other_is(capsys: pytest.CaptureFixtu
     assert {command: set(documented_flags(command)) for command in flags} == flags
 
 
-def test_the_defaults_of_simulate_are_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_defaults_of_simulate_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     text, documented = help_of(capsys, "simulate"), documented_flags("simulate")
     for flag in ("--listen", "--seed", "--speed", "--tasks", "--api-id", "--api-key"):
         assert re.search(rf"{flag} [A-Z_:]+\s[^-]*: {re.escape(documented[flag][0])}", text), flag
