@@ -43,7 +43,7 @@ lint-workflows: build/tools/actionlint ## actionlint, which needs Go
 
 soak: $(VENV)/dev.stamp ## an hour of faults, 1,000 kills, the property tests at length; the seed is printed
 	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
-	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
+	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=5000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
 	  tests/ledger/test_oracle.py tests/creatify/test_decoder.py $(ARGS) && \
 	  SOAK_SEED=$$seed SOAK_SECONDS=$${SOAK_SECONDS:-3600} FIRE_KILLS=$${FIRE_KILLS:-1000} $(BIN)/pytest --timeout=0 -s \
 	  tests/end_to_end/test_soak.py tests/end_to_end/test_fire.py $(ARGS)
