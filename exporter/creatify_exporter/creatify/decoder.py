@@ -405,7 +405,7 @@ def _integer(digits: str) -> float:
 
 
 def _float(digits: str) -> float:
-    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount in either case.
+    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
     return min(max(float(digits), -_LARGEST), _LARGEST)
 
 
