@@ -350,7 +350,8 @@ def _places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]
 
 
 def _matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re.Match[bytes]:
-    return cast("re.Match[bytes]", pattern.match(buffer, position))  # those used here can match nothing at all
+    # The patterns used here match the empty string, if nothing else.
+    return cast("re.Match[bytes]", pattern.match(buffer, position))
 
 
 def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
@@ -404,7 +405,7 @@ def _integer(digits: str) -> float:
 
 
 def _float(digits: str) -> float:
-    # Not infinite, which JSON cannot say again where an envelope is taken apart; far beyond any amount in either case.
+    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
     return min(max(float(digits), -_LARGEST), _LARGEST)
 
 
