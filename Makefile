@@ -10,8 +10,11 @@ HELM = $(shell $(BIN)/python helm/binary.py)
 COSIGN ?= cosign
 REGISTRY ?= ghcr.io/creatify-exporter
 
-.PHONY: help run test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
+.PHONY: help run check coverage test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
   dist chart check-release release-notes publish-image publish-chart publish-notes
+
+# Rooms of tests that need no other program than this one.
+UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +24,12 @@ run: $(VENV)/run.stamp ## serve the metrics of a simulated account on http://loc
 
 test: lint ## lint, then every test
 	$(BIN)/pytest -n auto $(ARGS)
+
+check: lint ## lint, then the unit tests that are not slow: a minute
+	$(BIN)/pytest -q -n auto -m "not slow" $(UNIT) $(ARGS)
+
+coverage: $(VENV)/dev.stamp ## how much of the product the unit tests run, by branches
+	$(BIN)/pytest -q -n auto --cov --cov-report=term:skip-covered $(UNIT) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, the layer contract, and zizmor for the workflows
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from grafana import panels
 from grafana.limits import RATIO_STEPS
 from grafana.palette import BAD, FAIR, PLAIN
 from grafana.panels import RUNBOOKS, Column, Key
-from grafana.queries import BALANCE, OF_LIST, OF_MODEL, failing_now, lists, main, summed, wasted
+from grafana.queries import BALANCE, OF_LIST, OF_MODEL, cost, failing_now, lists, main, summed, wasted
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
 LOADED: Final = "creatify:threshold:gap_seconds"
@@ -50,21 +50,22 @@ def alerts_table(height: int = 9) -> table.Panel:
     short = {name: (name.removeprefix("Creatify"), PLAIN) for name in names()}
     states = {"critical": ("critical", BAD), "warning": ("warning", FAIR)}
     alerts = _with_reasons()
-    since = _unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})")
+    since = _without_balance(_unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})"))
     panel = panels.table(
         "Firing alerts",
-        "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the list,"
-        " in the last hour. A click on an alert leads to its runbook, one on a model to its failures.",
+        "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the"
+        " list, in the last hour. Wasted: what failed tasks of the model cost. A click on an alert leads to its"
+        " runbook, one on a model to its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
             Key("severity", "Severity", 86, words=states),
-            Key("alertname", "Alert", 148, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
+            Key("alertname", "Alert", 147, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
             panels.REASON,
             panels.WORKSPACE,
             panels.LIST,
             panels.MODEL,
         ),
-        Column("Since", f"1000 * ({alerts} * on ({OF_ALERT}) group_left () {since})", "dateTimeFromNow", None, 112),
+        Column("For", f"time() - ({alerts} * on ({OF_ALERT}) group_left () {since})", "s", 1, 76),
         Column(
             panels.FAILING,
             f"{alerts} * on ({OF_MODEL}) group_left () ({failing_now(OF_MODEL)})",
@@ -73,8 +74,14 @@ def alerts_table(height: int = 9) -> table.Panel:
             86,
             steps=RATIO_STEPS,
         ),
-        Column("Wasted, 24 h", f"{alerts} * on ({OF_MODEL}) group_left () {summed(OF_MODEL, wasted('1d'))}", width=104),
-        sort=("+Severity", "Since"),
+        Column(
+            "Wasted, 24 h",
+            f"{alerts} * on ({OF_MODEL}) group_left (currency) ({cost(summed(OF_MODEL, wasted('1d')))})",
+            decimals=2,
+            width=104,
+        ),
+        extra=(panels.CURRENCY,),
+        sort=("+Severity", "+For"),
         height=height,
         empty="no alert fires, or Prometheus has not loaded the rules: see Alerts in Workspaces",
     )
@@ -101,4 +108,9 @@ def _with_reasons() -> str:
     reasons = main("reason", OF_MODEL, TASKS_FAILED, "1h")
     tasks = f"{_firing(OF_TASKS)} * on ({OF_MODEL}) group_left (reason) ({reasons} > bool 0)"
     fetches = f"{_firing(OF_FETCHES)} * on ({OF_LIST}) group_left (reason) ({causes} > bool 0)"
-    return f"({tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()})"
+    return _without_balance(f"{tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()}")
+
+
+def _without_balance(expression: str) -> str:
+    """Name an alert of the balance as one of all lists, since a click must not lead to a list that has no tasks."""
+    return f'label_replace({expression}, "api", "All", "api", "{BALANCE}")'

@@ -180,8 +180,9 @@ def _burn() -> timeseries.Panel:
 def _per_task() -> timeseries.Panel:
     return panels.graph(
         "Credits each, 6 h",
-        "What a finished task of each list costs, over six hours, and how that moved. A gap: none finished.",
-        Line(per_task(OF_LIST, "6h"), LIST_LINE),
+        "What a finished task costs, over six hours, and how that moved, of the ten lists that spend most. A gap: none"
+        " finished.",
+        Line(top(per_task(OF_LIST, "6h"), OF_LIST, MOST_SPENT), LIST_LINE),
         unit="short",
         empty=UNCOUNTED,
     )

@@ -141,10 +141,12 @@ def _reasons() -> table.Panel:
 
 
 def _by_list() -> timeseries.Panel:
+    failed = counted(OF_LIST, rate(TASKS_FAILED))
     return panels.bars(
         "By list",
-        "Failed tasks of each list; each bar counts since the bar before.",
-        Line(counted(OF_LIST, rate(TASKS_FAILED)), LIST_LINE),
+        "Failed tasks of the ten lists that fail most, and of the others; each bar counts since the bar before.",
+        Line(top(failed, OF_LIST, MOST_FAILED), LIST_LINE),
+        Line(others(failed, OF_LIST, MOST_FAILED), OTHERS),
         empty=UNCOUNTED,
     )
 

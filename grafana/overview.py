@@ -45,6 +45,8 @@ from grafana.queries import (
     top,
 )
 
+MOST_SUBMITTED = increase(TASKS_SUBMITTED, "$__range", at=AT_END)
+MOST_FINISHED = increase(TASKS_FINISHED, "$__range", at=AT_END)
 NONE_WAITS = {"0": ("none", PLAIN)}
 
 
@@ -158,10 +160,13 @@ def _flow() -> timeseries.Panel:
 
 
 def _queue() -> timeseries.Panel:
+    waiting = summed(OF_LIST, gauge(TASKS, WAITING))
     return panels.graph(
         "Waiting tasks",
-        "Entries of each list that are pending or running. A gap: the list could not be read for five minutes.",
-        Line(summed(OF_LIST, gauge(TASKS, WAITING)), LIST_LINE),
+        "Entries that are pending or running, of the ten lists with most tasks, and of the others together. A gap: the"
+        " list could not be read for five minutes.",
+        Line(top(waiting, OF_LIST, MOST_SUBMITTED), LIST_LINE),
+        Line(others(waiting, OF_LIST, MOST_SUBMITTED), OTHERS),
         unit="short",
         empty=UNREAD,
         stacked=True,
@@ -176,8 +181,9 @@ def _slow(labels: str) -> str:
 def _duration_by_list() -> timeseries.Panel:
     return panels.graph(
         "90 %, by list",
-        "Nine in ten tasks took no longer, from creation to the scrape that saw them finished. A gap: none finished.",
-        Line(_slow(OF_LIST), LIST_LINE),
+        "Nine in ten tasks of the ten lists that finish most took no longer, from creation to the scrape that saw"
+        " them finished. A gap: none finished.",
+        Line(top(_slow(OF_LIST), OF_LIST, MOST_FINISHED), LIST_LINE),
         unit="s",
         interval="5m",
         empty=UNCOUNTED,
@@ -186,12 +192,11 @@ def _duration_by_list() -> timeseries.Panel:
 
 def _duration_by_model() -> timeseries.Panel:
     slow = limit("tasks_slow_seconds_floor")
-    total = increase(TASKS_FINISHED, "$__range", at=AT_END)
     return panels.graph(
         "90 %, by model",
         f"The same of the ten models that finish most tasks. Dashed: below {slow / 60:g} minutes no model counts as"
         " slow.",
-        Line(top(_slow(OF_MODEL), OF_MODEL, total), MODEL_LINE),
+        Line(top(_slow(OF_MODEL), OF_MODEL, MOST_FINISHED), MODEL_LINE),
         unit="s",
         interval="5m",
         limit=(slow, FAIR),
@@ -202,12 +207,11 @@ def _duration_by_model() -> timeseries.Panel:
 
 def _finished_by_model() -> timeseries.Panel:
     finished = f"60 * {summed(OF_MODEL, rate(TASKS_FINISHED))}"
-    total = increase(TASKS_FINISHED, "$__range", at=AT_END)
     return panels.graph(
         "Finished a minute",
         "Tasks that reached done or failed, of the ten models that finish most, and of the others together.",
-        Line(top(finished, OF_MODEL, total), MODEL_LINE),
-        Line(others(finished, OF_MODEL, total), OTHERS),
+        Line(top(finished, OF_MODEL, MOST_FINISHED), MODEL_LINE),
+        Line(others(finished, OF_MODEL, MOST_FINISHED), OTHERS),
         unit="short",
         empty=UNCOUNTED,
         stacked=True,

@@ -40,8 +40,10 @@ HALF: Final = 12
 MOST_BARS: Final = 120
 """Bars of a graph, however long the time shown is: more would be hairlines."""
 
-_LOWEST: Final = -1e15  # what has no value has the colour of the first step, so all values need one of their own
-_BRIDGED: Final = 5 * 60 * 1000.0  # milliseconds: gaps from a failed fetch or two are no news, longer ones are shown
+# What has no value has the colour of the first step, so all values need one of their own.
+_LOWEST: Final = -1e15
+# Milliseconds: gaps from a failed fetch or two are no news, longer ones are shown.
+_BRIDGED: Final = 5 * 60 * 1000.0
 
 Steps = tuple[str, tuple[tuple[float, str], ...], str]
 """A colour for low values, the values from which on others hold, and a colour for no value."""
@@ -107,7 +109,7 @@ def _colored(colors: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 WORKSPACE: Final = Key("workspace", "Workspace", 92, _page("overview", "workspace"))
 LIST: Final = Key("api", "List", 145, _page("failures", "workspace", "api"))
-MODEL: Final = Key("model", "Model", 130, _page("failures", "workspace", "api", "model"))
+MODEL: Final = Key("model", "Model", 113, _page("failures", "workspace", "api", "model"))
 FETCHED: Final = Key("api", "List", 145)
 """A list or the balance, which has no page of tasks."""
 REASON: Final = Key("reason", "Reason", 145, words=_colored(REASONS | CAUSES))
@@ -167,7 +169,8 @@ def _arranged(
 def _options_of_key(key: Key, *, wide: bool) -> list[models.DynamicConfigValue]:
     options = [option("custom.minWidth" if wide else "custom.width", key.width)]
     if key.link:
-        options.append(option("links", [{"title": f"Only this {key.heading.lower()}", "url": key.link}]))
+        title = "Runbook" if key.link.startswith(RUNBOOKS) else f"Only this {key.heading.lower()}"
+        options.append(option("links", [{"title": title, "url": key.link}]))
     if key.words:
         options += [option("mappings", words(key.words)), _COLORED_TEXT]
     return options

@@ -32,7 +32,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Model:
-    """Tasks an hour, typical seconds and credits of one, and how many fail."""
+    """Tasks an hour, typical seconds and credits of one (0: its list tells none), and how many fail."""
 
     name: str
     hourly: float
@@ -117,8 +117,8 @@ class Scene:
         own = {"workspace": workspace.name}
         for at in instants:
             yield from self._money(workspace, own, at)
-        if workspace.balance is not None:
-            yield from self._fetches(List("remaining_credits"), own | {"api": "remaining_credits"}, instants)
+        balance = List("remaining_credits", cause="" if workspace.balance is not None else "rate_limited")
+        yield from self._fetches(balance, own | {"api": balance.name}, instants)
         for each in workspace.lists:
             labels = own | {"api": each.name}
             yield from self._fetches(each, labels, instants)
@@ -185,7 +185,8 @@ class Scene:
         for status, number in entries.items():
             of_status = {**labels, "status": status}
             yield _sample(metrics.TASKS, of_status, number, at)
-            yield _sample(metrics.TASKS_CREDITS, of_status, number * model.credits, at)
+            if model.credits:
+                yield _sample(metrics.TASKS_CREDITS, of_status, number * model.credits, at)
         if waiting:
             oldest = self.end - model.stuck if model.stuck > self.end - at else at - 20
             yield _sample(metrics.OLDEST_TASK, {**labels, "status": "running"}, oldest, at)
@@ -208,10 +209,16 @@ def night() -> tuple[Workspace, ...]:
         Model("sora-2", 30, 180, 35, incident=Incident(3 * HOUR, 0.75, "content_filtered")),
         Model("nano-banana-pro", 45, 20, 4),
     )
+    quiet = (
+        List("text_generator", (Model("gemini-2.5-flash", 160, 5, 0.5, failing=0),)),
+        List("ai_scripts", (Model("ai_scripts", 30, 5, 1, failing=0),)),
+        List("text_to_speech", (Model("text_to_speech", 25, 10, 1, failing=0),)),
+        List("product_to_videos", (Model("image", 5, 60, 0, failing=0),)),
+    )
     return (
         Workspace(
             "tokyo",
-            (List("text_generator", text), List("lipsyncs", lipsyncs)),
+            (List("text_generator", text), List("lipsyncs_v2", lipsyncs)),
             balance=61,
             hourly=440,
             plan=20_000,
@@ -238,7 +245,7 @@ def night() -> tuple[Workspace, ...]:
             balance=197_873,
             hourly=1700,
         ),
-        Workspace("quiet", (List("text_generator", (Model("gemini-2.5-flash", 160, 5, 0.5, failing=0),)),), 5_000, 82),
+        Workspace("quiet", quiet, 5_000, 140),
         Workspace("dark", (List("text_generator", cause="connection"),), balance=None),
     )
 
@@ -262,10 +269,11 @@ def _counters(model: Model, labels: Labels, counts: Counts, at: float) -> Iterat
     for reason, failed in counts.failed.items():
         yield _sample(metrics.TASKS_FAILED, {**labels, "reason": reason}, failed, at)
     yield _sample(metrics.TASKS_VANISHED, labels, 0, at)
-    yield _sample(metrics.CREDITS_USED, labels, counts.used, at)
-    yield _sample(metrics.CREDITS_REFUNDED, labels, 0, at)
-    yield _sample(metrics.FAILED_CREDITS_USED, labels, counts.wasted, at)
-    yield _sample(metrics.FAILED_CREDITS_REFUNDED, labels, 0, at)
+    if model.credits:
+        yield _sample(metrics.CREDITS_USED, labels, counts.used, at)
+        yield _sample(metrics.CREDITS_REFUNDED, labels, 0, at)
+        yield _sample(metrics.FAILED_CREDITS_USED, labels, counts.wasted, at)
+        yield _sample(metrics.FAILED_CREDITS_REFUNDED, labels, 0, at)
     name = metrics.TASK_DURATION.name
     for bucket in BUCKETS:
         below = int(counts.finished * (1 - exp(-((bucket / model.seconds) ** 2))))

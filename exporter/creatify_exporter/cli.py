@@ -144,6 +144,7 @@ def _parser() -> _Parser:
         return added
 
     command("serve", "serve metrics (the default)", serving, web)
+    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace and model"))
@@ -199,6 +200,16 @@ def _web_flags() -> _Parser:
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
     )
     return flags
+
+
+def _init_flags(init: argparse.ArgumentParser) -> None:
+    init.add_argument("--workspace", metavar="NAME", default="default", help="name of the workspace: %(default)s")
+    init.add_argument("--api-id-file", metavar="FILE", type=_file, help="file with the API id")
+    init.add_argument("--api-key-file", metavar="FILE", type=_file, help="file with the API key")
+    init.add_argument("--credits", metavar="N", type=float, help="credits of the plan in each period")
+    init.add_argument("--renews-on-day", metavar="DAY", type=int, help="day of the month on which the plan renews")
+    init.add_argument("--price-per-credit", metavar="PRICE", type=float, help="price of one credit; needs --currency")
+    init.add_argument("--currency", metavar="CODE", help="three capital letters, such as USD")
 
 
 def _report_flags(report_parser: _Parser) -> None:

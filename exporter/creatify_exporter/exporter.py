@@ -55,13 +55,6 @@ class Scrape:
         """Whether a fetch failed, or is not over yet."""
         return any(ticket.outcome().cause for _, tickets in self.tickets for ticket in tickets.values())
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """A value that is equal for scrapes with equal answers, as long as all of them are kept."""
-        names = [target.workspace.name for target, _ in self.tickets]
-        ends = [id(future.result() if future.done() else future) for future in self.futures]
-        return (*names, *ends)
-
 
 class Exporter:
     """Holds the targets of a configuration. `clock` returns seconds since the epoch."""

@@ -215,8 +215,13 @@ def test_the_table_of_alerts_has_as_many_rows_as_are_counted(prometheus: Prometh
     counted = prometheus.values(queries_of("creatify-overview", panel_of("overview", "Workspaces"))[0], at)
     rows = prometheus.series(queries_of("creatify-overview", panel_of("overview", "Firing alerts"))[0], at)
     assert sum(counted) == len(rows) > 4
-    spike = next(row["metric"] for row in rows if row["metric"].get("reason") == "rate_limited")
+    spike = next(row["metric"] for row in rows if row["metric"]["model"] == "gemini-2.5-pro")
     assert (spike["workspace"], spike["api"], spike["model"]) == ("tokyo", "text_generator", "gemini-2.5-pro")
+    of_balance = [row["metric"] for row in rows if row["metric"]["alertname"] == "CreatifyRateLimited"]
+    assert {(each["workspace"], each["api"], each["reason"]) for each in of_balance} == {
+        ("berlin", "link_to_videos", "rate_limited"),
+        ("dark", "All", "rate_limited"),
+    }
 
 
 SITUATIONS = {

@@ -116,7 +116,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(tmp_path: Path
     cert = CASES.parents[1] / "certificates/server.pem"
     path = written(tmp_path, f"tls_server_config: {{cert_file: {cert}, key_file: server.key}}\n")
     assert [line.partition("; ")[0] for line in mistakes(path)] == [
-        f"{path}:1: tls_server_config.key_file: is encrypted, and nobody is there to type its password"
+        f"{path}:1: tls_server_config.key_file: is encrypted, and there is no terminal to ask for its password"
     ]
 
 

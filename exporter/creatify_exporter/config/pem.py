@@ -38,7 +38,7 @@ def check_key(content: bytes) -> None:
     if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
         raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there")
     if b"ENCRYPTED" in content:
-        raise ValueError("is encrypted, and nobody is there to type its password; decrypt it with openssl pkey")
+        raise ValueError("is encrypted, and there is no terminal to ask for its password; decrypt it with openssl pkey")
 
 
 def _check_form(content: bytes, command: str) -> None:
