@@ -17,7 +17,6 @@ PLACES: Final = (
     ("exporter/creatify_exporter/__init__.py", r'^__version__ = "(.+)"$'),
     ("Dockerfile", r"^ARG VERSION=(.+)$"),
     ("compose.yaml", r"image: .*/creatify-exporter:([^@\s]+)"),
-    ("README.md", r"/creatify-exporter:(\S+) --demo"),
     ("helm/creatify-exporter/Chart.yaml", r"^version: (.+)$"),
     ("helm/creatify-exporter/Chart.yaml", r"^appVersion: (.+)$"),
     ("helm/creatify-exporter/Chart.yaml", r"image: \S+/creatify-exporter:(\S+)$"),

@@ -334,7 +334,7 @@ def loaded_as_mounted(objects: list[Object], folder: Path) -> config.Config:
                 put(folder / volume["name"] / item["path"], f"{source['secret']['name']}/{item['key']}")
     for mount in exporter_of(objects)["volumeMounts"]:
         if mount["mountPath"].endswith("/ca"):
-            put(folder / "ca/ca.crt", "certificate")
+            put(folder / "ca/ca.crt", (ROOT / "tests/certificates/ca.pem").read_text("utf-8"))
         if mount["name"] == "ledger-url":
             put(folder / "ledger/url", "postgresql://ledger:its-password@database/ledger\n")
     text = configuration(objects).replace("/etc/creatify-exporter", str(folder))
@@ -372,7 +372,7 @@ def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_ledger_without_a_volume_does_not_count_the_list_again(tmp_path: Path) -> None:
     for name, history in (("minimal", "count"), ("no-persistence", "skip")):
-        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.history == history
+        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.first_list == history
 
 
 def test_the_ledger_lies_on_its_volume(tmp_path: Path) -> None:
