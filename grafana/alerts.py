@@ -58,14 +58,14 @@ def alerts_table(height: int = 9) -> table.Panel:
         " runbook, one on a model to its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
-            Key("severity", "Severity", 86, words=states),
-            Key("alertname", "Alert", 147, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
+            Key("severity", "Severity", 84, words=states),
+            Key("alertname", "Alert", 155, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
             panels.REASON,
             panels.WORKSPACE,
             panels.LIST,
             panels.MODEL,
         ),
-        Column("For", f"time() - ({alerts} * on ({OF_ALERT}) group_left () {since})", "s", 1, 76),
+        Column("For", f"time() - ({alerts} * on ({OF_ALERT}) group_left () {since})", "s", 0, 62),
         Column(
             panels.FAILING,
             f"{alerts} * on ({OF_MODEL}) group_left () ({failing_now(OF_MODEL)})",

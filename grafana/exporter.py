@@ -22,6 +22,7 @@ from creatify_exporter.metrics import (
     TASKS,
     TASKS_VANISHED,
     UP,
+    WEB_CONFIG_RELOAD_SUCCESSFUL,
 )
 from grafana import panels
 from grafana.frame import framed, row
@@ -48,6 +49,7 @@ from grafana.queries import (
 OLD: Final = limit("gap_seconds")
 OWN: Final = f"and on (instance, job) {BUILD_INFO.name}"
 """Only processes that are this exporter."""
+LOADED: Final = {"1": ("loaded", GOOD), "0": ("refused", BAD)}
 NO_EXPORTER: Final = "no exporter answered"
 NOTHING_READ: Final = "no list was read, or no exporter answered"
 
@@ -123,7 +125,14 @@ def _exporters() -> table.Panel:
             f"min by (instance) ({RELOAD_SUCCESSFUL.name})",
             decimals=None,
             width=110,
-            words={"1": ("loaded", GOOD), "0": ("refused", BAD)},
+            words=LOADED,
+        ),
+        Column(
+            "Web configuration",
+            f"min by (instance) ({WEB_CONFIG_RELOAD_SUCCESSFUL.name})",
+            decimals=None,
+            width=145,
+            words=LOADED,
         ),
         Column("Loaded", f"1000 * max by (instance) ({RELOAD_TIME.name})", "dateTimeFromNow", None, 130),
         empty=NO_EXPORTER,

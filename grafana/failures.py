@@ -3,12 +3,12 @@
 from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 
-from creatify_exporter.metrics import TASKS_FAILED, TASKS_FINISHED
+from creatify_exporter.metrics import CONSECUTIVE_FAILED_TASKS, TASKS_FAILED, TASKS_FINISHED
 from grafana import panels
 from grafana.alerts import alerts_table
 from grafana.frame import framed, row
 from grafana.limits import RATIO_STEPS, limit, percent
-from grafana.palette import BAD, OTHERS
+from grafana.palette import BAD, FAIR, OTHERS, PLAIN
 from grafana.panels import LIST, LIST_LINE, MODEL, MODEL_LINE, REASON, UNCOUNTED, WORKSPACE, Column, Line
 from grafana.queries import (
     AT_END,
@@ -16,6 +16,7 @@ from grafana.queries import (
     OF_MODEL,
     counted,
     failed_ratio,
+    gauge,
     increase,
     main,
     others,
@@ -47,15 +48,17 @@ def build() -> models.Dashboard:
 def _models() -> table.Panel:
     return panels.table(
         "Models",
-        "Each model, that with most failed tasks of the last hour first; the reason is that of most of them. Near a"
-        " spike: from 100 % on CreatifyFailureSpike fires. Wasted: credits that went into failed tasks.",
+        "Each model, that with most failed tasks of the last hour first; the reason is that of most of them. In a"
+        " row: failed since one was last done. Near a spike: from 100 % on CreatifyFailureSpike fires. Wasted:"
+        " credits that went into failed tasks.",
         (WORKSPACE, LIST, MODEL),
-        Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=104),
-        Column("15 min", failed_ratio(OF_MODEL, "15m"), "percentunit", 1, 64, steps=RATIO_STEPS),
-        Column("1 h", failed_ratio(OF_MODEL, "1h"), "percentunit", 1, 62, steps=RATIO_STEPS),
+        Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=96),
+        Column("In a row", _in_a_row(), width=69, steps=panels.steps(PLAIN, (2, FAIR), (4, BAD))),
+        Column("15 min", failed_ratio(OF_MODEL, "15m"), "percentunit", 1, 60, steps=RATIO_STEPS),
+        Column("1 h", failed_ratio(OF_MODEL, "1h"), "percentunit", 1, 60, steps=RATIO_STEPS),
         Column("", main("reason", OF_MODEL, TASKS_FAILED, "1h")),
-        Column("Near a spike", _near_a_spike(), "percentunit", 0, 100, steps=panels.steps("text", (1, BAD))),
-        Column("24 h", failed_ratio(OF_MODEL, "1d"), "percentunit", 1, 62, steps=RATIO_STEPS),
+        Column("Near a spike", _near_a_spike(), "percentunit", 0, 98, steps=panels.steps(PLAIN, (1, BAD))),
+        Column("24 h", failed_ratio(OF_MODEL, "1d"), "percentunit", 1, 60, steps=RATIO_STEPS),
         Column("Wasted, 24 h", summed(OF_MODEL, wasted("1d")), width=104),
         extra=(REASON,),
         sort=("Failed, 1 h", "24 h"),
@@ -63,6 +66,11 @@ def _models() -> table.Panel:
         height=9,
         runbooks=("CreatifyModelFailing", "CreatifyFailureSpike"),
     )
+
+
+def _in_a_row() -> str:
+    """Return how many tasks have failed since one was last done: it needs no window and no volume."""
+    return summed(OF_MODEL, gauge(CONSECUTIVE_FAILED_TASKS))
 
 
 def _near_a_spike() -> str:

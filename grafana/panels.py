@@ -109,7 +109,7 @@ def _colored(colors: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 WORKSPACE: Final = Key("workspace", "Workspace", 92, _page("overview", "workspace"))
 LIST: Final = Key("api", "List", 145, _page("failures", "workspace", "api"))
-MODEL: Final = Key("model", "Model", 113, _page("failures", "workspace", "api", "model"))
+MODEL: Final = Key("model", "Model", 118, _page("failures", "workspace", "api", "model"))
 FETCHED: Final = Key("api", "List", 145)
 """A list or the balance, which has no page of tasks."""
 REASON: Final = Key("reason", "Reason", 145, words=_colored(REASONS | CAUSES))

@@ -79,6 +79,7 @@ class Counts:
     submitted: float = 0
     finished: float = 0
     failed: dict[str, float] = field(default_factory=lambda: dict.fromkeys(REASONS, 0.0))
+    in_a_row: int = 0
     used: float = 0
     wasted: float = 0
 
@@ -109,6 +110,7 @@ class Scene:
             uptime = at - self.end + 2 * DAY
             yield from _told_by([instance], _sample(metrics.BUILD_INFO, build, 1, at))
             yield from _told_by([instance], _sample(metrics.RELOAD_SUCCESSFUL, {}, 1, at))
+            yield from _told_by([instance], _sample(metrics.WEB_CONFIG_RELOAD_SUCCESSFUL, {}, 1, at))
             yield from _told_by([instance], _sample(metrics.RELOAD_TIME, {}, self.end - 2 * DAY, at))
             yield from _told_by([instance], ("process_resident_memory_bytes", {}, 6.2e7, at))
             yield from _told_by([instance], ("process_cpu_seconds_total", {}, 0.02 * uptime, at))
@@ -260,7 +262,10 @@ def _happen(counts: Counts, model: Model, step: float, ago: float, draw: Random)
         counts.used += model.credits
         if draw.random() < ratio:
             counts.failed[reason] += 1
+            counts.in_a_row += 1
             counts.wasted += model.credits
+        else:
+            counts.in_a_row = 0
 
 
 def _counters(model: Model, labels: Labels, counts: Counts, at: float) -> Iterator[Sample]:
@@ -269,6 +274,7 @@ def _counters(model: Model, labels: Labels, counts: Counts, at: float) -> Iterat
     for reason, failed in counts.failed.items():
         yield _sample(metrics.TASKS_FAILED, {**labels, "reason": reason}, failed, at)
     yield _sample(metrics.TASKS_VANISHED, labels, 0, at)
+    yield _sample(metrics.CONSECUTIVE_FAILED_TASKS, labels, counts.in_a_row, at)
     if model.credits:
         yield _sample(metrics.CREDITS_USED, labels, counts.used, at)
         yield _sample(metrics.CREDITS_REFUNDED, labels, 0, at)
