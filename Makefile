@@ -10,8 +10,11 @@ HELM = $(shell $(BIN)/python helm/binary.py)
 COSIGN ?= cosign
 REGISTRY ?= ghcr.io/creatify-exporter
 
-.PHONY: help run test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
+.PHONY: help run check coverage test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
   dist chart check-release release-notes publish-image publish-chart publish-notes
+
+# Rooms of tests that need no other program than this one.
+UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +24,12 @@ run: $(VENV)/run.stamp ## serve the metrics of a simulated account on http://loc
 
 test: lint ## lint, then every test
 	$(BIN)/pytest -n auto $(ARGS)
+
+check: lint ## lint, then the unit tests that are not slow: a minute
+	$(BIN)/pytest -q -n auto -m "not slow" $(UNIT) $(ARGS)
+
+coverage: $(VENV)/dev.stamp ## how much of the product the unit tests run, by branches
+	$(BIN)/pytest -q -n auto --cov --cov-report=term:skip-covered $(UNIT) $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, the layer contract, and zizmor for the workflows
 	$(BIN)/ruff check .
@@ -34,7 +43,7 @@ lint-workflows: build/tools/actionlint ## actionlint, which needs Go
 
 soak: $(VENV)/dev.stamp ## an hour of faults, 1,000 kills, the property tests at length; the seed is printed
 	seed=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))'); echo "seed: $$seed"; \
-	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=10000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
+	  HYPOTHESIS_PROFILE=soak LEDGER_HISTORIES=5000 $(BIN)/pytest -n auto --timeout=0 --hypothesis-seed=$$seed \
 	  tests/ledger/test_oracle.py tests/creatify/test_decoder.py $(ARGS) && \
 	  SOAK_SEED=$$seed SOAK_SECONDS=$${SOAK_SECONDS:-3600} FIRE_KILLS=$${FIRE_KILLS:-1000} $(BIN)/pytest --timeout=0 -s \
 	  tests/end_to_end/test_soak.py tests/end_to_end/test_fire.py $(ARGS)

@@ -10,7 +10,7 @@ from grafana.panels import Steps, steps
 
 THRESHOLDS: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "thresholds.yaml"
 
-_CONSTANT: Final = re.compile(r"- record: creatify:threshold:(\w+)\n +expr: vector\(([0-9.]+)\)")
+_CONSTANT: Final = re.compile(r"- record: creatify:threshold:(\w+)\n +expr: ([0-9.]+) \* workspace:")
 _DAY: Final = 86400
 
 

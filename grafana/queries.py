@@ -76,7 +76,7 @@ def summed(labels: str, expression: str) -> str:
 
 
 def share(labels: str, part: str, whole: str) -> str:
-    """Divide sums; absent where there is no whole. Two replicas may book seconds apart, hence the clamp."""
+    """Divide sums; absent without a whole. Two replicas may book seconds apart, hence the clamp."""
     return f"clamp({summed(labels, part)} / ({summed(labels, whole)} > 0), 0, 1)"
 
 

@@ -5,7 +5,7 @@ import shutil
 import signal
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 
 from creatify_exporter import redaction
 from databases import Postgres, programs
+
+PROMETHEUS_3 = Path(__file__).parents[1] / ".venv/prometheus-3/usr/bin"
 
 # Everybody's run is the same; `make soak` looks further and prints its seed.
 settings.register_profile(
@@ -36,7 +38,10 @@ def tool(name: str, package: str) -> str:
 
 
 def _missing(name: str, package: str) -> NoReturn:
-    reason = f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}"
+    _skip(f"{name} is not installed; on Debian and Ubuntu: apt-get install {package}")
+
+
+def _skip(reason: str) -> NoReturn:
     if os.environ.get("REQUIRE_TOOLS"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -63,6 +68,16 @@ def promtool() -> str:
 @pytest.fixture
 def prometheus() -> str:
     return tool("prometheus", "prometheus")
+
+
+@pytest.fixture(params=["installed", "3"])
+def prometheus_tool(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Return how to find a program of Prometheus: the one that is installed, then that of Prometheus 3."""
+    if request.param == "installed":
+        return lambda name: tool(name, "prometheus-alertmanager" if "alertmanager" in name else "prometheus")
+    if not (PROMETHEUS_3 / "promtool").exists():
+        _skip("Prometheus 3 is not there; on Debian: .ci/prometheus-3")
+    return lambda name: str(PROMETHEUS_3 / name)
 
 
 @pytest.fixture

@@ -134,6 +134,10 @@ def _parser() -> _Parser:
         listen_address=None,
         telemetry_path="/metrics",
         external_url=None,
+        systemd_socket=False,
+        route_prefix="",
+        max_requests=0,
+        disable_exporter_metrics=False,
         web_config_file=None,
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -144,6 +148,7 @@ def _parser() -> _Parser:
         return added
 
     command("serve", "serve metrics (the default)", serving, web)
+    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace and model"))
@@ -186,6 +191,28 @@ def _serving_flags() -> _Parser:
     flags.add_argument(
         "--web.external-url", dest="external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
     )
+    flags.add_argument(
+        "--web.systemd-socket",
+        dest="systemd_socket",
+        action="store_true",
+        help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
+    )
+    flags.add_argument(
+        "--web.route-prefix", dest="route_prefix", metavar="PATH", type=_prefix, help="what every route begins with: /"
+    )
+    flags.add_argument(
+        "--web.max-requests",
+        dest="max_requests",
+        metavar="N",
+        type=_count,
+        help="how many scrapes are answered at once; 0, the default, for any number",
+    )
+    flags.add_argument(
+        "--web.disable-exporter-metrics",
+        dest="disable_exporter_metrics",
+        action="store_true",
+        help="leave out process_* and python_info",
+    )
     return flags
 
 
@@ -199,6 +226,16 @@ def _web_flags() -> _Parser:
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
     )
     return flags
+
+
+def _init_flags(init: argparse.ArgumentParser) -> None:
+    init.add_argument("--workspace", metavar="NAME", default="default", help="name of the workspace: %(default)s")
+    init.add_argument("--api-id-file", metavar="FILE", type=_file, help="file with the API id")
+    init.add_argument("--api-key-file", metavar="FILE", type=_file, help="file with the API key")
+    init.add_argument("--credits", metavar="N", type=float, help="credits of the plan in each period")
+    init.add_argument("--renews-on-day", metavar="DAY", type=int, help="day of the month on which the plan renews")
+    init.add_argument("--price-per-credit", metavar="PRICE", type=float, help="price of one credit; needs --currency")
+    init.add_argument("--currency", metavar="CODE", help="three capital letters, such as USD")
 
 
 def _report_flags(report_parser: _Parser) -> None:
@@ -256,6 +293,19 @@ def _path(text: str) -> str:
     if text.rstrip("/") in ("", "/probe", "/sd") or text.startswith("/-/"):
         raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write another, like /metrics")
     return text
+
+
+def _prefix(text: str) -> str:
+    prefix = text.rstrip("/")
+    if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
+    return prefix
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write one like 40, or 0 for no limit")
+    return int(text)
 
 
 def _address(text: str) -> str:

@@ -5,21 +5,24 @@ import asyncio
 import ctypes
 import os
 import resource
+import shlex
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
+from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import generate_latest
 
 from creatify_exporter import __version__, log
+from creatify_exporter.config import template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
@@ -32,8 +35,8 @@ from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
-from creatify_exporter.web.server import listen
 
 # M_MMAP_THRESHOLD in malloc.h.
 _MMAP_THRESHOLD: Final = -3
@@ -56,7 +59,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _demonstrate(arguments: argparse.Namespace) -> None:
     """Serve metrics of a simulated account, from a ledger that is thrown away."""
-    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - only those who ask for it load it
+    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - loaded only if it is asked for
 
     with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
         workspace = Workspace(
@@ -67,7 +70,8 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
         )
         demo = Config(
             workspaces=(workspace,),
-            fetch=Fetch(min_interval=Seconds(1)),  # for those who look by hand
+            # People look at it by hand, and want to see something move.
+            fetch=Fetch(min_interval=Seconds(1)),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         _run_server(arguments, lambda: demo)
@@ -78,10 +82,19 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
     _give_memory_back()
-    sockets = listen(arguments.listen_address or [":10081"])
-    with closing(Exporter(loaded, _opened(loaded))) as exporter:
+    sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
+    process_metrics = not arguments.disable_exporter_metrics
+    with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
         application = Application(
-            exporter, load, Settings(arguments.telemetry_path, arguments.external_url), middleware
+            exporter,
+            load,
+            Settings(
+                telemetry_path=arguments.telemetry_path,
+                external_url=arguments.external_url,
+                route_prefix=arguments.route_prefix,
+                max_requests=arguments.max_requests,
+            ),
+            middleware,
         )
         for each in sockets:
             host, port, *_ = each.getsockname()
@@ -100,7 +113,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
 def _allow_files() -> None:
     """Take as many open files as the system gives: a thousand workspaces keep two thousand connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):  # some systems give less than they say
+    # Some systems give less than they say.
+    with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -109,7 +123,8 @@ def _give_memory_back() -> None:
 
     From the first one on, glibc would keep them, for each thread that had one: mallopt(3), M_MMAP_THRESHOLD.
     """
-    with suppress(OSError, AttributeError):  # other C libraries have no such call
+    # Other C libraries have no such call.
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
@@ -124,6 +139,27 @@ def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddlewar
             raise ConfigError([*error.problems, *more.problems]) from None
         raise
     return loaded, open_middleware()
+
+
+def _init(arguments: argparse.Namespace) -> None:
+    """Write a first configuration, and print what to do next."""
+    path = arguments.config_file or Path("creatify.yml")
+    plan = {name: getattr(arguments, name) for name in Plan.__struct_fields__}
+    answers = template.Answers(
+        workspace=arguments.workspace,
+        api_id_file=arguments.api_id_file,
+        api_key_file=arguments.api_key_file,
+        plan={name: value for name, value in plan.items() if value is not None},
+        ledger_url=arguments.ledger_url,
+    )
+    template.write(path, answers)
+    file = shlex.quote(str(path))
+    print(f"{path} is written. Next:")
+    if not (arguments.api_id_file and arguments.api_key_file):
+        print("  export CREATIFY_API_ID=... CREATIFY_API_KEY=...")
+    print(f"  creatify-exporter check --config.file {file}")
+    print(f"  creatify-exporter dump --config.file {file} --ledger.url memory:")
+    print(f"  creatify-exporter --config.file {file}")
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -150,14 +186,15 @@ def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
 
 
 def _dump(arguments: argparse.Namespace) -> int:
-    """Print one scrape; return 1 where a fetch failed."""
+    """Print one scrape; return 1 if a fetch failed."""
     loaded = _loaded(arguments)
     _warn(loaded.warnings)
     with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
         scrape = exporter.begin_scrape()
         wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
         registry = exporter.collect(scrape, own=False)
-        sys.stdout.buffer.write(generate_latest(registry))  # UTF-8, whatever the terminal speaks
+        # In UTF-8, whatever the terminal speaks.
+        sys.stdout.buffer.write(generate_latest(registry))
         sys.stdout.flush()
         return int(scrape.failed)
 
@@ -187,7 +224,8 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 def _forget(arguments: argparse.Namespace) -> None:
     ledger = _loaded(arguments, keys_needed=False).ledger
-    _kept(ledger).close()  # there is one
+    # Refuses a ledger that is not there, which opening it for writing would make.
+    _kept(ledger).close()
     with closing(_store(ledger)) as store:
         maintenance.forget(store, arguments.model)
 
@@ -249,7 +287,7 @@ def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
         return SqliteStore(ledger.url.path, read_only=read_only)
     try:
-        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - only those who use it load it
+        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigError(
             ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
@@ -264,6 +302,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int | None]]] = {
     "serve": _serve,
+    "init": _init,
     "check": _check,
     "dump": _dump,
     "report": _report,

@@ -55,23 +55,23 @@ class Scrape:
         """Whether a fetch failed, or is not over yet."""
         return any(ticket.outcome().cause for _, tickets in self.tickets for ticket in tickets.values())
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """A value that is equal for scrapes with equal answers, as long as all of them are kept."""
-        names = [target.workspace.name for target, _ in self.tickets]
-        ends = [id(future.result() if future.done() else future) for future in self.futures]
-        return (*names, *ends)
-
 
 class Exporter:
     """Holds the targets of a configuration. `clock` returns seconds since the epoch."""
 
-    def __init__(self, config: Config, ledger: Ledger, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.time,
+        *,
+        process_metrics: bool = True,
+    ) -> None:
         self.config = config
         self.targets: dict[str, Target] = {}
         self._ledger, self._clock = ledger, clock
         self._lanes = Lanes(config.fetch.max_concurrent, config.fetch.timeout)
-        self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)]
+        self._own = [ProcessCollector(registry=None), PlatformCollector(registry=None)] if process_metrics else []
         self._reload_successful, self._loaded_at = True, clock()
         self._apply(config)
 

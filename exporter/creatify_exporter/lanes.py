@@ -1,8 +1,8 @@
 """How many fetches run at the same time, and which of them wait.
 
-A fetch takes a place among the quick ones. Who is not back after a moment waits for the network and not for this
-machine: it runs on, but its place goes to the next. A fetcher whose last fetch was as slow as that takes a place
-among the slow ones the next time, and keeps it to the end: they wait for each other only.
+A fetch takes a place among the quick ones. If it takes longer than a moment it is network-bound: it keeps running but
+frees its place. A fetcher whose last fetch was that slow takes a place among the slow ones the next time, and
+keeps it to the end: slow fetches wait for each other only.
 """
 
 import threading
@@ -12,14 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-_MOMENT: Final = 1.0  # seconds
+# Seconds.
+_MOMENT: Final = 1.0
 
 
 class Lanes:
     """Runs work in threads of its own, `places` at a time among the quick and as many among the slow.
 
-    Work that waits has no thread. `moment` is how many seconds quick work may take, `longest` is when slow work is
-    given up by everybody, and its place too: nothing can end a thread that hangs in a name lookup.
+    Work that waits has no thread. Quick work frees its place after `moment` seconds, slow work after `longest`, when
+    its fetcher has abandoned it too: nothing can end a thread that hangs in a name lookup.
     """
 
     def __init__(self, places: int, longest: float, *, moment: float = _MOMENT) -> None:
@@ -27,12 +28,12 @@ class Lanes:
         self._places, self._longest = places, longest
         self._lock = threading.Lock()
         self._quick, self._slow = _Lane(), _Lane()
-        self._alarm: threading.Timer | None = None
+        self._timer: threading.Timer | None = None
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
         """Run `work` in a thread of that name, when there is a place. Does not block.
 
-        Raises RuntimeError where there is a place, but the system has no more threads just now.
+        Raises RuntimeError if there is a place, but the system has no more threads just now.
         """
         job, lane = _Job(name, work), self._slow if slow else self._quick
         with self._lock:
@@ -45,27 +46,28 @@ class Lanes:
                     raise
 
     def resize(self, places: int, longest: float) -> None:
-        """Have other bounds from now on; what runs goes on."""
+        """Change the bounds; work that runs goes on."""
         with self._lock:
             self._places, self._longest = places, longest
             self._try_to_advance()
 
     def _advance(self) -> None:
-        """Start what may start; where something has to wait, look again in a moment."""
+        """Start the work that there is a place for; if some has to wait, look again in a moment."""
         now = time.monotonic()
-        self._slow.running |= self._quick.leave(now - self.moment)
-        self._slow.leave(now - self._longest)
+        self._slow.running |= self._quick.free(now - self.moment)
+        self._slow.free(now - self._longest)
         for lane in (self._quick, self._slow):
             while lane.waiting and len(lane.running) < self._places:
                 self._start(lane, now)
-        if (self._quick.waiting or self._slow.waiting) and not self._alarm:
-            alarm = threading.Timer(self.moment, self._ring)
-            alarm.daemon = True
-            alarm.start()
-            self._alarm = alarm
+        if (self._quick.waiting or self._slow.waiting) and not self._timer:
+            timer = threading.Timer(self.moment, self._look_again)
+            timer.daemon = True
+            timer.start()
+            self._timer = timer
 
     def _try_to_advance(self) -> None:
-        with suppress(RuntimeError):  # no more threads just now: whoever ends or comes next tries again
+        # If there are no more threads just now, the next work that ends or comes tries again.
+        with suppress(RuntimeError):
             self._advance()
 
     def _start(self, lane: "_Lane", now: float) -> None:
@@ -83,24 +85,24 @@ class Lanes:
                 self._slow.running.discard(job)
                 self._try_to_advance()
 
-    def _ring(self) -> None:
+    def _look_again(self) -> None:
         with self._lock:
-            self._alarm = None
+            self._timer = None
             self._try_to_advance()
 
 
 class _Lane:
-    """Work that waits, in the order in which it came, and work that has a place."""
+    """Jobs that wait, in the order in which they came, and jobs that have a place."""
 
     def __init__(self) -> None:
         self.waiting: deque[_Job] = deque()
         self.running: set[_Job] = set()
 
-    def leave(self, began_by: float) -> "set[_Job]":
-        """Take their places from those that began by then; return them."""
-        gone = {job for job in self.running if job.began <= began_by}
-        self.running -= gone
-        return gone
+    def free(self, began_by: float) -> "set[_Job]":
+        """Free the places of the jobs that began by then; return these jobs."""
+        freed = {job for job in self.running if job.began <= began_by}
+        self.running -= freed
+        return freed
 
 
 class _Job:

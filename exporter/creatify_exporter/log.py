@@ -1,7 +1,7 @@
 """The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
 
-What the standard library's loggers say (urllib3, asyncio, warnings) takes the same way, and so do
-uncaught exceptions.
+Events of the standard library's loggers (urllib3, asyncio, warnings) and uncaught exceptions go through the same
+formatter.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from creatify_exporter import redaction
 
 Format = Literal["logfmt", "json"]
-_DEEPEST: Final = 8  # levels of nested values; below, their repr is shown
+# Levels of nested values; below, their repr is shown.
+_DEEPEST: Final = 8
 
 
 def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says
@@ -37,7 +38,7 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # What it says for debugging are URLs that it was sent to, in which an API may spell a key as nobody can foresee.
+    # Its debug messages hold URLs it was redirected to, in which an API may spell a key in any way.
     logging.getLogger("urllib3").setLevel(logging.INFO)
     logging.captureWarnings(True)
     structlog.configure(
@@ -81,7 +82,8 @@ def _plain(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float):
-        text = redaction.mask(str(value))  # a key may be a number
+        # A key may be a number.
+        text = redaction.mask(str(value))
         return value if text == str(value) else text
     if isinstance(value, Mapping) and depth:
         return {redaction.mask(str(key)): _plain(item, depth - 1) for key, item in value.items()}

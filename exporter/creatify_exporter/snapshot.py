@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from math import inf
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -163,17 +164,17 @@ class Tally:
 
     def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
         """Return the tasks without copies; lazily, since one task may be a copy of the one before it."""
-        hashes = [hash(task.id) for task in tasks]
-        new = set(hashes)
+        new = {*map(hash, map(_id, tasks))}
         if len(self._recent) >= _MAX_RECENT:
             self._older, self._recent = self._recent, set()
         if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
             self._recent |= new
             return tasks
-        return (task for task, key in zip(tasks, hashes, strict=True) if not task.id or not self._is_copy(task, key))
+        return (task for task in tasks if not task.id or not self._is_copy(task))
 
-    def _is_copy(self, task: Task, key: int) -> bool:
+    def _is_copy(self, task: Task) -> bool:
         """Return whether a task was listed before; one that is further on takes the place of its original."""
+        key = hash(task.id)
         if key not in self._recent and key not in self._older:
             self._recent.add(key)
             return False
@@ -182,6 +183,9 @@ class Tally:
         if original and _progress(task) > _progress(original):
             self._unfinished[task.id] = _slim(task)
         return True
+
+
+_id: Final = attrgetter("id")
 
 
 def _progress(task: Task) -> tuple[int, float]:

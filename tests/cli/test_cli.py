@@ -23,6 +23,8 @@ import yaml
 
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
+from creatify_exporter.config.load import load
+from creatify_exporter.config.schema import Plan
 from creatify_exporter.creatify.task import API, Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -321,6 +323,53 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
     mistaken(here("report", "--config.file", config, "--ledger.url", "memory:"))
 
 
+# --- A first configuration -----------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_configuration_that_check_accepts(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my first.yml"
+    done = here("init", "--config.file", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"creatify-exporter check --config.file '{path}'" in done.stdout
+    monkeypatch.setenv("CREATIFY_API_ID", CANARY)
+    monkeypatch.setenv("CREATIFY_API_KEY", CANARY)
+    assert here("check", "--config.file", path).stdout == "the configuration is valid: default\n"
+
+
+def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
+    path, key = tmp_path / "c.yml", tmp_path / 'a "key"'
+    key.write_text(CANARY)
+    keys = ("--api-id-file", key, "--api-key-file", key)
+    plan = ("--credits", 2000, "--renews-on-day", 15, "--price-per-credit", 0.15, "--currency", "EUR")
+    told = ("--workspace", "Emil: ${X} & Co", *keys, *plan, "--ledger.url", "memory:")
+    done = here("init", "--config.file", path, *told)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  export " not in done.stdout
+    loaded = load(path, {})
+    [workspace] = loaded.workspaces
+    assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Emil: ${X} & Co", CANARY, "memory:")
+    assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.15, currency="EUR")
+
+
+def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    (line,) = mistaken(here("init", "--config.file", path, "--price-per-credit", 1))
+    assert "plan.price_per_credit: has no currency; " in line
+    wrong = ("--workspace", " ", "--credits", -1, "--renews-on-day", 32, "--currency", "euro")
+    said = mistaken(here("init", "--config.file", path, *wrong), 4)
+    assert all(name in line for name, line in zip(("--workspace", "credits", "renews", "currency"), said, strict=True))
+    mistaken(here("init", "--config.file", path, "--ledger.url", "redis://x"))
+    assert not path.exists()
+    path.write_text("mine")
+    (line,) = mistaken(here("init", "--config.file", path))
+    assert f"{path} exists already; " in line
+    assert path.read_text() == "mine"
+    (line,) = mistaken(here("init", "--config.file", tmp_path / "none/c.yml"))
+    assert "No such file or directory" in line
+
+
 # --- Commands ------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +464,8 @@ def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator:
     assert total(parsed(done.stdout), "creatify_tasks", model="modèle-λ") == 1
 
 
-@pytest.mark.parametrize("command", ["dump", "report", "check", "classify"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["dump", "report"])
 def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) -> None:
     run("dump", "--config.file", config)
     done = shell(f"printf 'a\\nb\\n' | $X {command} --config.file {config} | true")
@@ -425,6 +475,7 @@ def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) ->
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("command", ["dump", "report"])
 def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -> None:
@@ -434,6 +485,7 @@ def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -
     assert re.fullmatch("creatify-exporter: .*No space left on device\n", done.stderr)
 
 
+@pytest.mark.slow
 def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path, simulator: Simulator) -> None:
     rewritten(config, fetch={"timeout": "500ms"})
     simulator.faults.always("silence", path=None)
@@ -446,6 +498,7 @@ def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path,
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
     port = free_port()
     process = subprocess.Popen(
@@ -460,13 +513,14 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
     assert len(requests.get(url, headers={"X-API-ID": "me", "X-API-KEY": "mine"}, timeout=10).json()) == 50
     assert requests.get(url, headers={"X-API-ID": "me", "X-API-KEY": "yours"}, timeout=10).status_code == 401
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=10) == ("", "")
-    assert process.returncode == 0
+    _timetable, errors = process.communicate(timeout=10)
+    assert (errors, process.returncode) == ("", 0)
 
 
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["dump", "classify"])
 def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
     simulator.faults.always(delayed(30), path=None)
@@ -482,6 +536,7 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulat
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_that_is_told_to_stop_does_so_cleanly_though_a_fetch_hangs(
     config: Path, simulator: Simulator, number: signal.Signals

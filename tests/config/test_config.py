@@ -160,7 +160,7 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch:
     )
     assert load(path, {}).ledger.url.path == tmp_path / "l.db"
     [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
-    assert mistake == "--ledger.url: begins with the home of somebody else; write the whole path"
+    assert mistake == "--ledger.url: begins with the home of another user; write the whole path"
 
 
 def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,7 @@ def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
 # --- The same as decoding the whole ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(body=around, sizes=sizes, batch_bytes=batch_bytes)
 def test_a_list_in_pieces_reads_as_the_whole_list(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     reading = expected(body)
@@ -250,7 +250,7 @@ def test_a_list_in_pieces_reads_as_the_whole_list(body: bytes, sizes: list[int],
     assert decoded(body, sizes, batch_bytes) == reading
 
 
-@settings(max_examples=600)
+@settings(max_examples=350)
 @given(body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
 def test_a_broken_list_is_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     assert decoded(body, sizes, batch_bytes) == expected(body)
@@ -290,7 +290,7 @@ def test_what_is_nearly_a_list_is_refused(body: bytes, batch_bytes: int) -> None
     assert [decoded(body, [size], batch_bytes) for size in (1, 2, 3, 5, 1000)] == [None] * 5
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     results=lists | mutated() | scalar,
     following=st.sampled_from([b"null", b'""', b'"https://api.creatify.ai/?page=2"', b"7", b'"\\ud800"']),

@@ -119,15 +119,20 @@ def identities(objects: list[Object]) -> set[tuple[str, str, str]]:
 
 def complaints(objects: list[Object], version: str = VERSIONS[-1]) -> list[str]:
     """Return what is wrong with the objects, by strict schemas and by the rules for names and labels."""
-    found = [
-        f"{each['kind']} {each['metadata']['name']}: {words}" for each in objects for words in _faults(each, version)
-    ]
+    named = [(f"{each['kind']} {each['metadata']['name']}", json.dumps(each)) for each in objects]
+    found = [f"{name}: {words}" for name, text in named for words in _faults(text, version)]
     if len(identities(objects)) < len(objects):
         found.append("two objects share kind, namespace and name")
     return found
 
 
-def _faults(each: Object, version: str) -> Iterator[str]:
+@functools.cache
+def _faults(text: str, version: str) -> tuple[str, ...]:
+    """Look at each object once: most scenarios share most of theirs."""
+    return tuple(_faults_of(json.loads(text), version))
+
+
+def _faults_of(each: Object, version: str) -> Iterator[str]:
     if each["kind"] in OPERATOR:
         yield from (error.message for error in operator_schema(each["kind"]).iter_errors(each))
     else:

@@ -334,7 +334,7 @@ def loaded_as_mounted(objects: list[Object], folder: Path) -> config.Config:
                 put(folder / volume["name"] / item["path"], f"{source['secret']['name']}/{item['key']}")
     for mount in exporter_of(objects)["volumeMounts"]:
         if mount["mountPath"].endswith("/ca"):
-            put(folder / "ca/ca.crt", "certificate")
+            put(folder / "ca/ca.crt", (ROOT / "tests/certificates/ca.pem").read_text("utf-8"))
         if mount["name"] == "ledger-url":
             put(folder / "ledger/url", "postgresql://ledger:its-password@database/ledger\n")
     text = configuration(objects).replace("/etc/creatify-exporter", str(folder))
@@ -372,7 +372,7 @@ def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_ledger_without_a_volume_does_not_count_the_list_again(tmp_path: Path) -> None:
     for name, history in (("minimal", "count"), ("no-persistence", "skip")):
-        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.history == history
+        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.first_list == history
 
 
 def test_the_ledger_lies_on_its_volume(tmp_path: Path) -> None:
@@ -672,9 +672,9 @@ def test_alerts_and_thresholds_can_be_changed_one_by_one() -> None:
     assert "CreatifyTasksSlow" not in alerts
     assert alerts["CreatifyCreditsLow"]["for"] == "30m"
     assert alerts["CreatifyCreditsLow"]["labels"] == {"severity": "critical", "team": "finance", "product": "video"}
-    assert records["creatify:threshold:tasks_stuck_seconds"] == "vector(3600)"
-    assert records["creatify:threshold:failure_spike_ratio_floor"] == "vector(0.25)"
-    assert records["creatify:threshold:credits_low_credits"] == "vector(2000000)"
+    assert records["creatify:threshold:tasks_stuck_seconds"] == "3600 * workspace:creatify_list:known"
+    assert records["creatify:threshold:failure_spike_ratio_floor"] == "0.25 * workspace:creatify_list:known"
+    assert records["creatify:threshold:credits_low_credits"] == "2000000 * workspace:creatify_list:known"
     original = {rule["alert"]: rule for rule in rules_of(projects_groups()) if "alert" in rule}
     assert alerts.keys() == original.keys() - {"CreatifyTasksSlow"}
 

@@ -423,7 +423,8 @@ RENAMED: Final[Object] = {"fullnameOverride": "other", "persistence": {"existing
 
 
 def test_an_upgrade_that_would_delete_the_ledger_with_its_stateful_set_is_refused() -> None:
-    for values in (RENAMED, {"ledger": {"existingUrlSecret": "url"}}):
+    moved = {"fullnameOverride": "old", "namespaceOverride": "there"}
+    for values in (RENAMED, {"ledger": {"existingUrlSecret": "url"}}, moved):
         said = upgraded(values, stateful_set("old", "Delete"))
         assert "this upgrade deletes the StatefulSet old, which deletes its claim" in said
         assert "first upgrade with persistence.whenDeleted=Retain" in said

@@ -1,4 +1,3 @@
-import itertools
 import re
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import DURATION_BOUNDS
-from creatify_exporter.metrics import FAMILIES, Family
+from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.target import BALANCE
 from creatify_exporter.web.app import Application
 
@@ -45,9 +44,7 @@ REFERENCE: Final = {
 DECISIONS: Final = sorted((ROOT / "docs/decisions").glob("*.md"))
 FOLDERS: Final = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in folder.rglob("*.md"))])
-COMMANDS: Final = ("serve", "check", "dump", "report", "ledger", "classify", "simulate")
-
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+COMMANDS: Final = ("serve", "init", "check", "dump", "report", "ledger", "classify", "simulate")
 
 
 def section(text: str, heading: str) -> str:
@@ -97,17 +94,16 @@ def test_every_metric_is_documented_with_its_type_and_its_labels_and_no_other_is
     assert documented == [(family.name, family.kind, family.labels) for family in FAMILIES]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_metric_has_an_example_query(family: Family) -> None:
-    [query] = blocks(section(METRICS, f"`{family.name}`"), "promql")
-    assert family.name in query
+def test_every_metric_has_one_example_query() -> None:
+    queries = {family.name: blocks(section(METRICS, f"`{family.name}`"), "promql") for family in FAMILIES}
+    assert [name for name, found in queries.items() if len(found) != 1 or name not in found[0]] == []
 
 
-@pytest.mark.parametrize("name", REFERENCE)
-def test_no_document_speaks_of_a_metric_that_does_not_exist(name: str) -> None:
-    words = set(re.findall(r"(?<![\w/])creatify_\w+", REFERENCE[name]))
+def test_no_document_speaks_of_a_metric_that_does_not_exist() -> None:
     suffixes = {"gauge": ("",), "counter": ("",), "histogram": ("", "_bucket", "_sum", "_count")}
-    assert words <= {family.name + suffix for family in FAMILIES for suffix in suffixes[family.kind]}
+    known = {family.name + suffix for family in FAMILIES for suffix in suffixes[family.kind]}
+    words = {(name, word) for name, text in REFERENCE.items() for word in re.findall(r"(?<![\w/])creatify_\w+", text)}
+    assert [(name, word) for name, word in sorted(words) if word not in known] == []
 
 
 def test_prometheus_can_parse_every_query(promtool: str, tmp_path: Path) -> None:
@@ -124,19 +120,16 @@ def test_every_label_is_explained() -> None:
     assert sorted(headings) == sorted(labels | {"le"})
 
 
-@pytest.mark.parametrize(
-    ("label", "values"),
-    [
-        ("api", (API, BALANCE)),
-        ("status", (*STATUSES, "unknown")),
-        ("reason", Classifier().reasons),
-        ("cause", CAUSES),
-        ("field", FIELDS),
-    ],
-)
-def test_every_value_of_a_bounded_label_is_documented(label: str, values: tuple[str, ...]) -> None:
-    documented = first_names(section(section(METRICS, "Labels"), label))
-    assert sorted(documented) == sorted(values)
+def test_every_value_of_a_bounded_label_is_documented() -> None:
+    values = {
+        "api": (API, BALANCE),
+        "status": (*STATUSES, "unknown"),
+        "reason": Classifier().reasons,
+        "cause": CAUSES,
+        "field": FIELDS,
+    }
+    documented = {label: sorted(first_names(section(section(METRICS, "Labels"), label))) for label in values}
+    assert documented == {label: sorted(names) for label, names in values.items()}
 
 
 def test_a_model_has_as_many_series_as_is_said() -> None:
@@ -183,19 +176,28 @@ def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None
     assert documented == found == list(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
-def test_every_flag_is_documented(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
-    text = help_of(capsys, *command)
-    owners = {"all", *(command or ("serve", ""))}
-    documented = {
+def documented_flags(command: str) -> dict[str, list[str]]:
+    """Return the documented flags of a command (of none: of the root), with what is quoted as their default."""
+    owners = {"all", command} if command else {"all", "serve", ""}
+    return {
         quoted(flag)[0].split()[0]: quoted(default)
-        for flag, owner, default, *_ in (row for row in rows(section(COMMAND_LINE, "Flags")))
+        for flag, owner, default, *_ in rows(section(COMMAND_LINE, "Flags"))
         if owners & set(owner.split(", "))
     }
-    assert sorted(documented) == sorted(set(re.findall(r"^  (?:-h, )?(--[a-z.-]+)", text, re.MULTILINE)))
-    if command == ("simulate",):
-        for flag in ("--listen", "--seed", "--speed", "--tasks", "--api-id", "--api-key"):
-            assert re.search(rf"{flag} [A-Z_:]+\s[^-]*: {re.escape(documented[flag][0])}", text), flag
+
+
+def test_every_flag_is_documented_and_no_other_is(capsys: pytest.CaptureFixture[str]) -> None:
+    helps = {command: help_of(capsys, *filter(None, (command,))) for command in ("", *COMMANDS)}
+    flags = {
+        command: set(re.findall(r"^  (?:-h, )?(--[a-z.-]+)", text, re.MULTILINE)) for command, text in helps.items()
+    }
+    assert {command: set(documented_flags(command)) for command in flags} == flags
+
+
+def test_the_defaults_of_simulate_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    text, documented = help_of(capsys, "simulate"), documented_flags("simulate")
+    for flag in ("--listen", "--seed", "--speed", "--tasks", "--api-id", "--api-key"):
+        assert re.search(rf"{flag} [A-Z_:]+\s[^-]*: {re.escape(documented[flag][0])}", text), flag
 
 
 def routes() -> Iterator[tuple[str, str]]:
@@ -255,28 +257,29 @@ def test_every_setting_is_documented_and_no_other_is() -> None:
     assert list(documented_defaults()) == names
 
 
-@pytest.mark.parametrize(("name", "field"), config_settings(), ids=lambda value: value if type(value) is str else "")
-def test_every_setting_is_documented_with_its_default(name: str, field: inspect.Field) -> None:
-    said, default = documented_defaults()[name], field.default
-    by_the_ledger = {"ledger.url": "see below", "ledger.history": "`count`", "failure_reasons": "built in"}
-    if name in by_the_ledger:
-        assert said == by_the_ledger[name]
-    elif field.required or default is None:
-        assert said == ("required" if field.required else "none")
-    else:
-        [text] = quoted(said)
-        if isinstance(default, Seconds):
-            assert Seconds.parse(text) == default
-        elif isinstance(default, ByteSize):
-            assert ByteSize.parse(text) == default
-        else:
-            value = yaml.safe_load(text)
-            assert (tuple(value) if isinstance(value, list) else value) == default
+def says(text: str, field: inspect.Field) -> bool:
+    """Whether the cell of a table says the default of a setting."""
+    default = field.default
+    if field.required or default is None:
+        return text == ("required" if field.required else "none")
+    [value] = quoted(text)
+    if isinstance(default, Seconds | ByteSize):
+        return bool(type(default).parse(value) == default)
+    read = yaml.safe_load(value)
+    return bool((tuple(read) if isinstance(read, list) else read) == default)
 
 
-@pytest.mark.parametrize(("url", "history"), [("sqlite:///ledger.db", "count"), ("memory:", "skip")])
-def test_the_history_is_counted_by_a_durable_ledger_only(url: str, history: str) -> None:
-    assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.first_list == history
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = documented_defaults()
+    special = {"ledger.url": "see below", "ledger.history": "`count`", "failure_reasons": "built in"}
+    assert special.items() <= documented.items()
+    wrong = [name for name, field in config_settings() if name not in special and not says(documented[name], field)]
+    assert wrong == []
+
+
+def test_the_history_is_counted_by_a_durable_ledger_only() -> None:
+    for url, history in (("sqlite:///ledger.db", "count"), ("memory:", "skip")):
+        assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.first_list == history
 
 
 def configured(example: str, folder: Path) -> Config:
@@ -304,11 +307,13 @@ def test_every_example_in_yaml_is_of_a_kind_that_is_checked_here() -> None:
     assert len(examples("workspaces")) + len(examples("scrape_configs")) == total
 
 
-@pytest.mark.parametrize("example", examples("workspaces"), ids=itertools.count())
-def test_every_example_of_a_configuration_loads(example: str, tmp_path: Path) -> None:
-    config = configured(example, tmp_path)
-    assert config.workspaces
-    assert not config.warnings
+def test_every_example_of_a_configuration_loads(tmp_path: Path) -> None:
+    for number, example in enumerate(examples("workspaces")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = configured(example, folder)
+        assert config.workspaces, example
+        assert not config.warnings, example
 
 
 def test_the_example_of_defaults_says_the_defaults(tmp_path: Path) -> None:
@@ -341,10 +346,11 @@ def test_so_much_of_a_failure_is_searched_as_is_said() -> None:
 # Prometheus
 
 
-@pytest.mark.parametrize("example", examples("scrape_configs"), ids=itertools.count())
-def test_prometheus_takes_every_example_of_a_scrape(example: str, promtool: str, tmp_path: Path) -> None:
-    (tmp_path / "prometheus.yml").write_text(example)
-    run(promtool, "check", "config", str(tmp_path / "prometheus.yml"))
+def test_prometheus_takes_every_example_of_a_scrape(promtool: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.yml" for number, _ in enumerate(examples("scrape_configs"))]
+    for path, example in zip(files, examples("scrape_configs"), strict=True):
+        path.write_text(example)
+    run(promtool, "check", "config", *map(str, files))
 
 
 def test_the_readme_shows_both_ways_to_scrape() -> None:
@@ -363,22 +369,25 @@ def slugs(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@each_document
-def test_every_link_leads_to_a_file_and_a_heading_that_exist(path: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text())):
-        if re.match(r"[a-z]+:", link):
-            continue
-        name, _, anchor = link.partition("#")
-        target = path.parent / name if name else path
-        assert target.exists(), link
-        assert not anchor or anchor in slugs(target.read_text()), link
+def leads_somewhere(link: str, path: Path) -> bool:
+    """Whether a link in a document leads to a file and a heading that exist; those to other sites are not followed."""
+    name, _, anchor = link.partition("#")
+    target = path.parent / name if name else path
+    return bool(re.match(r"[a-z]+:", link)) or (target.exists() and (not anchor or anchor in slugs(target.read_text())))
 
 
-@each_document
-def test_no_document_knows_a_registry_or_a_machine(path: Path) -> None:
-    text = path.read_text()
-    assert not re.findall(r"https?://[^\s)>]*(?:pypi|pythonhosted|npmjs|registry|docker|ghcr|quay)", text)
-    assert not re.findall(r"(?<![\w.~}])/(?:work|root|home|Users|tmp)/", text)
+def test_every_link_leads_to_a_file_and_a_heading_that_exist() -> None:
+    texts = {path: without_code(path.read_text()) for path in DOCUMENTS}
+    links = [(path, link) for path, text in texts.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    assert len(links) > len(DOCUMENTS)
+    assert [f"{path.relative_to(ROOT)}: {link}" for path, link in links if not leads_somewhere(link, path)] == []
+
+
+def test_no_document_knows_a_registry_or_a_machine() -> None:
+    registry = r"https?://[^\s)>]*(?:pypi|pythonhosted|npmjs|registry|docker|ghcr|quay)"
+    machine = r"(?<![\w.~}])/(?:work|root|home|Users|tmp)/"
+    found = {str(path.relative_to(ROOT)): re.findall(f"{registry}|{machine}", path.read_text()) for path in DOCUMENTS}
+    assert {path: words for path, words in found.items() if words} == {}
 
 
 def test_each_decision_has_a_number_of_its_own_and_all_have_one_shape() -> None:

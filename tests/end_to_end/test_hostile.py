@@ -8,7 +8,7 @@ import socket
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from creatify_exporter.simulator import Account, Clock, Simulator, Traffic, dela
 from creatify_exporter.web.server import LIMITS
 from processes import ExporterProcess, parsed, reset, running_exporter, total, until, write_config
 
+pytestmark = pytest.mark.slow
 IDLE = int(os.environ.get("IDLE_CONNECTIONS", "2000"))
 SLOW = 500
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -189,22 +190,19 @@ def upgrade(exporter: ExporterProcess) -> socket.socket:
     return connected(exporter, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0" * 10)
 
 
-Attack = Callable[[ExporterProcess], socket.socket]
 ATTACKS = (silence, long_headers, long_header, endless_line, garbage, hello_of_tls, large_reload, large_scrape)
 ATTACKS_AT_WORK = (pipeline, pipeline_that_is_not_read, upgrade)
 
 
-@pytest.mark.parametrize("leaves", [True, False])
-@pytest.mark.parametrize("attack", [*ATTACKS, *ATTACKS_AT_WORK])
-def test_an_attack_keeps_nobody_waiting_not_even_a_stop(
-    exporter: ExporterProcess, stack: ExitStack, attack: Attack, *, leaves: bool
-) -> None:
+def test_attacks_keep_nobody_waiting_not_even_a_stop(exporter: ExporterProcess, stack: ExitStack) -> None:
     exporter.get()
     before = memory(exporter)
-    for _ in range(10):
-        connection = stack.enter_context(attack(exporter))
-        if leaves:
-            reset(connection)
+    for attack in [*ATTACKS, *ATTACKS_AT_WORK]:
+        for leaves in [True, False] * 5:
+            connection = stack.enter_context(attack(exporter))
+            if leaves:
+                reset(connection)
+        assert exporter.get("/-/healthy").text == "alive\n", attack
     assert exporter.get("/-/healthy").text == "alive\n"
     assert total(parsed(exporter.get().text), "creatify_up", api="text_generator") == 1
     assert memory(exporter) - before < 64

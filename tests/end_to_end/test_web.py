@@ -295,7 +295,7 @@ def test_prometheus_scrapes_with_certificate_and_password(site: Site, serving: E
 
 
 def test_check_and_start_tell_every_mistake_of_both_files(site: Site) -> None:
-    site.path.write_text("rate_limit: {burst: 1}\nbasic_auth_users: {alice: canary-password}\n")
+    site.path.write_text("rate_limit: {burst: -1}\nbasic_auth_users: {alice: canary-password}\n")
     main = site.folder / "config.yml"
     main.write_text("fetch: {timeout: 0s}\n")
     for command in ([], ["check"]):
@@ -325,3 +325,24 @@ def test_check_says_what_holds(site: Site) -> None:
         "the configuration is valid: default",
         "the web configuration is valid: TLS on, users: 1",
     ]
+
+
+def test_it_listens_on_the_socket_of_systemd() -> None:
+    """As systemd starts it: the socket is file descriptor 3, its own process is named."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        script = f'exec 3<&{listening.fileno()}; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        command = ["bash", "-c", script, "bash", COMMAND, "--demo", "--web.systemd-socket"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=[listening.fileno()]) as process:
+            listening.close()
+            # Connections wait in the queue until it is ready.
+            assert requests.get(f"http://127.0.0.1:{port}/-/ready", timeout=30).ok
+            process.terminate()
+            assert process.wait(30) == 0
+    done = subprocess.run(
+        [COMMAND, "--demo", "--web.systemd-socket"], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "creatify-exporter: --web.systemd-socket: systemd has passed no sockets; start the exporter by a .socket unit\n"
+    )

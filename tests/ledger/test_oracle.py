@@ -9,7 +9,7 @@ from world import History, SharedWorld, World, histories
 
 from databases import Postgres
 
-HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "400"))
+HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "300"))
 
 PHASES = set(Phase) - {Phase.explain}
 

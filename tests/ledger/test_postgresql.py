@@ -12,6 +12,8 @@ from desk import WORKSPACE, Shared, WatchedPostgresql
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.postgresql import PostgresqlStore
+from creatify_exporter.ledger.state import Changes
+from creatify_exporter.ledger.store import Conflict
 from databases import PASSWORD, Postgres
 from processes import until
 
@@ -74,6 +76,17 @@ def test_a_change_too_large_for_the_journal_is_loaded(one: Shared, other: Shared
     assert other.tracked() == 5001
     one.list(one.task("one more"))
     assert other.count("submitted") == 5002
+
+
+def test_nothing_is_written_on_top_of_changes_that_are_no_longer_in_the_journal(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    book = other.store.load(*WORKSPACE)
+    one.list(one.task("a", "done"))
+    with psycopg.connect(one.url) as connection:
+        connection.execute("DELETE FROM creatify_exporter.journal")
+    with pytest.raises(Conflict):
+        other.store.write(book, Changes(released=[next(iter(book.series))]))
+    assert other.store.load(*WORKSPACE).revision == book.revision + 1
 
 
 def test_a_list_that_was_fetched_while_another_exporter_recorded_one_is_not_recorded(
@@ -273,10 +286,17 @@ def test_a_schema_that_was_made_for_the_exporter_is_enough(postgres: Postgres, u
     desk.ledger.close()
 
 
-def test_exporters_that_start_at_once_make_one_ledger(url: str) -> None:
-    with ThreadPoolExecutor() as pool:
-        stores = list(pool.map(lambda _: PostgresqlStore(lambda: url), range(5)))
-    assert all(store.ready() for store in stores)
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+def test_exporters_that_start_at_once_make_one_ledger(postgres: Postgres, url: str, isolation: str) -> None:
+    altered(postgres, url, f"default_transaction_isolation = '{isolation}'")
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    with ThreadPoolExecutor() as pool, psycopg.connect(url, autocommit=True) as first:
+        first.execute("SELECT pg_advisory_lock(hashtext('creatify_exporter'))")
+        starting = [pool.submit(PostgresqlStore, lambda: url) for _ in range(3)]
+        until(lambda: first.execute(waiting).fetchone() == (3,))
+        first.execute("SELECT pg_advisory_unlock(hashtext('creatify_exporter'))")
+        stores = [each.result() for each in starting]
+    assert all(store._opened for store in stores)  # noqa: SLF001 - `ready` would try again, and hide it
     for store in stores:
         store.close()
 

@@ -9,22 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from desk import rules
 
 from creatify_exporter.creatify.task import API, Task
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger import report
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 
-RULES = Rules(
-    reasons=("other",),
-    classify=lambda _: "other",
-    history="count",
-    settle_after=24 * 3600.0,
-    new_series_hold=120.0,
-    max_models=100,
-    models=frozenset(),
-)
 HEADER = ["day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
 
 
@@ -46,7 +38,7 @@ def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "d
 def path(tmp_path: Path) -> Path:
     """Write a ledger of three days in two months: each list is looked at just before midnight."""
     file = tmp_path / "ledger.db"
-    with closing(Ledger(SqliteStore(file), RULES)) as ledger:
+    with closing(Ledger(SqliteStore(file), rules())) as ledger:
         september, october, next_day = at("2026-09-30T23:59:59"), at("2026-10-01T23:59"), at("2026-10-02T23:59")
         hour = timedelta(hours=1)
         recorded(ledger, september, task("a", september - hour, "running", 1.5))
@@ -170,7 +162,7 @@ def test_a_ledger_that_is_none_is_refused_and_not_made(tmp_path: Path) -> None:
 
 
 def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with closing(Ledger(SqliteStore(path), RULES)) as ledger:
+    with closing(Ledger(SqliteStore(path), rules())) as ledger:
         recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
         write(path, "2026-10", as_csv=True)
         assert ["2026-10-02", "default", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)

@@ -84,7 +84,21 @@ class History:
 PATHS = ["pr", "prd", "prdd", "prf", "pd", "pf", "d", "f", "df", "prdf", "prff", "rd", "prdff"]
 STATUS = {"p": "pending", "r": "running", "d": "done", "f": "failed"}
 TIMES = [0.0, 0.25, 15.0, 15.0, 15.0, 60.0, 120.0, 899.0, 900.0, 900.25, HOUR, SETTLE_AFTER - 0.25, SETTLE_AFTER]
-AGES = [0.0, 5.0, 5.0, *TIMES, SETTLE_AFTER + 1, 2 * SETTLE_AFTER, 100 * 365 * DAY, -15.0, -3 * DAY, -365 * DAY, None]
+# Of SETTLE_AFTER + 15 is a task that was created just at the watermark of a list 15 s ago.
+AGES = [
+    0.0,
+    5.0,
+    5.0,
+    *TIMES,
+    SETTLE_AFTER + 1,
+    SETTLE_AFTER + 15,
+    2 * SETTLE_AFTER,
+    100 * 365 * DAY,
+    -15.0,
+    -3 * DAY,
+    -365 * DAY,
+    None,
+]
 
 
 def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
@@ -156,6 +170,7 @@ class Fetch:
     def tell(self, batch: int) -> None:
         for start in range(0, len(self.tasks), batch):
             self.transaction.add(self.tasks[start : start + batch])
+        self.transaction.add([])
 
 
 class World:

@@ -12,7 +12,7 @@ from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.target import read_list
 
 NOW: Final = 1_793_448_000.0
-SCRAPES: Final = 12
+SCRAPES: Final = 6
 PIECE: Final = 16 * 1024
 ENTRY: Final = (
     b'{"id":"%036d","model_name":"flash","status":"done","credits_used":1.0,"created_at":"2026-10-01T00:00:00Z",'

@@ -117,7 +117,7 @@ def read(reader: Reader, body: bytes, now: float, sizes: list[int]) -> tuple[Sna
 steps = st.tuples(st.lists(st.sampled_from(CHANGES), max_size=3), st.sampled_from([15.0, 600.0, DAY / 2, 2 * DAY]))
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(
     tasks=st.integers(0, 120),
     steps=st.lists(steps, min_size=2, max_size=8),
@@ -186,7 +186,7 @@ def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() ->
 
 def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one() -> None:
     reader, entries = Reader(remembers=True), settled(500)
-    for hour in range(400):
+    for hour in range(200):
         now = NOW + hour * 3600
         entries = [entry(500 + hour, now), *entries]
         reader.read(body_of(entries), now, [512])

@@ -174,6 +174,14 @@ def test_credits_come_when_each_product_charges_them() -> None:
     assert late
 
 
+def test_credits_that_were_paid_back_are_told_as_0_and_not_left_out(lists: dict[str, list[dict[str, Any]]]) -> None:
+    for api in ("lipsyncs_v2", "text_to_speech"):
+        told = {entry["id"]: entry.get("credits_used") for entry in lists[api]}
+        tasks = [task for task in ACCOUNTS[api].tasks(START + HOURS) if task.settled <= START + HOURS]
+        assert {told[task.id] for task in tasks if task.bills and not task.bills[-1][1]} == {0}
+        assert {told[task.id] for task in tasks if not task.bills} == {None}
+
+
 def test_an_image_may_rest_for_ever_or_start_again_as_a_video_that_may_fail() -> None:
     tasks = ACCOUNTS["product_to_videos"].tasks(START + HOURS)
     assert {task.steps[-1].status for task in tasks} == {"image_generated", "video_generated", "failed"}

@@ -24,7 +24,7 @@ from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
 from creatify_exporter.web.app import Application, Settings
-from creatify_exporter.web.server import listen
+from creatify_exporter.web.listener import listen
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
 
 NOW = 1_760_000_000.0
@@ -155,6 +155,15 @@ def test_metrics_are_of_all_workspaces_and_of_the_exporter_whose_own_cost_no_fet
     assert total(parsed(text), "creatify_up") == 2
     assert "creatify_exporter_build_info{" in text
     assert "process_cpu_seconds_total" in text
+
+
+def test_the_metrics_of_the_process_can_be_left_out() -> None:
+    config = Config()
+    one = Exporter(config, Ledger(SqliteStore(None), rules(config)), process_metrics=False)
+    with closing(one):
+        names = {family.name for family in one.collect(one.begin_scrape([]), own=True).collect()}
+    assert "creatify_exporter_build_info" in names
+    assert [name for name in names if not name.startswith("creatify_")] == []
 
 
 def test_the_metrics_can_have_another_path(simulator: Simulator) -> None:
@@ -415,49 +424,6 @@ def test_what_is_not_there_is_404(idle: Site, path: str) -> None:
     assert idle.get("/metrics", "POST").status == 405
 
 
-# --- Listening -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("address", "family", "host"),
-    [
-        ("127.0.0.1:0", socket.AF_INET, "127.0.0.1"),
-        ("localhost:0", socket.AF_INET, "127.0.0.1"),
-        ("[::1]:0", socket.AF_INET6, "::1"),
-        (":0", socket.AF_INET6, "::"),
-    ],
-)
-def test_an_address_is_a_host_and_a_port(address: str, family: socket.AddressFamily, host: str) -> None:
-    (listening,) = listen([address])
-    with closing(listening):
-        assert (listening.family, listening.getsockname()[0]) == (family, host)
-        if not address.startswith("["):  # all interfaces are those of both families
-            socket.create_connection(("127.0.0.1", listening.getsockname()[1]), timeout=5).close()
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        *("", "10081", "localhost", "localhost:", "localhost:http", ":-1", ":65536", f":{'9' * 5000}", "[::1]", ":1 "),
-        *(":٣", "no such host:80", f"{'x' * 70}:80", "192.0.2.1:80", "[fe80::1%nowhere]:80"),
-    ],
-)
-def test_an_address_that_cannot_be_listened_on_is_one_clear_line(address: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        listen(["127.0.0.1:0", address])
-    assert len(caught.value.problems) == 1
-    (problem,) = str(caught.value).splitlines()
-    assert problem.startswith(f"--web.listen-address {address}: ")
-    assert "; " in problem  # the remedy
-
-
-def test_a_port_that_is_taken_is_one_clear_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(ConfigError, match=r"in use.*; choose another") as caught:
-            listen([f"127.0.0.1:{taken.getsockname()[1]}"])
-        assert len(str(caught.value).splitlines()) == 1
-
-
 # --- Over a real connection ----------------------------------------------------------------------------------------
 
 
@@ -553,11 +519,3 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
             await serving
 
     asyncio.run(serve())
-
-
-def test_an_answer_is_sent_at_once() -> None:
-    [listening] = listen(["127.0.0.1:0"])
-    with listening, socket.create_connection(listening.getsockname()):
-        connection, _ = listening.accept()
-        with connection:
-            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

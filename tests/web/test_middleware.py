@@ -147,6 +147,20 @@ def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
     assert {(*answer.header("retry-after"), *answer.header("x-frame-options")) for answer in busy} == {("1", "deny")}
 
 
+def test_more_requests_than_the_limit_are_told_to_come_back_but_not_probes(folder: Path) -> None:
+    limit = "rate_limit: {interval: 90s, burst: 2}\n"
+    middleware = opened(folder, limit)
+    assert [ask(middleware, "/").status for _ in range(3)] == [200, 200, 429]
+    assert ask(middleware, "/").header("retry-after") == ["90"]
+    assert ask(middleware, "/-/healthy").status == 200
+    write(folder, limit, HEADERS)
+    middleware.apply(middleware.load())
+    assert ask(middleware, "/").status == 429, "another header does not refill it"
+    write(folder, "rate_limit: {interval: 0}\n")
+    middleware.apply(middleware.load())
+    assert ask(middleware, "/").status == 200
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "scope", "status"),
     [

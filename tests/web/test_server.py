@@ -14,7 +14,8 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from creatify_exporter.web.server import LIMITS, Limits, Server, listen
+from creatify_exporter.web.listener import listen
+from creatify_exporter.web.server import LIMITS, Limits, Server
 from creatify_exporter.web.tls import Context
 from processes import reset, until
 

@@ -170,6 +170,14 @@ def test_a_certificate_may_be_left_out_but_not_be_wrong(
     assert "certificate" in refused(optional, client(authority, stranger.issue("other", *SANS)))
 
 
+def test_a_certificate_that_may_be_left_out_can_be_verified_against_the_systems_authorities(
+    configured: Configured, authority: Authority, prometheus: Pair
+) -> None:
+    optional = configured("client_auth_type: VerifyClientCertIfGiven")
+    assert shake(optional, client(authority))
+    assert "certificate" in refused(optional, client(authority, prometheus))
+
+
 def test_a_clients_own_certificate_can_be_the_authority(
     configured: Configured, authority: Authority, stranger: Authority
 ) -> None:
@@ -195,6 +203,25 @@ def test_another_name_does_not(configured: Configured, authority: Authority, nam
     named = configured(*lines, "client_allowed_sans: [prometheus.example, 10.0.0.1]")
     pair = authority.issue("-".join(["no", *names]).replace(":", "-"), *names)
     assert "client_allowed_sans" in refused(named, client(authority, pair))
+
+
+@pytest.mark.parametrize("auth", ["VerifyClientCertIfGiven", "RequireAndVerifyClientCert"])
+@pytest.mark.parametrize("allowed", ["[]", "[prometheus.example]"])
+def test_allowed_names_keep_out_all_clients_without_one_of_them(
+    configured: Configured, authority: Authority, prometheus: Pair, auth: str, allowed: str
+) -> None:
+    lines = [f"client_auth_type: {auth}", f"client_ca_file: {authority.pem}", f"client_allowed_sans: {allowed}"]
+    assert refused(configured(*lines), client(authority))
+    if allowed == "[]":
+        assert "client_allowed_sans" in refused(configured(*lines), client(authority, prometheus))
+    else:
+        assert shake(configured(*lines), client(authority, prometheus))
+
+
+def test_the_three_suites_of_tls13_alone_leave_no_other_version(configured: Configured, authority: Authority) -> None:
+    only = "cipher_suites: [TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384, TLS_CHACHA20_POLY1305_SHA256]"
+    assert shake(configured(only), client(authority))[1].version() == "TLSv1.3"
+    assert refused(configured(only), client(authority, maximum_version=ssl.TLSVersion.TLSv1_2))
 
 
 def test_the_common_name_is_no_name(configured: Configured, authority: Authority) -> None:

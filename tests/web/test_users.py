@@ -67,11 +67,27 @@ def test_an_unknown_name_always_costs_the_same() -> None:
     assert len({against for _, against in check.asked}) == 1
 
 
-def test_success_is_remembered_and_failure_is_not() -> None:
+def test_success_and_failure_are_remembered() -> None:
     check = Counted()
-    headers = [basic("alice", "canary"), basic("alice", "wrong")] * 3
-    assert verdicts(Users(HASHES, check), headers) == ["admitted", "refused"] * 3
-    assert [password for password, _ in check.asked] == [b"canary", b"wrong", b"wrong", b"wrong"]
+    headers = [basic("alice", "canary"), basic("alice", "wrong"), basic("nobody", "wrong")] * 3
+    assert verdicts(Users(HASHES, check), headers) == ["admitted", "refused", "refused"] * 3
+    assert [password for password, _ in check.asked] == [b"canary", b"wrong", b"wrong"]
+
+
+def test_guessing_pushes_no_success_out_and_is_bounded() -> None:
+    asked: list[bytes] = []
+
+    def check(password: bytes, _: bytes) -> bool:
+        asked.append(password)
+        return password == b"canary"
+
+    users = Users(HASHES, check)
+    guesses = [basic("alice", f"trial {n}") for n in range(1500)]
+    verdicts(users, [basic("alice", "canary"), *guesses])
+    asked.clear()
+    assert verdicts(users, [basic("alice", "canary"), guesses[0], guesses[-1]]) == ["admitted", "refused", "refused"]
+    assert asked == [b"trial 0"]
+    assert "trial" not in repr(vars(users))
 
 
 def test_memory_is_bounded_and_holds_no_password() -> None:

@@ -1,4 +1,4 @@
-"""A key of the API that nobody can read without its being masked in the log."""
+"""A key of the API, which is masked in the log before it can be read."""
 
 from pathlib import Path
 from typing import Annotated, Final

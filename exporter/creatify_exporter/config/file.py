@@ -29,7 +29,7 @@ def expanded(name: str) -> Path:
         return Path(name)
     folder = home(os.environ)
     if name != "~" and not name.startswith("~/"):
-        raise ValueError("begins with the home of somebody else; write the whole path")
+        raise ValueError("begins with the home of another user; write the whole path")
     if folder is None:
         raise ValueError("begins with ~, but there is no home directory; write the whole path")
     return folder / name[2:]

@@ -13,23 +13,42 @@ _LARGEST: Final = 2**20
 # The authorities of a whole company may be more.
 _LARGEST_BUNDLE: Final = 2**24
 # What a certificate or a key begins with in DER: a sequence, and soon a version, which no text has (X.690, 8.9).
+_UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there"
 _DER: Final = re.compile(rb"\x30.{,16}[\x00-\x03]", re.DOTALL)
 _CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
-def certificates(content: bytes) -> str:
-    """Return the certificates without what stands around them, which may be in any encoding."""
-    return "\n".join(block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content))
+def blocks(content: bytes) -> list[str]:
+    """Return the PEM blocks of certificates without what stands around them, which may be in any encoding."""
+    return [block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content)]
+
+
+def readable_certificates(content: bytes) -> list[str]:
+    """Return those PEM blocks of certificates that OpenSSL can read."""
+    return [block for block in blocks(content) if _is_readable(block)]
+
+
+def _is_readable(block: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=block)
+    except (ssl.SSLError, ValueError, TypeError):
+        # TypeError if the block is not ASCII.
+        return False
+    return True
 
 
 def check_certificates(content: bytes) -> None:
     """Raise ValueError, which quotes nothing, unless there is a certificate and all of them can be read."""
+    check_authorities(content)
+    if len(readable_certificates(content)) < len(blocks(content)):
+        raise ValueError(_UNREADABLE)
+
+
+def check_authorities(content: bytes) -> None:
+    """Raise ValueError, which quotes nothing, unless one certificate can be read; others are skipped, as Go does."""
     _check_form(content, "x509")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=certificates(content))
-    except (ssl.SSLError, ValueError, TypeError):
-        # TypeError if a block is not ASCII.
-        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
+    if not readable_certificates(content):
+        raise ValueError(_UNREADABLE)
 
 
 def check_key(content: bytes) -> None:
@@ -38,7 +57,7 @@ def check_key(content: bytes) -> None:
     if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
         raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there")
     if b"ENCRYPTED" in content:
-        raise ValueError("is encrypted, and nobody is there to type its password; decrypt it with openssl pkey")
+        raise ValueError("is encrypted, and there is no terminal to ask for its password; decrypt it with openssl pkey")
 
 
 def _check_form(content: bytes, command: str) -> None:

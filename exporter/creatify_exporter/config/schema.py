@@ -199,7 +199,7 @@ class Config(Settings, frozen=True, kw_only=True):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed, but hardly meant; reads the credentials, so ConfigError is possible."""
+        """What is allowed, but probably a mistake; reads the credentials, so ConfigError is possible."""
         return (*self._workspace_warnings(), *self._ledger_warnings())
 
     def _workspace_warnings(self) -> Iterator[str]:

@@ -126,7 +126,8 @@ class Reader:
         for key in unknown:
             name = shown(key)
             near = difflib.get_close_matches(name, known, n=1)
-            if name in known:  # `{api_id:x}` is a key of that whole text
+            # `{api_id:x}` is a key of that whole text.
+            if name in known:
                 remedy = "put a space after its colon"
             else:
                 remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

@@ -27,7 +27,8 @@ from creatify_exporter.errors import FetchError
 BATCH_BYTES: Final = 512 * 1024
 """How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
 
-_MOST_SKIPPED: Final = 1024  # batches cut by the exact scan before a refuted guess is tried again
+# Batches cut by the exact scan before a refuted guess is tried again.
+_MAX_SKIPS: Final = 1024
 
 _MAX_INVALID_IDS: Final = 10_000
 _LARGEST: Final = sys.float_info.max
@@ -260,17 +261,21 @@ class _Cutter:
 
     def _restart(self) -> None:
         self.commas: list[int] = []
-        self._position, self._depth, self._in_string = 1, 1, False
+        self._position = self._depth = 1
+        self._in_string = False
 
     def cut(self, buffer: bytearray) -> tuple[int, list[Task] | None]:
-        """Return the place of a comma (0: none yet) and the tasks before it (None: they must be read one by one)."""
+        """Return the place of a comma and the tasks before it.
+
+        The place is 0 if there is none yet; the tasks are None if they must be read one by one.
+        """
         if not self._skip and self._position == 1:
             for cut in self._guesses(buffer):
                 if batch := _decoded(buffer, cut):
                     self._penalty = 1
                     return cut, batch
             # Hostile shapes refute every guess; the more often in a row, the longer until the next.
-            self._skip, self._penalty = self._penalty, min(2 * self._penalty, _MOST_SKIPPED)
+            self._skip, self._penalty = self._penalty, min(2 * self._penalty, _MAX_SKIPS)
         self._scan(buffer)
         if not self.commas:
             return 0, None
@@ -278,7 +283,7 @@ class _Cutter:
         return self.commas[-1], _decoded(buffer, self.commas[-1]) or None
 
     def end(self, buffer: bytearray) -> int:
-        """Return the place of the bracket that closes the list; raise `FetchError` where there is none, or more."""
+        """Return the place of the bracket that closes the list; raise `FetchError` if there is none, or more."""
         self._scan(buffer)
         if self._depth > 0 or self._in_string:
             raise _malformed("it ends in the middle")
@@ -310,7 +315,8 @@ class _Cutter:
             if self._in_string:
                 rest = _matched(_REST_OF_STRING, buffer, self._position)
                 self._in_string, self._position = not rest[1], rest.end()
-                if self._in_string:  # a backslash may be left, which waits for what it escapes
+                if self._in_string:
+                    # A backslash may be left, which waits for the character that it escapes.
                     return
             way = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
             if way[1] == b"":
@@ -344,11 +350,12 @@ def _places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]
 
 
 def _matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re.Match[bytes]:
-    return cast("re.Match[bytes]", pattern.match(buffer, position))  # those used here can match nothing at all
+    # The patterns used here match the empty string, if nothing else.
+    return cast("re.Match[bytes]", pattern.match(buffer, position))
 
 
 def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
-    """Decode the buffer, or the part before a cut as an array of its own; None where that is refused."""
+    """Decode the buffer, or the part before a cut as an array of its own; None if that is refused."""
     try:
         if cut is None:
             return _batch_decoder.decode(buffer)
@@ -373,7 +380,7 @@ def _page(body: bytearray) -> _Page:
 
 
 def _loaded(element: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Read one element with the standard library, without what is nested in it where that is too deep."""
+    """Read one element with the standard library, without what is nested in it if that is too deep."""
     try:
         return _loads(element)
     except RecursionError:
@@ -398,24 +405,25 @@ def _integer(digits: str) -> float:
 
 
 def _float(digits: str) -> float:
-    # Not infinite, which JSON cannot say again where an envelope is taken apart; far beyond any amount in either case.
+    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
     return min(max(float(digits), -_LARGEST), _LARGEST)
 
 
 def _without_nested(element: bytes) -> bytes:
-    """Put `null` in the place of whatever is nested in an element; no depth is too deep for this."""
-    kept, depth, mark = bytearray(), 0, 0
+    """Put `null` in the place of all that is nested in an element, at any depth."""
+    kept = bytearray()
+    depth = kept_until = 0
     for token in _STRING_OR_BRACKET.finditer(element):
         kind = token[0][:1]
         if kind in (b"[", b"{"):
             depth += 1
             if depth == 2:  # noqa: PLR2004 - a value of the element itself begins
-                kept += element[mark : token.start()] + b"null"
+                kept += element[kept_until : token.start()] + b"null"
         elif kind in (b"]", b"}"):
             depth -= 1
             if depth == 1:
-                mark = token.end()
-    return bytes(kept + element[mark:])
+                kept_until = token.end()
+    return bytes(kept + element[kept_until:])
 
 
 def _beginning(source: Iterator[bytes]) -> bytearray:

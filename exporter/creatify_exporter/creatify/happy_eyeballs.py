@@ -5,7 +5,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain, zip_longest
 from typing import Final
 
@@ -47,15 +47,12 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
                 if remaining <= 0:
                     raise TimeoutError("no address answers in time")
                 for key, _ in selector.select(min(_HEAD_START, remaining) if addresses else remaining):
-                    attempt: socket.socket = key.data
-                    selector.unregister(attempt)
-                    error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                    if not error:
-                        return attempt
-                    attempt.close()
-                    failure = OSError(error, os.strerror(error))
+                    result = _end(key.data, selector)
+                    if isinstance(result, socket.socket):
+                        return result
+                    failure = result
         finally:
-            for key in list(selector.get_map().values()):
+            for key in selector.get_map().values():
                 key.data.close()
     raise failure
 
@@ -64,15 +61,26 @@ def _begin(
     address: _Address, options: Iterable[tuple[int, int, int]], selector: selectors.BaseSelector
 ) -> OSError | None:
     """Begin to connect; return why that is impossible, as without a route."""
-    attempt = socket.socket(address[0], socket.SOCK_STREAM)
-    try:
-        for option in options:
-            attempt.setsockopt(*option)
-        attempt.setblocking(False)
-        with suppress(BlockingIOError):
-            attempt.connect(address[1])  # type: ignore[arg-type] # as getaddrinfo returns it
-    except OSError as error:
-        attempt.close()
-        return error
+    with ExitStack() as undo:
+        try:
+            attempt = undo.enter_context(socket.socket(address[0], socket.SOCK_STREAM))
+            for option in options:
+                attempt.setsockopt(*option)
+            attempt.setblocking(False)
+            with suppress(BlockingIOError):
+                attempt.connect(address[1])  # type: ignore[arg-type] # as getaddrinfo returns it
+        except OSError as error:
+            return error
+        undo.pop_all()
     selector.register(attempt, selectors.EVENT_WRITE, attempt)
     return None
+
+
+def _end(attempt: socket.socket, selector: selectors.BaseSelector) -> socket.socket | OSError:
+    """Return the connected socket, or why it is not."""
+    selector.unregister(attempt)
+    error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if not error:
+        return attempt
+    attempt.close()
+    return OSError(error, os.strerror(error))

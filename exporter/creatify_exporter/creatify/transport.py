@@ -215,7 +215,7 @@ class _Response(http.client.HTTPResponse):
 
 
 class _Session(requests.Session):
-    """Leaves redirects alone: even where it does not follow one, `requests` would read its body to the end."""
+    """Leaves redirects alone: `requests` would read the body of one to its end, even if it does not follow it."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         """Return nowhere."""

@@ -64,7 +64,8 @@ class ListContents(NamedTuple):
 class _Draft(NamedTuple):
     """The changes that one list makes to a book, as far as they are known; the book itself stays as it was.
 
-    `now` is the time of the list, `clock` that of the exporter, `first` whether no list has been recorded before.
+    `now` is the time of the list, `clock` that of the exporter, `today` the UTC day of the list as in `DayKey`, `first`
+    whether no list has been recorded before.
     `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
     total and label, `succeeded` the models that have a task that became done.
     """
@@ -73,6 +74,7 @@ class _Draft(NamedTuple):
     rules: Rules
     now: float
     clock: float
+    today: int
     first: bool
     watermark: float
     models: set[str]
@@ -117,9 +119,19 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
         recorded_at=now,
         watermark=watermark,
     )
-    first = before.recorded_at is None
-    changes = Changes(progress=progress)
-    return _Draft(book, rules, now, clock, first, watermark, set(book.models), defaultdict(float), set(), changes)
+    return _Draft(
+        book=book,
+        rules=rules,
+        now=now,
+        clock=clock,
+        today=int(now // DAY),
+        first=before.recorded_at is None,
+        watermark=watermark,
+        models=set(book.models),
+        counts=defaultdict(float),
+        succeeded=set(),
+        changes=Changes(progress=progress),
+    )
 
 
 def _add_new(draft: _Draft, observation: Observation) -> None:
@@ -242,9 +254,11 @@ def _count_signed(draft: _Draft, row: Row, increase: Total, decrease: Total, amo
 
 
 def _count(draft: _Draft, row: Row, total: Total, amount: float = 1.0, *, label: str = "") -> None:
-    # The first list tells of the past: its changes are booked under the day of the task's creation.
-    moment = max(0.0, min(row.created_at, draft.now)) if draft.first else draft.now
-    draft.counts[int(moment // DAY), row.model, total, label] += amount
+    day = draft.today
+    if draft.first and row.created_at < draft.now:
+        # The first list tells of the past: its changes are booked under the day of the task's creation.
+        day = max(0, int(row.created_at // DAY))
+    draft.counts[day, row.model, total, label] += amount
 
 
 def _sum_up(draft: _Draft) -> None:

@@ -4,11 +4,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from creatify_exporter.creatify.task import Status
+from creatify_exporter.creatify.task import RANK, Status
 from creatify_exporter.ledger.store import unavailable
-
-# Of two entries with one id, the one that is further on holds: the other is a copy that came late.
-_RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}
 
 _TABLE: Final = """
 CREATE TABLE observation (
@@ -51,7 +48,7 @@ class StagingTable:
     def add(self, observations: Iterable[Observation]) -> None:
         """Add observations; of several of one task the one that is furthest on stays, of equal ones the first."""
         with unavailable(sqlite3.Error):
-            self._opened().executemany(_ADD, ((*each, _RANK[each.status]) for each in observations))
+            self._opened().executemany(_ADD, ((*each, RANK[each.status]) for each in observations))
 
     def __iter__(self) -> Iterator[Observation]:
         """Yield one observation for each task, the oldest task first, those without a date last."""

@@ -125,11 +125,12 @@ class Encoder:
 
     def _credits(self, task: Task, at: float) -> str | None:
         """Encode credits: fractions as they are, whole ones with `.0` or without."""
-        value = task.credits(at)
         if self.product.tells == "never":
             return None
-        if not value and self.product.unbilled in {"null", None}:
+        billed = bool(task.bills) and task.bills[0][0] <= at
+        if not billed and self.product.unbilled != "0":
             return self.product.unbilled
+        value = task.credits(at)
         whole = value.is_integer() and (self.product.unit == 1 or task.style >> 9 & 1)
         return str(int(value) if whole else value)
 

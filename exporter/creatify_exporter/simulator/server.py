@@ -1,6 +1,6 @@
 """The lists of a workspace behind HTTP, as the Creatify API answers.
 
-What goes wrong is decided in Python, except that whoever is on this machine may let a model fail: `POST FAIL_PATH`.
+What goes wrong is decided in Python, except for `POST FAIL_PATH`, which lets a model fail.
 """
 
 import contextlib
@@ -31,7 +31,6 @@ from creatify_exporter.simulator.clock import Clock
 from creatify_exporter.simulator.faults import Faults, Response, refused, replied
 from creatify_exporter.simulator.listing import Encoder, Listing, envelope
 from creatify_exporter.simulator.products import TEXT_GENERATOR
-from creatify_exporter.simulator.task import Task
 
 BALANCE_PATH = "/api/remaining_credits/"
 FAIL_PATH = "/simulator/fail"
@@ -83,7 +82,7 @@ class Simulator:
     listing: Listing = field(default_factory=Listing)
     """… and how it shows it."""
     gzip: bool = False
-    """Compress for those who accept it."""
+    """Compress if the client accepts it."""
     chunked: bool = False
     """Send lists in chunks, without Content-Length."""
     faults: Faults = field(default_factory=Faults)
@@ -195,14 +194,14 @@ class Simulator:
     def _list(self, api: str, served: Served, response: Response, query: str) -> Response:
         if not served.in_plan:
             return self._refused(response, 403, f"Your plan does not include {api}.")
-        tasks = served.listing.tasks(served.account, response.at)
-        encoder = self._encoder(api, served)
         if served.listing.page_size is not None:
-            return self._page(response, encoder, tasks, served.listing, query)
-        return replace(response, pieces=encoder.array(tasks, response.at), chunked=self.chunked)
+            return self._page(api, served, response, query)
+        tasks = served.listing.tasks(served.account, response.at)
+        return replace(response, pieces=self._encoder(api, served).array(tasks, response.at), chunked=self.chunked)
 
-    def _page(self, response: Response, encoder: Encoder, tasks: list[Task], listing: Listing, query: str) -> Response:
-        size, overlap = listing.page_size or 1, listing.overlap
+    def _page(self, api: str, served: Served, response: Response, query: str) -> Response:
+        tasks = served.listing.tasks(served.account, response.at)
+        size, overlap = served.listing.page_size or 1, served.listing.overlap
         step = size - overlap
         wanted, pages = parse_qs(query).get("page", ["1"])[0], max(1, math.ceil((len(tasks) - overlap) / step))
         number = int(wanted) if wanted.isdecimal() else 0
@@ -212,7 +211,7 @@ class Simulator:
             f"http://{response.host}{response.path}?page={n}" if 1 <= n <= pages else None
             for n in (number - 1, number + 1)
         )
-        page = encoder.array(tasks[(number - 1) * step : (number - 1) * step + size], response.at)
+        page = self._encoder(api, served).array(tasks[(number - 1) * step : (number - 1) * step + size], response.at)
         return replace(response, pieces=envelope(page, len(tasks), previous, following), chunked=self.chunked)
 
     def _task(self, api: str, served: Served, name: str, response: Response, _query: str) -> Response:

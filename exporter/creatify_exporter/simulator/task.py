@@ -80,8 +80,8 @@ def _tally() -> dict[str, float]:
 class Truth:
     """What has happened up to an instant, per model. Two of them subtract to what happened in between.
 
-    Credits used are all increases and credits refunded all decreases of `credits_used`, seen or not: who looks now
-    and then misses a rise and fall between two looks, but always has `credits` = used - refunded right.
+    Credits used are all increases and credits refunded all decreases of `credits_used`, seen or not. A rise and fall
+    between two looks at the list goes unseen; `credits` = used - refunded is right all the same.
     """
 
     submitted: dict[str, float] = field(default_factory=_tally)

@@ -46,6 +46,7 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
     return read_by(inline, parse_file=from_file)
 
 
+Authorities = Annotated[Pem, _pem(pem.check_authorities)]
 Certificates = Annotated[Pem, _pem(pem.check_certificates)]
 PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 

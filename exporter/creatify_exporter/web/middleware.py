@@ -5,6 +5,7 @@ authenticated by the newest configuration.
 """
 
 import asyncio
+import math
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
+from creatify_exporter.web.rate_limiter import RateLimiter
 from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import Users
-from creatify_exporter.web.web_config import Files, Loaded, WebConfig
+from creatify_exporter.web.web_config import Files, Loaded, RateLimit, WebConfig
 
 # Polls between attempts at a configuration that was refused: a missing file may come.
 _TRY_EVERY: Final = 5
@@ -53,6 +55,7 @@ class WebMiddleware:
         self._path, self._environ, self._poll_interval = path, environ or {}, poll_interval
         self.last_reload_successful: bool | None = None if path is None else True
         """None without a file."""
+        self._rate_limit, self._limiter = RateLimit(), RateLimiter(0, 0)
         self._take(web_config.load(path, self._environ))
         self.context = self._listening_context()
 
@@ -86,6 +89,9 @@ class WebMiddleware:
 
     def _take(self, read: Loaded) -> None:
         self._loaded = read
+        limit = read.config.rate_limit
+        if limit != self._rate_limit:
+            self._rate_limit, self._limiter = limit, RateLimiter(limit.interval, limit.burst)
         self._users = Users(read.config.basic_auth_users)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
 
@@ -138,10 +144,13 @@ class WebMiddleware:
         return guarded
 
     async def _refusal(self, scope: Scope) -> Response | None:
-        verdict = await self._users.check(_authorization(scope))
-        if verdict == "busy":
+        if not self._limiter.allows():
+            retry_after = {"Retry-After": str(math.ceil(self._limiter.interval))}
+            return PlainTextResponse("more requests than rate_limit allows\n", 429, retry_after)
+        login = await self._users.check(_authorization(scope))
+        if login == "busy":
             return PlainTextResponse("too many logins at once\n", 503, {"Retry-After": "1"})
-        if verdict == "refused":
+        if login == "refused":
             return PlainTextResponse("a name and its password are needed\n", 401, {"WWW-Authenticate": _CHALLENGE})
         return None
 

@@ -8,13 +8,12 @@ TLS handshakes that end with an alert for the client and a line in the log.
 import asyncio
 import contextlib
 import itertools
-import os
 import re
 import resource
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import h11
@@ -26,7 +25,6 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import REFUSED
 
 # Bytes of a request before its body; h11 refuses more.
@@ -126,8 +124,8 @@ class Connections(ServerState):
                     connection.abort()
                     await asyncio.sleep(0)  # closing a thousand at once would delay all others
 
-    def close_handshakes(self) -> None:
-        """Close connections that uvicorn does not know of yet."""
+    def close_silent(self) -> None:
+        """Close connections that uvicorn does not know of yet: those that have said nothing."""
         for connection in [each for each in self._waiting if each not in self.connections]:
             connection.abort()
 
@@ -193,7 +191,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what is in flight; clients have less time now."""
         self.server_state.timeout = self._drain_timeout
-        self.server_state.close_handshakes()
+        self.server_state.close_silent()
         await super().shutdown(sockets)
         self.server_state.abort()
         self._watching.cancel()
@@ -223,14 +221,12 @@ class Connection(H11Protocol):
         self._unanswered = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as inherited
-        """Begin a handshake, or be ready for a request."""
+        """Begin a handshake, or wait for a request: as long as the client says nothing, it costs little."""
         self._accepted = transport
         self.server_state.add(self)
         if self.server_state.context:
             transport.pause_reading()
             self._handshake = self.loop.create_task(self._shake_hands(self.server_state.context))
-        else:
-            self._be_ready(transport)
 
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         REFUSED.set(self._refused)
@@ -259,9 +255,11 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived, as much as one request may have."""
-        if not self._is_ready:
+        if not self._is_ready and self.server_state.context:
             self._early += data
             return
+        if not self._is_ready:
+            self._be_ready(self._accepted)
         if self.transport.is_closing():
             return
         self._unanswered += len(data)
@@ -364,31 +362,3 @@ def _limit(connections: int) -> int:
     if files == resource.RLIM_INFINITY:
         return connections
     return min(connections, max(files - _SPARE_FILES, files // 2))
-
-
-def listen(addresses: Sequence[str]) -> list[socket.socket]:
-    """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
-    with contextlib.ExitStack() as opened:
-        sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        for each in sockets:
-            # Connections inherit it. Without it the body of each answer waits 40 ms for the receipt of its head.
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.pop_all()  # none of them was refused, so that they stay open
-        return sockets
-
-
-def _listening(address: str) -> socket.socket:
-    host, separator, port = address.rpartition(":")
-    if not separator or not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 2**16:
-        raise ConfigError([f"--web.listen-address {address}: not an address; write it like :10081 or 127.0.0.1:10081"])
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        if not host and socket.has_dualstack_ipv6():
-            return socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, int(port)), family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            reason = os.strerror(error.errno)  # Python's own text repeats the address
-        raise ConfigError([f"--web.listen-address {address}: {reason}; choose another address or port"]) from None

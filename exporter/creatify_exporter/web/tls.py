@@ -13,7 +13,7 @@ import msgspec
 from creatify_exporter.config import pem
 from creatify_exporter.config.file import State
 from creatify_exporter.config.yaml_reader import Settings
-from creatify_exporter.web.certificates import Certificates, Pem, PrivateKey, load_pair
+from creatify_exporter.web.certificates import Authorities, Certificates, Pem, PrivateKey, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _CLIENT_AUTH: Final = {
@@ -87,8 +87,9 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
     cert: Certificates
     key: PrivateKey
     client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
-    client_ca: Certificates | None = None
-    client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] = ()
+    client_ca: Authorities | None = None
+    client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] | None = None
+    """None: any name will do; empty: none will, as with the toolkit."""
     min_version: Version = ssl.TLSVersion.TLSv1_2
     max_version: Version = ssl.TLSVersion.TLSv1_3
     cipher_suites: tuple[Annotated[str, _parsed(_suite)], ...] = ()
@@ -112,22 +113,28 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
             yield _given("key", self.key), pem.pair_mistake(error)
 
     def _client_mistakes(self) -> Iterator[tuple[str, str]]:
-        if self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None:
+        # A client may have a certificate of a public authority. If it may as well have none, that gives it nothing.
+        gives_access = self.client_auth_type == ssl.CERT_REQUIRED or self.client_allowed_sans is not None
+        if self.uses_system_authorities and gives_access:
             yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
         unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
         if self.client_auth_type not in (None, ssl.CERT_NONE):
             return
         if self.client_ca:
             yield _given("client_ca", self.client_ca), unused
-        if self.client_allowed_sans:
+        if self.client_allowed_sans is not None:
             yield "client_allowed_sans", unused
 
     def _suite_mistakes(self) -> Iterator[tuple[str, str]]:
         named = set(self.cipher_suites)
         if named & _TLS13_SUITES and named & _TLS13_SUITES != _TLS13_SUITES:
             yield "cipher_suites", "cannot leave out some of TLS 1.3, whose suites are all on; name all three or none"
-        if named and named <= _TLS13_SUITES and self.min_version < ssl.TLSVersion.TLSv1_3:
-            yield "cipher_suites", "has none for TLS 1.2; add one, or set min_version: TLS13"
+        if self._has_only_tls13_suites and self.max_version < ssl.TLSVersion.TLSv1_3:
+            yield "cipher_suites", "has none for TLS 1.2, the only version that is on; add one, or raise max_version"
+
+    @property
+    def _has_only_tls13_suites(self) -> bool:
+        return bool(self.cipher_suites) and set(self.cipher_suites) <= _TLS13_SUITES
 
     @property
     def files(self) -> dict[Path, State | None]:
@@ -135,10 +142,23 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         pems = (self.cert, self.key, self.client_ca)
         return {each.path: each.state for each in pems if each and each.path}
 
+    @property
+    def uses_system_authorities(self) -> bool:
+        """Whether certificates of clients are verified against the system's authorities, as Go does without others."""
+        return self.client_auth_type in (ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED) and self.client_ca is None
+
+    @property
+    def skipped_authorities(self) -> int:
+        """How many certificates of `client_ca` cannot be read; the others are used, as Go does."""
+        content = self.client_ca.content if self.client_ca else b""
+        return len(pem.blocks(content)) - len(pem.readable_certificates(content))
+
     def context(self) -> "Context":
         """Return what new connections begin with."""
         context = Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version, context.maximum_version = self.min_version, self.max_version
+        if self._has_only_tls13_suites:
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         if not self.prefer_server_cipher_suites:
             context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -153,11 +173,14 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
 
     def _verify_clients(self, context: "Context") -> None:
         context.verify_mode = self.client_auth_type or ssl.CERT_NONE
-        context.allowed_sans = frozenset(self.client_allowed_sans)
+        if self.client_allowed_sans is not None:
+            context.allowed_sans = frozenset(self.client_allowed_sans)
+        if self.uses_system_authorities:
+            context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         if self.client_ca:
             # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.load_verify_locations(cadata=pem.certificates(self.client_ca.content))
+            context.load_verify_locations(cadata="\n".join(pem.readable_certificates(self.client_ca.content)))
 
 
 def _given(key: str, pem: Pem) -> str:
@@ -208,8 +231,9 @@ class Connection(ssl.SSLObject):
         self.incoming.write(received)
 
     def _check_names(self) -> None:
-        allowed, certificate = getattr(self.context, "allowed_sans", None), self.getpeercert()
-        if allowed and certificate and allowed.isdisjoint(_names(certificate)):
+        allowed: frozenset[str] | None = getattr(self.context, "allowed_sans", None)
+        # A client without a certificate has no name: client_auth_type may let it leave the certificate out.
+        if allowed is not None and allowed.isdisjoint(_names(self.getpeercert() or {})):
             # To OpenSSL the handshake is over, so that the only alert left is the one that ends a connection.
             self.unwrap()
             raise ssl.SSLError("the client's certificate has none of client_allowed_sans")
@@ -249,10 +273,10 @@ def _reset() -> Iterator[None]:
 
 
 class Context(ssl.SSLContext):
-    """How connections are made as long as the configuration stays; `allowed_sans` is empty if any name will do."""
+    """How connections are made as long as the configuration stays; `allowed_sans` is None if any name will do."""
 
     sslobject_class = Connection
-    allowed_sans: frozenset[str] = frozenset()
+    allowed_sans: frozenset[str] | None = None
 
     def wrap_bio(
         self,

@@ -1,4 +1,4 @@
-"""Who may ask: users with bcrypt hashes, checked outside of the event loop and remembered once they got in.
+"""Users with bcrypt hashes: passwords are checked outside of the event loop, and the outcome is remembered.
 
 An unknown name costs the same work as a wrong password, so that time does not tell which names exist.
 """
@@ -17,9 +17,11 @@ import bcrypt
 Login = Literal["admitted", "refused", "busy"]
 
 _CHEAPEST: Final = 4  # as bcrypt itself has it
-_COSTLIEST: Final = 16  # 65,536 rounds: seconds of a processor for each new login
+# 262,144 rounds: many seconds of a processor for each new login, for which a stop waits.
+_COSTLIEST: Final = 18
 _LONGEST_PASSWORD: Final = 72  # bytes that bcrypt looks at; what makes hashes elsewhere cuts there in silence
-_REMEMBERED: Final = 100  # successful logins; more passwords than that are in use nowhere
+# Logins that are remembered. Failures have a bound of their own: guessing must not push out those that succeeded.
+_REMEMBERED: Final = {True: 100, False: 1000}
 _LONGEST_QUEUE: Final = 64  # logins that wait for the one that is being checked
 _HASH: Final = re.compile(
     # Version, cost, 22 characters of salt and 31 of digest; the last of each holds fewer bits than a character could.
@@ -36,12 +38,13 @@ class PasswordHash(bytes):
     @classmethod
     def parse(cls, text: str) -> "PasswordHash":
         """Read `text`; ValueError says what is wrong and never quotes it: it may be the password itself."""
-        match = _HASH.fullmatch(text)
+        # A block text in YAML ends with a newline.
+        match = _HASH.fullmatch(text.rstrip())
         if not match:
             raise ValueError("is no bcrypt hash ($2a$, $2b$ or $2y$); make one, as with: htpasswd -nBC 10 ''")
         if not _CHEAPEST <= int(match[1]) <= _COSTLIEST:
             raise ValueError(f"must have a cost from {_CHEAPEST} to {_COSTLIEST}; make it as with: htpasswd -nBC 10 ''")
-        return cls(text.encode())
+        return cls(match[0].encode())
 
     @property
     def cost(self) -> int:
@@ -56,7 +59,7 @@ class Users:
     """Decides about `Authorization` headers; without users, everybody is admitted.
 
     `check` says whether a password belongs to a hash, and takes its time: at most one is checked at once, so that a
-    flood of wrong passwords keeps one processor busy and no more. Who was admitted before does not wait for it.
+    flood of wrong passwords keeps one processor busy and no more. Remembered logins do not wait for it.
     """
 
     def __init__(
@@ -65,44 +68,49 @@ class Users:
         self._hashes = {name.encode(): hashed for name, hashed in hashes.items()}
         self._check = check
         self._key = secrets.token_bytes(32)
-        self._admitted: dict[bytes, None] = {}  # digests, the oldest first
-        self._turn, self._waiting = asyncio.Semaphore(1), 0
+        # Digests, the oldest first, of logins that succeeded and of those that failed.
+        self._known: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
+        self._slot, self._waiting = asyncio.Semaphore(1), 0
 
     async def check(self, authorization: bytes | None) -> Login:
-        """Judge the value of an `Authorization` header; "busy" where too many logins wait already."""
+        """Return whether an `Authorization` header admits its client; "busy" if too many logins wait already."""
         if not self._hashes:
             return "admitted"
         credentials = _credentials(authorization or b"")
         if credentials is None:
             return "refused"
         digest = self._digest(*credentials)
-        if digest in self._admitted:
-            return "admitted"
+        if (remembered := self._recall(digest)) is not None:
+            return remembered
         if self._waiting >= _LONGEST_QUEUE:
             return "busy"
         self._waiting += 1
         try:
-            async with self._turn:
-                # A scrape beside this one may have paid for both.
-                admitted = digest in self._admitted or await self._login(digest, *credentials)
+            async with self._slot:
+                # A request beside this one may have paid for both.
+                return self._recall(digest) or await self._log_in(digest, *credentials)
         finally:
             self._waiting -= 1
-        return "admitted" if admitted else "refused"
 
-    async def _login(self, digest: bytes, name: bytes, password: bytes) -> bool:
+    def _recall(self, digest: bytes) -> Login | None:
+        if digest in self._known[True]:
+            return "admitted"
+        return "refused" if digest in self._known[False] else None
+
+    async def _log_in(self, digest: bytes, name: bytes, password: bytes) -> Login:
         hashed = self._hashes.get(name)
         right = await asyncio.to_thread(self._check, password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
-        if hashed is None or not right:
-            return False
-        self._admitted[digest] = None
-        if len(self._admitted) > _REMEMBERED:
-            del self._admitted[next(iter(self._admitted))]
-        return True
+        is_admitted = hashed is not None and right
+        known = self._known[is_admitted]
+        known[digest] = None
+        if len(known) > _REMEMBERED[is_admitted]:
+            del known[next(iter(known))]
+        return "admitted" if is_admitted else "refused"
 
     def _stand_in(self, name: bytes) -> PasswordHash:
-        """Return the hash that an unknown name is checked against, in vain: always the same one of somebody else.
+        """Return the hash that an unknown name is checked against: always the same one of another user.
 
-        Where costs differ, unknown names take as long as some user or other.
+        If costs differ, unknown names take as long as some user or other.
         """
         hashes = list(self._hashes.values())
         return hashes[int.from_bytes(self._digest(name, b"")) % len(hashes)]
@@ -113,7 +121,7 @@ class Users:
 
 
 def _credentials(authorization: bytes) -> tuple[bytes, bytes] | None:
-    """Return name and password of an RFC 7617 header value, None where it is none."""
+    """Return name and password of an RFC 7617 header value, None if it is no such value."""
     scheme, _, encoded = authorization.strip().partition(b" ")
     if scheme.lower() != b"basic":
         return None

@@ -8,7 +8,7 @@ import re
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import inspect
@@ -16,6 +16,7 @@ from msgspec import inspect
 from creatify_exporter.config import document, file, yaml_reader
 from creatify_exporter.config.yaml_reader import Settings
 from creatify_exporter.errors import ConfigError
+from creatify_exporter.web.rate_limiter import Interval
 from creatify_exporter.web.tls import Context, ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
@@ -33,7 +34,12 @@ _REMEDIES: Final = {
     "X-Frame-Options": "must be deny or sameorigin; write one of them or leave it out",
     "X-XSS-Protection": "must begin with 0 or 1; write one of them",
 }
-_CHEAP: Final = 10  # the cost of bcrypt below which guessing a password is quick
+# The cost of bcrypt below which guessing a password is quick.
+_CHEAP: Final = 10
+# The cost above which a login takes seconds of a processor.
+_DEAR: Final = 14
+# Settings for which the toolkit takes an empty text for none.
+_BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "client_ca_file", "client_auth_type")
 
 
 Files = Mapping[Path, file.State | None]
@@ -64,18 +70,23 @@ class HTTP(Settings, frozen=True, kw_only=True):
         return {name.lower().encode(): value.encode() for name, value in self.headers.items() if value}
 
 
+class RateLimit(Settings, frozen=True, kw_only=True):
+    """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
+
+    interval: Annotated[Interval, msgspec.Meta(extra={"parse": Interval.parse})] = Interval()
+    burst: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class WebConfig(Settings, frozen=True, kw_only=True):
     """All of it. Users are names and their hashes; without any, no password is asked for."""
 
     tls_server_config: ServerTLS | None = None
     http_server_config: HTTP = HTTP()
     basic_auth_users: dict[str, Hash] = msgspec.field(default_factory=dict)
-    rate_limit: Any = None
+    rate_limit: RateLimit = RateLimit()
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Refuse by name what would otherwise be ignored."""
-        if self.rate_limit is not None:
-            yield "rate_limit", "cannot be honoured: scrapes share fetches here; remove it, or limit in a proxy"
         for name in self.basic_auth_users:
             if ":" in name:
                 yield f"basic_auth_users.{_shown(name)}", "cannot hold a colon, which ends the name; choose another"
@@ -91,6 +102,14 @@ class WebConfig(Settings, frozen=True, kw_only=True):
         for name, hashed in self.basic_auth_users.items():
             if hashed.cost < _CHEAP:
                 yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} is quick to guess; {_CHEAP} is usual"
+            if hashed.cost > _DEAR:
+                yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} takes seconds; {_CHEAP} is usual"
+        if self.rate_limit.interval and not self.rate_limit.burst:
+            yield "rate_limit without a burst: no request is answered"
+        if self.tls_server_config and self.tls_server_config.uses_system_authorities:
+            yield "client_auth_type without client_ca: certificates are verified against the system's authorities"
+        if self.tls_server_config and (skipped := self.tls_server_config.skipped_authorities):
+            yield f"tls_server_config.client_ca: {skipped} of its certificates cannot be read and are skipped"
 
     @property
     def summary(self) -> str:
@@ -116,10 +135,25 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     # Before the content is read: what is written meanwhile is then seen as a change.
     seen = file.state(path)
     found = document.read(path, "--web.config.file")
-    config = _Reader(found, str(path), path.parent, environ).build(WebConfig, found.content)
+    reader = _Reader(found, str(path), path.parent, environ)
+    config = reader.build(WebConfig, _as_the_toolkit_reads(found.content))
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
     return Loaded(config, _context(path, config), files)
+
+
+def _as_the_toolkit_reads(raw: object) -> object:
+    """Return the document without settings that are read, and with 0 for a duration as text."""
+    if not isinstance(raw, dict):
+        return raw
+    read = dict(raw)
+    if isinstance(tls := read.get("tls_server_config"), dict):
+        read["tls_server_config"] = {
+            key: None if value == "" and key in _BLANK_IS_NONE else value for key, value in tls.items()
+        }
+    if isinstance(limit := read.get("rate_limit"), dict) and limit.get("interval") == 0:
+        read["rate_limit"] = {**limit, "interval": "0"}
+    return read
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:
@@ -132,11 +166,9 @@ def _context(path: Path, config: WebConfig) -> Context | None:
 
 
 class _Reader(yaml_reader.Reader):
-    """Reads mappings of chosen names too, and leaves alone what is refused anyhow."""
+    """Reads mappings of chosen names too."""
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
-        if isinstance(kind, inspect.AnyType):
-            return raw
         if isinstance(kind, inspect.DictType):
             return self._read_mapping(kind.value_type, raw, path)
         return super()._read(kind, raw, path)
@@ -159,7 +191,7 @@ class _Reader(yaml_reader.Reader):
 
 
 def _header_text(value: object) -> object:
-    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a blank one."""
+    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a read one."""
     return "" if value is None else str(value) if type(value) is int else value
 
 

@@ -223,13 +223,17 @@ the rest, but only to `helm upgrade`, and to a renderer that asks a cluster.
 {{- end -}}
 {{- end -}}
 {{- if .Release.IsUpgrade -}}
-{{- $name := ternary "" (include "creatify-exporter.fullname" .) (ne .Values.ledger.existingUrlSecret "") -}}
+{{- $home := include "creatify-exporter.namespace" . -}}
+{{- $kept := ternary "" (printf "%s/%s" $home (include "creatify-exporter.fullname" .)) (ne .Values.ledger.existingUrlSecret "") -}}
 {{- $chart := printf "^%s-[0-9]+\\.[0-9]+\\." (regexQuoteMeta .Chart.Name) -}}
-{{- range (lookup "apps/v1" "StatefulSet" (include "creatify-exporter.namespace" .) "").items -}}
+{{- range $namespace := uniq (list .Release.Namespace $home) -}}
+{{- range (lookup "apps/v1" "StatefulSet" $namespace "").items -}}
 {{- $labels := default dict .metadata.labels -}}
 {{- $ours := and (eq (get $labels "app.kubernetes.io/instance") $.Release.Name) (regexMatch $chart (get $labels "helm.sh/chart")) -}}
-{{- if and $ours (ne .metadata.name $name) (eq (dig "spec" "persistentVolumeClaimRetentionPolicy" "whenDeleted" "Retain" .) "Delete") -}}
+{{- $goes := ne (printf "%s/%s" $namespace .metadata.name) $kept -}}
+{{- if and $ours $goes (eq (dig "spec" "persistentVolumeClaimRetentionPolicy" "whenDeleted" "Retain" .) "Delete") -}}
 {{- fail (printf "this upgrade deletes the StatefulSet %s, which deletes its claim and the ledger in it (persistence.whenDeleted=Delete); %s" .metadata.name $remedy) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -361,7 +365,7 @@ through as they are.
 {{- $name := trimPrefix "creatify:threshold:" $rule.record -}}
 {{- $_ := set $thresholds $name true -}}
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
-{{- $_ := set $rule "expr" (printf "vector(%s)" (index $.Values.prometheusRule.thresholds $name | toJson)) -}}
+{{- $_ := set $rule "expr" (printf "%s * workspace:creatify_list:known" (index $.Values.prometheusRule.thresholds $name | toJson)) -}}
 {{- end -}}
 {{- end -}}
 {{- if $kept -}}{{- $rules = append $rules $rule -}}{{- end -}}
