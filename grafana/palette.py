@@ -14,7 +14,7 @@ STATUSES: Final = {
 }
 REASONS: Final = {
     "rate_limited": "orange",
-    "timeout": "yellow",
+    "timeout": "semi-dark-yellow",
     "content_filtered": "purple",
     "invalid_request": "blue",
     "model_unavailable": "red",
@@ -28,7 +28,7 @@ REASONS: Final = {
 CAUSES: Final = {
     "auth": "semi-dark-red",
     "rate_limited": "orange",
-    "timeout": "yellow",
+    "timeout": "semi-dark-yellow",
     "connection": "blue",
     "tls": "purple",
     "http_status": "red",
