@@ -2,7 +2,10 @@
 
 from typing import Final
 
-GOOD, FAIR, BAD, PLAIN = "green", "orange", "red", "text"
+GOOD: Final = "green"
+FAIR: Final = "orange"
+BAD: Final = "red"
+PLAIN: Final = "text"
 
 STATUSES: Final = {
     "pending": "yellow",

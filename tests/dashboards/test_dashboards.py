@@ -19,7 +19,9 @@ ALL_PANELS = [(name, panel) for name, page in PAGES.items() for panel in panels_
 
 # A screen 1400 pixels wide, less the docked menu and the margins of the page; all in pixels.
 PAGE_WIDTH, GAP = 1068, 8
-PADDING, ARROW, BORDER = 14, 16, 18
+PADDING = 14
+ARROW = 16
+BORDER = 18
 """Of a heading: its margins, and the arrow of a sorted column; of a panel: its border and margins."""
 ICON, MENU = 24, 32
 """Of a title: each of the icons for the description and the links, and the menu that a pointer brings."""
