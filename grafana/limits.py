@@ -7,7 +7,7 @@ from typing import Final
 
 THRESHOLDS: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "thresholds.yaml"
 
-_CONSTANT: Final = re.compile(r"- record: creatify:threshold:(\w+)\n +expr: vector\(([0-9.]+)\)")
+_CONSTANT: Final = re.compile(r"- record: creatify:threshold:(\w+)\n +expr: ([0-9.]+) \* workspace:")
 
 
 def limit(name: str) -> float:

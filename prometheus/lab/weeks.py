@@ -103,6 +103,7 @@ class Model:
         self.finishing: dict[int, list[tuple[int, int, bool, float]]] = {}
         self.running: dict[int, int] = {}
         self.serial = 0
+        self.run = 0
         self.cluster = 0
         self.batch = 0
         self.weather = 1.0
@@ -153,7 +154,9 @@ class Model:
     def finish(self, now: int) -> None:
         """Count what has finished by the scrape of this minute."""
         totals = self.totals
-        for serial, duration, failed, credits_used in self.finishing.pop(now // MINUTE, ()):
+        finishing = self.finishing.pop(now // MINUTE, [])
+        self.run = self.run + len(finishing) if all(failed for _, _, failed, _ in finishing) else 0
+        for serial, duration, failed, credits_used in finishing:
             del self.running[serial]
             totals[1] += 1
             totals[5] += credits_used
@@ -177,6 +180,7 @@ class Replica:
         self.target = f'instance="exporter-{number}:10081",job="creatify",workspace="{workspace.name}"'
         self.base: dict[str, list[float]] = {}
         self.shown: dict[str, list[float]] = {}
+        self.runs: dict[str, int] = {}
         self.ledger_created = workspace.start - 30 * DAY
         self.last_success = 0
         self.failures = 0
@@ -211,6 +215,7 @@ class Replica:
         for name, model in models.items():
             base = self.base.setdefault(name, [0.0] * len(COUNTERS))
             self.shown[name] = [total - start for total, start in zip(model.totals, base, strict=True)]
+            self.runs[name] = model.run
 
 
 class World:
@@ -293,6 +298,8 @@ class World:
             if names is None:
                 names = self.names[name, replica.number] = [counter(c, replica.target, name) for c in COUNTERS]
             lines.extend([f"{n}{v:.10g} {now}\n" for n, v in zip(names, values, strict=True)])
+            labels = f'{replica.target},api="text_generator",model="{name}"'
+            lines.append(f"creatify_consecutive_failed_tasks{{{labels}}} {replica.runs[name]} {now}\n")
 
     def tell_exporter(self, lines: list[str], replica: Replica, now: int, *, up: bool) -> None:
         """Add what the exporter says of itself."""

@@ -228,7 +228,7 @@ def test_unknown_is_said_why(page: dict[str, Any]) -> None:
 )
 def test_a_panel_changes_its_colour_where_its_alert_has_its_limit(board: str, title: str, threshold: str) -> None:
     [value] = [
-        float(rule["expr"].removeprefix("vector(").removesuffix(")"))
+        float(rule["expr"].partition(" * ")[0])
         for rule in rules()
         if rule.get("record") == f"creatify:threshold:{threshold}"
     ]

@@ -680,9 +680,9 @@ def test_alerts_and_thresholds_can_be_changed_one_by_one() -> None:
     assert "CreatifyTasksSlow" not in alerts
     assert alerts["CreatifyCreditsLow"]["for"] == "30m"
     assert alerts["CreatifyCreditsLow"]["labels"] == {"severity": "critical", "team": "finance", "product": "video"}
-    assert records["creatify:threshold:tasks_stuck_seconds"] == "vector(3600)"
-    assert records["creatify:threshold:failure_spike_ratio_floor"] == "vector(0.25)"
-    assert records["creatify:threshold:credits_low_credits"] == "vector(2000000)"
+    assert records["creatify:threshold:tasks_stuck_seconds"] == "3600 * workspace:creatify_list:known"
+    assert records["creatify:threshold:failure_spike_ratio_floor"] == "0.25 * workspace:creatify_list:known"
+    assert records["creatify:threshold:credits_low_credits"] == "2000000 * workspace:creatify_list:known"
     original = {rule["alert"]: rule for rule in rules_of(projects_groups()) if "alert" in rule}
     assert alerts.keys() == original.keys() - {"CreatifyTasksSlow"}
 

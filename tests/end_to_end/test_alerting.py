@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Incident, Listing, Model, Simulator, Traffic
 from processes import free_port, running_exporter, running_prometheus, until, write_config
 
@@ -37,7 +36,7 @@ def faster(duration: str) -> str:
 def faster_expression(expression: str) -> str:
     """Speed up the durations in brackets and behind `offset`, and the ages in seconds that are compared with."""
     ranges = re.sub(r"\[[^]]+\]|offset \w+", lambda part: faster(part[0]), expression)
-    return re.sub(r"(_age:seconds < )(\d+)", lambda part: f"{part[1]}{int(part[2]) / FASTER}", ranges)
+    return re.sub(r"(\) < )(\d+)$", lambda part: f"{part[1]}{int(part[2]) / FASTER}", ranges, flags=re.MULTILINE)
 
 
 def faster_rules(folder: Path) -> list[str]:
@@ -101,14 +100,14 @@ def faster_scrapes(exporter: str, alertmanager: str, rules: list[str]) -> dict[s
 
 
 @contextmanager
-def alertmanager(folder: Path, receiver: str) -> Iterator[str]:
+def alertmanager(binary: str, folder: Path, receiver: str) -> Iterator[str]:
     """Run Alertmanager; yield its address."""
     (folder / "alertmanager.yml").write_text(yaml.safe_dump(faster_route(receiver)))
     address = f"127.0.0.1:{free_port()}"
     with (folder / "alertmanager.log").open("w") as log:
         process = subprocess.Popen(
             [
-                tool("prometheus-alertmanager", "prometheus-alertmanager"),
+                binary,
                 f"--config.file={folder / 'alertmanager.yml'}",
                 f"--storage.path={folder / 'alertmanager'}",
                 f"--web.listen-address={address}",
@@ -133,18 +132,20 @@ def sick_account(clock: Clock) -> Account:
     return Account(11, now - 30, traffic)
 
 
-def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(tmp_path: Path) -> None:
+def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(
+    tmp_path: Path, prometheus_tool: Callable[[str], str]
+) -> None:
     clock = Clock()
     with (
         Simulator(sick_account(clock), clock, listing=Listing(younger_than=60)) as simulator,
         webhook() as (receiver, alerts),
-        alertmanager(tmp_path, receiver) as address,
+        alertmanager(prometheus_tool("prometheus-alertmanager"), tmp_path, receiver) as address,
     ):
         ledger = {"url": f"sqlite:///{tmp_path}/ledger.db", "new_series_hold": "2s"}
         config = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"}, ledger=ledger)
         with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
             settings = faster_scrapes(exporter.url.removeprefix("http://"), address, faster_rules(tmp_path))
-            with running_prometheus(tool("prometheus", "prometheus"), tmp_path / "prometheus", settings):
+            with running_prometheus(prometheus_tool("prometheus"), tmp_path / "prometheus", settings):
                 until(lambda: spikes(alerts, "firing"), 90)
                 until(lambda: spikes(alerts, "resolved"), 90)
     [labels] = {tuple(sorted(alert["labels"].items())) for alert in spikes(alerts, "firing")}

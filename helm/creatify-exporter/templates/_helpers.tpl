@@ -171,7 +171,7 @@ through as they are.
 {{- $name := trimPrefix "creatify:threshold:" $rule.record -}}
 {{- $_ := set $thresholds $name true -}}
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
-{{- $_ := set $rule "expr" (printf "vector(%s)" (index $.Values.prometheusRule.thresholds $name | toJson)) -}}
+{{- $_ := set $rule "expr" (printf "%s * workspace:creatify_list:known" (index $.Values.prometheusRule.thresholds $name | toJson)) -}}
 {{- end -}}
 {{- end -}}
 {{- if $kept -}}{{- $rules = append $rules $rule -}}{{- end -}}
