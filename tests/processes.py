@@ -154,6 +154,7 @@ class Prometheus:
         path = "/api/v1/query_range" if "start" in parameters else "/api/v1/query"
         answer = requests.get(self.url + path, params={"query": expression, **parameters}, timeout=30).json()
         assert answer["status"] == "success", answer
+        assert not answer.get("warnings", []) + answer.get("infos", []), answer
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 

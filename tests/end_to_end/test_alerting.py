@@ -145,8 +145,11 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(
         config = write_config(tmp_path / "config.yml", simulator, fetch={"min_interval": "0s"}, ledger=ledger)
         with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
             settings = faster_scrapes(exporter.url.removeprefix("http://"), address, faster_rules(tmp_path))
-            with running_prometheus(prometheus_tool("prometheus"), tmp_path / "prometheus", settings):
+            with running_prometheus(prometheus_tool("prometheus"), tmp_path / "prometheus", settings) as prometheus:
                 until(lambda: spikes(alerts, "firing"), 90)
+                for expression in expressions(settings["rule_files"]):
+                    prometheus.query(expression)
+                assert not [query for query in runbook("CreatifyFailureSpike") if not prometheus.query(query)]
                 until(lambda: spikes(alerts, "resolved"), 90)
     [labels] = {tuple(sorted(alert["labels"].items())) for alert in spikes(alerts, "firing")}
     assert dict(labels) == {
@@ -159,6 +162,21 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(
     annotations = spikes(alerts, "firing")[0]["annotations"]
     assert annotations["summary"] == f"Tasks of {SICK} fail more than usual in workspace default."
     assert annotations["runbook_url"].endswith("docs/runbooks.md#creatifyfailurespike")
+
+
+def expressions(paths: list[str]) -> Iterator[str]:
+    """Yield the expressions of rule files: whatever Prometheus remarks on one of them fails its query."""
+    for path in paths:
+        for group in yaml.safe_load(Path(path).read_text())["groups"]:
+            yield from (rule["expr"] for rule in group["rules"])
+
+
+def runbook(alert: str) -> list[str]:
+    """Return the queries of a runbook; their workspace and model are those of this test."""
+    text = (ROOT / "docs/runbooks.md").read_text().partition(f"## {alert}\n")[2]
+    queries = text.partition("```promql\n")[2].partition("```")[0].splitlines()
+    assert queries, f"the runbook of {alert} has no query"
+    return queries
 
 
 def spikes(alerts: list[dict[str, Any]], status: str) -> list[dict[str, Any]]:
