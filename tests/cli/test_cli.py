@@ -339,17 +339,17 @@ def test_init_writes_a_configuration_that_check_accepts(
 
 
 def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
-    path, key = tmp_path / "c.yml", tmp_path / 'a "key"'
+    path, key = tmp_path / "c.yml", tmp_path / 'a "k\x85y"'
     key.write_text(CANARY)
     keys = ("--api-id-file", key, "--api-key-file", key)
     plan = ("--credits", 2000, "--renews-on-day", 15, "--price-per-credit", 0.15, "--currency", "EUR")
-    told = ("--workspace", "Emil: ${X} & Co", *keys, *plan, "--ledger.url", "memory:")
+    told = ("--workspace", "Émil 🎬: ${X} & Co", *keys, *plan, "--ledger.url", "memory:")
     done = here("init", "--config.file", path, *told)
     assert (done.returncode, done.stderr) == (0, "")
     assert "  export " not in done.stdout
     loaded = load(path, {})
     [workspace] = loaded.workspaces
-    assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Emil: ${X} & Co", CANARY, "memory:")
+    assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Émil 🎬: ${X} & Co", CANARY, "memory:")
     assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.15, currency="EUR")
 
 

@@ -1,10 +1,12 @@
 """A first configuration file with comments, to be changed by hand."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from creatify_exporter.config.document import Document
 from creatify_exporter.config.load import ledger_at
@@ -63,7 +65,8 @@ def _workspace(answers: Answers) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """Return a text in quotes, in which `${` stands for itself."""
-    return json.dumps(str(value)).replace("${", "$${")
+    quoted: str = yaml.safe_dump(str(value), default_style='"', allow_unicode=True, width=math.inf)
+    return quoted.rstrip("\n").replace("${", "$${")
 
 
 def _key(name: str, file: Path | None) -> str:
