@@ -1,6 +1,5 @@
 """A first configuration file with comments, to be changed by hand."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,8 +64,14 @@ def _workspace(answers: Answers) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """Return a text in quotes, in which `${` stands for itself."""
-    quoted: str = yaml.safe_dump(str(value), default_style='"', allow_unicode=True, width=math.inf)
-    return quoted.rstrip("\n").replace("${", "$${")
+    return _yaml(str(value)).replace("${", "$${")
+
+
+def _yaml(value: object) -> str:
+    """Return a value on one line, a text in quotes; JSON's 1e-05 is no number to YAML, and its emoji are no emoji."""
+    style = '"' if isinstance(value, str) else None
+    text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=math.inf)
+    return text.partition("\n")[0]
 
 
 def _key(name: str, file: Path | None) -> str:
@@ -80,7 +85,7 @@ def _plan(plan: Mapping[str, object]) -> Iterator[str]:
         return
     yield "plan:"
     for name, value in plan.items():
-        yield f"  {name}: {json.dumps(value)}"
+        yield f"  {name}: {_yaml(value)}"
 
 
 def _ledger(answers: Answers) -> Iterator[str]:
