@@ -56,13 +56,13 @@ def test_a_ledger_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, p
 
 
 def test_a_backup_is_a_ledger_that_counts_on(desk: Desk, tmp_path: Path) -> None:
-    backup = tmp_path / "backups" / "ledger.db"
+    backup = tmp_path / "backups" / "[1] ledger.db"
     backup.parent.mkdir()
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("late", "done", 9.0)])
     maintenance.backup(desk.store, backup)
     transaction.close()
-    assert [path.name for path in backup.parent.iterdir()] == ["ledger.db"]
+    assert [path.name for path in backup.parent.iterdir()] == ["[1] ledger.db"]
     desk.list(desk.task("later", at=desk.now))
     restored = opened(backup, desk)
     restored.now -= 15
