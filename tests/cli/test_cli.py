@@ -337,6 +337,9 @@ def test_init_writes_a_configuration_that_check_accepts(
     monkeypatch.setenv("CREATIFY_API_ID", CANARY)
     monkeypatch.setenv("CREATIFY_API_KEY", CANARY)
     assert here("check", "--config.file", path).stdout == "the configuration is valid: default\n"
+    assert "  export CREATIFY_API_ID=... CREATIFY_API_KEY=...\n" in done.stdout
+    done = here("init", "--config.file", tmp_path / "second.yml", "--api-id-file", path)
+    assert "  export CREATIFY_API_KEY=...\n" in done.stdout
 
 
 def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
