@@ -31,7 +31,7 @@ _HEADING: Final = r"^## \[{version}\] - (.+)$"
 def disagreements(tag: str, root: Path = ROOT) -> Iterator[str]:
     """Yield a line for each place that is not of the tag's version: place, what it says, what to do."""
     version = tag.removeprefix("v")
-    if not re.fullmatch(r"v\d+\.\d+\.\d+((a|b|rc)\d+)?", tag):
+    if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
         yield f"tag: {tag!r} is not v and a version, such as v1.2.3"
         return
     for path, pattern in PLACES:

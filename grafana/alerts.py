@@ -54,11 +54,11 @@ def alerts_table(height: int = 9) -> table.Panel:
     panel = panels.table(
         "Firing alerts",
         "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the"
-        " list, in the last hour. Wasted: what failed tasks of the model cost. A click on an alert leads to its"
+        " list, in the last hour. Lost: what failed tasks of the model cost. A click on an alert leads to its"
         " runbook, one on a model to its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
-            Key("severity", "Severity", 84, words=states),
+            Key("severity", "Severity", 87, words=states),
             Key("alertname", "Alert", 155, f"{RUNBOOKS}#${{__data.fields.Runbook}}", words=short),
             panels.REASON,
             panels.WORKSPACE,
@@ -71,14 +71,14 @@ def alerts_table(height: int = 9) -> table.Panel:
             f"{alerts} * on ({OF_MODEL}) group_left () ({failing_now(OF_MODEL)})",
             "percentunit",
             1,
-            86,
+            87,
             steps=RATIO_STEPS,
         ),
         Column(
-            "Wasted, 24 h",
+            "Lost, 24 h",
             f"{alerts} * on ({OF_MODEL}) group_left (currency) ({cost(summed(OF_MODEL, wasted('1d')))})",
             decimals=2,
-            width=104,
+            width=84,
         ),
         extra=(panels.CURRENCY,),
         sort=("+Severity", "+For"),

@@ -200,8 +200,8 @@ def _entries() -> timeseries.Panel:
 def _reach() -> timeseries.Panel:
     return panels.graph(
         "Reach of the list",
-        "The age of the oldest and of the newest task in the list. What leaves the list unseen is never counted, so the"
-        " oldest must be much older than the scrape interval.",
+        "The age of the oldest and of the newest task in the list. A task that leaves the list unseen is never"
+        " counted, so the oldest must be much older than the scrape interval.",
         Line(f"time() - {gauge(LIST_OLDEST)}", f"{LIST_LINE} oldest"),
         Line(f"time() - {gauge(LIST_NEWEST)}", f"{LIST_LINE} newest"),
         unit="s",

@@ -25,7 +25,6 @@ from grafana.queries import (
     share,
     summed,
     top,
-    wasted,
 )
 
 SPIKE = "failure_spike_ratio_floor"
@@ -49,17 +48,15 @@ def _models() -> table.Panel:
     return panels.table(
         "Models",
         "Each model, that with most failed tasks of the last hour first; the reason is that of most of them. In a"
-        " row: failed since one was last done. Near a spike: from 100 % on CreatifyFailureSpike fires. Wasted:"
-        " credits that went into failed tasks.",
+        " row: failed since one was last done. Near a spike: from 100 % on CreatifyFailureSpike fires.",
         (WORKSPACE, LIST, MODEL),
-        Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=96),
-        Column("In a row", _in_a_row(), width=69, steps=panels.steps(PLAIN, (2, FAIR), (4, BAD))),
-        Column("15 min", failed_ratio(OF_MODEL, "15m"), "percentunit", 1, 60, steps=RATIO_STEPS),
-        Column("1 h", failed_ratio(OF_MODEL, "1h"), "percentunit", 1, 60, steps=RATIO_STEPS),
+        Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=98),
+        Column("In a row", _in_a_row(), width=72, steps=panels.steps(PLAIN, (2, FAIR), (4, BAD))),
+        Column("15 min", failed_ratio(OF_MODEL, "15m"), "percentunit", 1, 62, steps=RATIO_STEPS),
+        Column("1 h", failed_ratio(OF_MODEL, "1h"), "percentunit", 1, 62, steps=RATIO_STEPS),
         Column("", main("reason", OF_MODEL, TASKS_FAILED, "1h")),
-        Column("Near a spike", _near_a_spike(), "percentunit", 0, 98, steps=panels.steps(PLAIN, (1, BAD))),
-        Column("24 h", failed_ratio(OF_MODEL, "1d"), "percentunit", 1, 60, steps=RATIO_STEPS),
-        Column("Wasted, 24 h", summed(OF_MODEL, wasted("1d")), width=104),
+        Column("Near a spike", _near_a_spike(), "percentunit", 0, 100, steps=panels.steps(PLAIN, (1, BAD))),
+        Column("24 h", failed_ratio(OF_MODEL, "1d"), "percentunit", 1, 62, steps=RATIO_STEPS),
         extra=(REASON,),
         sort=("Failed, 1 h", "24 h"),
         empty=UNCOUNTED,

@@ -74,9 +74,8 @@ def _sibling(page: str, other: str) -> dashboard.DashboardLink:
     """Lead to another dashboard with what is chosen, without the list if that may be the balance."""
     kept = ["datasource", "workspace", "api", "model"] if _shows_tasks(page) else ["datasource", "workspace"]
     link = dashboard.DashboardLink(TITLES[other]).type(models.DashboardLinkType.LINK).icon("dashboard")
-    return link.url(f"/d/creatify-{other}?{'&'.join(f'${{{name}:queryparam}}' for name in kept)}").keep_time(
-        keep_time=True
-    )
+    chosen = "&".join(f"${{{name}:queryparam}}" for name in kept)
+    return link.url(f"/d/creatify-{other}?{chosen}").keep_time(keep_time=True)
 
 
 def _runbooks() -> dashboard.DashboardLink:

@@ -2,7 +2,10 @@
 
 from typing import Final
 
-GOOD, FAIR, BAD, PLAIN = "green", "orange", "red", "text"
+GOOD: Final = "green"
+FAIR: Final = "orange"
+BAD: Final = "red"
+PLAIN: Final = "text"
 
 STATUSES: Final = {
     "pending": "yellow",
@@ -14,7 +17,7 @@ STATUSES: Final = {
 }
 REASONS: Final = {
     "rate_limited": "orange",
-    "timeout": "yellow",
+    "timeout": "semi-dark-yellow",
     "content_filtered": "purple",
     "invalid_request": "blue",
     "model_unavailable": "red",
@@ -28,7 +31,7 @@ REASONS: Final = {
 CAUSES: Final = {
     "auth": "semi-dark-red",
     "rate_limited": "orange",
-    "timeout": "yellow",
+    "timeout": "semi-dark-yellow",
     "connection": "blue",
     "tls": "purple",
     "http_status": "red",

@@ -68,7 +68,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of values. What has no value is `empty`. A column without a heading is asked for its labels alone."""
+    """A column of values. A missing value is `empty`. A column without a heading is asked for its labels alone."""
 
     heading: str
     expression: str

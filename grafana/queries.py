@@ -27,14 +27,16 @@ REPLICA: Final = "instance, job, pod, container, endpoint, service, node"
 """The labels that tell one exporter from another."""
 SCOPE: Final = ("workspace", "api", "model")
 """The labels that are variables of the dashboards."""
-OF_WORKSPACE, OF_LIST, OF_MODEL = "workspace", "workspace, api", "workspace, api, model"
+OF_WORKSPACE: Final = "workspace"
+OF_LIST: Final = "workspace, api"
+OF_MODEL: Final = "workspace, api, model"
 BALANCE: Final = "remaining_credits"
 """What stands in the label of the list for the balance."""
 WAITING: Final = 'status=~"pending|running"'
 AT_END: Final = " @ end()"
 """At the end of the time shown, the same for each point of a graph."""
 TOP: Final = 10
-"""Lines of a graph of models."""
+"""Lines of a graph of lists or models."""
 
 
 def selector(family: Family, *matchers: str, part: str = "", scope: tuple[str, ...] = SCOPE) -> str:
@@ -76,7 +78,7 @@ def summed(labels: str, expression: str) -> str:
 
 
 def share(labels: str, part: str, whole: str) -> str:
-    """Divide sums; absent where there is no whole. Two replicas may book seconds apart, hence the clamp."""
+    """Divide sums; absent without a whole. Two replicas may book seconds apart, hence the clamp."""
     return f"clamp({summed(labels, part)} / ({summed(labels, whole)} > 0), 0, 1)"
 
 

@@ -37,7 +37,7 @@ def wait_until(moment: float) -> None:
 
 
 def reset(connection: socket.socket) -> None:
-    """Close a connection without a farewell."""
+    """Reset a connection."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
@@ -85,7 +85,7 @@ class ExporterProcess:
         return parsed(self.get(path).text)
 
     def value(self, name: str, path: str = "/metrics", **labels: str) -> float | None:
-        """Return the sum of the samples with at least these labels, None where there are none."""
+        """Return the sum of the samples with at least these labels, None if there are none."""
         return total(self.samples(path), name, **labels)
 
     def kill(self) -> None:
@@ -158,7 +158,7 @@ class Prometheus:
         return result
 
     def value(self, expression: str) -> float | None:
-        """Return the one value of an instant query, None where it is empty or Prometheus does not answer yet."""
+        """Return the one value of an instant query, None if it is empty or Prometheus does not answer yet."""
         with suppress(requests.ConnectionError, json.JSONDecodeError):
             result = self.query(expression)
             if result:

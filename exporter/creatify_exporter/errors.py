@@ -30,7 +30,7 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 class ExporterError(Exception):
-    """Everything that this exporter raises on purpose; its text is fit for a log line."""
+    """Everything that this exporter raises on purpose; its text can be logged."""
 
 
 class ConfigError(ExporterError):

@@ -51,7 +51,7 @@ from servers import Proxy, Recorder, delivered, hung_up, reset, said, silent_add
 
 NOW = 1_760_000_000.0
 TASKS = 20
-SHORT = 0.5  # seconds that a fetch may take where it is meant to run out of them
+SHORT = 0.5  # seconds for a fetch that is meant to run out of time
 GRACE = 1.0  # seconds by which the fetcher lets a fetch overrun its deadline
 API_ID, API_KEY = "canary-id-7f3a", "canary/key+9c1e"
 CERTIFICATES = Path(__file__).parents[1] / "certificates"

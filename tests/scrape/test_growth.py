@@ -126,4 +126,4 @@ def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -
         assert found, said
         counts.append(int(found[1]))
     short, long = counts[1] - counts[0], counts[2] - counts[1]
-    assert long < 2.5 * short, dict(zip(sizes, counts, strict=True))  # 2 where it is linear, 4 where it is quadratic
+    assert long < 2.5 * short, dict(zip(sizes, counts, strict=True))  # 2 if it is linear, 4 if it is quadratic

@@ -1,4 +1,4 @@
-"""Who runs and who waits. Work ends when the test says so."""
+"""Which work runs and which waits. Work ends when the test says so."""
 
 import queue
 import threading

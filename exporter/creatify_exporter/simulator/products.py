@@ -1,7 +1,7 @@
 """The lists that the API serves, as data: what each says of a task, in which words, and when it costs what.
 
 `grade` is how well the shape of the list is known: A from its documentation, B from replies seen in public, C from what
-others read into it, D by inference. What is graded below A may be otherwise.
+others read into it, D by inference. Facts graded below A may be wrong.
 """
 
 from collections.abc import Mapping, Sequence

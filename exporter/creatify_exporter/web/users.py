@@ -121,7 +121,7 @@ class Users:
 
 
 def _credentials(authorization: bytes) -> tuple[bytes, bytes] | None:
-    """Return name and password of an RFC 7617 header value, None where it is none."""
+    """Return name and password of an RFC 7617 header value, None if it is no such value."""
     scheme, _, encoded = authorization.strip().partition(b" ")
     if scheme.lower() != b"basic":
         return None
