@@ -258,7 +258,7 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
     copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
-    backup.add_argument("file", metavar="FILE", type=_file, help="a new file, which is a ledger of its own")
+    backup.add_argument("file", metavar="FILE", type=_named_file, help="a new file, which is a ledger of its own")
     forget = action("forget", "remove the counters of a model that is no longer used")
     forget.add_argument("model", metavar="MODEL", help="the model, as in the label")
 
@@ -280,6 +280,14 @@ def _file(text: str) -> Path | None:
         return file.expanded(text) if text else None
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def _named_file(text: str) -> Path:
+    """Return the file; an empty name, as of a variable that is not set, names none."""
+    found = _file(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("the name is empty; name a file")
+    return found
 
 
 def _level(text: str) -> str:

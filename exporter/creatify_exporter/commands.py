@@ -155,8 +155,9 @@ def _init(arguments: argparse.Namespace) -> None:
     template.write(path, answers)
     file = shlex.quote(str(path))
     print(f"{path} is written. Next:")
-    if not (arguments.api_id_file and arguments.api_key_file):
-        print("  export CREATIFY_API_ID=... CREATIFY_API_KEY=...")
+    keys = {"CREATIFY_API_ID": arguments.api_id_file, "CREATIFY_API_KEY": arguments.api_key_file}
+    if variables := [f"{name}=..." for name, key_file in keys.items() if not key_file]:
+        print("  export", *variables)
     print(f"  creatify-exporter check --config.file {file}")
     print(f"  creatify-exporter dump --config.file {file} --ledger.url memory:")
     print(f"  creatify-exporter --config.file {file}")

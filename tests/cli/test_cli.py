@@ -150,6 +150,7 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
         (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
         (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
+        (["ledger", "backup", ""], "FILE: the name is empty"),
         (["--config.file=~somebody/x"], "--config.file"),
         (["nonsense"], "nonsense"),
         (["check", "--csv"], "--csv"),
@@ -336,21 +337,24 @@ def test_init_writes_a_configuration_that_check_accepts(
     monkeypatch.setenv("CREATIFY_API_ID", CANARY)
     monkeypatch.setenv("CREATIFY_API_KEY", CANARY)
     assert here("check", "--config.file", path).stdout == "the configuration is valid: default\n"
+    assert "  export CREATIFY_API_ID=... CREATIFY_API_KEY=...\n" in done.stdout
+    done = here("init", "--config.file", tmp_path / "second.yml", "--api-id-file", path)
+    assert "  export CREATIFY_API_KEY=...\n" in done.stdout
 
 
 def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
-    path, key = tmp_path / "c.yml", tmp_path / 'a "key"'
+    path, key = tmp_path / "c.yml", tmp_path / 'a "k\x85y"'
     key.write_text(CANARY)
     keys = ("--api-id-file", key, "--api-key-file", key)
-    plan = ("--credits", 2000, "--renews-on-day", 15, "--price-per-credit", 0.15, "--currency", "EUR")
-    told = ("--workspace", "Emil: ${X} & Co", *keys, *plan, "--ledger.url", "memory:")
+    plan = ("--credits", 2000, "--renews-on-day", 15, "--price-per-credit", 0.00001, "--currency", "EUR")
+    told = ("--workspace", "Émil 🎬: ${X} & Co", *keys, *plan, "--ledger.url", "memory:")
     done = here("init", "--config.file", path, *told)
     assert (done.returncode, done.stderr) == (0, "")
     assert "  export " not in done.stdout
     loaded = load(path, {})
     [workspace] = loaded.workspaces
-    assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Emil: ${X} & Co", CANARY, "memory:")
-    assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.15, currency="EUR")
+    assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Émil 🎬: ${X} & Co", CANARY, "memory:")
+    assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.00001, currency="EUR")
 
 
 def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tmp_path: Path) -> None:

@@ -390,11 +390,9 @@ def test_no_document_knows_a_registry_or_a_machine() -> None:
     assert {path: words for path, words in found.items() if words} == {}
 
 
-def test_each_decision_has_a_number_of_its_own_and_all_have_one_shape() -> None:
-    assert len({path.name[:4] for path in DECISIONS}) == len(DECISIONS)
-    for path in DECISIONS:
-        assert re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", path.name), path.name
-        number = int(path.name[:4])
+def test_decisions_are_numbered_without_gaps_and_have_one_shape() -> None:
+    for number, path in enumerate(DECISIONS, start=1):
+        assert re.fullmatch(rf"{number:04}-[a-z0-9-]+\.md", path.name), path.name
         headings = re.findall(r"^#+ .*$", without_code(path.read_text()), re.MULTILINE)
         assert headings[0].startswith(f"# {number}. ")
         assert headings[1:] == ["## Context", "## Options", "## Decision", "## Consequences"]

@@ -8,7 +8,7 @@ import pytest
 from desk import DAY, STORES, WORKSPACE, Desk, Shared, new_desk
 
 from creatify_exporter.errors import ConfigError, LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger import maintenance as upkeep
+from creatify_exporter.ledger import maintenance
 from creatify_exporter.ledger.sqlite import SqliteStore
 from databases import Postgres
 
@@ -45,24 +45,24 @@ def opened(path: Path, clock: Desk) -> Desk:
 def test_a_ledger_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, postgres: Postgres) -> None:
     shared = Shared(postgres.database(), desk)
     shared.now = desk.now
-    upkeep.copy(desk.store, shared.store)
+    maintenance.copy(desk.store, shared.store)
     assert shared.store.days(0, 99_999) == desk.store.days(0, 99_999) != []
     goes_on(shared)
     with pytest.raises(LedgerRefused, match="empty"):
-        upkeep.copy(desk.store, shared.store)
+        maintenance.copy(desk.store, shared.store)
     desk.now -= 120
     goes_on(desk)  # as if nothing had been
     shared.ledger.close()
 
 
 def test_a_backup_is_a_ledger_that_counts_on(desk: Desk, tmp_path: Path) -> None:
-    backup = tmp_path / "backups" / "ledger.db"
+    backup = tmp_path / "backups" / "[1] ledger.db"
     backup.parent.mkdir()
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("late", "done", 9.0)])
-    upkeep.backup(desk.store, backup)
+    maintenance.backup(desk.store, backup)
     transaction.close()
-    assert [path.name for path in backup.parent.iterdir()] == ["ledger.db"]
+    assert [path.name for path in backup.parent.iterdir()] == ["[1] ledger.db"]
     desk.list(desk.task("later", at=desk.now))
     restored = opened(backup, desk)
     restored.now -= 15
@@ -74,7 +74,7 @@ def test_a_file_is_copied_beside_the_exporter_that_writes_it(tmp_path: Path) -> 
     desk = Desk(tmp_path / "ledger.db")
     desk.list(desk.task("a"))
     with closing(SqliteStore(desk.store.path, read_only=True)) as source:
-        upkeep.backup(source, tmp_path / "backup.db")
+        maintenance.backup(source, tmp_path / "backup.db")
     assert desk.list(desk.task("b"))
     assert opened(tmp_path / "backup.db", desk).counts("submitted") == (1,)
 
@@ -84,17 +84,17 @@ def test_a_backup_replaces_nothing_and_leaves_no_half(tmp_path: Path) -> None:
     there = tmp_path / "there.db"
     there.write_text("mine")
     with pytest.raises(ConfigError, match="there already"):
-        upkeep.backup(desk.store, there)
+        maintenance.backup(desk.store, there)
     assert there.read_text() == "mine"
     desk.list(desk.task("a"))
     desk.store.execute("DROP TABLE day")
     with pytest.raises(LedgerUnavailable, match="no such table"):
-        upkeep.backup(desk.store, tmp_path / "new.db")
+        maintenance.backup(desk.store, tmp_path / "new.db")
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
 
 
 def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    upkeep.show(desk.store)
+    maintenance.show(desk.store)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         "default (text_generator)",
@@ -110,23 +110,23 @@ def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.Ca
 
 def test_an_empty_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(SqliteStore(tmp_path / "new.db")) as store:
-        upkeep.show(store)
+        maintenance.show(store)
     assert capsys.readouterr().out == "The ledger is empty.\n"
 
 
 def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LedgerRefused, match=r"1 tasks of pro .* may still"):
-        upkeep.forget(desk.store, "pro")
+        maintenance.forget(desk.store, "pro")
     for _ in range(2):
         desk.list(desk.task("b", "running", 1.0), after=DAY + 1)
     # A list that is begun while the model is there must not count into series that are gone.
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("b", "running", 1.0), desk.task("new", "done", at=desk.now, model="pro")])
-    upkeep.forget(desk.store, "pro")
+    maintenance.forget(desk.store, "pro")
     assert "forgot pro in 1 workspace;" in capsys.readouterr().out
     assert any(day.model == "pro" for day in desk.store.days(0, 99_999))
     with pytest.raises(LedgerRefused, match="no model pro"):
-        upkeep.forget(desk.store, "pro")
+        maintenance.forget(desk.store, "pro")
     if desk.store.shared:
         assert transaction.commit(desk.now) is False
     else:

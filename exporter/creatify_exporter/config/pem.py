@@ -12,8 +12,8 @@ from creatify_exporter.config.yaml_reader import read_path_by
 _LARGEST: Final = 2**20
 # The authorities of a whole company may be more.
 _LARGEST_BUNDLE: Final = 2**24
-# What a certificate or a key begins with in DER: a sequence, and soon a version, which no text has (X.690, 8.9).
 _UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there"
+# What a certificate or a key begins with in DER: a sequence, and soon a version, which no text has (X.690, 8.9).
 _DER: Final = re.compile(rb"\x30.{,16}[\x00-\x03]", re.DOTALL)
 _CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 

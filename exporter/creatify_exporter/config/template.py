@@ -1,10 +1,11 @@
 """A first configuration file with comments, to be changed by hand."""
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from creatify_exporter.config.document import Document
 from creatify_exporter.config.load import ledger_at
@@ -63,7 +64,14 @@ def _workspace(answers: Answers) -> Iterator[str]:
 
 def _text(value: object) -> str:
     """Return a text in quotes, in which `${` stands for itself."""
-    return json.dumps(str(value)).replace("${", "$${")
+    return _yaml(str(value)).replace("${", "$${")
+
+
+def _yaml(value: object) -> str:
+    """Return a value on one line, a text in quotes; JSON's 1e-05 is no number to YAML, and its emoji are no emoji."""
+    style = '"' if isinstance(value, str) else None
+    text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=math.inf)
+    return text.partition("\n")[0]
 
 
 def _key(name: str, file: Path | None) -> str:
@@ -77,7 +85,7 @@ def _plan(plan: Mapping[str, object]) -> Iterator[str]:
         return
     yield "plan:"
     for name, value in plan.items():
-        yield f"  {name}: {json.dumps(value)}"
+        yield f"  {name}: {_yaml(value)}"
 
 
 def _ledger(answers: Answers) -> Iterator[str]:

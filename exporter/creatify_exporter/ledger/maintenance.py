@@ -1,5 +1,6 @@
 """Commands on a ledger: show it, copy it, write a backup, forget a model."""
 
+import glob
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,7 @@ def backup(source: Store, file: Path) -> None:
             copy(source, target)
         part.rename(file)
     finally:
-        for rest in part.parent.glob(f"{part.name}*"):
+        for rest in part.parent.glob(f"{glob.escape(part.name)}*"):
             rest.unlink()
 
 

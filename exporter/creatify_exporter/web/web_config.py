@@ -143,17 +143,17 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def _as_the_toolkit_reads(raw: object) -> object:
-    """Return the document without settings that are read, and with 0 for a duration as text."""
+    """Return the document without settings that are blank, and with 0 for a duration as text."""
     if not isinstance(raw, dict):
         return raw
-    read = dict(raw)
-    if isinstance(tls := read.get("tls_server_config"), dict):
-        read["tls_server_config"] = {
+    copy = dict(raw)
+    if isinstance(tls := copy.get("tls_server_config"), dict):
+        copy["tls_server_config"] = {
             key: None if value == "" and key in _BLANK_IS_NONE else value for key, value in tls.items()
         }
-    if isinstance(limit := read.get("rate_limit"), dict) and limit.get("interval") == 0:
-        read["rate_limit"] = {**limit, "interval": "0"}
-    return read
+    if isinstance(limit := copy.get("rate_limit"), dict) and limit.get("interval") == 0:
+        copy["rate_limit"] = {**limit, "interval": "0"}
+    return copy
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:
@@ -191,7 +191,7 @@ class _Reader(yaml_reader.Reader):
 
 
 def _header_text(value: object) -> object:
-    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a read one."""
+    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a blank one."""
     return "" if value is None else str(value) if type(value) is int else value
 
 
