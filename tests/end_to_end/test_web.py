@@ -20,7 +20,7 @@ from conftest import tool
 from processes import COMMAND, ExporterProcess, parsed, reset, running_exporter, running_prometheus, total, until
 
 PASSWORD = "canary-password"  # noqa: S105  it is to be looked for in the log
-KEYS = {"CREATIFY_API_ID": "id", "CREATIFY_API_KEY": "key"}
+KEYS = {"CREATIFY_API_ID": "an-api-id", "CREATIFY_API_KEY": "an-api-key"}
 
 
 def hashed(password: str) -> str:
