@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -228,9 +228,9 @@ def test_no_scrape_waits_for_a_thread_that_cannot_be_cancelled(simulator: Simula
     class StuckLedger(Ledger):
         """Takes as long to begin as a name lookup without a name server."""
 
-        def begin(self, workspace: str, api: str) -> Transaction:
+        def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
             released.wait(30)
-            return super().begin(workspace, api)
+            return super().begin(workspace, api, own_reasons=own_reasons)
 
     one = Site(workspace(simulator), timeout=0.2, ledger=StuckLedger)
     began = time.monotonic()
