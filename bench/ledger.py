@@ -15,11 +15,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
+from creatify_exporter.lists import TEXT_GENERATOR
 
 TRACKED: Final = (1_000, 20_000, 100_000)
 ROUNDS: Final = 20
@@ -42,7 +43,7 @@ def tasks(first: int, number: int, at: datetime) -> list[Task]:
 
 def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> float:
     """Return the seconds that it takes to commit a list, which has been read already."""
-    transaction = ledger.begin(name, API)
+    transaction = ledger.begin(name, TEXT_GENERATOR.api)
     transaction.add(listed)
     began = time.perf_counter()
     assert transaction.commit(now.timestamp())
@@ -69,16 +70,16 @@ def measured(open_store: Callable[[], Store], name: str, tracked: int, *, follow
         now += timedelta(seconds=15)
         listed += tasks(tracked + number * NEW, NEW, now)
         if follower:
-            follower.counters(name, API)
+            follower.counters(name, TEXT_GENERATOR.api)
         commits.append(record(ledger, name, listed, now))
-        answers.append(timed(lambda: ledger.counters(name, API)))
+        answers.append(timed(lambda: ledger.counters(name, TEXT_GENERATOR.api)))
         if follower:
-            news.append(timed(lambda: follower.counters(name, API)))
+            news.append(timed(lambda: follower.counters(name, TEXT_GENERATOR.api)))
     for each in (ledger, follower):
         if each:
             each.close()
     again = Ledger(open_store(), RULES)
-    load = timed(lambda: again.counters(name, API))
+    load = timed(lambda: again.counters(name, TEXT_GENERATOR.api))
     again.close()
     return first, median(commits), median(answers), median(news), load
 

@@ -14,10 +14,10 @@ from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
-from creatify_exporter.creatify.task import API
 from creatify_exporter.exporter import rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.target import read_list
 
 _UNSETTLED: Final = 100
@@ -57,7 +57,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
         closing(Ledger(SqliteStore(Path(folder) / "ledger.db"), rules(Config(workspaces=(workspace,))))) as ledger,
     ):
         for length in count(tasks):
-            with closing(ledger.begin("default", API)) as transaction:
+            with closing(ledger.begin("default", TEXT_GENERATOR.api)) as transaction:
                 cache = cache.successor(transaction.settled_in)
                 looked = _look(cache, _pieces(length, now), transaction)
                 began = time.thread_time()

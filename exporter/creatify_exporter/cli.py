@@ -151,10 +151,12 @@ def _parser() -> _Parser:
     _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
-    _report_flags(command("report", "print the totals of a month by day, workspace and model"))
+    _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))
     _ledger_actions(command("ledger", "look after the ledger"), shared)
     classify = command("classify", "show to which classes failure reasons belong")
-    classify.add_argument("--live", action="store_true", help="those in the list now, not those on standard input")
+    classify.add_argument(
+        "--live", action="store_true", help="those in the lists now, with their list, not those on standard input"
+    )
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
     parser.commands = commands.choices
     return parser
@@ -270,6 +272,13 @@ def _simulate_flags(simulate: _Parser) -> None:
     simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
     simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes: %(default)s")
     simulate.add_argument("--tasks", type=int, default=10_000, help="length of the list: %(default)s")
+    simulate.add_argument(
+        "--fail",
+        metavar="MODEL=RATIO",
+        type=_failure,
+        action="append",
+        help="let a model fail from now on, such as flux-2=0.5; may be given more than once",
+    )
     simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts: %(default)s")
     simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts: %(default)s")
 
@@ -321,6 +330,14 @@ def _address(text: str) -> str:
     if not port or not int(port[1]) < 2**16:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address; write it like 127.0.0.1:10082")
     return text
+
+
+def _failure(text: str) -> tuple[str, float]:
+    model, _, ratio = text.rpartition("=")
+    with suppress(ValueError):
+        if model and 0 <= float(ratio) <= 1:
+            return model, float(ratio)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a model and a ratio; write it like flux-2=0.5")
 
 
 def _speed(text: str) -> float:

@@ -8,6 +8,7 @@ import resource
 import shlex
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
@@ -22,7 +23,7 @@ from creatify_exporter import __version__, log
 from creatify_exporter.config import template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Plan, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
@@ -34,6 +35,7 @@ from creatify_exporter.ledger import maintenance, report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
+from creatify_exporter.lists import LISTS
 from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
@@ -59,7 +61,7 @@ def _serve(arguments: argparse.Namespace) -> None:
 
 def _demonstrate(arguments: argparse.Namespace) -> None:
     """Serve metrics of a simulated account, from a ledger that is thrown away."""
-    from creatify_exporter.simulator import demo_simulator  # noqa: PLC0415 - loaded only if it is asked for
+    from creatify_exporter.simulator import demo_simulator, incidents  # noqa: PLC0415 - loaded only if it is asked for
 
     with demo_simulator() as simulator, tempfile.TemporaryDirectory(prefix="creatify-exporter-") as directory:
         workspace = Workspace(
@@ -67,14 +69,23 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
             api_id=Credential(simulator.api_id),
             api_key=Credential(simulator.api_key),
             base_url=simulator.url,
+            lists=tuple(_demo_list(api) for api in simulator.served()),
+            plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
         )
+        for incident in incidents(time.time()):
+            _log.info("incident", what=str(incident))
         demo = Config(
             workspaces=(workspace,),
             # People look at it by hand, and want to see something move.
-            fetch=Fetch(min_interval=Seconds(1)),
+            fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         _run_server(arguments, lambda: demo)
+
+
+def _demo_list(api: str) -> ListSettings:
+    """Return a list that is fetched often, for those who look by hand."""
+    return ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
@@ -102,12 +113,18 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
             _log.info(
                 "listening",
                 address=address,
+                url=f"{'https' if middleware.context else 'http'}://{_local(host, address)}/",
                 version=__version__,
                 workspaces=len(loaded.workspaces),
                 web=middleware.config.summary,
             )
         asyncio.run(application.run(sockets))
     _log.info("stopped")
+
+
+def _local(host: str, address: str) -> str:
+    """Return an address for a browser on this machine."""
+    return f"localhost:{address.rpartition(':')[2]}" if host in ("0.0.0.0", "::") else address  # noqa: S104 - compared
 
 
 def _allow_files() -> None:
@@ -232,19 +249,27 @@ def _forget(arguments: argparse.Namespace) -> None:
 
 
 def _classify(arguments: argparse.Namespace) -> None:
-    """Print how failure reasons map to classes: how often, the class, the text. The ledger is not touched."""
+    """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    texts = _live_reasons(loaded) if arguments.live else (line.decode(errors="replace") for line in sys.stdin.buffer)
     classifier = Classifier(loaded.failure_reasons)
-    for text, count in Counter(text.rstrip("\r\n") for text in texts).most_common():
-        print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
+    for (*api, text), count in Counter(_live_reasons(loaded) if arguments.live else _read_reasons()).most_common():
+        print(count, *api, classifier.classify(text), " ".join(text.split()), sep="\t")
 
 
-def _live_reasons(loaded: Config) -> Iterator[str]:
+def _read_reasons() -> Iterator[tuple[str, ...]]:
+    for line in sys.stdin.buffer:
+        yield (line.decode(errors="replace").rstrip("\r\n"),)
+
+
+def _live_reasons(loaded: Config) -> Iterator[tuple[str, ...]]:
+    """Yield the list and the text of each failed task."""
     for workspace in loaded.workspaces:
-        with closing(Client(workspace, loaded.fetch)) as client:
-            for batch in client.fetch_list(Decoder(loaded.fetch.max_task)):
-                yield from (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
+        with closing(Client(workspace, loaded.fetch, patient=True)) as client:
+            for task_list in workspace.task_lists().values():
+                for batch in client.fetch_list(Decoder(loaded.fetch.max_task, task_list=task_list)):
+                    for task in batch.tasks:
+                        if task.status == "failed":
+                            yield task_list.api, (task.failed_reason or "").rstrip("\r\n")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
@@ -258,7 +283,10 @@ def _simulate(arguments: argparse.Namespace) -> None:
             tasks=arguments.tasks,
             api_id=arguments.api_id,
             api_key=arguments.api_key,
+            fail=dict(arguments.fail or []),
         )
+    except ValueError as error:
+        raise ConfigError([f"--fail: {error}"]) from None
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError([f"--listen {arguments.listen}: {reason}; choose another address or port"]) from None

@@ -15,12 +15,13 @@ from prometheus_client import PlatformCollector, ProcessCollector
 from creatify_exporter import __revision__, __version__, metrics
 from creatify_exporter.config.schema import Config, Labels, Plan
 from creatify_exporter.creatify.reasons import Classifier
-from creatify_exporter.creatify.task import API, FIELDS, STATUS_LABELS, STATUSES
+from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
 from creatify_exporter.ledger.state import DURATION_BOUNDS, SeriesKey, Total
+from creatify_exporter.lists import TaskList
 from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -37,12 +38,22 @@ _COUNTERS: Final[dict[Total, Family]] = {
 }
 
 
+_OF_CREDITS: Final = (
+    metrics.TASKS_CREDITS,
+    metrics.CREDITS_USED,
+    metrics.CREDITS_REFUNDED,
+    metrics.FAILED_CREDITS_USED,
+    metrics.FAILED_CREDITS_REFUNDED,
+)
+
+
 class Scrape:
     """One scrape of some workspaces: the fetches that it started or joined, by the label `api`."""
 
-    def __init__(self, targets: Iterable[Target]) -> None:
+    def __init__(self, targets: Iterable[Target], api: str | None = None) -> None:
         self.tickets = [
-            (target, {api: fetcher.refresh() for api, fetcher in target.fetchers.items()}) for target in targets
+            (target, {name: fetcher.refresh() for name, fetcher in target.fetchers.items() if api in (None, name)})
+            for target in targets
         ]
 
     @property
@@ -75,10 +86,13 @@ class Exporter:
         self._reload_successful, self._loaded_at = True, clock()
         self._apply(config)
 
-    def begin_scrape(self, names: Iterable[str] | None = None) -> Scrape:
-        """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them."""
+    def begin_scrape(self, names: Iterable[str] | None = None, api: str | None = None) -> Scrape:
+        """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them.
+
+        With an `api`, only those of that list, or of the balance.
+        """
         targets = self.targets
-        return Scrape(targets[name] for name in (targets if names is None else names))
+        return Scrape((targets[name] for name in (targets if names is None else names)), api)
 
     def collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
@@ -125,25 +139,35 @@ class Exporter:
         for target in before.values():
             if self.targets.get(target.workspace.name) is not target:
                 target.close()
-        for name in before.keys() - self.targets.keys():
-            self._ledger.evict(name, API)
+        for workspace, api in _books(before) - _books(self.targets):
+            self._ledger.evict(workspace, api)
 
     def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
         outcomes = {api: ticket.outcome() for api, ticket in tickets.items()}
+        workspace = target.workspace.name
         for api, outcome in outcomes.items():
             target.fetchers[api].mark_served(outcome)
-        counters = target.counters()
-        names = (target.workspace.name, API)
-        _add_snapshot(registry, names, outcomes[API], counters, self.config.labels)
-        if counters:
-            _add_counters(registry, names, counters)
-        for api, fetcher in target.fetchers.items():
-            _add_fetcher(registry, (target.workspace.name, api), fetcher, outcomes[api])
+            if api in target.lists:
+                self._add_list(registry, target, target.lists[api], outcome)
+            _add_fetcher(registry, (workspace, api), target.fetchers[api], outcome)
         if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
-            registry.add(metrics.REMAINING_CREDITS, names[:1], balance)
-        if target.workspace.plan:
-            _add_plan(registry, names[:1], target.workspace.plan, self._clock())
+            registry.add(metrics.REMAINING_CREDITS, (workspace,), balance)
+        # Once, if each list has a scrape of its own.
+        if target.workspace.plan and list(target.fetchers)[-1] in outcomes:
+            _add_plan(registry, (workspace,), target.workspace.plan, self._clock())
+
+    def _add_list(self, registry: ScrapeRegistry, target: Target, task_list: TaskList, outcome: Outcome) -> None:
+        counters = target.counters(task_list.api)
+        names = (target.workspace.name, task_list.api)
+        # What a list does not tell is absent, never 0.
+        hidden = set() if task_list.tells_credits else set(_OF_CREDITS)
+        if not task_list.tells_creation and not (counters and counters.progress.has_dates):
+            hidden.add(metrics.TASK_DURATION)
+        told = registry.without(hidden)
+        _add_snapshot(told, names, outcome, counters, self.config.labels)
+        if counters:
+            _add_counters(told, names, counters)
 
     def _add_own(self, registry: ScrapeRegistry) -> None:
         registry.add(metrics.BUILD_INFO, (__version__, __revision__, platform.python_version()), 1)
@@ -151,6 +175,10 @@ class Exporter:
         registry.add(metrics.RELOAD_TIME, (), self._loaded_at)
         for collector in self._own:
             registry.include(collector.collect())
+
+
+def _books(targets: Mapping[str, Target]) -> set[tuple[str, str]]:
+    return {(target.workspace.name, api) for target in targets.values() for api in target.lists}
 
 
 def rules(config: Config) -> Rules:
@@ -182,7 +210,7 @@ def _add_snapshot(
         # Only the ledger knows which models have a name of their own.
         return
     for model, cells in snapshot.by_model(counters.models, labels).items():
-        for status in STATUS_LABELS if "unknown" in cells else STATUSES:
+        for status in (*STATUSES, *(each for each in STATUS_LABELS if each in cells and each not in STATUSES)):
             cell = cells.get(status, Cell())
             registry.add(metrics.TASKS, (*names, model, status), cell.tasks)
             registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used)

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from creatify_exporter.errors import Cause
-from creatify_exporter.lanes import Lanes
+from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.snapshot import Snapshot
 
 # Seconds that a fetch may need beyond its deadline to notice it.
@@ -74,10 +74,11 @@ class Fetcher:
         self,
         names: tuple[str, str],
         fetch: Callable[[], Outcome],
-        lanes: Lanes,
+        lanes: Lanes | Queue,
         *,
         min_interval: float,
         timeout: float,
+        serve_stale_for: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fetches = 0
@@ -85,32 +86,43 @@ class Fetcher:
         self.last: Outcome | None = None
         self._names, self._fetch, self._lanes, self._monotonic = names, fetch, lanes, monotonic
         self._min_interval, self._timeout = min_interval, timeout
+        self._serve_stale_for = serve_stale_for
         self._lock = threading.Lock()
         self._running: _Fetch | None = None
         self._abandoned: _Fetch | None = None
         # A list that no scrape has been answered with, and when it came.
         self._unserved: tuple[float, Outcome] | None = None
         self._slow = self._closed = False
+        self._ended_at = float("-inf")
         self._started_at = float("-inf")
         self._paused_until = float("-inf")
         self._pause = _FIRST_PAUSE
 
     def refresh(self) -> Ticket:
-        """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block."""
+        """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block.
+
+        A list that came less than `serve_stale_for` seconds ago is returned at once, while the fetch goes on.
+        """
         with self._lock:
             now = self._monotonic()
-            if self._running:
-                if now < self._running.overdue_at:
-                    return self._running.ticket
-                self._time_out(self._running)
-            if now < self._paused_until and self.last:
-                return _resolved(Outcome(cause=self.last.cause, reason=self.last.reason))
-            if self.last and now - self._started_at < self._min_interval:
-                self._unserved = None
+            ticket = self._refresh(now)
+            if self.last and not self.last.cause and now - self._ended_at < self._serve_stale_for:
                 return _resolved(self.last)
-            if self._running and not self._abandon(self._running):
-                return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
-            return self._start(now)
+            return ticket
+
+    def _refresh(self, now: float) -> Ticket:
+        if self._running:
+            if now < self._running.overdue_at:
+                return self._running.ticket
+            self._time_out(self._running)
+        if now < self._paused_until and self.last:
+            return _resolved(Outcome(cause=self.last.cause, reason=self.last.reason))
+        if self.last and now - self._started_at < self._min_interval:
+            self._unserved = None
+            return _resolved(self.last)
+        if self._running and not self._abandon(self._running):
+            return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
+        return self._start(now)
 
     def mark_served(self, outcome: Outcome) -> None:
         """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
@@ -125,6 +137,7 @@ class Fetcher:
             if same_account:
                 self._paused_until, self._pause = before._paused_until, before._pause  # noqa: SLF001 - as above
                 self.last, self._started_at = before.last, before._started_at  # noqa: SLF001 - as above
+                self._ended_at = before._ended_at  # noqa: SLF001 - as above
                 self._slow = before._slow  # noqa: SLF001 - as above
 
     def close(self) -> None:
@@ -190,6 +203,7 @@ class Fetcher:
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
         before, self.last = self.last, outcome
+        self._ended_at = self._monotonic()
         self.fetches += 1
         if outcome.cause:
             self.failures[outcome.cause] += 1

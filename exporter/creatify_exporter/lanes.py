@@ -109,3 +109,56 @@ class _Job:
     def __init__(self, name: str, work: Callable[[], object]) -> None:
         self.name, self.work = name, work
         self.began = 0.0
+
+
+class Queue:
+    """Runs work in lanes one at a time, in its order; `delay` returns after how many seconds the next may begin."""
+
+    def __init__(self, lanes: Lanes, delay: Callable[[], float]) -> None:
+        self.moment = lanes.moment
+        self._lanes, self._delay = lanes, delay
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[str, Callable[[], object], bool]] = deque()
+        self._busy = False
+
+    def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
+        """Run `work` after all that came before. Does not block."""
+        with self._lock:
+            self._waiting.append((name, work, slow))
+            self._advance()
+
+    def _advance(self) -> None:
+        if self._busy or not self._waiting:
+            return
+        self._busy = True
+        delay = self._delay()
+        if delay > 0:
+            self._retry_after(delay)
+            return
+        name, work, slow = self._waiting.popleft()
+        try:
+            self._lanes.run(name, lambda: self._work(work), slow=slow)
+        except RuntimeError:
+            # The system has no more threads just now.
+            self._waiting.appendleft((name, work, slow))
+            self._retry_after(self._lanes.moment)
+
+    def _retry_after(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._release)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:
+            # Whatever comes next tries again.
+            self._busy = False
+
+    def _work(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            self._busy = False
+            self._advance()

@@ -201,9 +201,19 @@ class ScrapeRegistry:
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
         self._others: list[Metric] = []
+        self._left_out: frozenset[Family] = frozenset()
+
+    def without(self, families: Iterable[Family]) -> "ScrapeRegistry":
+        """Return this registry for samples of which those of some families are left out."""
+        view = ScrapeRegistry()
+        view._families, view._others = self._families, self._others
+        view._left_out = frozenset(families)
+        return view
 
     def add(self, family: Family, labels: Sequence[str], value: float) -> None:
         """Add a gauge or a counter."""
+        if family in self._left_out:
+            return
         made = self._family(family)
         made.add_metric(labels, value)  # type: ignore[attr-defined] # all three kinds have it
 
@@ -211,6 +221,8 @@ class ScrapeRegistry:
         self, family: Family, labels: Sequence[str], buckets: Sequence[tuple[str, float]], total: float
     ) -> None:
         """Add a histogram of cumulative buckets, the last of which is `+Inf`."""
+        if family in self._left_out:
+            return
         made = self._family(family)
         made.add_metric(labels, buckets, total)  # type: ignore[attr-defined] # as above
 

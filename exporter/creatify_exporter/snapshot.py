@@ -1,7 +1,7 @@
 """What one complete list says now."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 from operator import attrgetter
 from typing import Final
@@ -15,8 +15,8 @@ from creatify_exporter.creatify.task import (
     OTHER,
     RANK,
     UNFINISHED,
-    Status,
     Task,
+    known_status,
     model_label,
     status_label,
 )
@@ -92,6 +92,11 @@ class Snapshot(msgspec.Struct, array_like=True):
         self.oldest_at = min(self.oldest_at, other.oldest_at)
         self.newest_at = max(self.newest_at, other.newest_at)
 
+    def date_oldest(self, task: Task, seen_at: float) -> None:
+        """Note since when an unfinished task without a date has been there."""
+        cell = self._cell(task.model_name, task.status)
+        cell.oldest_at = min(cell.oldest_at, seen_at)
+
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
         kind = (model_name[:_MAX_NAME] if model_name else None, status_label(raw_status))
@@ -99,7 +104,7 @@ class Snapshot(msgspec.Struct, array_like=True):
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
 
-    def by_model(self, models: frozenset[str], labels: Labels) -> dict[str, dict[Status, Cell]]:
+    def by_model(self, models: frozenset[str], labels: Labels) -> dict[str, dict[str, Cell]]:
         """Return the cells by label values, with those models that the ledger knows even if they have no tasks.
 
         Tasks that the ledger does not count, since they are old, may have other models. These have labels of their own
@@ -107,7 +112,7 @@ class Snapshot(msgspec.Struct, array_like=True):
         """
         listed = {model_label(name) for name, _ in self.cells}
         shown = models | _admitted(listed - models, models, labels)
-        sums: dict[str, dict[Status, Cell]] = {model: {} for model in sorted(models)}
+        sums: dict[str, dict[str, Cell]] = {model: {} for model in sorted(models)}
         for (name, status), cell in self.cells.items():
             label = model_label(name)
             row = sums.setdefault(label if label in shown else OTHER, {})
@@ -149,10 +154,14 @@ class Tally:
         """Add the sums of a part that is known from the list before."""
         self._sums.merge(part)
 
-    def snapshot(self) -> Snapshot:
-        """Return the sums, at the end of the list."""
+    def snapshot(self, first_seen_at: Callable[[str], float | None]) -> Snapshot:
+        """Return the sums, at the end of the list; `first_seen_at` dates unfinished tasks that do not say their age."""
         whole = Snapshot.of(list(self._unfinished.values()))
         whole.merge(self._sums)
+        for task in self._unfinished.values():
+            if task.created_at is None and task.status in UNFINISHED:
+                seen_at = first_seen_at(task.id)
+                whole.date_oldest(task, inf if seen_at is None else seen_at)
         return whole
 
     def _hold(self, task: Task) -> bool:
@@ -189,7 +198,7 @@ _id: Final = attrgetter("id")
 
 
 def _progress(task: Task) -> tuple[int, float]:
-    return RANK[status_label(task.status)], -1.0 if task.credits_used is None else task.credits_used
+    return RANK[known_status(task.status)], -1.0 if task.credits_used is None else task.credits_used
 
 
 def _slim(task: Task) -> Task:

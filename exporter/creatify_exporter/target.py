@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from functools import partial
 from typing import Final
 
 import structlog
@@ -12,16 +13,19 @@ from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Batch, Decoder
-from creatify_exporter.creatify.task import API
+from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
-from creatify_exporter.lanes import Lanes
+from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
+from creatify_exporter.lists import REJECTED, TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 
 BALANCE: Final = "remaining_credits"
 # Seconds; with a list every 15 s it keeps a workspace under 5 requests a minute.
 _BALANCE_INTERVAL: Final = 120.0
+# Seconds for which a list that can wait is served at least while it is fetched again.
+_MIN_STALENESS: Final = 120.0
 
 _log = structlog.get_logger()
 
@@ -41,24 +45,26 @@ class Target:
     ) -> None:
         """Make a target; `before` is the one of the same name whose counts it inherits."""
         self.workspace = workspace
-        self._ledger, self._lanes, self._clock = ledger, lanes, clock
-        self._max_task = fetch.max_task
-        # Two clients, since the list and the balance are fetched side by side.
-        self._list_client, self._balance_client = Client(workspace, fetch, clock), Client(workspace, fetch, clock)
+        self.lists = workspace.task_lists()
+        self._ledger, self._clock, self._limits = ledger, clock, fetch
+        self._pacer = Pacer(fetch.max_requests_per_minute)
+        self._lanes, self._queue = lanes, Queue(lanes, self._pacer.delay)
+        # The lists that can wait share a client, since they are fetched one after the other.
+        self._patient_client = self._client(patient=True)
+        self._clients = [self._patient_client]
         # Replaced as a whole: an abandoned fetch may end beside the one that took its place.
-        self._cache = ChunkCache()
-        self.fetchers = {API: self._fetcher(API, self._fetch_list, fetch, fetch.min_interval)}
+        self._caches = {api: ChunkCache() for api in self.lists}
+        self.fetchers = {api: self._list_fetcher(task_list) for api, task_list in self.lists.items()}
         if workspace.remaining_credits:
-            interval = max(fetch.min_interval, _BALANCE_INTERVAL)
-            self.fetchers[BALANCE] = self._fetcher(BALANCE, self._fetch_balance, fetch, interval)
+            self.fetchers[BALANCE] = self._balance_fetcher()
         for api, fetcher in self.fetchers.items():
             if before and api in before.fetchers:
                 fetcher.inherit(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
 
-    def counters(self) -> Counters | None:
-        """Return what the ledger has committed for this workspace, None if it cannot be read."""
+    def counters(self, api: str) -> Counters | None:
+        """Return what the ledger has committed for a list of this workspace, None if it cannot be read."""
         try:
-            return self._ledger.counters(self.workspace.name, API)
+            return self._ledger.counters(self.workspace.name, api)
         except LedgerUnavailable:
             return None
 
@@ -66,25 +72,60 @@ class Target:
         """Close the idle connections; those of a fetch under way close at its end."""
         for fetcher in self.fetchers.values():
             fetcher.close()
-        self._list_client.close()
-        self._balance_client.close()
+        for client in self._clients:
+            client.close()
 
-    def _fetcher(self, api: str, fetch: Callable[[], Outcome], limits: Fetch, min_interval: float) -> Fetcher:
+    def _client(self, *, patient: bool = False) -> Client:
+        return Client(self.workspace, self._limits, self._clock, pacer=self._pacer, patient=patient)
+
+    def _own_client(self) -> Client:
+        client = self._client()
+        self._clients.append(client)
+        return client
+
+    def _list_fetcher(self, task_list: TaskList) -> Fetcher:
+        """Fetch a list for each scrape; one that can wait in its turn, while scrapes get what it said before."""
+        interval = task_list.min_interval
+        if interval is None:
+            fetch = partial(self._fetch_list, task_list, self._own_client())
+            return self._fetcher(task_list.api, fetch, self._lanes, self._limits.min_interval)
+        fetch = partial(self._fetch_list, task_list, self._patient_client)
+        stale = max(_MIN_STALENESS, 2 * interval)
+        return self._fetcher(task_list.api, fetch, self._queue, interval, serve_stale_for=stale)
+
+    def _balance_fetcher(self) -> Fetcher:
+        interval = max(self._limits.min_interval, _BALANCE_INTERVAL)
+        return self._fetcher(BALANCE, partial(_fetch_balance, self._own_client()), self._lanes, interval)
+
+    def _fetcher(
+        self,
+        api: str,
+        fetch: Callable[[], Outcome],
+        runner: Lanes | Queue,
+        min_interval: float,
+        serve_stale_for: float = 0.0,
+    ) -> Fetcher:
         names = (self.workspace.name, api)
         return Fetcher(
-            names, lambda: _safely(fetch, names), self._lanes, min_interval=min_interval, timeout=limits.timeout
+            names,
+            partial(_safely, fetch, names),
+            runner,
+            min_interval=min_interval,
+            timeout=self._limits.timeout,
+            serve_stale_for=serve_stale_for,
         )
 
-    def _fetch_list(self) -> Outcome:
+    def _fetch_list(self, task_list: TaskList, client: Client) -> Outcome:
         began = time.monotonic()
         snapshot: Snapshot | None = None
         failure: ExporterError | None = None
-        with closing(self._ledger.begin(self.workspace.name, API)) as transaction:
-            cache = self._cache.successor(transaction.settled_in)
-            decoder = Decoder(self._max_task, cache=cache)
+        own_reasons = [REJECTED] if task_list.can_reject else []
+        with closing(self._ledger.begin(self.workspace.name, task_list.api, own_reasons=own_reasons)) as transaction:
+            cache = self._caches[task_list.api].successor(transaction.settled_in)
+            decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:
-                snapshot, date = read_list(self._list_client.fetch_list(decoder), transaction, cache)
-                self._cache = cache
+                snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
+                self._caches[task_list.api] = cache
                 # A clock that is ahead must not settle the future.
                 transaction.commit(self._clock() if date is None else min(self._clock(), date))
             except (FetchError, LedgerUnavailable) as error:
@@ -92,14 +133,6 @@ class Target:
         # A list that only the ledger did not take is whole; one that must not be believed is nothing.
         whole = None if isinstance(failure, FetchError) else snapshot
         return _outcome(failure, began, decoder.received, snapshot=whole, invalid=dict(decoder.invalid))
-
-    def _fetch_balance(self) -> Outcome:
-        began = time.monotonic()
-        try:
-            balance = self._balance_client.fetch_balance()
-        except FetchError as error:
-            return _outcome(error, began, None)
-        return _outcome(None, began, None, balance=balance)
 
 
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
@@ -120,7 +153,16 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
     if tally.has_copies:
         # Which of two chunks with the same task counts it, depends on both.
         cache.discard()
-    return tally.snapshot(), date
+    return tally.snapshot(transaction.first_seen_at), date
+
+
+def _fetch_balance(client: Client) -> Outcome:
+    began = time.monotonic()
+    try:
+        balance = client.fetch_balance()
+    except FetchError as error:
+        return _outcome(error, began, None)
+    return _outcome(None, began, None, balance=balance)
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

@@ -25,9 +25,10 @@ from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
 from creatify_exporter.config.schema import Plan
-from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.simulator import (
     LIST_PATH,
     Account,
@@ -390,16 +391,16 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
     )
     with (
         closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
-        closing(ledger.begin("default", API)) as r,
+        closing(ledger.begin("default", TEXT_GENERATOR.api)) as r,
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
         r.commit(moment.timestamp())
     done = here("report", "--config.file", config, "--month", "2026-10", "--csv")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,pro,1,1,0,2.5,0,2.5"]
+    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,text_generator,pro,1,1,0,2.5,0,2.5"]
     without_keys = here("report", "--ledger.url", f"sqlite:///{tmp_path}/ledger.db", "--month", "2026-10")
     assert without_keys.returncode == 0
-    assert "2026-10-07  default    pro" in without_keys.stdout
+    assert "2026-10-07  default    text_generator  pro" in without_keys.stdout
     for month in ("2026-13", "9999-12", "october"):
         (line,) = mistaken(here("report", "--config.file", config, "--month", month))
         assert f"--month {month}" in line
@@ -441,7 +442,10 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     simulator.faults.next(replied(200, json.dumps(tasks).encode()))
     done = run("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "1\tmodel_unavailable\tThe model is overloaded. Try again.\n1\tunspecified\t\n"
+    assert done.stdout.splitlines() == [
+        "1\ttext_generator\tmodel_unavailable\tThe model is overloaded. Try again.",
+        "1\ttext_generator\tunspecified\t",
+    ]
     assert not (config.parent / "ledger.db").exists()
 
 

@@ -16,8 +16,10 @@ from msgspec.structs import astuple
 
 from creatify_exporter.creatify import decoder
 from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError
+from creatify_exporter.lists import LISTS, TEXT_GENERATOR, TaskList, other_list
 
 MEBIBYTE = 1024 * 1024
 Reading = tuple[list[tuple[Any, ...]], Counter[str]]
@@ -39,16 +41,16 @@ def whole(body: bytes) -> Any:
     return json.loads(body.decode("utf-8", "surrogateescape"), parse_constant=refuse, parse_int=integer)
 
 
-def expected(body: bytes) -> Reading | None:
+def expected(body: bytes, task_list: TaskList = TEXT_GENERATOR) -> Reading | None:
     """Return what is to be read from a body, None where it must be refused."""
     try:
         value = whole(body)
     except ValueError:
         return None
-    return read(value) if isinstance(value, list) else None
+    return read(value, task_list) if isinstance(value, list) else None
 
 
-def read(entries: list[Any]) -> Reading:
+def read(entries: list[Any], task_list: TaskList = TEXT_GENERATOR) -> Reading:
     tasks = []
     invalid: Counter[str] = Counter()
     counted = set()
@@ -56,6 +58,7 @@ def read(entries: list[Any]) -> Reading:
         if not isinstance(entry, dict):
             invalid["task"] += 1
             continue
+        entry = {**entry, "model_name": entry.get(task_list.model_field)}  # noqa: PLW2901 - under one name
         fields: dict[str, Any] = {}
         for name, reader in READERS.items():
             value = entry.get(name)
@@ -65,8 +68,23 @@ def read(entries: list[Any]) -> Reading:
         if faults and identity not in counted:
             invalid.update(faults)
             counted |= {identity} - {None}
-        tasks.append(tuple({**fields, "id": fields["id"] or ""}.values()))
+        tasks.append(tuple({**fields, "id": fields["id"] or "", **meaning(entry, fields, task_list)}.values()))
     return tasks, invalid
+
+
+def meaning(entry: dict[str, Any], fields: dict[str, Any], task_list: TaskList) -> dict[str, Any]:
+    """Return what the words of a list mean."""
+    word, reason = fields["status"], fields["failed_reason"]
+    status = None if word is None else task_list.statuses.get(word, "unknown")
+    waits_for_a_person = any(isinstance(entry.get(each), str | list | dict) and entry[each] for each in PREVIEWS)
+    if status == "pending" and task_list.has_previews and waits_for_a_person:
+        status = "preview"
+    if word == "rejected" and status == "failed":
+        reason = reason or "rejected"
+    return {"model_name": fields["model_name"] or task_list.default_model, "status": status, "failed_reason": reason}
+
+
+PREVIEWS = ("preview", "previews")
 
 
 def an_id(value: Any) -> str | None:
@@ -154,10 +172,15 @@ def text(*values: str) -> st.SearchStrategy[bytes]:
     return st.sampled_from([json.dumps(value).encode() for value in values])
 
 
+WORDS = sorted({word for each in LISTS.values() for word in each.statuses} | {"queued", "preview", "unknown"})
+MODEL_FIELDS = sorted({each.model_field for each in LISTS.values() if each.model_field})
+preview = st.deferred(lambda: scalar | string | joined(b"[]", string | task_of(scalar), 2) | task_of(scalar))
+task_lists = st.sampled_from([TEXT_GENERATOR, *LISTS.values(), other_list("new_videos", "/api/new_videos/")])
 FIELDS: dict[bytes, st.SearchStrategy[bytes]] = {
     b'"id"': text("a", "b", "x" * 255, "x" * 256, "a\0b", "é") | number | scalar,
-    b'"model_name"': text("flash", "pro") | scalar,
-    b'"status"': text("pending", "running", "done", "failed", "queued") | scalar,
+    **{f'"{name}"'.encode(): text("flash", "pro") | scalar for name in MODEL_FIELDS},
+    **{f'"{name}"'.encode(): preview for name in PREVIEWS},
+    b'"status"': text("pending", *WORDS) | scalar,
     b'"failed_reason"': string | scalar,
     b'"credits_used"': number | text("2.5", "1e3", "-1", "nan", "inf", "", "x", "5 ", "1_0") | scalar,
     b'"created_at"': text(*DATES, "yesterday", "2026-13-01T00:00:00Z", "2026-10-31", "0001-01-01T00:00:00+14:00")
@@ -228,10 +251,10 @@ def tasks_of(reader: Decoder, pieces: Iterable[bytes]) -> list[Task]:
     return [task for batch in reader.batches(pieces) for task in batch.tasks]
 
 
-def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
-    reader = Decoder(MEBIBYTE, batch_bytes)
+def decoded(body: bytes, sizes: list[int], batch_bytes: int, task_list: TaskList = TEXT_GENERATOR) -> Reading | None:
+    reader = Decoder(MEBIBYTE, batch_bytes, task_list=task_list)
     try:
-        tasks = [astuple(task) for task in tasks_of(reader, pieces(body, sizes))]
+        tasks = [astuple(task)[: len(READERS)] for task in tasks_of(reader, pieces(body, sizes))]
     except FetchError as error:
         if error.cause != "invalid_body":
             raise
@@ -243,17 +266,21 @@ def decoded(body: bytes, sizes: list[int], batch_bytes: int) -> Reading | None:
 
 
 @settings(max_examples=250)
-@given(body=around, sizes=sizes, batch_bytes=batch_bytes)
-def test_a_list_in_pieces_reads_as_the_whole_list(body: bytes, sizes: list[int], batch_bytes: int) -> None:
-    reading = expected(body)
+@given(task_list=task_lists, body=around, sizes=sizes, batch_bytes=batch_bytes)
+def test_a_list_in_pieces_reads_as_the_whole_list(
+    task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
+) -> None:
+    reading = expected(body, task_list)
     assert reading is not None
-    assert decoded(body, sizes, batch_bytes) == reading
+    assert decoded(body, sizes, batch_bytes, task_list) == reading
 
 
 @settings(max_examples=350)
-@given(body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
-def test_a_broken_list_is_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
-    assert decoded(body, sizes, batch_bytes) == expected(body)
+@given(task_list=task_lists, body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
+def test_a_broken_list_is_refused_exactly_where_the_whole_is(
+    task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
+) -> None:
+    assert decoded(body, sizes, batch_bytes, task_list) == expected(body, task_list)
 
 
 @pytest.mark.parametrize("body", [b'[{"id":"a"}]', b' \n[{"id":"a"}]', b'{"results":[{"id":"a"}]}'])
@@ -383,10 +410,10 @@ class Meter:
         real_matched: Callable[..., re.Match[bytes]] = vars(decoder)["_matched"]
         real_places: Callable[..., list[int]] = vars(decoder)["_places"]
 
-        def count_decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
+        def count_decoded(entries: EntryDecoder, buffer: bytearray, cut: int | None = None) -> list[Task] | None:
             self.work += len(buffer) if cut is None else cut
             self.longest = max(self.longest, len(buffer))
-            return real_decoded(buffer, cut)
+            return real_decoded(entries, buffer, cut)
 
         def count_matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re.Match[bytes]:
             found = real_matched(pattern, buffer, position)

@@ -15,12 +15,13 @@ from creatify_exporter.config.load import load
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.reasons import LONGEST, Classifier
-from creatify_exporter.creatify.task import API, FIELDS, STATUSES
+from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import DURATION_BOUNDS
+from creatify_exporter.lists import LISTS, REJECTED, TaskList
 from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.target import BALANCE
 from creatify_exporter.web.app import Application
@@ -114,6 +115,18 @@ def test_prometheus_can_parse_every_query(promtool: str, tmp_path: Path) -> None
     assert len(queries) > len(FAMILIES)
 
 
+def documented_list(task_list: TaskList) -> list[str]:
+    tells = (task_list.tells_credits, task_list.tells_creation, task_list.has_previews)
+    known = "documented" if task_list.is_documented else "unproven"
+    model = f"`{task_list.model_field}`" if task_list.model_field else "none"
+    return [f"`{task_list.api}`", f"`{task_list.path}`", model, *("yes" if each else "no" for each in tells), known]
+
+
+def test_every_list_is_documented_as_it_is_read() -> None:
+    text = section((ROOT / "docs/lists.md").read_text(), "What is known")
+    assert [row for row in rows(text) if len(row) > 2] == [documented_list(each) for each in LISTS.values()]
+
+
 def test_every_label_is_explained() -> None:
     labels = {label for family in FAMILIES for label in family.labels} - {"version", "revision", "python"}
     headings = re.findall(r"^### (.*)$", section(METRICS, "Labels"), re.MULTILINE)
@@ -122,9 +135,9 @@ def test_every_label_is_explained() -> None:
 
 def test_every_value_of_a_bounded_label_is_documented() -> None:
     values = {
-        "api": (API, BALANCE),
-        "status": (*STATUSES, "unknown"),
-        "reason": Classifier().reasons,
+        "api": (*LISTS, BALANCE),
+        "status": STATUS_LABELS,
+        "reason": (*Classifier().reasons, REJECTED),
         "cause": CAUSES,
         "field": FIELDS,
     }

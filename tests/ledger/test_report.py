@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from desk import rules
 
-from creatify_exporter.creatify.task import API, Task
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger import report
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.lists import TEXT_GENERATOR
 
-HEADER = ["day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
+HEADER = ["day", "workspace", "api", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
 
 
 def at(text: str) -> datetime:
@@ -29,7 +30,7 @@ def task(identity: str, created: datetime, status: str = "done", credits_used: f
 
 
 def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "default") -> None:
-    with closing(ledger.begin(workspace, API)) as transaction:
+    with closing(ledger.begin(workspace, TEXT_GENERATOR.api)) as transaction:
         transaction.add(list(tasks))
         assert transaction.commit(moment.timestamp())
 
@@ -61,10 +62,10 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 
 
 OCTOBER = [
-    ["2026-10-01", "default", "pro", "1", "2", "1", "1.25", "0", "1.25"],
-    ["2026-10-02", "default", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
-    ["2026-10-02", "default", "pro", "1", "0", "0", "0", "0.25", "-0.25"],
-    ["2026-10-02", "second", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+    ["2026-10-01", "default", "text_generator", "pro", "1", "2", "1", "1.25", "0", "1.25"],
+    ["2026-10-02", "default", "text_generator", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
+    ["2026-10-02", "default", "text_generator", "pro", "1", "0", "0", "0", "0.25", "-0.25"],
+    ["2026-10-02", "second", "text_generator", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
 ]
 
 
@@ -73,11 +74,13 @@ def test_a_month_is_told_by_day_then_by_model_then_whole(path: Path, capsys: pyt
     assert lines(capsys) == [
         HEADER,
         *OCTOBER,
-        ["2026-10", "default", "pro", "2", "2", "1", "1.25", "0.25", "1"],
-        ["2026-10", "default", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
-        ["2026-10", "second", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
-        ["2026-10", "default", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
-        ["2026-10", "second", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+        ["2026-10", "default", "text_generator", "pro", "2", "2", "1", "1.25", "0.25", "1"],
+        ["2026-10", "default", "text_generator", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
+        ["2026-10", "second", "text_generator", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+        ["2026-10", "default", "text_generator", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
+        ["2026-10", "second", "text_generator", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+        ["2026-10", "default", "all lists", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
+        ["2026-10", "second", "all lists", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
     ]
 
 
@@ -100,7 +103,7 @@ def test_what_happened_before_midnight_utc_is_of_the_month_before(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(path, "2026-09", as_csv=True)
-    assert _rows(capsys) == [["2026-09-30", "default", "pro", "1", "0", "0", "1.5", "0", "1.5"]]
+    assert _rows(capsys) == [["2026-09-30", "default", "text_generator", "pro", "1", "0", "0", "1.5", "0", "1.5"]]
 
 
 def _rows(capsys: pytest.CaptureFixture[str]) -> Iterable[list[str]]:
@@ -165,5 +168,5 @@ def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureF
     with closing(Ledger(SqliteStore(path), rules())) as ledger:
         recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
         write(path, "2026-10", as_csv=True)
-        assert ["2026-10-02", "default", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)
+        assert ["2026-10-02", "default", "text_generator", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)
         recorded(ledger, at("2026-10-02T23:59:40"), task("g", at("2026-10-02T23:59"), model="new"))

@@ -76,13 +76,19 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
+    """`silent` is what no task tells; `own_reasons` are texts of failures that are reasons by themselves."""
+
+    silent: Literal["nothing", "dates", "credits"]
+    own_reasons: tuple[str, ...]
     lives: tuple[Life, ...]
     steps: tuple[Step, ...]
     settings: dict[str, Any] = field(hash=False)
 
 
 PATHS = ["pr", "prd", "prdd", "prf", "pd", "pf", "d", "f", "df", "prdf", "prff", "rd", "prdff"]
-STATUS = {"p": "pending", "r": "running", "d": "done", "f": "failed"}
+# Previews that come and go, and tasks that start again when they are done.
+PATHS += ["v", "pv", "vp", "pvrd", "pvpf", "vrdv", "prdr", "prdrd", "prdrf"]
+STATUS = {"p": "pending", "v": "preview", "r": "running", "d": "done", "f": "failed"}
 TIMES = [0.0, 0.25, 15.0, 15.0, 15.0, 60.0, 120.0, 899.0, 900.0, 900.25, HOUR, SETTLE_AFTER - 0.25, SETTLE_AFTER]
 # Of SETTLE_AFTER + 15 is a task that was created just at the watermark of a list 15 s ago.
 AGES = [
@@ -107,7 +113,7 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
         Life,
         age=st.sampled_from(AGES),
         model=st.sampled_from(["flash", "pro", "lite", "flash", "other", "", None, "always", "rare"]),
-        reason=st.sampled_from(["timeout", "quota", "refused", "?", None]),
+        reason=st.sampled_from(["timeout", "quota", "refused", "rejected", "?", None]),
         stages=st.sampled_from(PATHS).flatmap(
             lambda path: st.tuples(*(st.builds(Stage, st.just(STATUS[each]), credit) for each in path))
         ),
@@ -141,6 +147,8 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
     )
     return st.builds(
         History,
+        silent=st.sampled_from(["nothing", "nothing", "dates", "credits"]),
+        own_reasons=st.sampled_from([(), ("rejected",)]),
         lives=st.lists(life, min_size=TASKS, max_size=TASKS).map(tuple),
         steps=st.lists(step, min_size=1, max_size=12).map(tuple),
         settings=st.fixed_dictionaries(
@@ -186,6 +194,7 @@ class World:
         self.stages = dict.fromkeys(range(TASKS), 0)
         self.born: dict[int, float | None] = {}
         self.rules = rules(*REASONS[0], **history.settings)
+        self.told_rules = rules(*REASONS[0], *history.own_reasons, **history.settings)
         self.lists: list[Recorded] = []
         self.truth = Truth(self.lists)
         self.held: dict[Name, float | None] = {}
@@ -218,6 +227,7 @@ class World:
 
     def configure(self, step: Step) -> None:
         self.ledger.rules = self.rules = rules(*step.reasons, **self.history.settings)
+        self.told_rules = rules(*step.reasons, *self.history.own_reasons, **self.history.settings)
 
     def take(self, step: Step) -> None:
         if step.rules_change == "before":
@@ -252,7 +262,8 @@ class World:
                 self.commit(fetch)
 
     def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
-        return Fetch(ledger.begin(*self.name), self.listed(entries), len(self.lists), self.rules)
+        transaction = ledger.begin(*self.name, own_reasons=self.history.own_reasons)
+        return Fetch(transaction, self.listed(entries), len(self.lists), self.told_rules)
 
     def commit(self, fetch: Fetch) -> None:
         """Commit, and see that the list is recorded, unless a newer one has been or it must not be believed."""
@@ -330,7 +341,8 @@ class World:
 
     def task(self, entry: Entry) -> Task | None:
         life = self.history.lives[entry.task]
-        created_at = self.born.setdefault(entry.task, None if life.age is None else self.now - life.age)
+        undated = life.age is None or self.history.silent == "dates"
+        created_at = self.born.setdefault(entry.task, None if undated else self.now - (life.age or 0.0))
         identity = f"task {entry.task}"
         stage = life.stages[max(0, self.stages[entry.task] - entry.lag)]
         story = self.truth.stories.get(identity)
@@ -344,7 +356,7 @@ class World:
             model_name=life.model,
             status={"told": stage.status, "undocumented": "queued", "absent": None}[entry.status],
             failed_reason=life.reason,
-            credits_used=stage.credits_used if entry.tells_credits else None,
+            credits_used=stage.credits_used if entry.tells_credits and self.history.silent != "credits" else None,
             created_at=moment(created_at) if created_at is not None and tells_date else None,
         )
 
@@ -473,8 +485,10 @@ class SharedWorld(World):
 
 
 def _shown(task: Task, rules: Rules) -> Shown:
+    # A preview is nothing to the ledger: the task has not begun to run.
+    status = "pending" if task.status == "preview" else task.status
     return Shown(
-        status=task.status if task.status in RANK else "unknown",
+        status=status if status in RANK else "unknown",
         credits_used=task.credits_used,
         reason=rules.classify(task.failed_reason),
         model=task.model_name or "unknown",

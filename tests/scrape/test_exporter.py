@@ -331,8 +331,8 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
     class Slow(Target):
         """Reads the ledger just before the fetch is recorded, and takes until then."""
 
-        def counters(self) -> Counters | None:
-            counters = super().counters()
+        def counters(self, api: str) -> Counters | None:
+            counters = super().counters(api)
             wait(scrape.futures, timeout=10)
             return counters
 

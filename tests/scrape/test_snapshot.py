@@ -80,7 +80,7 @@ def test_an_id_counts_once_as_the_copy_that_is_furthest_on() -> None:
         [task("d", "pending", 2.5), task("d", "pending"), task("a", "running", 7.0), task("b", "running")],
     ]
     assert [tally.add(batch) is None for batch in listed] == [True] * 4
-    cells = tally.snapshot().by_model(frozenset({"pro"}), FULL)["pro"]
+    cells = tally.snapshot(lambda _: None).by_model(frozenset({"pro"}), FULL)["pro"]
     assert {status: (cell.tasks, cell.credits_used) for status, cell in cells.items()} == {
         "done": (4, 2.0),
         "failed": (1, 1.5),
@@ -100,7 +100,7 @@ def test_any_overlap_of_batches_counts_each_id_once(batches: list[list[Task]]) -
     for batch in batches:
         tally.add(batch)
     listed = [each for batch in batches for each in batch]
-    cells = tally.snapshot().by_model(frozenset(), FULL).get(OTHER, {})
+    cells = tally.snapshot(lambda _: None).by_model(frozenset(), FULL).get(OTHER, {})
     assert sum(cell.tasks for cell in cells.values()) == len({each.id for each in listed})
     assert tally.has_copies == (len(listed) > len({each.id for each in listed}))
 
@@ -110,7 +110,7 @@ def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_copies_nearby_are
     for start in range(0, 250_000, 10_000):
         first = max(0, start - 100)
         tally.add([Task(str(number), "x" * 1000, "pending") for number in range(first, start + 10_000)])
-    assert tally.snapshot().cells == {("x" * 400, "pending"): Cell(tasks=250_000)}
+    assert tally.snapshot(lambda _: None).cells == {("x" * 400, "pending"): Cell(tasks=250_000)}
     assert sum(map(len, (tally._recent, tally._older))) <= 220_000  # noqa: SLF001 - the bound is what is tested
 
 

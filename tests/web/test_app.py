@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,13 +16,23 @@ from typing import Any, NamedTuple
 import pytest
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Plan, Workspace
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
+from creatify_exporter.simulator import (
+    BALANCE_PATH,
+    PRODUCTS,
+    Account,
+    Clock,
+    Served,
+    Simulator,
+    Traffic,
+    delayed,
+    replied,
+)
 from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.listener import listen
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
@@ -237,9 +247,9 @@ def test_no_scrape_waits_for_a_thread_that_cannot_be_cancelled(simulator: Simula
     class StuckLedger(Ledger):
         """Takes as long to begin as a name lookup without a name server."""
 
-        def begin(self, workspace: str, api: str) -> Transaction:
+        def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
             released.wait(30)
-            return super().begin(workspace, api)
+            return super().begin(workspace, api, own_reasons=own_reasons)
 
     one = Site(workspace(simulator), timeout=0.2, ledger=StuckLedger)
     began = time.monotonic()
@@ -362,6 +372,33 @@ def test_discovery_names_a_target_for_each_workspace_and_one_for_the_exporter(
         },
     ]
     assert not simulator.requests
+
+
+def test_discovery_by_list_names_a_target_for_each_list_and_the_balance_and_each_of_them_answers() -> None:
+    account = Account(1, NOW - 60, product=PRODUCTS["lipsyncs"])
+    text = Account(1, NOW - 60, Traffic(rate=0.0))
+    with Simulator(text, Clock(real=lambda: NOW), lists={"lipsyncs": Served(account)}) as simulator:
+        lists = (ListSettings(name="text_generator"), ListSettings(name="lipsyncs"))
+        plan = Plan(credits=500)
+        one = Site(workspace(simulator, lists=lists, remaining_credits=True, plan=plan))
+        *targets, own = json.loads(one.get("/sd?by=list").body)
+        apis = [target["labels"]["__param_api"] for target in targets]
+        assert apis == ["text_generator", "lipsyncs", "remaining_credits"]
+        assert [target["labels"]["instance"].rpartition("/")[2] for target in targets] == apis
+        assert "__param_api" not in own["labels"]
+        shown = {api: parsed(one.get(f"/probe?workspace=default&api={api}").text) for api in apis}
+        one.exporter.close()
+    for api, samples in shown.items():
+        assert {dict(labels).get("api", api) for _, labels in samples} == {api}
+        assert total(samples, "creatify_up") == 1
+    # What belongs to no list is there once.
+    assert [api for api in apis if total(shown[api], "creatify_plan_credits")] == ["remaining_credits"]
+
+
+def test_a_list_that_is_not_configured_is_not_found_and_other_parts_than_lists_are_refused(site: Site) -> None:
+    assert site.get("/probe?workspace=default&api=lipsyncs").status == 404
+    assert site.get("/probe?workspace=default&api=").status == 404
+    assert site.get("/sd?by=model").status == 400
 
 
 HOSTILE_HOSTS = (

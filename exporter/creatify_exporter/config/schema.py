@@ -4,6 +4,7 @@ A rule of one value stands with the type of that value (`values`, `url`, `creden
 values in `validate`, which runs only on a struct that was read whole.
 """
 
+import difflib
 import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
@@ -17,8 +18,21 @@ from creatify_exporter.config.credential import Secret
 from creatify_exporter.config.directory import Directory
 from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, pair_mistake
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
-from creatify_exporter.config.values import Amount, ByteSize, Currency, Label, Pattern, Reason, Seconds, Size, duration
+from creatify_exporter.config.values import (
+    Amount,
+    ByteSize,
+    Currency,
+    Label,
+    ListName,
+    ListPath,
+    Pattern,
+    Reason,
+    Seconds,
+    Size,
+    duration,
+)
 from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.lists import LISTS, TaskList, other_list
 from creatify_exporter.redaction import SHORTEST
 
 # In seconds.
@@ -26,6 +40,9 @@ _HOUR: Final = 3600
 _YEAR: Final = 365 * 24 * 3600
 
 History = Literal["count", "skip"]
+
+ALL: Final = "all"
+"""Stands for all lists that Creatify documents."""
 
 
 class TLS(Settings, frozen=True, kw_only=True):
@@ -59,12 +76,48 @@ class Plan(Settings, frozen=True, kw_only=True):
             yield "price_per_credit", "has no currency; add currency, like USD"
 
 
+class ListSettings(Settings, frozen=True, kw_only=True):
+    """`lists[]`: a list of Creatify, or all that it documents; written as a name, or as a mapping.
+
+    `path` is for a list that this exporter does not know; `min_interval` for one that can wait.
+    """
+
+    shorthand = "name"
+
+    name: ListName
+    path: ListPath | None = None
+    min_interval: Annotated[Seconds, duration("must be longer than 0s; write it like 60s", longer_than=0)] | None = None
+
+    def validate(self) -> Iterator[tuple[str, str]]:
+        """Ask for the path of a list that is not known."""
+        if self.path is None and self.name != ALL and self.name not in LISTS:
+            near = difflib.get_close_matches(self.name, LISTS, n=3, cutoff=0.5)
+            yield "name", f"is not a known list; write {' or '.join(near or LISTS)}, or add its path"
+        if self.path is not None and self.name == ALL:
+            yield "path", "cannot be the path of all lists; name one"
+
+    def task_lists(self) -> list[TaskList]:
+        """Return the lists that are meant."""
+        if self.min_interval is None:
+            return self._usual_lists()
+        return [each._replace(min_interval=self.min_interval) for each in self._usual_lists()]
+
+    def _usual_lists(self) -> list[TaskList]:
+        if self.path is not None:
+            known = LISTS.get(self.name)
+            return [known._replace(path=self.path) if known else other_list(self.name, self.path)]
+        if self.name == ALL:
+            return [each for each in LISTS.values() if each.is_documented]
+        return [LISTS[self.name]]
+
+
 class Access(Settings, frozen=True, kw_only=True):
     """How to reach the API for a workspace, and what is known of its plan; `base_url` has no slash at its end."""
 
     base_url: BaseUrl = "https://api.creatify.ai"
     allow_insecure: bool = False
     remaining_credits: bool = True
+    lists: tuple[ListSettings, ...] = (ListSettings(name="text_generator"),)
     plan: Plan | None = None
     proxy_url: ProxyUrl | None = None
     tls_config: TLS | None = None
@@ -74,6 +127,17 @@ class Access(Settings, frozen=True, kw_only=True):
         url = urlsplit(self.base_url)
         if url.scheme != "https" and not self.allow_insecure and not _is_loopback(url.hostname or ""):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
+        seen = set[str]()
+        for index, settings in enumerate(self.lists):
+            if names := seen & {each.api for each in settings.task_lists()}:
+                yield f"lists[{index}]", f"names {min(names)} a second time; name each list once"
+            seen |= {each.api for each in settings.task_lists()}
+        if not seen and not self.remaining_credits:
+            yield "lists", "is empty, and remaining_credits is false: nothing is fetched; name a list"
+
+    def task_lists(self) -> dict[str, TaskList]:
+        """Return the lists that are fetched, by name."""
+        return {each.api: each for settings in self.lists for each in settings.task_lists()}
 
 
 class Workspace(Access, frozen=True, kw_only=True):
@@ -119,6 +183,7 @@ class Fetch(Settings, frozen=True, kw_only=True):
     max_body: Size = ByteSize(4 * 2**30)
     max_task: Size = ByteSize(16 * 2**20)
     max_concurrent: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
+    max_requests_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 30
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Let one task fit into the body."""
@@ -209,6 +274,10 @@ class Config(Settings, frozen=True, kw_only=True):
             if other != each.name:
                 yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
             yield from each.short_keys()
+            unproven = sorted(api for api in each.task_lists() if api in LISTS and not LISTS[api].is_documented)
+            if unproven:
+                words = f"lists without a documented page: {', '.join(unproven)}; see docs/lists.md"
+                yield f"workspace {each.name!r} fetches {words}"
             if each.allow_insecure and not each.base_url.startswith("https:"):
                 yield f"workspace {each.name!r} sends its keys unencrypted (allow_insecure)"
 

@@ -91,6 +91,20 @@ def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math
     return read_by(parse, bare_number="has no unit; add one, like 30s, 2m or 24h")
 
 
+def _list_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", text) or len(text) > _LONGEST_LABEL:
+        raise ValueError("is not the name of a list; write small letters, digits and _, like link_to_videos")
+    if text == "remaining_credits":
+        raise ValueError("is the name of the balance; give the list another one")
+    return text
+
+
+def _list_path(text: str) -> str:
+    if not re.fullmatch(r"/([A-Za-z0-9._~-]+/)+", text):
+        raise ValueError("is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends")
+    return text
+
+
 def _size(text: str) -> ByteSize:
     size = ByteSize.parse(text)
     if not size:
@@ -100,6 +114,8 @@ def _size(text: str) -> ByteSize:
 
 Label = Annotated[str, read_by(parse_label)]
 Reason = Annotated[str, read_by(_reason)]
+ListName = Annotated[str, read_by(_list_name)]
+ListPath = Annotated[str, read_by(_list_path)]
 Currency = Annotated[str, read_by(_currency)]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
 Size = Annotated[ByteSize, read_by(_size, bare_number="has no unit; add one, like 16MiB or 4GiB")]

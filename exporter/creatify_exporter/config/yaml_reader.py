@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
@@ -28,7 +28,12 @@ _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """A mapping of the file. A field without a default is a key that must be given."""
+    """A mapping of the file. A field without a default is a key that must be given.
+
+    A text stands for a mapping that has it under the key `shorthand`, if there is one.
+    """
+
+    shorthand: ClassVar[str] = ""
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong; how to mend it) for each broken rule between several values."""
@@ -103,6 +108,9 @@ class Reader:
 
     def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
         """Return the struct if all of it could be read; only then are its values compared with each other."""
+        shorthand = getattr(kind.cls, "shorthand", "")
+        if isinstance(raw, str) and shorthand:
+            raw = {shorthand: raw}
         if not isinstance(raw, dict):
             keys = ", ".join(field.name for field in _fields(kind))
             self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")

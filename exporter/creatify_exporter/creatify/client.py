@@ -1,7 +1,7 @@
 """What is asked of the Creatify API, within one deadline for everything, and what its answers mean."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -14,12 +14,14 @@ import requests
 
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
+from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.transport import Transport
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
+from creatify_exporter.lists import TaskList
 
-TASKS_PATH: Final = "/sse/text_generator/"
 BALANCE_PATH: Final = "/api/remaining_credits/"
 
+_NO_ADVICE: Final[Mapping[int, str]] = {}
 _RETRIED: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _MAX_REDIRECTS: Final = 5
 _MAX_BALANCE_BYTES: Final = 64 * 1024
@@ -28,22 +30,33 @@ _MAX_BALANCE_BYTES: Final = 64 * 1024
 class Client:
     """Fetches for one workspace; one fetch at a time, since a deadline ends all connections of a client.
 
-    `clock` returns seconds since the epoch. Every failure is a `FetchError` whose text holds no secret, and that
-    carries no other exception: those of `requests` know the headers that were sent.
+    `clock` returns seconds since the epoch. `pacer` counts the requests; those of a `patient` client wait for it. Every
+    failure is a `FetchError` whose text holds no secret, and that carries no other exception: those of `requests` know
+    the headers that were sent.
     """
 
-    def __init__(self, workspace: Workspace, limits: Fetch, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        limits: Fetch,
+        clock: Callable[[], float] = time.time,
+        *,
+        pacer: Pacer | None = None,
+        patient: bool = False,
+    ) -> None:
         self._workspace, self._limits, self._clock = workspace, limits, clock
+        self._pacer, self._patient = pacer or Pacer(limits.max_requests_per_minute), patient
         self._transport = Transport(workspace)
 
     def fetch_list(self, decoder: Decoder) -> Iterator[Batch]:
         """Yield the tasks of all pages while they are fetched; the list is complete when the iterator ends."""
-        url: str | None = self._workspace.base_url + TASKS_PATH
+        url: str | None = self._workspace.base_url + decoder.task_list.path
+        advice = _advice(decoder.task_list)
         visited = set()
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                with self._get(url, deadline) as response:
+                with self._get(url, deadline, advice) as response:
                     date = _http_date(response.headers.get("Date", ""))
                     most = self._limits.max_body - decoder.received
                     for batch in decoder.batches(self._transport.pieces(response, deadline, most)):
@@ -66,12 +79,12 @@ class Client:
         """Close the idle connections."""
         self._transport.close()
 
-    def _get(self, url: str, deadline: float) -> requests.Response:
-        """Return a response with status 200 and its body unread."""
+    def _get(self, url: str, deadline: float, advice: Mapping[int, str] = _NO_ADVICE) -> requests.Response:
+        """Return a response with status 200 and its body unread; `advice` says what to do about other statuses."""
         for _ in range(_MAX_REDIRECTS):
             response = self._send(url, deadline)
             if not response.is_redirect:
-                _check_status(response, self._clock())
+                _check_status(response, self._clock(), advice)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
@@ -91,9 +104,18 @@ class Client:
 
     def _try(self, url: str, deadline: float) -> requests.Response | FetchError:
         try:
+            self._pace(deadline)
             return self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
             return error
+
+    def _pace(self, deadline: float) -> None:
+        """Wait for the turn of a request that can wait, and note it."""
+        while self._patient and (delay := self._pacer.delay()) > 0:
+            if time.monotonic() + delay >= deadline:
+                raise FetchError("timeout", "the pages of this list do not fit into fetch.max_requests_per_minute")
+            time.sleep(delay)
+        self._pacer.note(patient=self._patient)
 
     def _credentials(self) -> dict[str, str]:
         try:
@@ -128,18 +150,28 @@ class _Balance(msgspec.Struct):
     remaining_credits: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
-def _check_status(response: requests.Response, now: float) -> None:
+def _advice(task_list: TaskList) -> Mapping[int, str]:
+    """Return what to do if a list is refused, perhaps alone: a plan may lack a product, and paths have moved before."""
+    name, path = task_list.api, task_list.path
+    return {
+        HTTPStatus.FORBIDDEN: f"if other lists work, the plan lacks {name} ({path}): remove it from lists",
+        HTTPStatus.NOT_FOUND: f"there is no list at {path}: remove {name} from lists, or give the path that it has now",
+    }
+
+
+def _check_status(response: requests.Response, now: float, advice: Mapping[int, str]) -> None:
     status = response.status_code
     if status == HTTPStatus.OK:
         return
     response.close()
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "unknown status"
     said = f"the API answered {status} {phrase}"
+    advised = [advice[status]] if status in advice else []
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise FetchError("auth", f"{said}: check the API id and key")
+        raise FetchError("auth", "; ".join([f"{said}: check the API id and key", *advised]))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimited(said, _retry_after(response, now))
-    raise FetchError("http_status", said)
+    raise FetchError("http_status", "; ".join([said, *advised]))
 
 
 def _retry_after(response: requests.Response, now: float) -> float | None:

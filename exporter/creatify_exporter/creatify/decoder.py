@@ -15,14 +15,15 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
 from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
-from creatify_exporter.creatify.task import Credits, Field, Task, TaskId
+from creatify_exporter.creatify.entry import EntryDecoder
+from creatify_exporter.creatify.task import Field, Task
 from creatify_exporter.errors import FetchError
+from creatify_exporter.lists import TEXT_GENERATOR, TaskList
 
 BATCH_BYTES: Final = 512 * 1024
 """How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
@@ -50,9 +51,6 @@ _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART
 _STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
-_batch_decoder = msgspec.json.Decoder(list[Task])
-_task_decoder = msgspec.json.Decoder(Task)
-
 # Text is refused with a ValueError (msgspec's own, or Python's for bytes that are not UTF-8), depth with the other.
 _REFUSALS: Final = (ValueError, RecursionError)
 
@@ -74,16 +72,24 @@ class Batch(NamedTuple):
 class Decoder:
     """Decodes one list, which may come in several pages.
 
-    `received` counts the bytes so far. `invalid` counts the entries that cannot be read, by the field at fault.
-    `next_page` is the URL of the page after the last one decoded, None if there is none. Chunks that `cache` knows are
-    not decoded. Bytes are held back until there are `batch_bytes` of them.
+    `task_list` says what its entries mean. `received` counts the bytes so far, `invalid` the entries that cannot be
+    read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
+    Chunks that `cache` knows are not decoded. Bytes are held back until there are `batch_bytes` of them.
     """
 
-    def __init__(self, max_task: int, batch_bytes: int = BATCH_BYTES, cache: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        max_task: int,
+        batch_bytes: int = BATCH_BYTES,
+        cache: ChunkCache | None = None,
+        task_list: TaskList = TEXT_GENERATOR,
+    ) -> None:
         self.received = 0
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
         self._cache = ChunkCache() if cache is None else cache
+        self.task_list = task_list
+        self._entries = EntryDecoder(task_list)
         self._invalid_ids: set[str] = set()
         self._max_task, self._batch_bytes = max_task, batch_bytes
 
@@ -108,7 +114,7 @@ class Decoder:
             yield piece
 
     def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[Batch]:
-        cutter = _Cutter(self._cache)
+        cutter = _Cutter(self._cache, self._entries)
         separated = False
         for piece in source:
             buffer += piece
@@ -137,7 +143,7 @@ class Decoder:
         return Batch(tasks)
 
     def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
-        batch = _decoded(buffer)
+        batch = _decoded(self._entries, buffer)
         if batch is None:
             end = cutter.end(buffer)
             return self._one_by_one(buffer, [*cutter.commas, end])
@@ -153,14 +159,14 @@ class Decoder:
 
     def _task(self, element: bytes) -> Task | None:
         try:
-            return _task_decoder.decode(element)
+            return self._entries.decode(element)
         except _REFUSALS:
             entry = _loaded(element)
         if not isinstance(entry, dict):
             self.invalid["task"] += 1
             return None
         faults: Counter[Field] = Counter()
-        task = _converted(entry, faults)
+        task = self._entries.convert(entry, faults)
         if faults and not self._is_repeated(task.id):
             self.invalid.update(faults)
         return task
@@ -193,45 +199,6 @@ class Decoder:
             )
 
 
-def _converted(entry: dict[str, Any], faults: Counter[Field]) -> Task:
-    """Return the fields that can be read; count those that cannot."""
-    created_at = _read(entry, "created_at", datetime, faults)
-    return Task(
-        id=_id(entry, faults),
-        model_name=_read(entry, "model_name", str, faults),
-        status=_read(entry, "status", str, faults),
-        failed_reason=_read(entry, "failed_reason", str, faults),
-        # Where documented strings turned out to be numbers, numbers may turn out to be strings.
-        credits_used=_read(entry, "credits_used", Credits, faults, strict=False),
-        created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
-    )
-
-
-def _read(entry: dict[str, Any], field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
-    value = entry.get(field)
-    if value is None:
-        return None
-    try:
-        return msgspec.convert(value, kind, strict=strict)
-    except ValueError:
-        faults[field] += 1
-        return None
-
-
-def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
-    value = entry.get("id")
-    if type(value) is int:
-        value = str(value)
-    try:
-        identity: str = msgspec.convert(value, TaskId)
-        # A lone surrogate cannot be stored.
-        identity.encode()
-    except ValueError:
-        faults["id"] += 1
-        return ""
-    return identity
-
-
 class _Page(msgspec.Struct):
     """The envelope of Creatify's newer lists: `{"count", "next", "previous", "results"}`."""
 
@@ -246,8 +213,8 @@ class _Cutter:
     the buffer only grows. The first choice is the place at which a chunk of the `cache` seems to begin.
     """
 
-    def __init__(self, cache: ChunkCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: ChunkCache, entries: EntryDecoder) -> None:
+        self._cache, self._entries = cache, entries
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
         self._restart()
@@ -271,7 +238,7 @@ class _Cutter:
         """
         if not self._skip and self._position == 1:
             for cut in self._guesses(buffer):
-                if batch := _decoded(buffer, cut):
+                if batch := _decoded(self._entries, buffer, cut):
                     self._penalty = 1
                     return cut, batch
             # Hostile shapes refute every guess; the more often in a row, the longer until the next.
@@ -280,7 +247,7 @@ class _Cutter:
         if not self.commas:
             return 0, None
         self._skip -= self._skip > 0
-        return self.commas[-1], _decoded(buffer, self.commas[-1]) or None
+        return self.commas[-1], _decoded(self._entries, buffer, self.commas[-1]) or None
 
     def end(self, buffer: bytearray) -> int:
         """Return the place of the bracket that closes the list; raise `FetchError` if there is none, or more."""
@@ -354,15 +321,15 @@ def _matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re
     return cast("re.Match[bytes]", pattern.match(buffer, position))
 
 
-def _decoded(buffer: bytearray, cut: int | None = None) -> list[Task] | None:
+def _decoded(entries: EntryDecoder, buffer: bytearray, cut: int | None = None) -> list[Task] | None:
     """Decode the buffer, or the part before a cut as an array of its own; None if that is refused."""
     try:
         if cut is None:
-            return _batch_decoder.decode(buffer)
+            return entries.decode_batch(buffer)
         buffer[cut] = ord("]")
         try:
             with memoryview(buffer) as whole, whole[: cut + 1] as head:
-                return _batch_decoder.decode(head)
+                return entries.decode_batch(head)
         finally:
             buffer[cut] = ord(",")
     except _REFUSALS:

@@ -13,11 +13,11 @@ from msgspec import Meta
 
 from creatify_exporter import redaction
 
-API: Final = "text_generator"
-
 Status = Literal["pending", "running", "done", "failed", "unknown"]
 STATUSES: Final[tuple[Status, ...]] = ("pending", "running", "done", "failed")
-STATUS_LABELS: Final[tuple[Status, ...]] = get_args(Status)
+PREVIEW: Final = "preview"
+"""A pending task that waits for a person, who looks at its preview; a status of the gauges only."""
+STATUS_LABELS: Final[tuple[str, ...]] = (*STATUSES, PREVIEW, "unknown")
 UNFINISHED: Final[frozenset[Status]] = frozenset({"pending", "running"})
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
@@ -49,9 +49,16 @@ class Task(msgspec.Struct, gc=False):
     created_at: Moment | None = None
 
 
-def status_label(status: str | None) -> Status:
-    """Return the status as a label value: one of the documented four, else `unknown`."""
+def known_status(status: str | None) -> Status:
+    """Return the status that is counted: one of the documented four, else `unknown`."""
+    if status == PREVIEW:
+        return "pending"
     return status if status in STATUSES else "unknown"
+
+
+def status_label(status: str | None) -> str:
+    """Return the status as a label value of the gauges."""
+    return PREVIEW if status == PREVIEW else known_status(status)
 
 
 OTHER: Final = "other"

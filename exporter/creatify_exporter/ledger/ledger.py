@@ -6,7 +6,7 @@ Everything that `Ledger.counters` returns is committed.
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
@@ -72,9 +72,12 @@ class Ledger:
         """Return whether the store has been opened; try to open it if it could not be reached. May take seconds."""
         return self._store.ready()
 
-    def begin(self, workspace: str, api: str) -> Transaction:
-        """Begin to follow a fetch; if the book cannot be read, the commit will say so."""
-        name, rules = (workspace, api), self.rules
+    def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
+        """Begin to follow a fetch; if the book cannot be read, the commit will say so.
+
+        `own_reasons` are texts of failures that are reasons by themselves in this list.
+        """
+        name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
         with self._locked(name):
             try:
                 book = self._book(name)

@@ -49,6 +49,17 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_models: int
     models: frozenset[str]
 
+    def with_reasons(self, own: Collection[str]) -> "Rules":
+        """Return rules in which some texts are reasons of their own."""
+        if not own:
+            return self
+        classify = self.classify
+        return replace(
+            self,
+            reasons=tuple(dict.fromkeys([*self.reasons, *own])),
+            classify=lambda text: text if text in own else classify(text),
+        )
+
 
 class ListContents(NamedTuple):
     """A complete list: the new and changed tasks, oldest first, and the ids of the tracked tasks it shows unchanged.

@@ -12,7 +12,7 @@ from creatify_exporter.ledger.state import DAY_TOTALS
 from creatify_exporter.ledger.store import Day, Store
 from creatify_exporter.ledger.table import aligned
 
-_COLUMNS: Final = ("day", "workspace", "model", "submitted", "finished", "failed", "used", "refunded", "net")
+_COLUMNS: Final = ("day", "workspace", "api", "model", "submitted", "finished", "failed", "used", "refunded", "net")
 
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
@@ -20,16 +20,17 @@ _Line = tuple[str, ...]
 
 
 def write(store: Store, month: str | None, *, as_csv: bool) -> None:
-    """Print a month's totals by day, workspace and model, and their sums; `month` is like 2026-10, by default this."""
+    """Print the totals of a month (like 2026-10; by default this one) by day, workspace, list and model, and sums."""
     since, before = _month(month)
     totals = store.days(since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
-    daily = list(_lines(totals, lambda total: (date.fromordinal(total.day + _EPOCH).isoformat(), total.model)))
+    daily = list(_lines(totals, lambda total: (_day(total), total.api, total.model)))
     if as_csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *daily])
         return
-    monthly = _lines(totals, lambda total: (f"{since:%Y-%m}", total.model))
-    sums = _lines(totals, lambda _: (f"{since:%Y-%m}", "all models"))
-    print(*aligned([_COLUMNS, *daily, *monthly, *sums], names=3), sep="\n")
+    monthly = _lines(totals, lambda total: (f"{since:%Y-%m}", total.api, total.model))
+    by_list = _lines(totals, lambda total: (f"{since:%Y-%m}", total.api, "all models"))
+    by_workspace = _lines(totals, lambda _: (f"{since:%Y-%m}", "all lists", "all models"))
+    print(*aligned([_COLUMNS, *daily, *monthly, *by_list, *by_workspace], names=4), sep="\n")
     if not totals:
         print(f"The ledger has no totals for {since:%Y-%m}.")
 
@@ -46,12 +47,16 @@ def _month(text: str | None) -> tuple[date, date]:
         raise ConfigError([f"--month {text}: there is no such month; write it like 2026-10"]) from None
 
 
-def _lines(totals: Iterable[Day], names: Callable[[Day], tuple[str, str]]) -> Iterator[_Line]:
-    """Sum the totals up by period, workspace and model, and yield a line for each; `names` tells period and model."""
+def _day(total: Day) -> str:
+    return date.fromordinal(total.day + _EPOCH).isoformat()
+
+
+def _lines(totals: Iterable[Day], names: Callable[[Day], tuple[str, str, str]]) -> Iterator[_Line]:
+    """Sum the totals up by workspace and what `names` tells (period, list, model), and yield a line for each."""
     sums: dict[_Line, dict[str, float]] = {}
     for total in totals:
-        period, model = names(total)
-        values = sums.setdefault((period, total.workspace, model), dict.fromkeys(DAY_TOTALS, 0.0))
+        period, *name = names(total)
+        values = sums.setdefault((period, total.workspace, *name), dict.fromkeys(DAY_TOTALS, 0.0))
         values[total.total] += total.value
     for line, values in sums.items():
         net = values["credits_used"] - values["credits_refunded"]

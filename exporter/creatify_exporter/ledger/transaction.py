@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from creatify_exporter.creatify.task import Task, model_label, status_label
+from creatify_exporter.creatify.task import Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules
 from creatify_exporter.ledger.staging import Observation, StagingTable
@@ -73,6 +73,11 @@ class Transaction:
             raise FetchError("invalid_body", "no task says when it was created (created_at), as those before it did")
         return self._record(ListContents(self._staging, self._unchanged, self._has_dates), now)
 
+    def first_seen_at(self, task_id: str) -> float | None:
+        """Return when a tracked task was created, or first seen if the list does not say; None if it is new."""
+        row = self._book.rows.get(task_id)
+        return row.created_at if row else None
+
     def close(self) -> None:
         """Forget the list."""
         self._staging.close()
@@ -107,7 +112,7 @@ class Transaction:
         yield self._observe(task)
 
     def _observe(self, task: Task) -> Observation:
-        status = status_label(task.status)
+        status = known_status(task.status)
         reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Without names: a first list has a hundred thousand of these.

@@ -20,7 +20,7 @@ from creatify_exporter.simulator.faults import (
 )
 from creatify_exporter.simulator.listing import COMPACT, REVERSED, SPACED, Listing
 from creatify_exporter.simulator.products import PRODUCTS, Product
-from creatify_exporter.simulator.scenes import demo_simulator, serve
+from creatify_exporter.simulator.scenes import demo_simulator, incidents, serve
 from creatify_exporter.simulator.server import BALANCE_PATH, FAIL_PATH, Request, Served, Simulator
 from creatify_exporter.simulator.task import State, Step, Task, Truth
 from creatify_exporter.simulator.traffic import MODELS, Incident, Model, Traffic
@@ -55,6 +55,7 @@ __all__ = [
     "delayed",
     "demo_simulator",
     "dripping",
+    "incidents",
     "inserted",
     "odd_task",
     "redirected",

@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -116,12 +116,14 @@ class Application:
         return await self._scrape(request, lambda: self._exporter.begin_scrape([]), own=True)
 
     async def _probe(self, request: Request) -> Response:
-        name = request.query_params.get("workspace")
+        name, api = (request.query_params.get(each) for each in ("workspace", "api"))
         if name is None:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
-        return await self._scrape(request, lambda: self._exporter.begin_scrape([name]), own=False)
+        if api is not None and api not in self._exporter.targets[name].fetchers:
+            return PlainTextResponse("no list of that name is configured for this workspace\n", 404)
+        return await self._scrape(request, lambda: self._exporter.begin_scrape([name], api), own=False)
 
     async def _scrape(self, request: Request, begin: Callable[[], Scrape], *, own: bool) -> Response:
         """Answer a scrape unless there are too many."""
@@ -174,7 +176,13 @@ class Application:
         return longest
 
     async def _discovery(self, request: Request) -> Response:
-        """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard."""
+        """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard.
+
+        With `?by=list` each of its lists, and its balance.
+        """
+        by = request.query_params.get("by", "workspace")
+        if by not in ("workspace", "list"):
+            return PlainTextResponse("write /sd, or /sd?by=list\n", 400)
         url = urlsplit(self._settings.external_url or str(request.base_url))
         prefix = url.path.rstrip("/") if self._settings.external_url else self._prefix
         groups = [
@@ -183,17 +191,23 @@ class Application:
                 "labels": {
                     "__scheme__": url.scheme,
                     "__metrics_path__": f"{prefix}/probe",
-                    "__param_workspace": name,
+                    **{f"__param_{key}": value for key, value in parameters.items()},
                     # All have one address, and two targets must not have the same labels.
-                    "instance": f"{url.netloc}/{name}",
+                    "instance": "/".join([url.netloc, *parameters.values()]),
                 },
             }
-            for name in self._exporter.targets
+            for parameters in self._parts(by_list=by == "list")
         ]
         own_path = f"{prefix}{self._settings.telemetry_path.rstrip('/')}/exporter"
         own = {"__scheme__": url.scheme, "__metrics_path__": own_path, "instance": url.netloc}
         body = json.dumps([*groups, {"targets": [url.netloc], "labels": own}]).encode()
         return await self._renderer.render(request.headers, lambda: body, "application/json")
+
+    def _parts(self, *, by_list: bool) -> Iterator[dict[str, str]]:
+        """Yield the parameters of each probe of which `/metrics` consists."""
+        for name, target in self._exporter.targets.items():
+            for part in [{"api": api} for api in target.fetchers] if by_list else [{}]:
+                yield {"workspace": name, **part}
 
     async def _reload(self, _: Request) -> Response:
         # A client that leaves does not end it.

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from creatify_exporter import __version__
 from creatify_exporter.config.schema import Labels
-from creatify_exporter.creatify.task import API, STATUS_LABELS
+from creatify_exporter.creatify.task import STATUS_LABELS
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
@@ -71,7 +71,7 @@ def _workspace(target: Target, labels: Labels) -> str:
         [
             f"<section><h2>{escape(name)}</h2>",
             *_states(target),
-            *_tasks(target, labels),
+            *(line for api in target.lists for line in _tasks(target, api, labels)),
             f"<p>{_link(probe, 'Metrics of this workspace')}</p></section>",
         ]
     )
@@ -92,8 +92,9 @@ def _states(target: Target) -> Iterator[str]:
             )
 
 
-def _tasks(target: Target, labels: Labels) -> Iterator[str]:
-    outcome, counters = target.fetchers[API].last, target.counters()
+def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
+    outcome, counters = target.fetchers[api].last, target.counters(api)
+    yield f"<h3>{escape(api)}</h3>"
     if counters and counters.progress.recorded_at is not None:
         moment = datetime.fromtimestamp(counters.progress.recorded_at, UTC)
         yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"

@@ -1,0 +1,128 @@
+"""An entry of a list becomes a `Task`: which of its fields are read, and what its words mean."""
+
+import re
+from collections import Counter
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from creatify_exporter.creatify.task import PREVIEW, Credits, Field, Task, TaskId
+from creatify_exporter.lists import REJECTED, TaskList
+
+# A text, an array or an object that is not empty.
+_PREVIEW: Final = re.compile(rb'\s*(?:"[^"]|\[\s*[^\]\s]|\{\s*[^}\s])')
+_ABSENT: Final = msgspec.Raw(b"")
+# No entry has a field of that name.
+_NO_FIELD: Final = "no field of this list is its model"
+
+
+class EntryDecoder:
+    """Decodes the entries of one list. Only their top level is read: what is nested may look like a task of its own.
+
+    What is not well-formed, or does not fit, is refused with a ValueError or a RecursionError.
+    """
+
+    def __init__(self, task_list: TaskList) -> None:
+        self._list = task_list
+        self._type = _entry_type(task_list.api, task_list.model_field, has_previews=task_list.has_previews)
+        self._batch: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[self._type])  # type: ignore[name-defined]  # a type made from data
+        self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._type)
+
+    def decode_batch(self, array: bytearray | memoryview) -> list[Task]:
+        """Return the tasks of a JSON array."""
+        return self._completed(self._batch.decode(array))
+
+    def decode(self, element: bytes) -> Task:
+        """Return the task of a JSON object."""
+        [task] = self._completed([self._one.decode(element)])
+        return task
+
+    def convert(self, entry: dict[str, Any], faults: Counter[Field]) -> Task:
+        """Return what can be read of an object; count the fields that cannot."""
+        created_at = _read(entry, "created_at", datetime, faults)
+        task = self._type(
+            id=_id(entry, faults),
+            model_name=self._model(entry, faults),
+            status=_read(entry, "status", str, faults),
+            failed_reason=_read(entry, "failed_reason", str, faults),
+            # Where documented strings turned out to be numbers, numbers may turn out to be strings.
+            credits_used=_read(entry, "credits_used", Credits, faults, strict=False),
+            created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
+        )
+        if self._list.has_previews:
+            task.preview, task.previews = (_raw(entry.get(name)) for name in ("preview", "previews"))
+        [completed] = self._completed([task])
+        return completed
+
+    def _model(self, entry: dict[str, Any], faults: Counter[Field]) -> str | None:
+        field = self._list.model_field
+        return _read({"model_name": entry.get(field)}, "model_name", str, faults) if field else None
+
+    def _completed(self, tasks: list[Any]) -> list[Task]:
+        """Replace the list's words by statuses, and give the default model to tasks without one."""
+        statuses, default_model = self._list.statuses, self._list.default_model
+        for task in tasks:
+            if not task.model_name:
+                task.model_name = default_model
+            word = task.status
+            if word is None:
+                continue
+            task.status = statuses.get(word, "unknown")
+            if word == REJECTED and task.status == "failed" and not task.failed_reason:
+                task.failed_reason = REJECTED
+        if self._list.has_previews:
+            _mark_previews(tasks)
+        return tasks
+
+
+def _mark_previews(tasks: list[Any]) -> None:
+    """Tell tasks that wait for a person from those that wait for Creatify."""
+    for task in tasks:
+        if task.status == "pending" and (_PREVIEW.match(task.preview) or _PREVIEW.match(task.previews)):
+            task.status = PREVIEW
+        # They keep the buffer that they were decoded from.
+        task.preview = task.previews = _ABSENT
+
+
+@cache
+def _entry_type(api: str, model_field: str | None, *, has_previews: bool) -> Any:  # noqa: ANN401 - a type made from data
+    """Return the type of a list's entries: a `Task` whose model is in another field, with what tells of a preview."""
+    fields: list[Any] = []
+    if model_field is None:
+        fields.append(("model_name", str | None, msgspec.field(default=None, name=_NO_FIELD)))
+    elif model_field != "model_name":
+        fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field)))
+    if has_previews:
+        fields += [("preview", msgspec.Raw, _ABSENT), ("previews", msgspec.Raw, _ABSENT)]
+    return msgspec.defstruct(f"{api}_entry", fields, bases=(Task,), gc=False) if fields else Task
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(b'"preview"') if value and isinstance(value, str | list | dict) else _ABSENT
+
+
+def _read(entry: dict[str, Any], field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
+    value = entry.get(field)
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except ValueError:
+        faults[field] += 1
+        return None
+
+
+def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
+    value = entry.get("id")
+    if type(value) is int:
+        value = str(value)
+    try:
+        identity: str = msgspec.convert(value, TaskId)
+        # A lone surrogate cannot be stored.
+        identity.encode()
+    except ValueError:
+        faults["id"] += 1
+        return ""
+    return identity

@@ -1,0 +1,94 @@
+"""The lists of tasks that Creatify has, as data: the name and path of each, and what it says of a task.
+
+A new list is one entry here, its row in docs/lists.md and a reply of it in the tests. That page also says how well each
+fact is known.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+_TEXT: Final[Mapping[str, str]] = {"pending": "pending", "running": "running", "done": "done", "failed": "failed"}
+# Words of all other lists; several are documented for some of them only.
+_COMMON: Final[Mapping[str, str]] = {
+    **_TEXT,
+    "in_queue": "pending",
+    "initializing": "pending",
+    "generating": "running",
+    "rejected": "failed",
+}
+_PRODUCT: Final[Mapping[str, str]] = {
+    **_COMMON,
+    "image_generating": "running",
+    "image_generated": "done",
+    "video_generating": "running",
+    "video_generated": "done",
+}
+
+REJECTED: Final = "rejected"
+"""A word for a failed task; also its reason if it gives none."""
+
+
+class TaskList(NamedTuple):
+    """One list.
+
+    `api` is its name in the configuration and the value of the label. `model_field` is the field of an entry that is
+    its model; without that field, or a value in it, the model is `default_model`. `statuses` maps the list's words to
+    the four statuses; all other words are unknown. `min_interval` is how many seconds lie between two fetches at least;
+    None: it is fetched for each scrape. A list without `is_documented` is unproven: Creatify has no page about it.
+    """
+
+    api: str
+    path: str
+    model_field: str | None = None
+    default_model: str | None = None
+    statuses: Mapping[str, str] = _COMMON
+    tells_credits: bool = True
+    tells_creation: bool = True
+    has_previews: bool = False
+    min_interval: float | None = 60.0
+    is_documented: bool = True
+
+    @property
+    def can_reject(self) -> bool:
+        """Whether a task may be rejected before it runs, often without a text that says why."""
+        return REJECTED in self.statuses
+
+
+def _list(api: str, model_field: str | None = None) -> TaskList:
+    return TaskList(api, f"/api/{api}/", model_field, default_model=api)
+
+
+TEXT_GENERATOR: Final = TaskList(
+    "text_generator", "/sse/text_generator/", "model_name", statuses=_TEXT, min_interval=None
+)
+
+_DOCUMENTED: Final = (
+    TEXT_GENERATOR,
+    _list("aurora", "model_version"),
+    _list("lipsyncs", "model_version")._replace(has_previews=True),
+    _list("lipsyncs_v2")._replace(has_previews=True),
+    _list("text_to_speech"),
+    _list("ai_shorts")._replace(has_previews=True),
+    _list("ai_scripts"),
+    _list("ads_clone"),
+    _list("iab_images"),
+    _list("product_to_videos", "type")._replace(statuses=_PRODUCT, tells_credits=False),
+)
+_UNPROVEN: Final = (
+    _list("link_to_videos", "model_version")._replace(tells_creation=False, has_previews=True),
+    _list("custom_template_jobs", "model_version")._replace(has_previews=True),
+    _list("asset_generator", "model_name"),
+    _list("ai_editing")._replace(has_previews=True),
+    _list("inspiration_jobs", "gen_type")._replace(tells_credits=False),
+    _list("boreal", "model"),
+)
+
+LISTS: Final[Mapping[str, TaskList]] = {
+    **{each.api: each for each in _DOCUMENTED},
+    **{each.api: each._replace(is_documented=False) for each in _UNPROVEN},
+}
+
+
+def other_list(api: str, path: str) -> TaskList:
+    """Return a list that is not in the table, of the shape that most lists have."""
+    return TaskList(api, path, "model_name", default_model=api, has_previews=True, is_documented=False)
