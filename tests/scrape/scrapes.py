@@ -1,8 +1,8 @@
 """Reads one list of N tasks many times, as the scrapes of a long-running exporter do: `python scrapes.py N`."""
 
 import sys
-from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from typing import Final
 
 from creatify_exporter.creatify.chunk_cache import ChunkCache
@@ -26,11 +26,6 @@ def body(tasks: int) -> bytes:
     return b"[" + b",".join(ENTRY % number + TEXTS[number % 10] for number in range(tasks)) + b"]"
 
 
-def pieces(listed: bytes) -> Iterator[bytes]:
-    """Cut a list as a network does."""
-    return (listed[start : start + PIECE] for start in range(0, len(listed), PIECE))
-
-
 def main() -> None:
     """Record the list again and again."""
     listed, cache = body(int(sys.argv[1])), ChunkCache()
@@ -52,7 +47,7 @@ def main() -> None:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
                 cache = cache.successor(transaction.settled_in)
-                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(pieces(listed)), transaction, cache)
+                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(BytesIO(listed)), transaction, cache)
                 transaction.commit(NOW + 15 * scrape)
 
 

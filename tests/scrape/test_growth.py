@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 from desk import DAY, NOON, WORKSPACE, Desk, moment
-from test_decoder import pieces
+from test_decoder import Pieces
 
 from conftest import tool
 from creatify_exporter.creatify.decoder import Decoder
@@ -94,7 +94,7 @@ def cost_of_decoding(number: int) -> int:
     decoder, snapshot = Decoder(2**20), Snapshot()
     body = listed(number)
     with calls() as counted:
-        for batch in decoder.batches(pieces(body, [PIECE])):
+        for batch in decoder.batches(Pieces(body, [PIECE])):
             snapshot.merge(Snapshot.of(batch.tasks))
     return counted[0]
 

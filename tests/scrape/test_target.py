@@ -11,7 +11,7 @@ import pytest
 from desk import DAY, WORKSPACE, Desk, moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoder import pieces
+from test_decoder import Pieces
 
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache
@@ -37,7 +37,7 @@ class Reader:
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
             cache = (self.cache if self._remembers else ChunkCache()).successor(transaction.settled_in)
-            batches = Decoder(2**20, BATCH, cache).batches(pieces(body, sizes))
+            batches = Decoder(2**20, BATCH, cache).batches(Pieces(body, sizes))
             snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache
             transaction.commit(now)

@@ -7,7 +7,6 @@ tasks is stored with it.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import xxhash
@@ -60,7 +59,7 @@ class ChunkCache:
             successor._known = self._stored
         return successor
 
-    def lookup(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
+    def lookup(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
         """Return the known chunk that the buffer begins with and its summary, if a comma follows the chunk."""
         known = self._candidate(buffer)
         if known is None:
@@ -75,7 +74,7 @@ class ChunkCache:
         self._stored[chunk.head] = known
         return known
 
-    def may_match(self, buffer: bytearray) -> bool:
+    def may_match(self, buffer: memoryview) -> bool:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
@@ -91,7 +90,7 @@ class ChunkCache:
         """Forget what is known about the buffer: it begins with something else now."""
         self._refuted = False
 
-    def candidates(self, look: re.Pattern[bytes], buffer: bytearray) -> Iterator[int]:
+    def candidates(self, look: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
         """Yield the first comma, among those that `look` finds, that a known chunk seems to follow.
 
         If the list has been given a new order there is none; then it is searched less and less often.
@@ -108,7 +107,7 @@ class ChunkCache:
                 return
         self._note_search(success=False)
 
-    def _candidate(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
+    def _candidate(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
         if self._refuted or not self._known or len(buffer) <= _HEAD:
             return None
         return self._known.get(_head(buffer, 0))
@@ -118,22 +117,14 @@ class ChunkCache:
         self._skips = self._penalty - 1
 
 
-def identify(buffer: bytearray, length: int) -> Chunk:
+def identify(buffer: memoryview, length: int) -> Chunk:
     """Return what identifies the first `length` bytes of elements in the buffer."""
     return Chunk(_head(buffer, 0), length, _digest(buffer, length))
 
 
-def _head(buffer: bytearray, place: int) -> int:
-    with _part(buffer, place + 1, place + 1 + _HEAD) as part:
-        return xxhash.xxh3_64_intdigest(part)
+def _head(buffer: memoryview, place: int) -> int:
+    return xxhash.xxh3_64_intdigest(buffer[place + 1 : place + 1 + _HEAD])
 
 
-def _digest(buffer: bytearray, length: int) -> bytes:
-    with _part(buffer, 1, 1 + length) as part:
-        return xxhash.xxh3_128_digest(part)
-
-
-@contextmanager
-def _part(buffer: bytearray, begin: int, end: int) -> Iterator[memoryview]:
-    with memoryview(buffer) as whole, whole[begin:end] as part:
-        yield part
+def _digest(buffer: memoryview, length: int) -> bytes:
+    return xxhash.xxh3_128_digest(buffer[1 : 1 + length])
