@@ -90,6 +90,21 @@ def test_a_settled_task_costs_the_ledger_no_more_than_a_look() -> None:
     assert (long - short) / 10_000 < 2  # calls for each task
 
 
+def cost_of_a_first_commit(settled: int) -> int:
+    """Return the calls that it takes to commit a first list."""
+    desk = Desk()
+    with closing(desk.ledger), closing(desk.ledger.begin(*WORKSPACE)) as transaction:
+        transaction.add(tasks(settled, NOON - 3 * DAY))
+        with calls() as counted:
+            assert transaction.commit(desk.now)
+        assert desk.counts("submitted", "finished", "credits_used") == (settled,) * 3
+        return counted[0]
+
+
+def test_the_settled_tasks_of_a_first_list_are_summed_up_and_not_visited() -> None:
+    assert cost_of_a_first_commit(1_000) == cost_of_a_first_commit(100)
+
+
 def cost_of_decoding(number: int) -> int:
     decoder, snapshot = Decoder(2**20), Snapshot()
     body = listed(number)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from creatify_exporter.creatify.task import Task, model_label, status_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
@@ -32,6 +33,8 @@ class Transaction:
         self._record = record
         self._failure = failure
         self._staging = StagingTable()
+        # A list has thousands of tasks of each model.
+        self._label = lru_cache(model_label)
         self._unchanged: set[str] = set()
         self._changed: set[str] = set()
         self._listed = self._has_dates = False
@@ -111,4 +114,4 @@ class Transaction:
         reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Without names: a first list has a hundred thousand of these.
-        return Observation(task.id, status, task.credits_used, model_label(task.model_name), reason, created_at)
+        return Observation(task.id, status, task.credits_used, self._label(task.model_name), reason, created_at)
