@@ -136,12 +136,10 @@ class Tally:
         self._older: set[int] = set()
         self._unfinished: dict[str, Task] = {}
 
-    def add(self, tasks: list[Task]) -> Snapshot | None:
-        """Add a batch; return its sums, None if they are not the whole of it because of copies or unfinished tasks."""
+    def add(self, tasks: list[Task]) -> None:
+        """Add a batch."""
         counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
-        part = Snapshot.of(counted)
-        self._sums.merge(part)
-        return part if len(counted) == len(tasks) else None
+        self._sums.merge(Snapshot.of(counted))
 
     def merge(self, part: Snapshot) -> None:
         """Add the sums of a part that is known from the list before."""

@@ -28,7 +28,7 @@ def body(tasks: int) -> bytes:
 
 def main() -> None:
     """Record the list again and again."""
-    listed, cache = body(int(sys.argv[1])), ChunkCache()
+    listed, cache = body(int(sys.argv[1])), ChunkCache(4 * PIECE)
     with closing(
         Ledger(
             SqliteStore(None),

@@ -55,21 +55,52 @@ _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
 _batch_decoder = msgspec.json.Decoder(list[Task])
 _task_decoder = msgspec.json.Decoder(Task)
+_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 # Text is refused with a ValueError (msgspec's own, or Python's for bytes that are not UTF-8), depth with the other.
 _REFUSALS: Final = (ValueError, RecursionError)
 
 
+class Content:
+    """The bytes of a batch's tasks; they can be read until the next batch is asked for."""
+
+    def __init__(self, buffer: memoryview, tasks: int, cache: ChunkCache) -> None:
+        """Hold the bytes of so many tasks, with the bracket before them and the comma behind them."""
+        self._buffer, self._tasks, self._cache = buffer, tasks, cache
+        self._commas: list[int] = []
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return len(self._buffer)
+
+    def chunk(self, begin: int, end: int) -> Chunk | None:
+        """Identify the tasks from one to the one before another; None if they are not worth being remembered."""
+        if not self._cache.is_worth((end - begin) * len(self._buffer) / self._tasks):
+            return None
+        first, last = self._comma(begin - 1), self._comma(end - 1)
+        return identify(self._buffer[first:], last - first - 1)
+
+    def _comma(self, task: int) -> int:
+        """Return the place behind a task of the batch, of the bracket for -1."""
+        if task < 0:
+            return 0
+        if task == self._tasks - 1:
+            return len(self._buffer) - 1
+        if not self._commas:
+            self._commas = _commas(self._buffer)
+        return self._commas[task]
+
+
 class Batch(NamedTuple):
     """Some of a list's tasks, in its order: either decoded, or known from the list before.
 
-    `tasks` are those decoded, `chunk` identifies their bytes if they are worth caching. Of a known chunk there are no
+    `tasks` are those decoded, and `content` their bytes if there is a way to cache them. Of a known chunk there are no
     tasks but the `summary` that was stored with it. `date` is when the API answered by its own clock, in seconds since
     the epoch, None if it does not say.
     """
 
     tasks: list[Task]
-    chunk: Chunk | None = None
+    content: Content | None = None
     summary: bytes | None = None
     date: float | None = None
 
@@ -108,39 +139,39 @@ class Decoder:
 
     def _array(self, buffer: Buffer, source: Source) -> Iterator[Batch]:
         cutter = _Cutter(self._cache)
-        separated = False
         while buffer.fill(source):
-            while known := self._cache.lookup(buffer.content):
-                chunk, summary = known
-                yield Batch([], chunk, summary)
-                separated = True
-                cutter.drop(buffer, 1 + chunk.length)
+            yield from self._whole_batches(buffer, cutter)
+        yield Batch(self._rest(buffer.content, cutter))
+
+    def _whole_batches(self, buffer: Buffer, cutter: "_Cutter") -> Iterator[Batch]:
+        """Take batches out of the buffer until more bytes are needed for the next."""
+        while True:
             content = buffer.content
-            if len(content) < self._batch_bytes or self._cache.may_match(content):
+            if known := self._cache.lookup(content):
+                chunk, summary = known
+                yield Batch([], summary=summary)
+                cutter.drop(buffer, 1 + chunk.length)
                 continue
+            if len(content) < self._batch_bytes or self._cache.may_match(content):
+                return
             cut, tasks = cutter.cut(content)
             if not cut:
                 self._check_size(content)
-                continue
+                return
             yield self._batch(content, cut, tasks, cutter.commas)
-            separated = True
             cutter.drop(buffer, cut)
-        yield Batch(self._rest(buffer.content, cutter, separated=separated))
 
     def _batch(self, buffer: memoryview, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
         if tasks is None:
             return Batch(self._one_by_one(buffer, commas))
-        # A short chunk is not worth its place in memory, nor a long one the wait for its end.
-        if self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
-            return Batch(tasks, identify(buffer, cut - 1))
-        return Batch(tasks)
+        return Batch(tasks, Content(buffer[: cut + 1], len(tasks), self._cache))
 
-    def _rest(self, buffer: memoryview, cutter: "_Cutter", *, separated: bool) -> list[Task]:
+    def _rest(self, buffer: memoryview, cutter: "_Cutter") -> list[Task]:
         batch = _decoded(buffer)
         if batch is None:
             end = cutter.end(buffer)
             return self._one_by_one(buffer, [*cutter.commas, end])
-        if separated and not batch:
+        if cutter.has_dropped and not batch:
             raise _malformed("a comma stands before its end")
         return batch
 
@@ -249,12 +280,14 @@ class _Cutter:
         self._cache = cache
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
+        self.has_dropped = False
         self._restart()
 
     def drop(self, buffer: Buffer, cut: int) -> None:
         """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
         buffer.drop(cut)
         buffer.content[0] = ord("[")
+        self.has_dropped = True
         self._cache.reset()
         self._restart()
 
@@ -331,6 +364,20 @@ class _Cutter:
                 case b"]" | b"}":
                     self._depth -= 1
         self._position = len(buffer)
+
+
+def _commas(buffer: memoryview) -> list[int]:
+    """Return the places of the commas behind the elements of an array that has been decoded; the last one ends it."""
+    buffer[-1] = ord("]")
+    try:
+        elements = _raw_decoder.decode(buffer)
+    finally:
+        buffer[-1] = ord(",")
+    commas = [0]
+    for element in elements:
+        begin = _matched(_WHITE_SPACE, buffer, commas[-1] + 1).end()
+        commas.append(_matched(_WHITE_SPACE, buffer, begin + memoryview(element).nbytes).end())
+    return commas[1:]
 
 
 def _look_of_an_element(buffer: memoryview) -> re.Pattern[bytes]:
