@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from creatify_exporter.creatify.task import RANK, Status
 from creatify_exporter.ledger.store import unavailable
@@ -75,22 +75,26 @@ class StagingTable:
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
         """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
         with unavailable(sqlite3.Error):
-            yield from map(Observation._make, self._opened().execute(_OLDEST_FIRST, (settled_before,)))
+            yield from map(Observation._make, self._query(_OLDEST_FIRST, settled_before))
 
     def settled(self, before: float) -> Iterator[Settled]:
         """Yield the sums of the finished tasks that were created before a time."""
         with unavailable(sqlite3.Error):
-            yield from map(Settled._make, self._opened().execute(_SETTLED, (before,)))
+            yield from map(Settled._make, self._query(_SETTLED, before))
 
     def models(self, most: int) -> set[str]:
         """Return so many of the models that are observed."""
         with unavailable(sqlite3.Error):
-            return {model for (model,) in self._opened().execute(_MODELS, (most,))}
+            return {model for (model,) in self._query(_MODELS, most)}
 
     def close(self) -> None:
         """Free memory and disk."""
         if self._database:
             self._database.close()
+
+    def _query(self, statement: str, parameter: float) -> Iterable[Any]:
+        # Most lists bring nothing new, and need no table.
+        return self._database.execute(statement, (parameter,)) if self._database else ()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
