@@ -1,5 +1,9 @@
-"""Reads one list of N tasks many times, as the scrapes of a long-running exporter do: `python scrapes.py N`."""
+"""Reads lists many times, as the scrapes of a long-running exporter do: `python scrapes.py TASKS...`.
 
+Before each length and behind the last it asks for the system's load, so that callgrind can tell them apart.
+"""
+
+import os
 import sys
 from contextlib import closing
 from io import BytesIO
@@ -26,9 +30,9 @@ def body(tasks: int) -> bytes:
     return b"[" + b",".join(ENTRY % number + TEXTS[number % 10] for number in range(tasks)) + b"]"
 
 
-def main() -> None:
-    """Record the list again and again."""
-    listed, cache = body(int(sys.argv[1])), ChunkCache(4 * PIECE)
+def record(listed: bytes) -> None:
+    """Record a list again and again."""
+    cache = ChunkCache(4 * PIECE)
     with closing(
         Ledger(
             SqliteStore(None),
@@ -52,4 +56,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    for length in sys.argv[1:]:
+        os.getloadavg()
+        record(body(int(length)))
+    os.getloadavg()
