@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
+from random import Random
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -41,17 +42,28 @@ class Template(NamedTuple):
         return b"".join((self.before, first, self.between, second, self.behind))
 
 
-def write(path: Path, tasks: int, *, young: float = 0.001, notation: str = "compact", models: int | None = None) -> int:
+def write(  # noqa: PLR0913 - all that a list can differ in
+    path: Path,
+    tasks: int,
+    *,
+    young: float = 0.001,
+    scattered: bool = False,
+    notation: str = "compact",
+    models: int | None = None,
+) -> int:
     """Write a list, newest task first; return its bytes.
 
-    `young` is the share of tasks younger than a day (one task, at least). `models` is how many models there are at
-    most.
+    `young` is the share of tasks younger than a day (one task, at least). `scattered` puts the tasks in any order, as a
+    list has them that is sorted by a random id. `models` is how many models there are at most.
     """
     templates = cycle(_templates(notation, models))
     comma = NOTATIONS[notation].item.encode()
     path.with_suffix(".new").write_bytes(next(templates).filled(NEW_ID, NEW_DATE) + comma)
     with path.open("wb") as file:
-        for number, created in enumerate(_dates(tasks, young)):
+        dates = list(_dates(tasks, young))
+        if scattered:
+            Random(1).shuffle(dates)  # noqa: S311 - an order
+        for number, created in enumerate(dates):
             file.write(comma if number else b"[")
             file.write(next(templates).filled(str(UUID(int=number, version=4)).encode(), created))
         file.write(b"]")

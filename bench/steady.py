@@ -70,8 +70,21 @@ def _look(cache: ChunkCache, pieces: Iterator[bytes], transaction: Transaction) 
     decoder, spent = Decoder(max_task=1 << 20, cache=cache), [0.0]
     for name in ("add", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
-    read_list(decoder.batches(pieces), transaction, cache)
+    read_list(decoder.batches(_Body(pieces)), transaction, cache)
     return spent[0]
+
+
+class _Body:
+    """Reads pieces one after the other."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._rest = pieces, b""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        piece = self._rest or next(self._pieces, b"")
+        count = min(len(piece), len(buffer))
+        buffer[:count], self._rest = piece[:count], piece[count:]
+        return count
 
 
 def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:

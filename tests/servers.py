@@ -56,9 +56,9 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 class Recorder(Server):
-    """Answers every request with an empty list and keeps its headers, names in lower case."""
+    """Answers every request with a list, by default an empty one, and keeps its headers, names in lower case."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, body: bytes = b"[]") -> None:
         self.heads: list[dict[str, str]] = []
         recorder = self
 
@@ -68,9 +68,9 @@ class Recorder(Server):
             def do_GET(self) -> None:
                 recorder.heads.append({name.lower(): value for name, value in self.headers.items()})
                 self.send_response(200)
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(b"[]")
+                self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import ctypes
 import os
 import resource
 import shlex
@@ -39,9 +38,6 @@ from creatify_exporter.lists import LISTS
 from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
-
-# M_MMAP_THRESHOLD in malloc.h.
-_MMAP_THRESHOLD: Final = -3
 
 _log = structlog.get_logger()
 
@@ -92,7 +88,6 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
     loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
     _warn((*loaded.warnings, *middleware.config.warnings))
     _allow_files()
-    _give_memory_back()
     sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
     process_metrics = not arguments.disable_exporter_metrics
     with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
@@ -133,16 +128,6 @@ def _allow_files() -> None:
     # Some systems give less than they say.
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _give_memory_back() -> None:
-    """Let large buffers go back to the system when they are freed.
-
-    From the first one on, glibc would keep them, for each thread that had one: mallopt(3), M_MMAP_THRESHOLD.
-    """
-    # Other C libraries have no such call.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 20)
 
 
 def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]) -> tuple[Config, WebMiddleware]:

@@ -1,9 +1,10 @@
 """One workspace: what is fetched for it, and where that goes."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import structlog
@@ -12,8 +13,9 @@ from creatify_exporter import redaction
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
-from creatify_exporter.creatify.decoder import Batch, Decoder
+from creatify_exporter.creatify.decoder import Batch, Content, Decoder
 from creatify_exporter.creatify.pacer import Pacer
+from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes, Queue
@@ -147,11 +149,12 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
             tally.merge(Snapshot.unpacked(batch.summary))
             transaction.skip()
             continue
-        sums, settled = tally.add(batch.tasks), transaction.add(batch.tasks)
-        if sums and settled and batch.chunk:
-            cache.store(batch.chunk, sums.packed())
-    if tally.has_copies:
-        # Which of two chunks with the same task counts it, depends on both.
+        tally.add(batch.tasks)
+        changing = transaction.add(batch.tasks)
+        if batch.content:
+            _remember(batch.tasks, batch.content, changing, cache)
+    # Which of two chunks with the same task counts it, depends on both.
+    if tally.has_copies or cache.is_fragmented:
         cache.discard()
     return tally.snapshot(transaction.first_seen_at), date
 
@@ -163,6 +166,16 @@ def _fetch_balance(client: Client) -> Outcome:
     except FetchError as error:
         return _outcome(error, began, None)
     return _outcome(None, began, None, balance=balance)
+
+
+def _remember(tasks: list[Task], content: Content, changing: Sequence[int], cache: ChunkCache) -> None:
+    """Store the chunks between the tasks at the places `changing`, which a later list may show otherwise."""
+    runs = [(before + 1, place) for before, place in pairwise((-1, *changing, len(tasks))) if place > before + 1]
+    groups = sum(place > before + 1 for before, place in pairwise((-2, *changing)))
+    cache.note_batch(len(content), groups, has_settled=bool(runs))
+    for begin, end in runs:
+        if chunk := content.chunk(begin, end):
+            cache.store(chunk, Snapshot.of(tasks[begin:end]).packed())
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

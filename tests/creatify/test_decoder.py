@@ -3,8 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from io import BytesIO
 from itertools import cycle
 from typing import Any, NoReturn
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from creatify_exporter.creatify import decoder
+from creatify_exporter.creatify.buffer import Source
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.task import Task
@@ -239,22 +241,24 @@ sizes = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 batch_bytes = st.sampled_from([1, 2, 7, 20, 64, 300])
 
 
-def pieces(body: bytes, sizes: list[int]) -> Iterator[bytes]:
-    size, start = cycle(sizes), 0
-    while start < len(body):
-        end = start + next(size)
-        yield body[start:end]
-        start = end
+class Pieces:
+    """A body that comes in pieces of at most these sizes, in turn."""
+
+    def __init__(self, body: bytes, sizes: list[int]) -> None:
+        self._body, self._sizes = BytesIO(body), cycle(sizes)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        return self._body.readinto(buffer[: next(self._sizes)])
 
 
-def tasks_of(reader: Decoder, pieces: Iterable[bytes]) -> list[Task]:
-    return [task for batch in reader.batches(pieces) for task in batch.tasks]
+def tasks_of(reader: Decoder, source: Source) -> list[Task]:
+    return [task for batch in reader.batches(source) for task in batch.tasks]
 
 
 def decoded(body: bytes, sizes: list[int], batch_bytes: int, task_list: TaskList = TEXT_GENERATOR) -> Reading | None:
     reader = Decoder(MEBIBYTE, batch_bytes, task_list=task_list)
     try:
-        tasks = [astuple(task)[: len(READERS)] for task in tasks_of(reader, pieces(body, sizes))]
+        tasks = [astuple(task)[: len(READERS)] for task in tasks_of(reader, Pieces(body, sizes))]
     except FetchError as error:
         if error.cause != "invalid_body":
             raise
@@ -286,7 +290,7 @@ def test_a_broken_list_is_refused_exactly_where_the_whole_is(
 @pytest.mark.parametrize("body", [b'[{"id":"a"}]', b' \n[{"id":"a"}]', b'{"results":[{"id":"a"}]}'])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
 def test_a_byte_order_mark_is_ignored_however_it_is_cut(body: bytes, size: int) -> None:
-    assert tasks_of(Decoder(MEBIBYTE), pieces(b"\xef\xbb\xbf" + body, [size])) == [Task("a")]
+    assert tasks_of(Decoder(MEBIBYTE), Pieces(b"\xef\xbb\xbf" + body, [size])) == [Task("a")]
 
 
 @settings(max_examples=150)
@@ -339,11 +343,11 @@ def test_an_envelope_reads_as_the_list_in_it(
 
 def test_an_envelope_tells_the_next_page() -> None:
     reader = Decoder(MEBIBYTE)
-    assert tasks_of(reader, [b' {"next": "https://x/?page=2", ', b'"results": [{"id": "a"}]}']) == [Task("a")]
+    assert tasks_of(reader, BytesIO(b' {"next": "https://x/?page=2", "results": [{"id": "a"}]}')) == [Task("a")]
     assert reader.next_page == "https://x/?page=2"
-    assert tasks_of(reader, [b'{"results": []}']) == []
+    assert tasks_of(reader, BytesIO(b'{"results": []}')) == []
     assert reader.next_page is None
-    list(reader.batches([b'{"results": [], "next": ""}']))
+    list(reader.batches(BytesIO(b'{"results": [], "next": ""}')))
     assert reader.next_page is None
 
 
@@ -363,7 +367,7 @@ def test_an_envelope_tells_the_next_page() -> None:
 )
 def test_what_is_no_list_is_refused(body: bytes) -> None:
     with pytest.raises(FetchError, match="expected a list of tasks, got") as refused:
-        list(Decoder(MEBIBYTE).batches([body]))
+        list(Decoder(MEBIBYTE).batches(BytesIO(body)))
     assert refused.value.cause == "invalid_body"
 
 
@@ -372,7 +376,7 @@ def test_an_element_that_is_too_deep_costs_itself_at_most() -> None:
     deepest = b"[" * 100_000 + b"]" * 100_000
     reader = Decoder(MEBIBYTE)
     body = b",".join([b'[{"id": "a"}', deep, deepest, b'{"id": "c"}]'])
-    assert tasks_of(reader, pieces(body, [5000])) == [Task("a"), Task("b", status="done"), Task("c")]
+    assert tasks_of(reader, Pieces(body, [5000])) == [Task("a"), Task("b", status="done"), Task("c")]
     assert reader.invalid == {"task": 1}
 
 
@@ -385,16 +389,16 @@ def huge(size: int) -> bytes:
 
 def test_a_task_longer_than_allowed_is_too_large() -> None:
     body = b'[{"id": "a"},' + huge(600_000) + b',{"id": "c"}]'
-    assert len(tasks_of(Decoder(700_000), pieces(body, [10_000]))) == 3
+    assert len(tasks_of(Decoder(700_000), Pieces(body, [10_000]))) == 3
     with pytest.raises(FetchError, match=r"fetch\.max_task") as refused:
-        list(Decoder(540_000).batches(pieces(body, [10_000])))
+        list(Decoder(540_000).batches(Pieces(body, [10_000])))
     assert refused.value.cause == "too_large"
 
 
 def test_an_envelope_longer_than_a_task_is_too_large() -> None:
     body = b'{"results": [' + b",".join([huge(1000)] * 100) + b"]}"
     with pytest.raises(FetchError) as refused:
-        list(Decoder(50_000).batches(pieces(body, [10_000])))
+        list(Decoder(50_000).batches(Pieces(body, [10_000])))
     assert refused.value.cause == "too_large"
 
 
@@ -456,7 +460,7 @@ def test_no_shape_costs_more_than_a_few_times_its_length(
 ) -> None:
     meter = Meter(monkeypatch)
     body = b"[" + SHAPES[shape] + b"]"
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(pieces(body, [step])):
+    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(body, [step])):
         pass
     assert meter.work <= 12 * len(body)
 
@@ -464,7 +468,7 @@ def test_no_shape_costs_more_than_a_few_times_its_length(
 @pytest.mark.parametrize("shape", ["tasks", "tasks that end in others", "numbers", "invalid tasks", "different tasks"])
 def test_the_buffer_is_as_long_as_a_batch_a_piece_and_a_task(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(monkeypatch)
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(pieces(b"[" + SHAPES[shape] + b"]", [PIECE])):
+    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(b"[" + SHAPES[shape] + b"]", [PIECE])):
         pass
     assert meter.longest <= BATCH + PIECE + 9000
 
@@ -472,6 +476,6 @@ def test_the_buffer_is_as_long_as_a_batch_a_piece_and_a_task(shape: str, monkeyp
 def test_tasks_that_look_alike_are_cut_by_guessing_and_never_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(monkeypatch)
     body = b"[" + SHAPES["tasks"] + b"]"
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(pieces(body, [PIECE])):
+    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(body, [PIECE])):
         pass
     assert meter.work <= 4 * len(body)

@@ -1,8 +1,12 @@
-"""Reads one list of N tasks many times, as the scrapes of a long-running exporter do: `python scrapes.py N`."""
+"""Reads lists many times, as the scrapes of a long-running exporter do: `python scrapes.py TASKS...`.
 
+Before each length and behind the last it asks for the system's load, so that callgrind can tell them apart.
+"""
+
+import os
 import sys
-from collections.abc import Iterator
 from contextlib import closing
+from io import BytesIO
 from typing import Final
 
 from creatify_exporter.creatify.chunk_cache import ChunkCache
@@ -26,14 +30,9 @@ def body(tasks: int) -> bytes:
     return b"[" + b",".join(ENTRY % number + TEXTS[number % 10] for number in range(tasks)) + b"]"
 
 
-def pieces(listed: bytes) -> Iterator[bytes]:
-    """Cut a list as a network does."""
-    return (listed[start : start + PIECE] for start in range(0, len(listed), PIECE))
-
-
-def main() -> None:
-    """Record the list again and again."""
-    listed, cache = body(int(sys.argv[1])), ChunkCache()
+def record(listed: bytes) -> None:
+    """Record a list again and again."""
+    cache = ChunkCache(4 * PIECE)
     with closing(
         Ledger(
             SqliteStore(None),
@@ -52,9 +51,12 @@ def main() -> None:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
                 cache = cache.successor(transaction.settled_in)
-                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(pieces(listed)), transaction, cache)
+                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(BytesIO(listed)), transaction, cache)
                 transaction.commit(NOW + 15 * scrape)
 
 
 if __name__ == "__main__":
-    main()
+    for length in sys.argv[1:]:
+        os.getloadavg()
+        record(body(int(length)))
+    os.getloadavg()

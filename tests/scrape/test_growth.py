@@ -1,5 +1,7 @@
 """What a scrape costs grows as it should: counted in calls, statements and instructions, not in seconds."""
 
+import json
+import mmap
 import os
 import re
 import subprocess
@@ -11,12 +13,15 @@ from types import FrameType
 
 import pytest
 from desk import DAY, NOON, WORKSPACE, Desk, moment
-from test_decoder import pieces
+from scrapes import body
+from test_decoder import Pieces
 
 from conftest import tool
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.snapshot import Snapshot
+from processes import ExporterProcess, running_exporter
+from servers import Recorder
 
 PIECE = 64 * 1024
 
@@ -90,11 +95,26 @@ def test_a_settled_task_costs_the_ledger_no_more_than_a_look() -> None:
     assert (long - short) / 10_000 < 2  # calls for each task
 
 
+def cost_of_a_first_commit(settled: int) -> int:
+    """Return the calls that it takes to commit a first list."""
+    desk = Desk()
+    with closing(desk.ledger), closing(desk.ledger.begin(*WORKSPACE)) as transaction:
+        transaction.add(tasks(settled, NOON - 3 * DAY))
+        with calls() as counted:
+            assert transaction.commit(desk.now)
+        assert desk.counts("submitted", "finished", "credits_used") == (settled,) * 3
+        return counted[0]
+
+
+def test_the_settled_tasks_of_a_first_list_are_summed_up_and_not_visited() -> None:
+    assert cost_of_a_first_commit(1_000) == cost_of_a_first_commit(100)
+
+
 def cost_of_decoding(number: int) -> int:
     decoder, snapshot = Decoder(2**20), Snapshot()
     body = listed(number)
     with calls() as counted:
-        for batch in decoder.batches(pieces(body, [PIECE])):
+        for batch in decoder.batches(Pieces(body, [PIECE])):
             snapshot.merge(Snapshot.of(batch.tasks))
     return counted[0]
 
@@ -104,26 +124,52 @@ def test_decoding_takes_as_many_calls_for_each_task_at_any_length() -> None:
     assert costs[20_000] < 1.1 * costs[10_000] < 1.1 * 1.1 * costs[5_000]
 
 
+def page_faults(exporter: ExporterProcess) -> int:
+    """Return how many pages of memory a process has been given so far: minflt in proc(5), /proc/PID/stat."""
+    return int(Path(f"/proc/{exporter.process.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+
+@pytest.mark.slow
+def test_a_scrape_is_given_its_buffer_and_not_a_new_one_for_each_piece(tmp_path: Path) -> None:
+    settings = {
+        "workspaces": [{"name": "a", "api_id": "id", "api_key": "key-of-a", "remaining_credits": False}],
+        "fetch": {"min_interval": "0s"},
+        "ledger": {"url": f"sqlite:///{tmp_path}/ledger.db"},
+    }
+    listed, config = body(30_000), tmp_path / "config.yml"
+    with Recorder(body=listed) as api:
+        settings["workspaces"][0]["base_url"] = api.url  # type: ignore[index] # a list
+        config.write_text(json.dumps(settings))
+        with running_exporter("--config.file", str(config), "--web.listen-address", "127.0.0.1:0") as exporter:
+            for _ in range(3):
+                assert exporter.value("creatify_up", api="text_generator") == 1
+            before = page_faults(exporter)
+            for _ in range(5):
+                exporter.get()
+            each = (page_faults(exporter) - before) / 5
+    assert each < len(listed) / mmap.PAGESIZE / 2, each
+
+
 def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -> None:
     """Counted by the processor's own measure, in which a scan that one call in C makes too often is seen as well."""
-    program = Path(__file__).with_name("scrapes.py")
-    valgrind = [tool("valgrind", "valgrind"), "--tool=callgrind", f"--callgrind-out-file={tmp_path / 'calls'}.%p"]
-    sizes = (1_000, 2_000, 4_000)
-    running = [
-        subprocess.Popen(
-            [*valgrind, sys.executable, str(program), str(tasks)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
-        for tasks in sizes
-    ]
-    counts = []
-    for process in running:
-        said = process.communicate()[1]
-        assert process.returncode == 0, said
-        found = re.search(r"Collected : (\d+)", said)
-        assert found, said
-        counts.append(int(found[1]))
-    short, long = counts[1] - counts[0], counts[2] - counts[1]
-    assert long < 2.5 * short, dict(zip(sizes, counts, strict=True))  # 2 if it is linear, 4 if it is quadratic
+    sizes = (500, 1_000, 2_000)
+    program, output = Path(__file__).with_name("scrapes.py"), tmp_path / "calls"
+    valgrind = [tool("valgrind", "valgrind"), "--tool=callgrind", "--dump-before=getloadavg"]
+    done = subprocess.run(
+        [*valgrind, f"--callgrind-out-file={output}", sys.executable, str(program), *map(str, sizes)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    short, middle, long = (instructions(output.with_name(f"calls.{part}")) for part in (2, 3, 4))
+    # 2 if it is linear, 4 if it is quadratic.
+    assert long - middle < 2.5 * (middle - short), (short, middle, long)
+
+
+def instructions(dump: Path) -> int:
+    """Return how many instructions a part of a program took."""
+    found = re.search(r"^totals: (\d+)", dump.read_text(), re.MULTILINE)
+    assert found
+    return int(found[1])

@@ -11,7 +11,7 @@ import pytest
 from desk import DAY, WORKSPACE, Desk, moment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoder import pieces
+from test_decoder import Pieces
 
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache
@@ -29,15 +29,15 @@ class Reader:
     """A ledger whose lists come as bytes; `decoded` is how many tasks of the last one were decoded."""
 
     def __init__(self, *, remembers: bool) -> None:
-        self.desk, self.cache, self.decoded = Desk(), ChunkCache(), 0
+        self.desk, self.cache, self.decoded = Desk(), ChunkCache(BATCH), 0
         self._remembers = remembers
 
     def read(self, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any]:
         """Record a list; return what it says, and what has been counted so far."""
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
-            cache = (self.cache if self._remembers else ChunkCache()).successor(transaction.settled_in)
-            batches = Decoder(2**20, BATCH, cache).batches(pieces(body, sizes))
+            cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.settled_in)
+            batches = Decoder(2**20, BATCH, cache).batches(Pieces(body, sizes))
             snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache
             transaction.commit(now)
@@ -182,6 +182,20 @@ def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() ->
         entries[number] = {**entries[number], "credits_used": 7.0}
         reader.read(body_of(entries), NOW + 2 + number, [512])
         assert 0 < reader.decoded < 100
+
+
+def test_of_a_list_with_scattered_young_tasks_little_more_than_these_is_decoded() -> None:
+    reader, chance = Reader(remembers=True), Random(1)  # noqa: S311 - an order
+    most = 0
+    for day in range(30):
+        young = set(chance.sample(range(1000), 50))
+        now = NOW + day * 2 * DAY
+        entries = [entry(number, now if number in young else NOW - 3 * DAY) for number in range(1000)]
+        for scrape in range(6):
+            reader.read(body_of(entries), now + scrape, [512])
+        assert reader.decoded < 200
+        most = max(most, len(reader.cache))
+    assert most < 1000 / 4
 
 
 def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one() -> None:

@@ -3,17 +3,24 @@
 From one scrape to the next nearly all bytes of a list are the same, though not in the same place: new tasks push them
 along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. A summary of its
 tasks is stored with it.
+
+Chunks are as long as a batch if the tasks that may still change stand together, as in a list sorted by time. If they
+are scattered, as in a list sorted by a random id, short chunks fill the spaces between them.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import xxhash
 
 # Bytes: usually the id of a task or its times are among them, so that no two chunks begin alike.
 _HEAD: Final = 256
+# A short chunk is at least this part of a batch, any other one half of it; none is longer than three.
+_SHORT: Final = 16
+# There are at most two short chunks for each group of tasks that may still change, and a few more.
+_SPARE: Final = 64
+_MAX_SHORT: Final = 8192
 # How often at most the candidates are not searched after a search that found none.
 _MAX_SKIPS: Final = 16
 
@@ -33,10 +40,16 @@ class ChunkCache:
     """Holds the chunks of the list before, to look up, and stores those of the present list.
 
     All methods take a buffer that begins with one byte (a bracket or a comma) before the first element. Memory: some
-    600 bytes for each chunk. One cache is for one list; `successor` makes that of the next.
+    600 bytes for each chunk. One cache is for one list; `successor` makes that of the next. `batch_bytes` is the length
+    of a batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_bytes: int = 512 * 1024) -> None:
+        self.batch_bytes = batch_bytes
+        self._scattered = False
+        # Groups of tasks that may still change, those that stand between others, and pieces that are no full chunks.
+        self._groups = self._between = self._fragments = 0
+        self._received = 0
         self._known: dict[int, tuple[Chunk, bytes]] = {}
         self._stored: dict[int, tuple[Chunk, bytes]] = {}
         self._settled_in: object = None
@@ -54,13 +67,13 @@ class ChunkCache:
         What has settled for one state of the ledger may not have for another: the next list knows the chunks stored
         here if `settled_in` is the same object for both; None is the same as nothing.
         """
-        successor = ChunkCache()
+        successor = ChunkCache(self.batch_bytes)
         successor._settled_in = settled_in
         if settled_in is not None and settled_in is self._settled_in:
-            successor._known = self._stored
+            successor._known, successor._scattered = self._stored, self._scattered
         return successor
 
-    def lookup(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
+    def lookup(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
         """Return the known chunk that the buffer begins with and its summary, if a comma follows the chunk."""
         known = self._candidate(buffer)
         if known is None:
@@ -72,26 +85,48 @@ class ChunkCache:
             self._refuted = True
             self._note_search(success=False)
             return None
-        self._stored[chunk.head] = known
+        self.store(*known)
+        self._received += chunk.length
         return known
 
-    def may_match(self, buffer: bytearray) -> bool:
+    def may_match(self, buffer: memoryview) -> bool:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
     def store(self, chunk: Chunk, summary: bytes) -> None:
         """Remember a chunk, all of whose tasks have settled, for the next list."""
         self._stored[chunk.head] = chunk, summary
+        self._fragments += 2 * chunk.length < self.batch_bytes
+
+    def is_worth(self, length: float) -> bool:
+        """Return whether a chunk of this length is worth its place: not too short, nor so long that it comes late."""
+        short = self._scattered and self._fragments < _MAX_SHORT
+        return self.batch_bytes / (_SHORT if short else 2) <= length <= 3 * self.batch_bytes
+
+    def note_batch(self, length: int, groups: int, *, has_settled: bool) -> None:
+        """Learn from a decoded batch how the tasks that may still change are spread: they stand in so many groups."""
+        self._received += length
+        self._groups += groups
+        self._fragments += not groups and not self.is_worth(length)
+        if groups and has_settled:
+            self._between += groups
+            self._scattered = self._scattered or self._between > 4 + self._received / self.batch_bytes / 8
+
+    @property
+    def is_fragmented(self) -> bool:
+        """Whether tasks that were scattered have settled since, so that there are too many short chunks."""
+        return self._scattered and self._fragments > _SPARE + 2 * self._groups
 
     def discard(self) -> None:
         """Forget what was stored, so that the next list is decoded whole."""
         self._stored.clear()
+        self._scattered = False
 
     def reset(self) -> None:
         """Forget what is known about the buffer: it begins with something else now."""
         self._refuted = False
 
-    def candidates(self, look: re.Pattern[bytes], buffer: bytearray) -> Iterator[int]:
+    def candidates(self, look: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
         """Yield the first comma, among those that `look` finds, that a known chunk seems to follow.
 
         If the list has been given a new order there is none; then it is searched less and less often.
@@ -108,7 +143,7 @@ class ChunkCache:
                 return
         self._note_search(success=False)
 
-    def _candidate(self, buffer: bytearray) -> tuple[Chunk, bytes] | None:
+    def _candidate(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
         if self._refuted or not self._known or len(buffer) <= _HEAD:
             return None
         return self._known.get(_head(buffer, 0))
@@ -118,22 +153,14 @@ class ChunkCache:
         self._skips = self._penalty - 1
 
 
-def identify(buffer: bytearray, length: int) -> Chunk:
+def identify(buffer: memoryview, length: int) -> Chunk:
     """Return what identifies the first `length` bytes of elements in the buffer."""
     return Chunk(_head(buffer, 0), length, _digest(buffer, length))
 
 
-def _head(buffer: bytearray, place: int) -> int:
-    with _part(buffer, place + 1, place + 1 + _HEAD) as part:
-        return xxhash.xxh3_64_intdigest(part)
+def _head(buffer: memoryview, place: int) -> int:
+    return xxhash.xxh3_64_intdigest(buffer[place + 1 : place + 1 + _HEAD])
 
 
-def _digest(buffer: bytearray, length: int) -> bytes:
-    with _part(buffer, 1, 1 + length) as part:
-        return xxhash.xxh3_128_digest(part)
-
-
-@contextmanager
-def _part(buffer: bytearray, begin: int, end: int) -> Iterator[memoryview]:
-    with memoryview(buffer) as whole, whole[begin:end] as part:
-        yield part
+def _digest(buffer: memoryview, length: int) -> bytes:
+    return xxhash.xxh3_128_digest(buffer[1 : 1 + length])

@@ -13,6 +13,7 @@ import msgspec
 import requests
 
 from creatify_exporter.config.schema import Fetch, Workspace
+from creatify_exporter.creatify.buffer import Buffer
 from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
 from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.transport import Transport
@@ -59,7 +60,7 @@ class Client:
                 with self._get(url, deadline, advice) as response:
                     date = _http_date(response.headers.get("Date", ""))
                     most = self._limits.max_body - decoder.received
-                    for batch in decoder.batches(self._transport.pieces(response, deadline, most)):
+                    for batch in decoder.batches(self._transport.body(response, deadline, most)):
                         yield batch._replace(date=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
@@ -68,9 +69,11 @@ class Client:
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
         with self._deadline() as deadline, self._get(self._workspace.base_url + BALANCE_PATH, deadline) as response:
-            body = b"".join(self._transport.pieces(response, deadline, _MAX_BALANCE_BYTES))
+            buffer, source = Buffer(_MAX_BALANCE_BYTES), self._transport.body(response, deadline, _MAX_BALANCE_BYTES)
+            while buffer.fill(source):
+                pass
+            body = bytes(buffer.content).removeprefix(BYTE_ORDER_MARK)
             try:
-                body = body.removeprefix(BYTE_ORDER_MARK)
                 return msgspec.json.decode(body, type=_Balance, strict=False).remaining_credits
             except (ValueError, RecursionError):
                 raise FetchError("invalid_body", f"expected remaining_credits, got {shape(body)}") from None

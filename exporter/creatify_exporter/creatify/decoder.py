@@ -14,11 +14,13 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from io import BytesIO
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import msgspec
 
+from creatify_exporter.creatify.buffer import Buffer, Source
 from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
 from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.task import Field, Task
@@ -34,6 +36,7 @@ _MAX_SKIPS: Final = 1024
 _MAX_INVALID_IDS: Final = 10_000
 _LARGEST: Final = sys.float_info.max
 _WHITE: Final = b" \t\n\r"
+_WHITE_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 # Keys that say what an object is; others may be somebody's text.
 _TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
@@ -51,20 +54,52 @@ _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART
 _STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
+_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+
 # Text is refused with a ValueError (msgspec's own, or Python's for bytes that are not UTF-8), depth with the other.
 _REFUSALS: Final = (ValueError, RecursionError)
+
+
+class Content:
+    """The bytes of a batch's tasks; they can be read until the next batch is asked for."""
+
+    def __init__(self, buffer: memoryview, tasks: int, cache: ChunkCache) -> None:
+        """Hold the bytes of so many tasks, with the bracket before them and the comma behind them."""
+        self._buffer, self._tasks, self._cache = buffer, tasks, cache
+        self._commas: list[int] = []
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return len(self._buffer)
+
+    def chunk(self, begin: int, end: int) -> Chunk | None:
+        """Identify the tasks from one to the one before another; None if they are not worth being remembered."""
+        if not self._cache.is_worth((end - begin) * len(self._buffer) / self._tasks):
+            return None
+        first, last = self._comma(begin - 1), self._comma(end - 1)
+        return identify(self._buffer[first:], last - first - 1)
+
+    def _comma(self, task: int) -> int:
+        """Return the place behind a task of the batch, of the bracket for -1."""
+        if task < 0:
+            return 0
+        if task == self._tasks - 1:
+            return len(self._buffer) - 1
+        if not self._commas:
+            self._commas = _commas(self._buffer)
+        return self._commas[task]
 
 
 class Batch(NamedTuple):
     """Some of a list's tasks, in its order: either decoded, or known from the list before.
 
-    `tasks` are those decoded, `chunk` identifies their bytes if they are worth caching. Of a known chunk there are no
+    `tasks` are those decoded, and `content` their bytes if there is a way to cache them. Of a known chunk there are no
     tasks but the `summary` that was stored with it. `date` is when the API answered by its own clock, in seconds since
     the epoch, None if it does not say.
     """
 
     tasks: list[Task]
-    chunk: Chunk | None = None
+    content: Content | None = None
     summary: bytes | None = None
     date: float | None = None
 
@@ -93,65 +128,61 @@ class Decoder:
         self._invalid_ids: set[str] = set()
         self._max_task, self._batch_bytes = max_task, batch_bytes
 
-    def batches(self, pieces: Iterable[bytes]) -> Iterator[Batch]:
-        """Yield the tasks of one body: decoded bytes, in pieces of any size.
+    def batches(self, source: Source) -> Iterator[Batch]:
+        """Yield the tasks of one body, whose decoded bytes come from a source.
 
         A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
-        source = self._counted(pieces)
-        start = _beginning(source)
-        if start.startswith(b"["):
-            return self._array(start, source)
-        if start.startswith(b"{"):
-            return self._array(self._results(start, source), iter(()))
-        raise _instead(start)
+        body, buffer = _Counted(source, self), Buffer(self._batch_bytes)
+        _skip_to_beginning(buffer, body)
+        opening = bytes(buffer.content[:1])
+        if opening == b"[":
+            return self._array(buffer, body)
+        if opening == b"{":
+            return self._array(Buffer(self._batch_bytes), BytesIO(self._results(buffer, body)))
+        raise _instead(buffer.content)
 
-    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        for piece in pieces:
-            self.received += len(piece)
-            yield piece
-
-    def _array(self, buffer: bytearray, source: Iterator[bytes]) -> Iterator[Batch]:
+    def _array(self, buffer: Buffer, source: Source) -> Iterator[Batch]:
         cutter = _Cutter(self._cache, self._entries)
-        separated = False
-        for piece in source:
-            buffer += piece
-            while known := self._cache.lookup(buffer):
-                chunk, summary = known
-                yield Batch([], chunk, summary)
-                separated = True
-                cutter.drop(buffer, 1 + chunk.length)
-            if len(buffer) < self._batch_bytes or self._cache.may_match(buffer):
-                continue
-            cut, tasks = cutter.cut(buffer)
-            if not cut:
-                self._check_size(buffer)
-                continue
-            yield self._batch(buffer, cut, tasks, cutter.commas)
-            separated = True
-            cutter.drop(buffer, cut)
-        yield Batch(self._rest(buffer, cutter, separated=separated))
+        while buffer.fill(source):
+            yield from self._whole_batches(buffer, cutter)
+        yield Batch(self._rest(buffer.content, cutter))
 
-    def _batch(self, buffer: bytearray, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
+    def _whole_batches(self, buffer: Buffer, cutter: "_Cutter") -> Iterator[Batch]:
+        """Take batches out of the buffer until more bytes are needed for the next."""
+        while True:
+            content = buffer.content
+            if known := self._cache.lookup(content):
+                chunk, summary = known
+                yield Batch([], summary=summary)
+                cutter.drop(buffer, 1 + chunk.length)
+                continue
+            if len(content) < self._batch_bytes or self._cache.may_match(content):
+                return
+            cut, tasks = cutter.cut(content)
+            if not cut:
+                self._check_size(content)
+                return
+            yield self._batch(content, cut, tasks, cutter.commas)
+            cutter.drop(buffer, cut)
+
+    def _batch(self, buffer: memoryview, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
         if tasks is None:
             return Batch(self._one_by_one(buffer, commas))
-        # A short chunk is not worth its place in memory, nor a long one the wait for its end.
-        if self._batch_bytes // 2 <= cut <= 3 * self._batch_bytes:
-            return Batch(tasks, identify(buffer, cut - 1))
-        return Batch(tasks)
+        return Batch(tasks, Content(buffer[: cut + 1], len(tasks), self._cache))
 
-    def _rest(self, buffer: bytearray, cutter: "_Cutter", *, separated: bool) -> list[Task]:
+    def _rest(self, buffer: memoryview, cutter: "_Cutter") -> list[Task]:
         batch = _decoded(self._entries, buffer)
         if batch is None:
             end = cutter.end(buffer)
             return self._one_by_one(buffer, [*cutter.commas, end])
-        if separated and not batch:
+        if cutter.has_dropped and not batch:
             raise _malformed("a comma stands before its end")
         return batch
 
-    def _one_by_one(self, buffer: bytearray, commas: list[int]) -> list[Task]:
+    def _one_by_one(self, buffer: memoryview, commas: list[int]) -> list[Task]:
         """Decode the elements between the bracket that opens the buffer and each of `commas`, the last one included."""
         begins = [1, *(comma + 1 for comma in commas)]
         tasks = (self._task(bytes(buffer[begin:end])) for begin, end in zip(begins, commas, strict=False))
@@ -178,21 +209,21 @@ class Decoder:
             self._invalid_ids.add(task_id)
         return repeated
 
-    def _results(self, body: bytearray, source: Iterator[bytes]) -> bytearray:
+    def _results(self, buffer: Buffer, source: Source) -> bytes:
         """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
-        for piece in source:
-            body += piece
-            self._check_size(body)
+        while buffer.fill(source):
+            self._check_size(buffer.content)
         try:
-            page = msgspec.json.decode(body, type=_Page)
+            page = msgspec.json.decode(buffer.content, type=_Page)
         except _REFUSALS:
-            page = _page(body)
-        if not bytes(page.results).startswith(b"["):
-            raise _instead(body)
+            page = _page(bytes(buffer.content))
+        results = bytes(page.results)
+        if not results.startswith(b"["):
+            raise _instead(buffer.content)
         self.next_page = page.next or None
-        return bytearray(page.results)
+        return results
 
-    def _check_size(self, buffer: bytearray) -> None:
+    def _check_size(self, buffer: memoryview) -> None:
         if len(buffer) > self._max_task:
             raise FetchError(
                 "too_large", f"a task (or a page in an envelope) is longer than fetch.max_task, {self._max_task} bytes"
@@ -217,12 +248,14 @@ class _Cutter:
         self._cache, self._entries = cache, entries
         self._look: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
+        self.has_dropped = False
         self._restart()
 
-    def drop(self, buffer: bytearray, cut: int) -> None:
+    def drop(self, buffer: Buffer, cut: int) -> None:
         """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
-        del buffer[:cut]
-        buffer[0] = ord("[")
+        buffer.drop(cut)
+        buffer.content[0] = ord("[")
+        self.has_dropped = True
         self._cache.reset()
         self._restart()
 
@@ -231,7 +264,7 @@ class _Cutter:
         self._position = self._depth = 1
         self._in_string = False
 
-    def cut(self, buffer: bytearray) -> tuple[int, list[Task] | None]:
+    def cut(self, buffer: memoryview) -> tuple[int, list[Task] | None]:
         """Return the place of a comma and the tasks before it.
 
         The place is 0 if there is none yet; the tasks are None if they must be read one by one.
@@ -249,17 +282,17 @@ class _Cutter:
         self._skip -= self._skip > 0
         return self.commas[-1], _decoded(self._entries, buffer, self.commas[-1]) or None
 
-    def end(self, buffer: bytearray) -> int:
+    def end(self, buffer: memoryview) -> int:
         """Return the place of the bracket that closes the list; raise `FetchError` if there is none, or more."""
         self._scan(buffer)
         if self._depth > 0 or self._in_string:
             raise _malformed("it ends in the middle")
-        body = buffer.rstrip(_WHITE)
+        body = bytes(buffer).rstrip(_WHITE)
         if self._depth < 0 or not body.endswith(b"]"):
             raise _malformed("something follows its end")
         return len(body) - 1
 
-    def _guesses(self, buffer: bytearray) -> Iterator[int]:
+    def _guesses(self, buffer: memoryview) -> Iterator[int]:
         """Yield commas before what looks like the first keys of the first element: the last one, then earlier ones.
 
         What looks like a task may be nested in one. A wrong guess costs little beside the exact scan, so that some
@@ -276,7 +309,7 @@ class _Cutter:
             yield places[-back]
             back *= 2
 
-    def _scan(self, buffer: bytearray) -> None:
+    def _scan(self, buffer: memoryview) -> None:
         """Note the commas between elements in what has been added to the buffer."""
         while self._position < len(buffer):
             if self._in_string:
@@ -301,7 +334,21 @@ class _Cutter:
         self._position = len(buffer)
 
 
-def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
+def _commas(buffer: memoryview) -> list[int]:
+    """Return the places of the commas behind the elements of an array that has been decoded; the last one ends it."""
+    buffer[-1] = ord("]")
+    try:
+        elements = _raw_decoder.decode(buffer)
+    finally:
+        buffer[-1] = ord(",")
+    commas = [0]
+    for element in elements:
+        begin = _matched(_WHITE_SPACE, buffer, commas[-1] + 1).end()
+        commas.append(_matched(_WHITE_SPACE, buffer, begin + memoryview(element).nbytes).end())
+    return commas[1:]
+
+
+def _look_of_an_element(buffer: memoryview) -> re.Pattern[bytes]:
     """Return what the beginning of the first element looks like: its keys up to the first value with an inside."""
     first = _FIRST_KEYS.match(buffer)
     if not first:
@@ -312,34 +359,33 @@ def _look_of_an_element(buffer: bytearray) -> re.Pattern[bytes]:
     return re.compile(look + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
 
 
-def _places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
+def _places(look: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
     return [found.start() for found in look.finditer(buffer, max(1, begin))]
 
 
-def _matched(pattern: re.Pattern[bytes], buffer: bytearray, position: int) -> re.Match[bytes]:
+def _matched(pattern: re.Pattern[bytes], buffer: memoryview, position: int) -> re.Match[bytes]:
     # The patterns used here match the empty string, if nothing else.
     return cast("re.Match[bytes]", pattern.match(buffer, position))
 
 
-def _decoded(entries: EntryDecoder, buffer: bytearray, cut: int | None = None) -> list[Task] | None:
+def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) -> list[Task] | None:
     """Decode the buffer, or the part before a cut as an array of its own; None if that is refused."""
     try:
         if cut is None:
             return entries.decode_batch(buffer)
         buffer[cut] = ord("]")
         try:
-            with memoryview(buffer) as whole, whole[: cut + 1] as head:
-                return entries.decode_batch(head)
+            return entries.decode_batch(buffer[: cut + 1])
         finally:
             buffer[cut] = ord(",")
     except _REFUSALS:
         return None
 
 
-def _page(body: bytearray) -> _Page:
+def _page(body: bytes) -> _Page:
     """Read an envelope with the standard library, which also takes the text that msgspec refuses."""
     try:
-        page = _loads(bytes(body))
+        page = _loads(body)
         results = msgspec.Raw(json.dumps(page["results"]).encode())
         return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
     except (*_REFUSALS, KeyError):
@@ -393,20 +439,31 @@ def _without_nested(element: bytes) -> bytes:
     return bytes(kept + element[kept_until:])
 
 
-def _beginning(source: Iterator[bytes]) -> bytearray:
-    """Return the beginning of a body, without a byte order mark (RFC 8259, 8.1) and the white space behind it."""
-    start = bytearray()
-    for piece in source:
-        start += piece
-        if len(start) >= len(BYTE_ORDER_MARK):
-            break
-    start = start.removeprefix(BYTE_ORDER_MARK).lstrip(_WHITE)
-    while not start and (piece := next(source, b"")):
-        start = bytearray(piece.lstrip(_WHITE))
-    return start
+class _Counted:
+    """Adds what is read from a source to what its decoder has received."""
+
+    def __init__(self, source: Source, decoder: Decoder) -> None:
+        self._source, self._decoder = source, decoder
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = self._source.readinto(buffer)
+        self._decoder.received += count
+        return count
 
 
-def shape(body: bytes | bytearray) -> str:
+def _skip_to_beginning(buffer: Buffer, source: Source) -> None:
+    """Skip a byte order mark (RFC 8259, 8.1) and the white space behind it."""
+    while len(buffer.content) < len(BYTE_ORDER_MARK) and buffer.fill(source):
+        pass
+    if bytes(buffer.content[: len(BYTE_ORDER_MARK)]) == BYTE_ORDER_MARK:
+        buffer.drop(len(BYTE_ORDER_MARK))
+    while True:
+        buffer.drop(_matched(_WHITE_SPACE, buffer.content, 0).end())
+        if buffer.content or not buffer.fill(source):
+            return
+
+
+def shape(body: bytes) -> str:
     """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
     body = body.lstrip(_WHITE)
     if not body:
@@ -426,7 +483,7 @@ _SHAPES: Final = (
 )
 
 
-def _object_shape(body: bytes | bytearray) -> str:
+def _object_shape(body: bytes) -> str:
     try:
         keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
     except _REFUSALS:
@@ -435,8 +492,8 @@ def _object_shape(body: bytes | bytearray) -> str:
     return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"
 
 
-def _instead(body: bytes | bytearray) -> FetchError:
-    return FetchError("invalid_body", f"expected a list of tasks, got {shape(body)}")
+def _instead(body: bytes | memoryview) -> FetchError:
+    return FetchError("invalid_body", f"expected a list of tasks, got {shape(bytes(body))}")
 
 
 def _malformed(what: str) -> FetchError:

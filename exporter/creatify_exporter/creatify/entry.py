@@ -30,7 +30,7 @@ class EntryDecoder:
         self._batch: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[self._type])  # type: ignore[name-defined]  # a type made from data
         self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._type)
 
-    def decode_batch(self, array: bytearray | memoryview) -> list[Task]:
+    def decode_batch(self, array: memoryview) -> list[Task]:
         """Return the tasks of a JSON array."""
         return self._completed(self._batch.decode(array))
 

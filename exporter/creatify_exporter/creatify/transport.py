@@ -20,7 +20,7 @@ from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
 from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
-from creatify_exporter.creatify.decoder import BATCH_BYTES
+from creatify_exporter.creatify.buffer import Source
 from creatify_exporter.creatify.happy_eyeballs import connect
 from creatify_exporter.errors import FetchError
 
@@ -49,31 +49,53 @@ class Transport:
         # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
         raise failure
 
-    def pieces(self, response: requests.Response, deadline: float, most: int) -> Iterator[bytes]:
-        """Yield the decoded body, at most so many bytes of it; raw, since `requests` reads in pieces of 10 KB."""
-        received, began = 0, time.monotonic()
-        while piece := _read(response, received):
-            received += len(piece)
-            if received > most:
-                spent = time.monotonic() - began
-                raise FetchError("too_large", f"the body is too large: {received} decoded bytes after {spent:.1f} s")
-            if time.monotonic() > deadline:
-                raise FetchError("timeout", "time is up")
-            yield piece
+    def body(self, response: requests.Response, deadline: float, most: int) -> Source:
+        """Return the decoded body, at most so many bytes of it, to be read until the deadline."""
+        return _Body(response, deadline, most)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._session.close()
 
 
-def _read(response: requests.Response, received: int) -> bytes:
-    try:
-        piece: bytes = response.raw.read(BATCH_BYTES, decode_content=True)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        failure = _broken_body(error, received)
-    else:
-        return piece
-    raise failure
+class _Body:
+    """Reads a body; raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place."""
+
+    def __init__(self, response: requests.Response, deadline: float, most: int) -> None:
+        self._raw, self._deadline, self._most = response.raw, deadline, most
+        self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
+        self._received, self._began = 0, time.monotonic()
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            count = self._read(buffer)
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            failure = _broken_body(error, self._received)
+        else:
+            self._received += count
+            self._check()
+            return count
+        raise failure
+
+    def _decode(self, buffer: memoryview) -> int:
+        piece: bytes = self._raw.read(len(buffer), decode_content=True)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _copy(self, buffer: memoryview) -> int:
+        # urllib3's own `readinto` makes a new `bytes` each time, and copies it.
+        response: Any = self._raw._fp  # noqa: SLF001 - as above
+        count: int = response.readinto(buffer)
+        if response.isclosed():
+            self._raw.release_conn()
+        return count
+
+    def _check(self) -> None:
+        if self._received > self._most:
+            spent = time.monotonic() - self._began
+            raise FetchError("too_large", f"the body is too large: {self._received} decoded bytes after {spent:.1f} s")
+        if time.monotonic() > self._deadline:
+            raise FetchError("timeout", "time is up")
 
 
 class _Watchdog:
@@ -187,7 +209,17 @@ def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urlli
 
 
 class _Response(http.client.HTTPResponse):
-    """Reads two things as RFC 9110 has them and `http.client` does not: interim answers, and repeated lengths."""
+    """Reads three things as RFC 9110 has them and `http.client` does not.
+
+    These are interim answers, repeated lengths, and a body that ends too early.
+    """
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - the base class's signature
+        """Read the next bytes of the body; IncompleteRead if the connection ends before it (8)."""
+        count = super().readinto(buffer)
+        if not count and self.length:
+            raise http.client.IncompleteRead(b"", self.length)
+        return count
 
     def _read_status(self) -> tuple[str, int, str]:
         """Skip any number of interim answers, such as 103 Early Hints (15.2); the base class skips 100 only."""
@@ -254,11 +286,11 @@ def _failed_request(error: Exception) -> FetchError:
 
 def _broken_body(error: Exception, received: int) -> FetchError:
     after = f"after {received} bytes"
-    if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+    if isinstance(error, urllib3.exceptions.ReadTimeoutError | TimeoutError):
         return FetchError("timeout", f"the body stopped coming {after}")
     if isinstance(error, urllib3.exceptions.DecodeError):
         return FetchError("invalid_body", f"the body is not encoded as its header says, {after}")
-    if isinstance(error, urllib3.exceptions.SSLError):
+    if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         return FetchError("tls", f"the secure connection broke {after}")
     return FetchError("connection", f"the connection broke {after}")
 

@@ -5,7 +5,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterator
 from math import floor
 from typing import Final, Literal, NamedTuple
 
@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from creatify_exporter.creatify.task import FINISHED, OTHER
-from creatify_exporter.ledger.staging import Observation
+from creatify_exporter.ledger.staging import Observation, Settled, StagingTable
 from creatify_exporter.ledger.state import (
     DAY,
     DAY_TOTALS,
@@ -62,12 +62,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListContents(NamedTuple):
-    """A complete list: the new and changed tasks, oldest first, and the ids of the tracked tasks it shows unchanged.
+    """A complete list: the new and changed tasks, and the ids of the tracked tasks that it shows unchanged.
 
     `has_dates` says whether any entry tells when its task was created.
     """
 
-    observations: Iterable[Observation]
+    observations: StagingTable
     unchanged: Collection[str]
     has_dates: bool
 
@@ -104,7 +104,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
     for model in book.models:
         _create_series(draft, model)  # those of reasons that the configuration has added
     compared = set()
-    for observation in contents.observations:
+    for observation in _to_compare(draft, contents.observations):
         row = book.rows.get(observation.id)
         if row is None:
             _add_new(draft, observation)
@@ -145,17 +145,39 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
     )
 
 
+def _to_compare(draft: _Draft, observations: StagingTable) -> Iterator[Observation]:
+    """Yield the observations, oldest first; of a first list, most have settled and are only summed up.
+
+    If there are more models than can be admitted, the order in which they come matters, and none is summed up.
+    """
+    models, most = draft.rules.models, draft.rules.max_models
+    if not draft.first or len((models | observations.models(most + 2)) - {OTHER}) > most:
+        yield from observations.oldest_first()
+        return
+    for settled in observations.settled(draft.watermark):
+        _add_settled(draft, settled)
+    yield from observations.oldest_first(settled_before=draft.watermark)
+
+
+def _add_settled(draft: _Draft, settled: Settled) -> None:
+    """Count tasks of a first list that are counted alike, and that need not be tracked."""
+    model = _admit(draft, settled.model)
+    if draft.rules.history == "skip":
+        return
+    row = _new_row(draft, model, settled.created_at)
+    for total in ("submitted", "finished"):
+        _count(draft, row, total, settled.tasks)
+    _count_signed(draft, row, "credits_used", "credits_refunded", settled.credits_used)
+    if settled.status == "done":
+        draft.succeeded.add(model)
+    else:
+        _count(draft, row, "failed", settled.tasks, label=settled.reason)
+        _count_signed(draft, row, "failed_credits_used", "failed_credits_refunded", settled.credits_used)
+
+
 def _add_new(draft: _Draft, observation: Observation) -> None:
     """Count a task that is seen for the first time."""
-    row = Row(
-        model=_admit(draft, observation.model),
-        status="unknown",
-        credits_used=None,
-        uncounted=0.0,
-        created_at=draft.now if observation.created_at is None else observation.created_at,
-        dated=observation.created_at is not None,
-        changed_at=draft.now,
-    )
+    row = _new_row(draft, _admit(draft, observation.model), observation.created_at)
     if draft.first and draft.rules.history == "skip":
         row.status, row.credits_used = observation.status, observation.credits_used
         row.uncounted = observation.credits_used or 0.0
@@ -165,6 +187,18 @@ def _add_new(draft: _Draft, observation: Observation) -> None:
     settled = draft.first and row.dated and row.finished and row.created_at < draft.watermark
     if not settled:
         draft.changes.rows[observation.id] = row
+
+
+def _new_row(draft: _Draft, model: str, created_at: float | None) -> Row:
+    return Row(
+        model=model,
+        status="unknown",
+        credits_used=None,
+        uncounted=0.0,
+        created_at=draft.now if created_at is None else created_at,
+        dated=created_at is not None,
+        changed_at=draft.now,
+    )
 
 
 def _update(draft: _Draft, observation: Observation, before: Row) -> None:

@@ -2,26 +2,37 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from math import inf
+from typing import Any, Final, NamedTuple
 
 from creatify_exporter.creatify.task import RANK, Status
 from creatify_exporter.ledger.store import unavailable
 
 _TABLE: Final = """
 CREATE TABLE observation (
-  id TEXT PRIMARY KEY, status TEXT, credits_used REAL, model TEXT, reason TEXT, created_at REAL, rank INTEGER
+  id TEXT PRIMARY KEY, status TEXT, credits_used REAL, model TEXT, reason TEXT, created_at REAL
 ) WITHOUT ROWID
 """
-_ADD: Final = """
-INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?, ?)
+_RANK: Final = " ".join(["CASE {}.status", *(f"WHEN '{status}' THEN {rank}" for status, rank in RANK.items()), "END"])
+_ADD: Final = f"""
+INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET
   status = excluded.status, credits_used = excluded.credits_used, model = excluded.model,
-  reason = excluded.reason, created_at = excluded.created_at, rank = excluded.rank
-WHERE excluded.rank > rank OR excluded.rank = rank AND coalesce(excluded.credits_used, -1) > coalesce(credits_used, -1)
-"""
+  reason = excluded.reason, created_at = excluded.created_at
+WHERE ({_RANK.format("excluded")}, coalesce(excluded.credits_used, -1))
+  > ({_RANK.format("observation")}, coalesce(observation.credits_used, -1))
+"""  # noqa: S608 - made of our own words
 _OLDEST_FIRST: Final = """
-SELECT id, status, credits_used, model, reason, created_at FROM observation ORDER BY created_at IS NULL, created_at, id
+SELECT id, status, credits_used, model, reason, created_at FROM observation
+WHERE NOT coalesce(created_at < ? AND status IN ('done', 'failed'), FALSE)
+ORDER BY created_at IS NULL, created_at, id
 """
+_SETTLED: Final = """
+SELECT status, model, reason, min(created_at), count(*), total(credits_used) FROM observation
+WHERE created_at < ? AND status IN ('done', 'failed')
+GROUP BY CAST(created_at / 86400 AS INTEGER), status, model, reason
+"""
+_MODELS: Final = "SELECT DISTINCT model FROM observation LIMIT ?"
 
 
 class Observation(NamedTuple):
@@ -33,6 +44,17 @@ class Observation(NamedTuple):
     model: str
     reason: str
     created_at: float | None
+
+
+class Settled(NamedTuple):
+    """Finished tasks of one UTC day that are counted alike, with their number and credits."""
+
+    status: Status
+    model: str
+    reason: str
+    created_at: float
+    tasks: int
+    credits_used: float
 
 
 class StagingTable:
@@ -48,17 +70,31 @@ class StagingTable:
     def add(self, observations: Iterable[Observation]) -> None:
         """Add observations; of several of one task the one that is furthest on stays, of equal ones the first."""
         with unavailable(sqlite3.Error):
-            self._opened().executemany(_ADD, ((*each, RANK[each.status]) for each in observations))
+            self._opened().executemany(_ADD, observations)
 
-    def __iter__(self) -> Iterator[Observation]:
-        """Yield one observation for each task, the oldest task first, those without a date last."""
+    def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
+        """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
         with unavailable(sqlite3.Error):
-            yield from map(Observation._make, self._opened().execute(_OLDEST_FIRST))
+            yield from map(Observation._make, self._query(_OLDEST_FIRST, settled_before))
+
+    def settled(self, before: float) -> Iterator[Settled]:
+        """Yield the sums of the finished tasks that were created before a time."""
+        with unavailable(sqlite3.Error):
+            yield from map(Settled._make, self._query(_SETTLED, before))
+
+    def models(self, most: int) -> set[str]:
+        """Return so many of the models that are observed."""
+        with unavailable(sqlite3.Error):
+            return {model for (model,) in self._query(_MODELS, most)}
 
     def close(self) -> None:
         """Free memory and disk."""
         if self._database:
             self._database.close()
+
+    def _query(self, statement: str, parameter: float) -> Iterable[Any]:
+        # Most lists bring nothing new, and need no table.
+        return self._database.execute(statement, (parameter,)) if self._database else ()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:

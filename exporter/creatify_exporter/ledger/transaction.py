@@ -1,9 +1,10 @@
 """A transaction: follows one fetch, and records its list as a whole or not at all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
-from creatify_exporter.creatify.task import Task, known_status, model_label
+from creatify_exporter.creatify.task import FINISHED, Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules
 from creatify_exporter.ledger.staging import Observation, StagingTable
@@ -32,6 +33,8 @@ class Transaction:
         self._record = record
         self._failure = failure
         self._staging = StagingTable()
+        # A list has thousands of tasks of each model.
+        self._label = lru_cache(model_label)
         self._unchanged: set[str] = set()
         self._changed: set[str] = set()
         self._listed = self._has_dates = False
@@ -40,22 +43,22 @@ class Transaction:
         watermark = book.progress.watermark
         self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
 
-    def add(self, batch: list[Task]) -> bool:
-        """Add a batch; return whether all its tasks have settled, so that no later list can change them.
+    def add(self, batch: list[Task]) -> Sequence[int]:
+        """Add a batch; return the places of its tasks that are unfinished, or that a later list may change.
 
         A ledger that fails here says so at `commit`, so that the list can be read to its end.
         """
         self._listed = self._listed or bool(batch)
         self._has_dates = self._has_dates or any(task.created_at for task in batch)
         if self._failure:
-            return False
-        observations, settled = self._observations(batch)
+            return range(len(batch))
+        observations, changing = self._observations(batch)
         try:
             if observations:
                 self._staging.add(observations)
         except LedgerUnavailable as error:
             self._failure = error
-        return settled == len(batch)
+        return changing
 
     def skip(self) -> None:
         """Note that the list has settled tasks that are not added, since they change nothing."""
@@ -82,18 +85,21 @@ class Transaction:
         """Forget the list."""
         self._staging.close()
 
-    def _observations(self, batch: list[Task]) -> tuple[list[Observation], int]:
-        """Return the observations of new and changed tasks, and how many tasks of the batch have settled."""
+    def _observations(self, batch: list[Task]) -> tuple[list[Observation], list[int]]:
+        """Return the observations of new and changed tasks, and the places of those that are not settled and final."""
         # Without calls for tasks that are settled or unchanged: a list can hold a hundred thousand of these.
         rows, watermark = self._book.rows, self._watermark
-        observations, settled = [], 0
-        for task in batch:
+        observations: list[Observation] = []
+        changing: list[int] = []
+        for place, task in enumerate(batch):
             row = rows.get(task.id)
             if row is None:
                 created_at = task.created_at
                 if watermark is not None and created_at is not None and created_at < watermark:
-                    settled += 1
-                elif task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
+                    if task.status not in FINISHED:
+                        changing.append(place)
+                    continue
+                if task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
                     observations.append(self._observe(task))
             elif task.status != row.status or task.credits_used != row.credits_used:
                 observations.extend(self._contradict(task, row))
@@ -101,7 +107,8 @@ class Transaction:
                 observations.append(self._observe(task))
             else:
                 self._unchanged.add(task.id)
-        return observations, settled
+            changing.append(place)
+        return observations, changing
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
         """Observe a tracked task that the list shows otherwise than the book has it."""
@@ -116,4 +123,4 @@ class Transaction:
         reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Without names: a first list has a hundred thousand of these.
-        return Observation(task.id, status, task.credits_used, model_label(task.model_name), reason, created_at)
+        return Observation(task.id, status, task.credits_used, self._label(task.model_name), reason, created_at)
