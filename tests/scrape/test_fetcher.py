@@ -57,7 +57,11 @@ class Bench:
     _number = itertools.count()
 
     def __init__(
-        self, min_interval: float = MIN_INTERVAL, timeout: float = TIMEOUT, lanes: Lanes | None = None
+        self,
+        min_interval: float = MIN_INTERVAL,
+        timeout: float = TIMEOUT,
+        lanes: Lanes | None = None,
+        serve_stale_for: float = 0.0,
     ) -> None:
         self.clock, self.fetches = ManualClock(1000.0), Fetches()
         names = ("bench", str(next(self._number)))
@@ -68,6 +72,7 @@ class Bench:
             lanes or Lanes(3, timeout),  # two that hang, and one more
             min_interval=min_interval,
             timeout=timeout,
+            serve_stale_for=serve_stale_for,
             monotonic=self.clock,
         )
 
@@ -152,6 +157,20 @@ def test_failures_are_counted_once_each_under_their_cause(bench: Bench) -> None:
         bench.clock.at += MIN_INTERVAL
     assert bench.fetcher.fetches == len(CAUSES)
     assert dict(bench.fetcher.failures) == dict.fromkeys(CAUSES, 1)
+
+
+def test_a_list_that_can_wait_is_fetched_behind_the_answer_with_the_list_before_unless_that_failed_or_is_old() -> None:
+    bench = Bench(min_interval=60.0, serve_stale_for=120.0)
+    first, second = good(1.0), good(2.0)
+    bench.fetched(first)
+    bench.clock.at += 60
+    assert bench.scrape().result(0) is first
+    bench.fetches.begun().end(second)
+    assert bench.scrape().result(0) is second
+    bench.clock.at += 120
+    assert bench.fetched(Outcome(cause="auth", reason="403", duration=0.1)).cause == "auth"
+    bench.clock.at += 60
+    assert bench.fetched(good(3.0)).balance == 3.0
 
 
 # --- 429 -----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def _rule(reason: str, *patterns: str) -> ReasonRule:
 # The order decides: a filtered prompt comes as 400 INVALID_ARGUMENT, a timeout of a proxy as one of many 5xx pages.
 # Every repetition is bounded. Wordings: Google's generative language and Vertex APIs with their client libraries
 # (google.rpc.Code names, finish and block reasons), nginx, Envoy and Cloudflare, Django REST framework, Starlette,
-# requests, httpx and Celery.
+# requests, httpx and Celery, and services of videos and voices.
 DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
     _rule(
         "content_filtered",
@@ -39,6 +39,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bviolat\w{1,5}\b.{0,60}\b(?:polic(?:y|ies)|guidelines|terms|practices)\b",
         r"\bresponsible ai\b|\bsensitive words\b|\binappropriate content\b|\bcontent moderation\b",
         r"\b(?:content|safety|usage) (?:policy|policies|filters?|guidelines)\b",
+        r"\bnsfw\b|\bflagged by\b.{0,30}\bmoderation\b",
     ),
     _rule(
         "insufficient_credits",
@@ -49,7 +50,8 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
     ),
     _rule(
         "rate_limited",
-        r"resource.{0,10}exhausted|too many (?:concurrent )?requests|\bquota|rate.?limit|throttl",
+        r"resource.{0,10}exhausted|\bquota|rate.?limit|throttl",
+        r"too many (?:concurrent )?(?:requests|renders|jobs|tasks|generations)",
         r"\b(?:requests|tokens) per (?:second|minute|hour|day)\b|\bconcurrency limit\b",
         _status("429"),
     ),
@@ -64,14 +66,14 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bservice (?:is )?(?:currently |temporarily )?unavailable\b",
         r"\bmodels?\b.{0,160}\bnot (?:found|available|supported|exist)",
         r"\bmodels?\b.{0,160}\b(?:unavailable|no longer|deprecated|retired|decommissioned|disabled)\b",
-        r"\b(?:unknown|unsupported|no such) model\b",
+        r"\b(?:unknown|unsupported|no such) model\b|\bno (?:gpus?|workers?|capacity)\b.{0,20}\bavailable\b",
         _status("503|529"),
     ),
     _rule(
         # The service's own credentials with its supplier: the request is not at fault.
         "internal_error",
         r"\bapi.?key\b.{0,40}\b(?:invalid|not valid|expired|leaked|not found)",
-        r"\bpermission.?denied\b|\bunauthenticated\b",
+        r"\binvalid (?:\w{1,20} )?api.?key\b|\bpermission.?denied\b|\bunauthenticated\b",
         _status("401|403"),
     ),
     _rule(
@@ -82,6 +84,10 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\btoken count\b|\bcontext (?:length|window)\b|\btoo (?:large|long|big|many (?:tokens|images|files))\b",
         r"\bvalidation ?error|\bthis field\b|\bensure this\b|\bfield required\b|\bis required\b",
         r"\bnot a valid\b|\bmust (?:be|not|have|contain)\b|\bfailed.?precondition\b|\bout.of.range\b",
+        # Services of videos, voices and images, about what they were given.
+        r"\bcould ?not (?:be )?(?:pars|read|open|load|decod|download|find|found|fetch|process)",
+        r"\b(?:avatar|voice|template|image|video|audio|file|media|asset|url)s?\b.{0,60}\b(?:not found|unreachable)\b",
+        r"\btoo short\b|\b(?:longer|shorter) than \d|\bmax_tokens\b",
         _status("400|404|405|413|414|415|422"),
     ),
     _rule(
@@ -91,7 +97,8 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bconnection\b.{0,30}\b(?:reset|aborted|refused|closed|error|termination|lost)",
         r"\bserver disconnected\b|\bclosed connection\b|\bbroken pipe\b",
         r"\b(?:key|type|value|attribute|index|runtime|assertion|os|memory|connect|read|protocol|decode)error\b",
-        r"\bobject has no attribute\b",
+        r"\bobject has no attribute\b|\bsocket hang ?up\b|\bempty response\b",
+        r"\bffmpeg\b|\bexited with (?:code|status)\b",
         _status(r"5\d\d"),
     ),
 )
