@@ -390,9 +390,12 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
         r.commit(moment.timestamp())
+    plan = {"price_per_credit": 0.15, "currency": "USD"}
+    config.write_text(config.read_text().replace("workspaces:\n- ", f"workspaces:\n- plan: {json.dumps(plan)}\n  "))
     done = here("report", "--config.file", config, "--month", "2026-10", "--csv")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,pro,1,1,0,2.5,0,2.5"]
+    assert done.returncode == 0
+    assert done.stderr.startswith("default (text_generator): counting began on 2026-10-07")
+    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,pro,1,1,0,2.5,0,2.5,0,0.375,USD"]
     without_keys = here("report", "--ledger.url", f"sqlite:///{tmp_path}/ledger.db", "--month", "2026-10")
     assert without_keys.returncode == 0
     assert "2026-10-07  default    pro" in without_keys.stdout

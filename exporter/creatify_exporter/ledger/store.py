@@ -164,6 +164,12 @@ class Store(ABC):
             )
             return sorted(Day._make(row) for row in rows)  # not by the database, which may sort as in some language
 
+    def first_lists(self) -> dict[tuple[str, str], float]:
+        """Return when the first list of each workspace and api was recorded, in seconds since the epoch."""
+        with self.reading() as sql:
+            rows = sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL").fetchall()
+        return {(workspace, api): recorded_at for workspace, api, recorded_at in sorted(rows)}
+
     def books(self) -> Iterator[tuple[str, str, Book]]:
         """Yield each book with its workspace and api, all as of one moment."""
         with self.reading() as sql:
