@@ -23,8 +23,8 @@ _GRACE: Final = 1.0
 # Seconds; doubled by each 429 that does not say how long to wait.
 _FIRST_PAUSE: Final = 30.0
 _MAX_PAUSE: Final = 15 * 60.0
-# Seconds for which Prometheus, too, takes a sample for current.
-_MAX_STALENESS: Final = 5 * 60.0
+MAX_STALENESS: Final = 5 * 60.0
+"""Seconds for which Prometheus, too, takes a sample for current."""
 
 _log = structlog.get_logger()
 
@@ -83,6 +83,7 @@ class Fetcher:
         self.fetches = 0
         self.failures: Counter[Cause] = Counter()
         self.last: Outcome | None = None
+        self._ended_at: float | None = None
         self._names, self._fetch, self._lanes, self._monotonic = names, fetch, lanes, monotonic
         self._min_interval, self._timeout = min_interval, timeout
         self._lock = threading.Lock()
@@ -112,6 +113,11 @@ class Fetcher:
                 return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
             return self._start(now)
 
+    @property
+    def age(self) -> float:
+        """How many seconds ago the last fetch ended; infinite before there is one."""
+        return float("inf") if self._ended_at is None else self._monotonic() - self._ended_at
+
     def mark_served(self, outcome: Outcome) -> None:
         """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
         with self._lock:
@@ -125,6 +131,7 @@ class Fetcher:
             if same_account:
                 self._paused_until, self._pause = before._paused_until, before._pause  # noqa: SLF001 - as above
                 self.last, self._started_at = before.last, before._started_at  # noqa: SLF001 - as above
+                self._ended_at = before._ended_at  # noqa: SLF001 - as above
                 self._slow = before._slow  # noqa: SLF001 - as above
 
     def close(self) -> None:
@@ -149,7 +156,7 @@ class Fetcher:
         if self._unserved is None:
             return None
         came_at, outcome = self._unserved
-        return outcome if now - came_at < _MAX_STALENESS else None
+        return outcome if now - came_at < MAX_STALENESS else None
 
     def _run(self, fetch: "_Fetch") -> None:
         future = fetch.ticket.future
@@ -190,6 +197,7 @@ class Fetcher:
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
         before, self.last = self.last, outcome
+        self._ended_at = self._monotonic()
         self.fetches += 1
         if outcome.cause:
             self.failures[outcome.cause] += 1

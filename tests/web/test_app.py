@@ -3,26 +3,30 @@
 import asyncio
 import gzip
 import json
+import re
 import signal
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
+from creatify_exporter.web import landing_page
 from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.listener import listen
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
@@ -314,6 +318,47 @@ def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator
     assert "1,234,567.5 credits" in answer.text
     assert "<td>1,234,567.25</td>" in answer.text
     assert len(simulator.requests) == 3
+
+
+def listed(number: int, days_ago: float, **fields: Any) -> dict[str, Any]:
+    created_at = datetime.fromtimestamp(NOW - 86400 * days_ago, UTC).isoformat()
+    return {"id": str(number), "model_name": "pro", "status": "done", "created_at": created_at, **fields}
+
+
+def test_the_landing_page_says_how_long_the_credits_last_and_what_failed_lately_and_why(simulator: Simulator) -> None:
+    tasks = [
+        *(listed(n, 3, status="failed", failed_reason="429 too many requests", credits_used=20) for n in range(2)),
+        listed(3, 2, status="failed", failed_reason="the dog ate it"),
+        listed(4, 1, credits_used=135.0),
+        listed(5, 30, status="failed", failed_reason="long ago", credits_used=999),
+    ]
+    simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    plan = Plan(credits=500, renews_on_day=1)
+    one = Site(workspace(simulator, remaining_credits=True, plan=plan))
+    one.get("/metrics")
+    page = one.get("/").text
+    # 175 credits in 3.37 days are 52 a day; it is 9 October, 08:53.
+    assert "412 of 500 credits, last until 17 October, renewal 1 November: 763 short" in page
+    failures = page.partition("Failed in the last 7 days")[2].partition("</table>")[0]
+    cells = re.findall("<td[^>]*>(.*?)</td>", failures)
+    assert cells == [*("rate_limited", "pro", "text_generator", "2"), *("other", "pro", "text_generator", "1")]
+
+
+def test_a_balance_is_not_green_while_the_list_cannot_be_fetched(simulator: Simulator) -> None:
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    kinds = []
+    for status in (200, 503):
+        simulator.faults.always(replied(status, b"[]"))
+        one = Site(workspace(simulator, remaining_credits=True))
+        one.get("/metrics")
+        kinds.append(re.findall('class="state ([a-z]+)"', one.get("/").text))
+    assert kinds == [["good", "good"], ["bad", "none"]]
+
+
+def test_the_documentation_that_the_page_leads_to_is_that_of_the_package() -> None:
+    urls = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["urls"]
+    assert urls["Documentation"] == landing_page.DOCUMENTATION
 
 
 def test_the_landing_page_may_load_and_run_nothing(site: Site) -> None:

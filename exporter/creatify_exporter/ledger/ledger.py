@@ -14,7 +14,7 @@ from typing import NamedTuple
 from creatify_exporter.errors import LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules, reconcile
 from creatify_exporter.ledger.state import Book, Changes, Progress, SeriesKey
-from creatify_exporter.ledger.store import Conflict, Store
+from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
 
 __all__ = ["Counters", "Ledger", "Rules", "Transaction"]
@@ -98,6 +98,11 @@ class Ledger:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             runs = {model: book.failure_runs.get(model, 0) for model in book.models}
             return Counters(values, book.progress, len(book.rows), frozenset(book.models), runs)
+
+    def days(self, since: int, before: int) -> list[Day]:
+        """Return the daily totals of all workspaces as `Store.days` does; may wait for a commit, and for a disk."""
+        with self._locked(None):
+            return self._store.days(since, before)
 
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""
