@@ -17,6 +17,7 @@ import structlog
 from creatify_exporter.errors import Cause
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.trace import Step
 
 # Seconds that a fetch may need beyond its deadline to notice it.
 _GRACE: Final = 1.0
@@ -44,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True):
     duration: float | None = None
     received: int | None = None
     retry_after: float | None = None
+    steps: tuple[Step, ...] = ()
 
 
 class Ticket(NamedTuple):

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Final
 
+import msgspec
 import structlog
 
-from creatify_exporter import redaction
+from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
@@ -84,6 +85,7 @@ class Target:
             decoder = Decoder(self._max_task, cache=cache)
             try:
                 snapshot, date = read_list(self._list_client.fetch_list(decoder), transaction, cache)
+                trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._cache = cache
                 # A clock that is ahead must not settle the future.
                 transaction.commit(self._clock() if date is None else min(self._clock(), date))
@@ -145,8 +147,10 @@ def _outcome(failure: ExporterError | None, began: float, received: int | None, 
 def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
     """Turn whatever a fetch raises into its failure: no defect here may take the counters off the page."""
     began = time.monotonic()
-    try:
-        return fetch()
-    except Exception as error:  # noqa: BLE001 - the one boundary
-        _log.exception("fetch broke", workspace=names[0], api=names[1])
-        return _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)
+    with trace.tracing(*names) as steps:
+        try:
+            outcome = fetch()
+        except Exception as error:  # noqa: BLE001 - the one boundary
+            _log.exception("fetch broke", workspace=names[0], api=names[1])
+            outcome = _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)
+        return msgspec.structs.replace(outcome, steps=tuple(steps))

@@ -320,6 +320,39 @@ def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator
     assert len(simulator.requests) == 3
 
 
+def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(
+    simulator: Simulator,
+) -> None:
+    # An API that leads around, and repeats what it was told.
+    moved = f"{simulator.url}/moved/?id={simulator.api_id}&key={simulator.api_key}"
+    task = listed(1, 0, status="failed", failed_reason=f"a secret prompt {simulator.api_key}")
+    simulator.faults.next(replied(302, b"", location=moved))
+    simulator.faults.always(replied(200, json.dumps([task]).encode()))
+    simulator.faults.always(replied(200, json.dumps([task]).encode()), path="/moved/")
+    simulator.faults.always(replied(404, b""), path=BALANCE_PATH)
+    one = Site(workspace(simulator, remaining_credits=True))
+    answer = one.get("/probe?workspace=default&debug=true")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    steps, _, samples = answer.text.partition("# The metrics that this probe returns without debug=true:\n")
+    numberless = re.sub(r"[0-9]+\.[0-9]+", "N", steps)
+    lines = [re.sub("^ *N s  ", "", line) for line in numberless.splitlines() if line]
+    url = simulator.url.replace("127.0.0.1", "N.N")
+    assert lines == [
+        "# default: text_generator",
+        f'request: url="{url}/sse/text_generator/" status=302 bytes=0 seconds=N',
+        f'request: url="{url}/sse/text_generator/" status=200 bytes={len(json.dumps([task]))} seconds=N',
+        "list: tasks=1 invalid=0",
+        "commit: recorded=True tasks_changed=1 series_changed=3",
+        "succeeded in N s, N s ago",
+        "# default: remaining_credits",
+        f'request: url="{url}{BALANCE_PATH}" status=404 bytes=0 seconds=N',
+        f"failed: http_status: the API answered 404 Not Found for {BALANCE_PATH}",
+    ]
+    assert total(parsed(samples), "creatify_tasks", status="failed") == 1
+    for secret in (simulator.api_id, simulator.api_key, "prompt", "moved"):
+        assert secret not in steps
+
+
 def listed(number: int, days_ago: float, **fields: Any) -> dict[str, Any]:
     created_at = datetime.fromtimestamp(NOW - 86400 * days_ago, UTC).isoformat()
     return {"id": str(number), "model_name": "pro", "status": "done", "created_at": created_at, **fields}

@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import requests
 
+from creatify_exporter import trace
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
 from creatify_exporter.creatify.transport import Transport
@@ -43,10 +44,8 @@ class Client:
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                with self._get(url, deadline) as response:
-                    date = _http_date(response.headers.get("Date", ""))
-                    most = self._limits.max_body - decoder.received
-                    for batch in decoder.batches(self._transport.pieces(response, deadline, most)):
+                with self._body(url, deadline, self._limits.max_body - decoder.received) as (date, pieces):
+                    for batch in decoder.batches(pieces):
                         yield batch._replace(date=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
@@ -54,8 +53,9 @@ class Client:
 
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
-        with self._deadline() as deadline, self._get(self._workspace.base_url + BALANCE_PATH, deadline) as response:
-            body = b"".join(self._transport.pieces(response, deadline, _MAX_BALANCE_BYTES))
+        url = self._workspace.base_url + BALANCE_PATH
+        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES) as (_, pieces):
+            body = b"".join(pieces)
             try:
                 body = body.removeprefix(BYTE_ORDER_MARK)
                 return msgspec.json.decode(body, type=_Balance, strict=False).remaining_credits
@@ -66,34 +66,60 @@ class Client:
         """Close the idle connections."""
         self._transport.close()
 
+    @contextmanager
+    def _body(self, url: str, deadline: float, most: int) -> Iterator[tuple[float | None, Iterator[bytes]]]:
+        """Yield the date of an answer with status 200, and the pieces of its body."""
+        began, received = time.monotonic(), 0
+
+        def pieces(response: requests.Response) -> Iterator[bytes]:
+            nonlocal received
+            for piece in self._transport.pieces(response, deadline, most):
+                received += len(piece)
+                yield piece
+
+        with self._get(url, deadline) as response:
+            try:
+                yield _http_date(response.headers.get("Date", "")), pieces(response)
+            finally:
+                seconds = time.monotonic() - began
+                trace.step("request", url=_without_query(url), status=200, bytes=received, seconds=round(seconds, 3))
+
     def _get(self, url: str, deadline: float) -> requests.Response:
         """Return a response with status 200 and its body unread."""
+        # Of redirects only this one is ever shown: in others an API may spell a key in any way.
+        asked = _without_query(url)
         for _ in range(_MAX_REDIRECTS):
-            response = self._send(url, deadline)
+            response = self._send(url, deadline, asked)
             if not response.is_redirect:
-                _check_status(response, self._clock())
+                _check_status(response, self._clock(), urlsplit(asked).path)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
         raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times, and once more")
 
-    def _send(self, url: str, deadline: float) -> requests.Response:
+    def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
         """Send one request, and once more if a connection or a gateway failed it."""
-        answer = self._try(url, deadline)
+        answer = self._try(url, deadline, asked)
         retry = answer.cause == "connection" if isinstance(answer, FetchError) else answer.status_code in _RETRIED
         if retry and time.monotonic() < deadline:
             if isinstance(answer, requests.Response):
                 answer.close()
-            answer = self._try(url, deadline)
+            answer = self._try(url, deadline, asked)
         if isinstance(answer, FetchError):
             raise answer
         return answer
 
-    def _try(self, url: str, deadline: float) -> requests.Response | FetchError:
+    def _try(self, url: str, deadline: float, asked: str) -> requests.Response | FetchError:
+        began = time.monotonic()
         try:
-            return self._transport.get(url, self._credentials(), deadline)
+            answer = self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
+            trace.step("request failed", url=asked, cause=error.cause, seconds=round(time.monotonic() - began, 3))
             return error
+        if answer.status_code != HTTPStatus.OK:
+            seconds = round(time.monotonic() - began, 3)
+            trace.step("request", url=asked, status=answer.status_code, bytes=0, seconds=seconds)
+        return answer
 
     def _credentials(self) -> dict[str, str]:
         try:
@@ -128,7 +154,7 @@ class _Balance(msgspec.Struct):
     remaining_credits: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
-def _check_status(response: requests.Response, now: float) -> None:
+def _check_status(response: requests.Response, now: float, path: str) -> None:
     status = response.status_code
     if status == HTTPStatus.OK:
         return
@@ -139,7 +165,11 @@ def _check_status(response: requests.Response, now: float) -> None:
         raise FetchError("auth", f"{said}: check the API id and key")
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimited(said, _retry_after(response, now))
-    raise FetchError("http_status", said)
+    raise FetchError("http_status", f"{said} for {path}")
+
+
+def _without_query(url: str) -> str:
+    return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
 def _retry_after(response: requests.Response, now: float) -> float | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules, reconcile
 from creatify_exporter.ledger.state import Book, Changes, Progress, SeriesKey
@@ -156,7 +157,10 @@ class Ledger:
             book = self._book(name)
             if book.progress.version != version:
                 return False
-            return self._write(name, book, reconcile(book, contents, rules, now=now, clock=self._clock()))
+            changes = reconcile(book, contents, rules, now=now, clock=self._clock())
+            written = self._write(name, book, changes)
+            trace.step("commit", recorded=written, tasks_changed=len(changes.rows), series_changed=len(changes.totals))
+            return written
 
     def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
         """Write to the store and then to the book; return False if another list has been recorded before."""

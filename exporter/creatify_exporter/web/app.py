@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
@@ -22,7 +23,7 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.metrics import ScrapeRegistry
-from creatify_exporter.web import landing_page
+from creatify_exporter.web import debug_page, landing_page
 from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
@@ -121,25 +122,43 @@ class Application:
             return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
+        if request.query_params.get("debug") == "true":
+            return await self._limited(lambda: self._debugged(request, self._exporter.begin_scrape([name])))
         return await self._scrape(request, lambda: self._exporter.begin_scrape([name]), own=False)
 
     async def _scrape(self, request: Request, begin: Callable[[], Scrape], *, own: bool) -> Response:
+        return await self._limited(lambda: self._scraped(request, begin(), own=own))
+
+    async def _limited(self, answer: Callable[[], Awaitable[Response]]) -> Response:
         """Answer a scrape unless there are too many."""
         limit = self._settings.max_requests
         if limit and self._scrapes >= limit:
             return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
         self._scrapes += 1
         try:
-            return await self._scraped(request, begin(), own=own)
+            return await answer()
         finally:
             self._scrapes -= 1
 
     async def _scraped(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
+        await self._fetched(request, scrape)
+        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
+
+    async def _debugged(self, request: Request, scrape: Scrape) -> Response:
+        """Answer with what the fetches did, and with the metrics that come of them."""
+        await self._fetched(request, scrape)
+
+        def text() -> bytes:
+            return debug_page.render(scrape).encode() + generate_latest(self._collect(scrape, own=False))
+
+        return await self._renderer.render(request.headers, text, "text/plain; charset=utf-8")
+
+    async def _fetched(self, request: Request, scrape: Scrape) -> None:
+        """Wait for the fetches as long as the scrape may."""
         fetches = {asyncio.wrap_future(future) for future in scrape.futures}
         if fetches:
             await self._wait(fetches, self._scrape_timeout(request.headers))
-        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
 
     def _collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         registry = self._exporter.collect(scrape, own=own)
