@@ -137,6 +137,7 @@ def _parser() -> _Parser:
         systemd_socket=False,
         route_prefix="",
         max_requests=0,
+        auto_reload_interval=0.0,
         disable_exporter_metrics=False,
         web_config_file=None,
     )
@@ -178,6 +179,13 @@ def _shared_flags() -> _Parser:
 def _serving_flags() -> _Parser:
     flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add_argument(
+        "--config.auto-reload-interval",
+        dest="auto_reload_interval",
+        metavar="DURATION",
+        type=_duration,
+        help="how often to look whether the configuration has changed, like 30s; 0s, the default, for never",
+    )
     flags.add_argument(
         "--web.listen-address",
         dest="listen_address",
@@ -300,6 +308,15 @@ def _prefix(text: str) -> str:
     if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#")):
         raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
     return prefix
+
+
+def _duration(text: str) -> float:
+    from creatify_exporter.config.values import Seconds  # noqa: PLC0415  takes long, and is hardly ever needed
+
+    try:
+        return Seconds.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def _count(text: str) -> int:

@@ -22,7 +22,8 @@ from creatify_exporter import __version__, log
 from creatify_exporter.config import template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
@@ -93,6 +94,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
                 external_url=arguments.external_url,
                 route_prefix=arguments.route_prefix,
                 max_requests=arguments.max_requests,
+                config_file=arguments.config_file,
+                auto_reload_interval=arguments.auto_reload_interval,
             ),
             middleware,
         )

@@ -13,7 +13,8 @@ from typing import Final
 from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
-from creatify_exporter.config.schema import Config, Labels, Plan
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Labels
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import API, FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError, LedgerUnavailable

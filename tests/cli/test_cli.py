@@ -24,7 +24,7 @@ import yaml
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
-from creatify_exporter.config.schema import Plan
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.creatify.task import API, Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore

@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.load import load
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
@@ -597,3 +599,51 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
             await serving
 
     asyncio.run(serve())
+
+
+def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_tried_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yml"
+    group = {"directory": "keys", "base_url": simulator.url, "remaining_credits": False}
+    path.write_text(json.dumps({"workspaces_from": [group], "ledger": {"url": "memory:"}}))
+
+    def write(folder: str, file: str, text: str) -> None:
+        (tmp_path / "keys" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "keys" / folder / file).write_text(text)
+
+    for name in ("api-id", "api-key"):
+        write("acme", name, f"simulated-{name}")
+    outcomes: list[Config | ConfigError] = []
+
+    def loaded() -> Config:
+        try:
+            config = load(path, {})
+        except ConfigError as error:
+            outcomes.append(error)
+            raise
+        outcomes.append(config)
+        return config
+
+    first = load(path, {})
+    exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
+
+    async def change() -> None:
+        settings = Settings(config_file=path, auto_reload_interval=0.01)
+        serving = asyncio.create_task(Application(exporter, loaded, settings).run(listen(["127.0.0.1:0"])))
+        await asyncio.sleep(0)
+        write("acme", "plan.yml", "credits: 700")
+        await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))
+        write("globex", "api-id", "simulated-id-of-globex")
+        await asyncio.to_thread(until, lambda: isinstance(outcomes[-1], ConfigError))
+        tries = len(outcomes)
+        await asyncio.sleep(0.2)
+        assert len(outcomes) == tries
+        assert list(exporter.targets) == ["acme"]
+        write("globex", "api-key", "simulated-key-of-globex")
+        await asyncio.to_thread(until, lambda: list(exporter.targets) == ["acme", "globex"])
+        signal.raise_signal(signal.SIGTERM)
+        await serving
+
+    with closing(exporter):
+        asyncio.run(change())

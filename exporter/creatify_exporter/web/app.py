@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter import metrics
+from creatify_exporter.config.load import states
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Scrape
@@ -43,6 +45,9 @@ class Settings(NamedTuple):
     """What comes before every route, such as /exporter."""
     max_requests: int = 0
     """How many scrapes may be answered at once; 0: any number."""
+    config_file: Path | None = None
+    auto_reload_interval: float = 0.0
+    """Seconds between two looks at the files of the configuration; 0: it is only reloaded when asked for."""
 
 
 class Application:
@@ -63,6 +68,7 @@ class Application:
         self._settings = settings or Settings()
         self._prefix = self._settings.route_prefix
         self._middleware = middleware or WebMiddleware()
+        self._states_at_start = self._states()
         self._scrapes = 0
         self._stop = asyncio.Event()
         self._renderer = Renderer()
@@ -101,11 +107,10 @@ class Application:
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
-        loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
-        watching = loop.create_task(self._middleware.watch())
+        watching = asyncio.gather(self._middleware.watch(), self._auto_reload())
         app = self._middleware.wrap(self.app(), self._prefix)
         await Server(app, self._stop, self._middleware.context).serve(list(sockets))
         watching.cancel()
@@ -224,6 +229,25 @@ class Application:
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return task
+
+    async def _auto_reload(self) -> None:
+        """Reload when a file of the configuration has changed, and is the same in two looks: it may be half written.
+
+        A configuration that is refused is not tried again before the next change.
+        """
+        loaded = before = self._states_at_start
+        while self._settings.auto_reload_interval:
+            await asyncio.sleep(self._settings.auto_reload_interval)
+            now = await asyncio.to_thread(self._states)
+            is_settled, before = now == before, now
+            if is_settled and any(loaded.get(path, state) != state for path, state in now.items()):
+                loaded = now
+                await self._begin_reload()
+            # A directory that a reload has brought is as it was then.
+            loaded = now | loaded
+
+    def _states(self) -> dict[Path, object]:
+        return states(self._settings.config_file, self._exporter.config)
 
     async def _reloaded(self) -> str:
         """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""
