@@ -267,8 +267,12 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
     backup.add_argument("file", metavar="FILE", type=_file, help="a new file, which is a ledger of its own")
-    forget = action("forget", "remove the counters of a model that is no longer used")
-    forget.add_argument("model", metavar="MODEL", help="the model, as in the label")
+    forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
+    forget.add_argument("model", metavar="MODEL", nargs="?", help="the model, as in the label; its daily totals stay")
+    forget.add_argument(
+        "--workspace", metavar="NAME", help="in this workspace only; without MODEL all that is known of it"
+    )
+    forget.add_argument("--api", metavar="LIST", help="in this list only, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:

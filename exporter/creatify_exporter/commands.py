@@ -29,6 +29,7 @@ from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.reasons import Classifier
+from creatify_exporter.creatify.task import API
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger import maintenance, report
@@ -236,27 +237,39 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 
 def _forget(arguments: argparse.Namespace) -> None:
-    ledger = _loaded(arguments, keys_needed=False).ledger
+    if not (arguments.model or arguments.workspace):
+        raise ConfigError(["ledger forget: names nothing; name a model, or a workspace with --workspace"])
+    loaded, scope = _loaded(arguments, keys_needed=False), maintenance.Scope(arguments.workspace, arguments.api)
     # Refuses a ledger that is not there, which opening it for writing would make.
-    _kept(ledger).close()
-    with closing(_store(ledger)) as store:
-        maintenance.forget(store, arguments.model)
+    _kept(loaded.ledger).close()
+    with closing(_store(loaded.ledger)) as store:
+        if arguments.model:
+            maintenance.forget_model(store, arguments.model, scope)
+        else:
+            maintenance.forget_workspace(store, scope, [(workspace.name, API) for workspace in loaded.workspaces])
 
 
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    texts = _live_reasons(loaded) if arguments.live else (line.decode(errors="replace") for line in sys.stdin.buffer)
-    classifier = Classifier(loaded.failure_reasons)
-    for text, count in Counter(text.rstrip("\r\n") for text in texts).most_common():
-        print(count, classifier.classify(text), " ".join(text.split()), sep="\t")
+    texts = _live_reasons(loaded) if arguments.live else (((), line) for line in _lines_of_input())
+    counted, classifier = Counter(texts), Classifier(loaded.failure_reasons)
+    print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
+    for (names, text), count in counted.most_common():
+        print(count, *names, classifier.classify(text), " ".join(text.split()), sep="\t")
 
 
-def _live_reasons(loaded: Config) -> Iterator[str]:
+def _lines_of_input() -> Iterator[str]:
+    return (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
+
+
+def _live_reasons(loaded: Config) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the texts of the failed tasks that are listed now, each with its workspace and list."""
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch)) as client:
             for batch in client.fetch_list(Decoder(loaded.fetch.max_task)):
-                yield from (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
+                failed = (task for task in batch.tasks if task.status == "failed")
+                yield from (((workspace.name, API), task.failed_reason or "") for task in failed)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -409,6 +409,7 @@ def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     done = run("classify", stdin=texts, HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
+        "count\treason\ttext",
         "2\trate_limited\t429 Too Many Requests",
         "1\tunspecified\t",
         "1\tother\tthe dog ate it",
@@ -421,14 +422,14 @@ def test_classify_takes_the_rules_of_the_configuration(config: Path) -> None:
     rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
     assert (
         run("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
-        == "1\tpets\tthe dog ate it\n1\tother\t429\n"
+        == "count\treason\ttext\n1\tpets\tthe dog ate it\n1\tother\t429\n"
     )
 
 
 def test_classify_reads_whatever_bytes_there_are() -> None:
     done = run("classify", stdin=b"caf\xe9 timed out\n\xff\xfe\x00\n", PYTHONUTF8="1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1\ttimeout\tcaf")
+    assert done.stdout.startswith("count\treason\ttext\n1\ttimeout\tcaf")
 
 
 def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator: Simulator) -> None:
@@ -440,7 +441,11 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     simulator.faults.next(replied(200, json.dumps(tasks).encode()))
     done = run("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "1\tmodel_unavailable\tThe model is overloaded. Try again.\n1\tunspecified\t\n"
+    assert done.stdout.splitlines() == [
+        "count\tworkspace\tlist\treason\ttext",
+        "1\tdefault\ttext_generator\tmodel_unavailable\tThe model is overloaded. Try again.",
+        "1\tdefault\ttext_generator\tunspecified\t",
+    ]
     assert not (config.parent / "ledger.db").exists()
 
 
