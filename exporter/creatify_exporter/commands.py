@@ -316,7 +316,7 @@ def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
         from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigError(
-            ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
+            ["ledger.url: PostgreSQL needs the package psycopg; from a checkout: pip install '.[postgresql]'"]
         ) from None
     return PostgresqlStore(ledger.conninfo, read_only=read_only)
 

@@ -528,6 +528,41 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
+    config: Path, simulator: Simulator, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    [script] = [
+        block for block in re.findall(r"^```sh\n(#!.*?)^```", text, re.DOTALL | re.MULTILINE) if "dump" in block
+    ]
+    for documented, here in (
+        ("/var/lib/prometheus/node-exporter", tmp_path),
+        ("/etc/creatify-exporter.yml", config),
+        ("/var/lib/creatify-dump", tmp_path),
+        ("creatify-exporter dump", f"{COMMAND} dump"),
+    ):
+        assert documented in script
+        script = script.replace(documented, str(here))
+
+    def dumped() -> tuple[int, str]:
+        code = subprocess.run(
+            ["/bin/sh", "-c", script], env=environment(), stderr=subprocess.DEVNULL, check=False
+        ).returncode
+        assert not list(tmp_path.glob(".creatify.*"))
+        return code, (tmp_path / "creatify.prom").read_text()
+
+    code, metrics = dumped()
+    assert code == 0
+    counted = total(parsed(metrics), "creatify_tasks_submitted_total")
+    assert counted
+    simulator.faults.always(replied(500), path=None)
+    code, failed = dumped()
+    assert (code, total(parsed(failed), "creatify_up")) == (1, 0)
+    assert total(parsed(failed), "creatify_tasks_submitted_total") == counted
+    config.write_text("nonsense: true\n")
+    assert dumped() == (1, failed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dump", "classify"])
 def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
