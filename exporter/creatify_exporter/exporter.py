@@ -93,7 +93,7 @@ class Exporter:
         return registry
 
     def recent_days(self) -> list[Day]:
-        """Return the daily totals of the last days; none if the ledger cannot be read. May take seconds."""
+        """Return the daily totals of the last days; none if the ledger cannot be read just now."""
         today = int(self._clock() // DAY)
         try:
             return self._ledger.days(today - RECENT_DAYS, today + 1)

@@ -404,6 +404,17 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
         assert f"--month {month}" in line
 
 
+def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(here: Here, config: Path) -> None:
+    here("dump", "--config.file", config)
+    (line,) = mistaken(here("ledger", "forget", "--api", API, "--config.file", config))
+    assert "name a model, or a workspace" in line
+    (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--config.file", config))
+    assert "is configured" in line
+    ledger = f"sqlite:///{config.parent}/ledger.db"
+    done = here("ledger", "forget", "--workspace", "default", "--ledger.url", ledger)
+    assert (done.returncode, done.stdout) == (0, f"forgot default ({API}) and its daily totals\n")
+
+
 def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     texts = "429 Too Many Requests\n429 Too Many Requests\n\nthe dog ate it\n  deadline\texceeded \n"
     done = run("classify", stdin=texts, HOME=str(tmp_path))

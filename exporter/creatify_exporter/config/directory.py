@@ -36,10 +36,10 @@ def state(directory: Path) -> object:
     """Return what differs once a reload would find something else: a folder, a plan, a key that was missing."""
     try:
         return [
-            (path.name, (path / _ID_FILE).exists(), (path / _KEY_FILE).exists(), file.state(path / _PLAN_FILE))
+            (path.name, _exists(path / _ID_FILE), _exists(path / _KEY_FILE), file.state(path / _PLAN_FILE))
             for path in _paths(directory)
         ]
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 
@@ -62,7 +62,11 @@ def _folder(path: Path) -> WorkspaceFolder:
 
 def _plan(folder: Path) -> Plan | None:
     path = folder / _PLAN_FILE
-    return plan.read(path) if path.exists() else None
+    return plan.read(path) if _exists(path) else None
+
+
+def _exists(path: Path) -> bool:
+    return file.state(path) is not None
 
 
 def _paths(directory: Path) -> list[Path]:

@@ -101,9 +101,12 @@ class Ledger:
             return Counters(values, book.progress, len(book.rows), frozenset(book.models), runs)
 
     def days(self, since: int, before: int) -> list[Day]:
-        """Return the daily totals of all workspaces as `Store.days` does; may wait for a commit, and for a disk."""
-        with self._locked(None):
-            return self._store.days(since, before)
+        """Return the daily totals of all workspaces as `Store.days` does, none during a commit to an unshared store.
+
+        So they keep no scrape waiting for a disk.
+        """
+        with self._locked(None, wait=self._store.shared) as locked:
+            return self._store.days(since, before) if locked else []
 
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from math import inf
 from typing import Final, NamedTuple
 
 from creatify_exporter.errors import ConfigError
@@ -130,9 +131,8 @@ def _notes(totals: Iterable[Day], first_lists: Mapping[tuple[str, str], float]) 
     for total in totals:
         name = (total.workspace, total.api)
         earliest[name] = min(total.day, earliest.get(name, total.day))
-    for (workspace, api), day in sorted(earliest.items()):
-        recorded_at = first_lists[workspace, api]
-        if day <= recorded_at // DAY:
+    for (workspace, api), recorded_at in first_lists.items():
+        if earliest.get((workspace, api), inf) <= recorded_at // DAY:
             moment = datetime.fromtimestamp(recorded_at, UTC)
             yield (
                 f"{workspace} ({api}): counting began on {moment:%Y-%m-%d at %H:%M} UTC. What happened before comes "
