@@ -14,7 +14,8 @@ from unittest.mock import patch
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, Plan, Workspace
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, Workspace
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger

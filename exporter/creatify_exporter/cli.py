@@ -137,6 +137,7 @@ def _parser() -> _Parser:
         systemd_socket=False,
         route_prefix="",
         max_requests=0,
+        auto_reload_interval=0.0,
         disable_exporter_metrics=False,
         web_config_file=None,
     )
@@ -180,6 +181,13 @@ def _shared_flags() -> _Parser:
 def _serving_flags() -> _Parser:
     flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add_argument(
+        "--config.auto-reload-interval",
+        dest="auto_reload_interval",
+        metavar="DURATION",
+        type=_duration,
+        help="how often to look whether the configuration has changed, like 30s; 0s, the default, for never",
+    )
     flags.add_argument(
         "--web.listen-address",
         dest="listen_address",
@@ -261,8 +269,12 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
     backup.add_argument("file", metavar="FILE", type=_named_file, help="a new file, which is a ledger of its own")
-    forget = action("forget", "remove the counters of a model that is no longer used")
-    forget.add_argument("model", metavar="MODEL", help="the model, as in the label")
+    forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
+    forget.add_argument("model", metavar="MODEL", nargs="?", help="the model, as in the label; its daily totals stay")
+    forget.add_argument(
+        "--workspace", metavar="NAME", help="in this workspace only; without MODEL all that is known of it"
+    )
+    forget.add_argument("--api", metavar="LIST", help="in this list only, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:
@@ -317,6 +329,15 @@ def _prefix(text: str) -> str:
     if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#")):
         raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
     return prefix
+
+
+def _duration(text: str) -> float:
+    from creatify_exporter.config.values import Seconds  # noqa: PLC0415  takes long, and is hardly ever needed
+
+    try:
+        return Seconds.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def _count(text: str) -> int:

@@ -22,7 +22,8 @@ from creatify_exporter import __version__, log
 from creatify_exporter.config import template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Plan, Workspace
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
@@ -99,6 +100,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
                 external_url=arguments.external_url,
                 route_prefix=arguments.route_prefix,
                 max_requests=arguments.max_requests,
+                config_file=arguments.config_file,
+                auto_reload_interval=arguments.auto_reload_interval,
             ),
             middleware,
         )
@@ -203,8 +206,18 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    with _reading(arguments) as store:
-        report.write(store, arguments.month, as_csv=arguments.csv)
+    loaded = _loaded(arguments, keys_needed=False)
+    with closing(_kept(loaded.ledger)) as store:
+        report.write(store, _prices(loaded), arguments.month, as_csv=arguments.csv)
+
+
+def _prices(loaded: Config) -> dict[str, report.Price]:
+    plans = {workspace.name: workspace.plan for workspace in loaded.workspaces if workspace.plan}
+    return {
+        name: report.Price(plan.price_per_credit, plan.currency)
+        for name, plan in plans.items()
+        if plan.price_per_credit is not None and plan.currency is not None
+    }
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -226,35 +239,41 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 
 def _forget(arguments: argparse.Namespace) -> None:
-    ledger = _loaded(arguments, keys_needed=False).ledger
+    if not (arguments.model or arguments.workspace):
+        raise ConfigError(["ledger forget: names nothing; name a model, or a workspace with --workspace"])
+    loaded, scope = _loaded(arguments, keys_needed=False), maintenance.Scope(arguments.workspace, arguments.api)
     # Refuses a ledger that is not there, which opening it for writing would make.
-    _kept(ledger).close()
-    with closing(_store(ledger)) as store:
-        maintenance.forget(store, arguments.model)
+    _kept(loaded.ledger).close()
+    with closing(_store(loaded.ledger)) as store:
+        if arguments.model:
+            maintenance.forget_model(store, arguments.model, scope)
+        else:
+            fetched = [(workspace.name, api) for workspace in loaded.workspaces for api in workspace.task_lists()]
+            maintenance.forget_workspace(store, scope, fetched)
 
 
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    classifier = Classifier(loaded.failure_reasons)
-    for (*api, text), count in Counter(_live_reasons(loaded) if arguments.live else _read_reasons()).most_common():
-        print(count, *api, classifier.classify(text), " ".join(text.split()), sep="\t")
+    texts = _live_reasons(loaded) if arguments.live else (((), line) for line in _lines_of_input())
+    counted, classifier = Counter(texts), Classifier(loaded.failure_reasons)
+    print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
+    for (names, text), count in counted.most_common():
+        print(count, *names, classifier.classify(text), " ".join(text.split()), sep="\t")
 
 
-def _read_reasons() -> Iterator[tuple[str, ...]]:
-    for line in sys.stdin.buffer:
-        yield (line.decode(errors="replace").rstrip("\r\n"),)
+def _lines_of_input() -> Iterator[str]:
+    return (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
 
 
-def _live_reasons(loaded: Config) -> Iterator[tuple[str, ...]]:
-    """Yield the list and the text of each failed task."""
+def _live_reasons(loaded: Config) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the texts of the failed tasks that are listed now, each with its workspace and list."""
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch, patient=True)) as client:
             for task_list in workspace.task_lists().values():
                 for batch in client.fetch_list(Decoder(loaded.fetch.max_task, task_list=task_list)):
-                    for task in batch.tasks:
-                        if task.status == "failed":
-                            yield task_list.api, (task.failed_reason or "").rstrip("\r\n")
+                    failed = (task for task in batch.tasks if task.status == "failed")
+                    yield from (((workspace.name, task_list.api), task.failed_reason or "") for task in failed)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
@@ -304,7 +323,7 @@ def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
         from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigError(
-            ["ledger.url: PostgreSQL needs the package psycopg; pip install 'creatify-exporter[postgresql]'"]
+            ["ledger.url: PostgreSQL needs the package psycopg; from a checkout: pip install '.[postgresql]'"]
         ) from None
     return PostgresqlStore(ledger.conninfo, read_only=read_only)
 

@@ -13,14 +13,17 @@ from typing import Final
 from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
-from creatify_exporter.config.schema import Config, Labels, Plan
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Labels
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
-from creatify_exporter.errors import CAUSES, ConfigError
+from creatify_exporter.errors import CAUSES, ConfigError, LedgerUnavailable
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
+from creatify_exporter.forecast import RECENT_DAYS
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
-from creatify_exporter.ledger.state import DURATION_BOUNDS, SeriesKey, Total
+from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, SeriesKey, Total
+from creatify_exporter.ledger.store import Day
 from creatify_exporter.lists import TaskList
 from creatify_exporter.metrics import Family, ScrapeRegistry
 from creatify_exporter.snapshot import Cell
@@ -102,6 +105,18 @@ class Exporter:
         if own:
             self._add_own(registry)
         return registry
+
+    def recent_days(self) -> list[Day]:
+        """Return the daily totals of the last days; none if the ledger cannot be read just now."""
+        today = int(self._clock() // DAY)
+        try:
+            return self._ledger.days(today - RECENT_DAYS, today + 1)
+        except LedgerUnavailable:
+            return []
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch, by the clock of the metrics."""
+        return self._clock()
 
     def reload(self, config: Config) -> None:
         """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""

@@ -17,14 +17,15 @@ import structlog
 from creatify_exporter.errors import Cause
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.snapshot import Snapshot
+from creatify_exporter.trace import Step
 
 # Seconds that a fetch may need beyond its deadline to notice it.
 _GRACE: Final = 1.0
 # Seconds; doubled by each 429 that does not say how long to wait.
 _FIRST_PAUSE: Final = 30.0
 _MAX_PAUSE: Final = 15 * 60.0
-# Seconds for which Prometheus, too, takes a sample for current.
-_MAX_STALENESS: Final = 5 * 60.0
+MAX_STALENESS: Final = 5 * 60.0
+"""Seconds for which Prometheus, too, takes a sample for current."""
 
 _log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ class Outcome(msgspec.Struct, frozen=True):
     duration: float | None = None
     received: int | None = None
     retry_after: float | None = None
+    steps: tuple[Step, ...] = ()
 
 
 class Ticket(NamedTuple):
@@ -84,6 +86,7 @@ class Fetcher:
         self.fetches = 0
         self.failures: Counter[Cause] = Counter()
         self.last: Outcome | None = None
+        self._ended_at = float("-inf")
         self._names, self._fetch, self._lanes, self._monotonic = names, fetch, lanes, monotonic
         self._min_interval, self._timeout = min_interval, timeout
         self._serve_stale_for = serve_stale_for
@@ -93,7 +96,6 @@ class Fetcher:
         # A list that no scrape has been answered with, and when it came.
         self._unserved: tuple[float, Outcome] | None = None
         self._slow = self._closed = False
-        self._ended_at = float("-inf")
         self._started_at = float("-inf")
         self._paused_until = float("-inf")
         self._pause = _FIRST_PAUSE
@@ -123,6 +125,11 @@ class Fetcher:
         if self._running and not self._abandon(self._running):
             return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
         return self._start(now)
+
+    @property
+    def age(self) -> float:
+        """How many seconds ago the last fetch ended; infinite before there is one."""
+        return self._monotonic() - self._ended_at
 
     def mark_served(self, outcome: Outcome) -> None:
         """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
@@ -162,7 +169,7 @@ class Fetcher:
         if self._unserved is None:
             return None
         came_at, outcome = self._unserved
-        return outcome if now - came_at < _MAX_STALENESS else None
+        return outcome if now - came_at < MAX_STALENESS else None
 
     def _run(self, fetch: "_Fetch") -> None:
         future = fetch.ticket.future

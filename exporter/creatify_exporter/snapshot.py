@@ -58,6 +58,11 @@ class Snapshot(msgspec.Struct, array_like=True):
     newest_at: float = -inf
     cells: dict[tuple[str | None, str | None], Cell] = {}
 
+    @property
+    def tasks(self) -> int:
+        """How many tasks it sums up."""
+        return sum(cell.tasks for cell in self.cells.values())
+
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
         """Sum up some tasks, copies included."""

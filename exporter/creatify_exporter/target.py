@@ -7,9 +7,10 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
+import msgspec
 import structlog
 
-from creatify_exporter import redaction
+from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client
@@ -127,6 +128,7 @@ class Target:
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:
                 snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
+                trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
                 # A clock that is ahead must not settle the future.
                 transaction.commit(self._clock() if date is None else min(self._clock(), date))
@@ -200,8 +202,10 @@ def _outcome(failure: ExporterError | None, began: float, received: int | None, 
 def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
     """Turn whatever a fetch raises into its failure: no defect here may take the counters off the page."""
     began = time.monotonic()
-    try:
-        return fetch()
-    except Exception as error:  # noqa: BLE001 - the one boundary
-        _log.exception("fetch broke", workspace=names[0], api=names[1])
-        return _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)
+    with trace.tracing(*names) as steps:
+        try:
+            outcome = fetch()
+        except Exception as error:  # noqa: BLE001 - the one boundary
+            _log.exception("fetch broke", workspace=names[0], api=names[1])
+            outcome = _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)
+        return msgspec.structs.replace(outcome, steps=tuple(steps))

@@ -24,7 +24,7 @@ import yaml
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
-from creatify_exporter.config.schema import Plan
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -395,9 +395,12 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
         r.commit(moment.timestamp())
+    plan = {"price_per_credit": 0.15, "currency": "USD"}
+    config.write_text(config.read_text().replace("workspaces:\n- ", f"workspaces:\n- plan: {json.dumps(plan)}\n  "))
     done = here("report", "--config.file", config, "--month", "2026-10", "--csv")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,text_generator,pro,1,1,0,2.5,0,2.5"]
+    assert done.returncode == 0
+    assert done.stderr.startswith("default (text_generator): counting began on 2026-10-07")
+    assert done.stdout.splitlines()[1:] == ["2026-10-07,default,text_generator,pro,1,1,0,2.5,0,2.5,0,0.375,USD"]
     without_keys = here("report", "--ledger.url", f"sqlite:///{tmp_path}/ledger.db", "--month", "2026-10")
     assert without_keys.returncode == 0
     assert "2026-10-07  default    text_generator  pro" in without_keys.stdout
@@ -406,11 +409,23 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
         assert f"--month {month}" in line
 
 
+def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(here: Here, config: Path) -> None:
+    here("dump", "--config.file", config)
+    (line,) = mistaken(here("ledger", "forget", "--api", TEXT_GENERATOR.api, "--config.file", config))
+    assert "name a model, or a workspace" in line
+    (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--config.file", config))
+    assert "is configured" in line
+    ledger = f"sqlite:///{config.parent}/ledger.db"
+    done = here("ledger", "forget", "--workspace", "default", "--ledger.url", ledger)
+    assert (done.returncode, done.stdout) == (0, f"forgot default ({TEXT_GENERATOR.api}) and its daily totals\n")
+
+
 def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     texts = "429 Too Many Requests\n429 Too Many Requests\n\nthe dog ate it\n  deadline\texceeded \n"
     done = run("classify", stdin=texts, HOME=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
+        "count\treason\ttext",
         "2\trate_limited\t429 Too Many Requests",
         "1\tunspecified\t",
         "1\tother\tthe dog ate it",
@@ -423,14 +438,14 @@ def test_classify_takes_the_rules_of_the_configuration(config: Path) -> None:
     rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
     assert (
         run("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
-        == "1\tpets\tthe dog ate it\n1\tother\t429\n"
+        == "count\treason\ttext\n1\tpets\tthe dog ate it\n1\tother\t429\n"
     )
 
 
 def test_classify_reads_whatever_bytes_there_are() -> None:
     done = run("classify", stdin=b"caf\xe9 timed out\n\xff\xfe\x00\n", PYTHONUTF8="1")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1\ttimeout\tcaf")
+    assert done.stdout.startswith("count\treason\ttext\n1\ttimeout\tcaf")
 
 
 def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator: Simulator) -> None:
@@ -443,8 +458,9 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     done = run("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "1\ttext_generator\tmodel_unavailable\tThe model is overloaded. Try again.",
-        "1\ttext_generator\tunspecified\t",
+        "count\tworkspace\tlist\treason\ttext",
+        "1\tdefault\ttext_generator\tmodel_unavailable\tThe model is overloaded. Try again.",
+        "1\tdefault\ttext_generator\tunspecified\t",
     ]
     assert not (config.parent / "ledger.db").exists()
 
@@ -526,6 +542,41 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 
 
 # --- Signals -------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
+    config: Path, simulator: Simulator, tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    [script] = [
+        block for block in re.findall(r"^```sh\n(#!.*?)^```", text, re.DOTALL | re.MULTILINE) if "dump" in block
+    ]
+    for documented, here in (
+        ("/var/lib/prometheus/node-exporter", tmp_path),
+        ("/etc/creatify-exporter.yml", config),
+        ("/var/lib/creatify-dump", tmp_path),
+        ("creatify-exporter dump", f"{COMMAND} dump"),
+    ):
+        assert documented in script
+        script = script.replace(documented, str(here))
+
+    def dumped() -> tuple[int, str]:
+        code = subprocess.run(
+            ["/bin/sh", "-c", script], env=environment(), stderr=subprocess.DEVNULL, check=False
+        ).returncode
+        assert not list(tmp_path.glob(".creatify.*"))
+        return code, (tmp_path / "creatify.prom").read_text()
+
+    code, metrics = dumped()
+    assert code == 0
+    counted = total(parsed(metrics), "creatify_tasks_submitted_total")
+    assert counted
+    simulator.faults.always(replied(500), path=None)
+    code, failed = dumped()
+    assert (code, total(parsed(failed), "creatify_up")) == (1, 0)
+    assert total(parsed(failed), "creatify_tasks_submitted_total") == counted
+    config.write_text("nonsense: true\n")
+    assert dumped() == (1, failed)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import os
 import pwd
 import re
+import shutil
 from base64 import b64encode
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from creatify_exporter import redaction
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.load import load
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Plan, Workspace
+from creatify_exporter.config.load import load, states
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.errors import ConfigError
@@ -455,6 +457,8 @@ def with_keys(folder: Path, keys: str = "canary") -> None:
 def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp_path: Path) -> None:
     for name in ("acme", "Emil & Co"):
         with_keys(tmp_path / "secrets/..2026_11_01" / name)
+    (tmp_path / "secrets/..2026_11_01/acme/plan.yml").write_text("credits: 700\nrenews_on_day: 3\n")
+    for name in ("acme", "Emil & Co"):
         (tmp_path / "secrets" / name).symlink_to(Path("..data", name))
     (tmp_path / "secrets/..data").symlink_to("..2026_11_01")
     (tmp_path / "secrets/README").touch()
@@ -463,8 +467,10 @@ def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp
     path = written(tmp_path, f"{own}\nworkspaces_from: [{shared}]\n")
     loaded = load(path, ENVIRONMENT)
     assert [(each.name, each.remaining_credits, each.plan) for each in loaded.workspaces] == [
-        ("own", True, None), ("Emil & Co", False, Plan(credits=5.0)), ("acme", False, Plan(credits=5.0)),
-    ]  # fmt: skip
+        ("own", True, None),
+        ("Emil & Co", False, Plan(credits=5.0)),
+        ("acme", False, Plan(credits=700.0, renews_on_day=3)),
+    ]
     acme = loaded.workspaces[2]
     assert (acme.api_id.read(), acme.api_key.read()) == ("canary-api-id-of-acme", "canary-api-key-of-acme")
     with_keys(tmp_path / "secrets/..2026_11_02/acme", "canary-rotated")
@@ -478,12 +484,17 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     for name in ("acme", "twin", " x"):
         with_keys(tmp_path / "secrets" / name)
     (tmp_path / "secrets/twin/api-id").write_text("")
+    (tmp_path / "secrets/twin/plan.yml").write_text("credits: canary\n\nprice_per_credit: 1\nrenews: 3\n")
     (tmp_path / "secrets/acme/api-key").unlink()
     with_keys(tmp_path / "fine/fine")
     with_keys(tmp_path / "more/acme")
     with_keys(tmp_path / "more/own")
     (tmp_path / "unmounted").mkdir()
     rule = "must be 1 to 100 printable characters, no space at either end; choose another"
+    told = [
+        "4: renews: is not a key; did you mean renews_on_day?",
+        "1: credits: must be a number of at least 0; it is read as text, so look at its spelling and quotes",
+    ]
     groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
     own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
     path = written(
@@ -493,6 +504,7 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
         f"[0].directory: folder ' x': its name {rule}",
         "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
         "[0].directory: folder 'twin': api-id is empty; put the key there",
+        *(f"[0].directory: folder 'twin': {tmp_path}/secrets/twin/plan.yml:{line}" for line in told),
         "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
         "[2].directory: cannot be read: No such file or directory; name a readable directory",
         "[3].directory: cannot be read: Not a directory; name a readable directory",
@@ -503,3 +515,30 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
         f"[{group}].directory: folder {name!r} has the name of an earlier workspace; rename one of them"
         for group, name in ((0, "own"), (1, "acme"), (1, "own"))
     ]
+
+
+def test_the_state_of_a_configuration_changes_with_what_a_reload_would_find(tmp_path: Path) -> None:
+    acme = tmp_path / "secrets/acme"
+    with_keys(acme)
+    path = written(tmp_path, "workspaces_from: [{directory: secrets}]\n")
+    loaded = load(path, ENVIRONMENT)
+    seen = [states(path, loaded)]
+
+    def changed() -> bool:
+        seen.append(states(path, loaded))
+        return seen[-1] != seen[-2]
+
+    assert not changed()
+    (acme / "api-key").write_text("rotated-key\n")
+    assert not changed(), "a key is read again for each use"
+    (acme / "plan.yml").write_text("credits: 5\n")
+    assert changed()
+    (tmp_path / "secrets/globex").mkdir()
+    assert changed()
+    (tmp_path / "secrets/globex/api-id").touch()
+    assert changed()
+    path.unlink()
+    assert changed()
+    shutil.rmtree(tmp_path / "secrets")
+    assert changed()
+    assert states(None, loaded) == {}

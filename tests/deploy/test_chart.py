@@ -39,6 +39,7 @@ from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.load import load
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.values import ByteSize, Seconds
 from processes import running_exporter
 
@@ -354,7 +355,7 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
         'research $1 "ünd" more',
         "release-creatify-exporter-keys/api-key-1",
     )
-    assert first.plan == config.Plan(credits=2_000_000, renews_on_day=1, price_per_credit=0.15, currency="USD")
+    assert first.plan == Plan(credits=2_000_000, renews_on_day=1, price_per_credit=0.15, currency="USD")
 
 
 def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
@@ -541,7 +542,7 @@ def test_the_schema_knows_every_setting_of_the_exporter() -> None:
     chart = {"existingSecret", "apiIdKey", "apiKeyKey", "apiId", "apiKey"}
     assert set(workspace) - chart == fields(config.Workspace) - {"api_id", "api_key"}
     assert set(known["workspaces_from"]["items"]["properties"]) == fields(config.WorkspacesFrom)
-    assert set(workspace["plan"]["properties"]) == fields(config.Plan)
+    assert set(workspace["plan"]["properties"]) == fields(Plan)
     assert set(workspace["tls_config"]["properties"]) == fields(config.TLS)
 
 

@@ -77,7 +77,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def faster_route(receiver: str) -> dict[str, Any]:
     """Return the configuration of Alertmanager, with the way that it asks the reader to give to its receiver."""
-    document: dict[str, Any] = yaml.safe_load((COMPOSE / "alertmanager.yml").read_text())
+    document: dict[str, Any] = yaml.safe_load((RULES.parent / "alertmanager.yml").read_text())
     for each in document["receivers"]:
         each["webhook_configs"] = [{"url": receiver, "send_resolved": True}]
     defaults = {"group_wait": "30s", "group_interval": "5m", "repeat_interval": "4h"}  # as Alertmanager has them

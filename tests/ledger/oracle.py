@@ -17,7 +17,8 @@ from creatify_exporter.ledger.ledger import Rules
 BOUNDS = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
 ONE_EACH = ["submitted", "finished", "vanished", "credits_used", "credits_refunded", "duration_sum"]
 ONE_EACH += ["failed_credits_used", "failed_credits_refunded"]
-BY_DAY = ("submitted", "finished", "failed", "credits_used", "credits_refunded")
+CREDITS = ("credits_used", "credits_refunded", "failed_credits_used", "failed_credits_refunded")
+BY_DAY = ("submitted", "finished", "failed", *CREDITS)
 FINAL = ("done", "failed")
 
 Name = tuple[str, str, str]  # model, total, label
@@ -231,7 +232,9 @@ class Truth:
             if event.total in BY_DAY:
                 now = self.lists[event.list].now
                 at = now if event.list else max(0.0, min(now, self.stories[event.task].created_at))
-                days[int(at // 86400), self.labels[event.task], event.total] += event.amount
+                names = (event.total, f"failed:{event.label}") if event.total == "failed" else (event.total,)
+                for name in names:
+                    days[int(at // 86400), self.labels[event.task], name] += event.amount
         return days
 
     def births(self) -> dict[Name, int]:

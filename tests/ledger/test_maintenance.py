@@ -116,17 +116,17 @@ def test_an_empty_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(LedgerRefused, match=r"1 tasks of pro .* may still"):
-        maintenance.forget(desk.store, "pro")
+        maintenance.forget_model(desk.store, "pro", maintenance.Scope())
     for _ in range(2):
         desk.list(desk.task("b", "running", 1.0), after=DAY + 1)
     # A list that is begun while the model is there must not count into series that are gone.
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("b", "running", 1.0), desk.task("new", "done", at=desk.now, model="pro")])
-    maintenance.forget(desk.store, "pro")
-    assert "forgot pro in 1 workspace;" in capsys.readouterr().out
+    maintenance.forget_model(desk.store, "pro", maintenance.Scope())
+    assert "forgot pro in 1 book;" in capsys.readouterr().out
     assert any(day.model == "pro" for day in desk.store.days(0, 99_999))
     with pytest.raises(LedgerRefused, match="no model pro"):
-        maintenance.forget(desk.store, "pro")
+        maintenance.forget_model(desk.store, "pro", maintenance.Scope())
     if desk.store.shared:
         assert transaction.commit(desk.now) is False
     else:
@@ -137,3 +137,36 @@ def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: py
     assert desk.ledger.counters(*WORKSPACE).failure_runs["pro"] == 0
     desk.now += 120
     assert desk.count("submitted", model="pro") == 1
+
+
+def test_a_model_is_forgotten_in_one_workspace_alone(desk: Desk) -> None:
+    for workspace in ("first", "second"):
+        with closing(desk.ledger.begin(workspace, "text_generator")) as transaction:
+            transaction.add([desk.task("a", "done", 1.0)])
+            transaction.commit(desk.now)
+    scope = maintenance.Scope("first", "text_generator")
+    # The task of a first list settles at once, if it is old.
+    maintenance.forget_model(desk.store, "flash", scope)
+    left = {workspace: book.models for workspace, _, book in desk.store.books()}
+    assert left == {"default": {"flash", "pro"}, "first": set(), "second": {"flash"}}
+    with pytest.raises(LedgerRefused, match=r"no model flash in the workspace first \(text_generator\)"):
+        maintenance.forget_model(desk.store, "flash", scope)
+
+
+def test_a_workspace_is_forgotten_whole_unless_it_is_configured(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(desk.ledger.begin("left", "text_generator")) as transaction:
+        transaction.add([desk.task("a", "running", 1.0)])
+        transaction.commit(desk.now)
+    configured, before = [WORKSPACE], desk.store.days(0, 99_999)
+    for scope in (maintenance.Scope("default"), maintenance.Scope()):
+        with pytest.raises(LedgerRefused, match=r"default \(text_generator\) is configured"):
+            maintenance.forget_workspace(desk.store, scope, configured)
+    with pytest.raises(LedgerRefused, match=r"nothing in the workspace left \(aurora\)"):
+        maintenance.forget_workspace(desk.store, maintenance.Scope("left", "aurora"), configured)
+    assert desk.store.days(0, 99_999) == before
+    maintenance.forget_workspace(desk.store, maintenance.Scope("left"), configured)
+    assert capsys.readouterr().out == "forgot left (text_generator) and its daily totals\n"
+    assert [each for each, _, _ in desk.store.books()] == ["default"]
+    assert desk.store.days(0, 99_999) == [day for day in before if day.workspace == "default"] != before
+    desk.restart()
+    goes_on(desk)

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,13 @@ from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.lists import TEXT_GENERATOR
 
-HEADER = ["day", "workspace", "api", "model", "submitted", "finished", "failed", "used", "refunded", "net"]
+HEADER = [
+    *("day", "workspace", "api", "model", "submitted", "finished", "failed"),
+    *("used", "refunded", "net", "failed_net", "cost", "currency"),
+]
+PRICES = {"default": report.Price(0.15, "USD")}
+LIST = TEXT_GENERATOR.api
+BEGAN = "default (text_generator): counting began on 2026-09-30 at 23:59 UTC."
 
 
 def at(text: str) -> datetime:
@@ -52,58 +58,90 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def write(path: Path, month: str | None, *, as_csv: bool) -> None:
+def write(path: Path, month: str | None, *, as_csv: bool, prices: Mapping[str, report.Price] | None = None) -> None:
     with closing(SqliteStore(path, read_only=True)) as store:
-        report.write(store, month, as_csv=as_csv)
+        report.write(store, prices or {}, month, as_csv=as_csv)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Return the cells of a table; those at its end that are empty are missing."""
     return [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
 
 
 OCTOBER = [
-    ["2026-10-01", "default", "text_generator", "pro", "1", "2", "1", "1.25", "0", "1.25"],
-    ["2026-10-02", "default", "text_generator", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
-    ["2026-10-02", "default", "text_generator", "pro", "1", "0", "0", "0", "0.25", "-0.25"],
-    ["2026-10-02", "second", "text_generator", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+    ["2026-10-01", "default", LIST, "pro", "1", "2", "1", "1.25", "0", "1.25", "0.25", "0.1875", "USD"],
+    ["2026-10-02", "default", LIST, 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125", "0", "0.01875", "USD"],
+    ["2026-10-02", "default", LIST, "pro", "1", "0", "0", "0", "0.25", "-0.25", "-0.25", "-0.0375", "USD"],
+    ["2026-10-02", "second", LIST, "pro", "1", "1", "0", "333333.333333", "0", "333333.333333", "0", "", ""],
 ]
 
 
-def test_a_month_is_told_by_day_then_by_model_then_whole(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(path, "2026-10", as_csv=False)
-    assert lines(capsys) == [
+def test_a_month_is_told_by_day_then_by_model_then_whole_with_costs_rounded_once(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(path, "2026-10", as_csv=False, prices=PRICES)
+    costs = ["0.19", "0.02", "-0.04"]
+    *table, note = lines(capsys)
+    assert table == [
         HEADER,
-        *OCTOBER,
-        ["2026-10", "default", "text_generator", "pro", "2", "2", "1", "1.25", "0.25", "1"],
-        ["2026-10", "default", "text_generator", 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125"],
-        ["2026-10", "second", "text_generator", "pro", "1", "1", "0", "333333.333333", "0", "333333.333333"],
-        ["2026-10", "default", "text_generator", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
-        ["2026-10", "second", "text_generator", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
-        ["2026-10", "default", "all lists", "all models", "3", "3", "1", "1.375", "0.25", "1.125"],
-        ["2026-10", "second", "all lists", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333"],
+        *([*line[:11], cost, "USD"] for line, cost in zip(OCTOBER, costs, strict=False)),
+        OCTOBER[3][:11],
+        ["2026-10", "default", LIST, "pro", "2", "2", "1", "1.25", "0.25", "1", "0", "0.15", "USD"],
+        ["2026-10", "default", LIST, 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125", "0", "0.02", "USD"],
+        ["2026-10", "second", LIST, "pro", "1", "1", "0", "333333.333333", "0", "333333.333333", "0"],
+        # 0.16875, although the costs of its models add up to 0.17 only by chance, and those of its days do not.
+        ["2026-10", "default", LIST, "all models", "3", "3", "1", "1.375", "0.25", "1.125", "0", "0.17", "USD"],
+        ["2026-10", "second", LIST, "all models", "1", "1", "0", "333333.333333", "0", "333333.333333", "0"],
+        ["2026-10", "default", "all lists", "all models", "3", "3", "1", "1.375", "0.25", "1.125", "0", "0.17", "USD"],
+        ["2026-10", "second", "all lists", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333", "0"],
     ]
+    assert note[0].startswith("second (text_generator): counting began on 2026-10-02 at 23:59 UTC.")
+
+
+def test_each_workspace_has_a_currency_of_its_own_and_its_smallest_unit(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = {"default": report.Price(100.5, "JPY"), "second": report.Price(1e-7, "KWD")}
+    write(path, "2026-10", as_csv=False, prices=prices)
+    assert [line[-2:] for line in lines(capsys) if "all lists" in line] == [["113", "JPY"], ["0.033", "KWD"]]
+
+
+def test_days_of_an_earlier_version_do_not_know_the_credits_of_failed_tasks(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(SqliteStore(path)) as store, store.writing() as sql:
+        sql.execute("DELETE FROM day WHERE total LIKE 'failed_%'")
+        for each in ("default", "second"):
+            store._write_checksum(sql, each, LIST)  # noqa: SLF001 - the file must look like one of that version
+    write(path, "2026-10", as_csv=False)
+    wasted = {(*line[:2], line[3]): line[10:] for line in lines(capsys)[1:-1]}
+    assert wasted["2026-10-01", "default", "pro"] == wasted["2026-10", "default", "all models"] == []
+    assert wasted["2026-10-02", "second", "pro"] == ["0"]
 
 
 def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(path, "2026-10", as_csv=False)
-    printed = capsys.readouterr().out.splitlines()
+    write(path, "2026-10", as_csv=False, prices={**PRICES, "second": report.Price(1, "EUR")})
+    printed = capsys.readouterr().out.splitlines()[:-1]
     ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
     assert len(ends) == 1
 
 
 def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(path, "2026-10", as_csv=True)
-    text = capsys.readouterr().out
-    assert "\r" not in text
-    assert '"flash, ""fast"""' in text
-    assert list(csv.reader(io.StringIO(text))) == [HEADER, *OCTOBER]
+    write(path, "2026-10", as_csv=True, prices=PRICES)
+    printed = capsys.readouterr()
+    assert "\r" not in printed.out
+    assert '"flash, ""fast"""' in printed.out
+    assert list(csv.reader(io.StringIO(printed.out))) == [HEADER, *OCTOBER]
+    assert printed.err.startswith("second (text_generator): counting began")
 
 
 def test_what_happened_before_midnight_utc_is_of_the_month_before(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(path, "2026-09", as_csv=True)
-    assert _rows(capsys) == [["2026-09-30", "default", "text_generator", "pro", "1", "0", "0", "1.5", "0", "1.5"]]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[1:] == [f"2026-09-30,default,{LIST},pro,1,0,0,1.5,0,1.5,0,,"]
+    assert printed.err.startswith(BEGAN)
 
 
 def _rows(capsys: pytest.CaptureFixture[str]) -> Iterable[list[str]]:
@@ -168,5 +206,5 @@ def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureF
     with closing(Ledger(SqliteStore(path), rules())) as ledger:
         recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
         write(path, "2026-10", as_csv=True)
-        assert ["2026-10-02", "default", "text_generator", "new", "1", "1", "0", "0", "0", "0"] in _rows(capsys)
+        assert ["2026-10-02", "default", LIST, "new", "1", "1", "0", "0", "0", "0", "0", "", ""] in _rows(capsys)
         recorded(ledger, at("2026-10-02T23:59:40"), task("g", at("2026-10-02T23:59"), model="new"))

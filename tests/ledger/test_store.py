@@ -95,6 +95,8 @@ def test_what_the_first_list_tells_is_booked_under_the_day_it_happened(desk: Des
         (-1, "submitted", 1.0),
         (1, "credits_used", 1.5),
         (1, "failed", 1.0),
+        (1, "failed:other", 1.0),
+        (1, "failed_credits_used", 1.5),
         (1, "finished", 1.0),
     ]
     assert [day.day for day in desk.store.days(0, TODAY - 3)] == [0]  # 1970 is the first year that there is

@@ -24,7 +24,8 @@ from clocks import ManualClock
 from creatify_exporter import metrics
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Plan, Workspace
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.reasons import DEFAULT_RULES

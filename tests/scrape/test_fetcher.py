@@ -454,3 +454,13 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     assert same.scrape().done()
     assert not other.scrape().done()
     other.end()
+
+
+def test_a_fetch_ages_from_its_end_on(bench: Bench) -> None:
+    assert bench.fetcher.age == float("inf")
+    bench.scrape()
+    call = bench.fetches.begun()
+    bench.clock.at += 5
+    call.end(Outcome())
+    bench.clock.at += 400
+    assert bench.fetcher.age == 400

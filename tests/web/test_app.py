@@ -3,20 +3,25 @@
 import asyncio
 import gzip
 import json
+import re
 import signal
 import socket
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Plan, Workspace
+from creatify_exporter.config.load import load
+from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
@@ -33,6 +38,7 @@ from creatify_exporter.simulator import (
     delayed,
     replied,
 )
+from creatify_exporter.web import landing_page
 from creatify_exporter.web.app import Application, Settings
 from creatify_exporter.web.listener import listen
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
@@ -326,6 +332,80 @@ def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator
     assert len(simulator.requests) == 3
 
 
+def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(
+    simulator: Simulator,
+) -> None:
+    # An API that leads around, and repeats what it was told.
+    moved = f"{simulator.url}/moved/?id={simulator.api_id}&key={simulator.api_key}"
+    task = listed(1, 0, status="failed", failed_reason=f"a secret prompt {simulator.api_key}")
+    simulator.faults.next(replied(302, b"", location=moved))
+    simulator.faults.always(replied(200, json.dumps([task]).encode()))
+    simulator.faults.always(replied(200, json.dumps([task]).encode()), path="/moved/")
+    simulator.faults.always(replied(404, b""), path=BALANCE_PATH)
+    one = Site(workspace(simulator, remaining_credits=True))
+    answer = one.get("/probe?workspace=default&debug=true")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    steps, _, samples = answer.text.partition("# The metrics that this probe returns without debug=true:\n")
+    numberless = re.sub(r"[0-9]+\.[0-9]+", "N", steps)
+    lines = [re.sub("^ *N s  ", "", line) for line in numberless.splitlines() if line]
+    url = simulator.url.replace("127.0.0.1", "N.N")
+    assert lines == [
+        "# default: text_generator",
+        f'request: url="{url}/sse/text_generator/" status=302 bytes=0 seconds=N',
+        f'request: url="{url}/sse/text_generator/" status=200 bytes={len(json.dumps([task]))} seconds=N',
+        "list: tasks=1 invalid=0",
+        "commit: recorded=True tasks_changed=1 series_changed=3",
+        "succeeded in N s, N s ago",
+        "# default: remaining_credits",
+        f'request: url="{url}{BALANCE_PATH}" status=404 bytes=0 seconds=N',
+        f"failed: http_status: the API answered 404 Not Found for {BALANCE_PATH}",
+    ]
+    assert total(parsed(samples), "creatify_tasks", status="failed") == 1
+    for secret in (simulator.api_id, simulator.api_key, "prompt", "moved"):
+        assert secret not in steps
+
+
+def listed(number: int, days_ago: float, **fields: Any) -> dict[str, Any]:
+    created_at = datetime.fromtimestamp(NOW - 86400 * days_ago, UTC).isoformat()
+    return {"id": str(number), "model_name": "pro", "status": "done", "created_at": created_at, **fields}
+
+
+def test_the_landing_page_says_how_long_the_credits_last_and_what_failed_lately_and_why(simulator: Simulator) -> None:
+    tasks = [
+        *(listed(n, 3, status="failed", failed_reason="429 too many requests", credits_used=20) for n in range(2)),
+        listed(3, 2, status="failed", failed_reason="the dog ate it"),
+        listed(4, 1, credits_used=135.0),
+        listed(5, 30, status="failed", failed_reason="long ago", credits_used=999),
+    ]
+    simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    plan = Plan(credits=500, renews_on_day=1)
+    one = Site(workspace(simulator, remaining_credits=True, plan=plan))
+    one.get("/metrics")
+    page = one.get("/").text
+    # 175 credits in 3.37 days are 52 a day; it is 9 October, 08:53.
+    assert "412 of 500 credits, last until 17 October, renewal 1 November: 763 short" in page
+    failures = page.partition("Failed in the last 7 days")[2].partition("</table>")[0]
+    cells = re.findall("<td[^>]*>(.*?)</td>", failures)
+    assert cells == [*("rate_limited", "pro", "text_generator", "2"), *("other", "pro", "text_generator", "1")]
+
+
+def test_a_balance_is_not_green_while_the_list_cannot_be_fetched(simulator: Simulator) -> None:
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    kinds = []
+    for status in (200, 503):
+        simulator.faults.always(replied(status, b"[]"))
+        one = Site(workspace(simulator, remaining_credits=True))
+        one.get("/metrics")
+        kinds.append(re.findall('class="state ([a-z]+)"', one.get("/").text))
+    assert kinds == [["good", "good"], ["bad", "none"]]
+
+
+def test_the_documentation_that_the_page_leads_to_is_that_of_the_package() -> None:
+    urls = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["urls"]
+    assert urls["Documentation"] == landing_page.DOCUMENTATION
+
+
 def test_the_landing_page_may_load_and_run_nothing(site: Site) -> None:
     headers = site.get("/").headers
     assert headers["content-type"] == "text/html; charset=utf-8"
@@ -556,3 +636,51 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
             await serving
 
     asyncio.run(serve())
+
+
+def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_tried_once(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yml"
+    group = {"directory": "keys", "base_url": simulator.url, "remaining_credits": False}
+    path.write_text(json.dumps({"workspaces_from": [group], "ledger": {"url": "memory:"}}))
+
+    def write(folder: str, file: str, text: str) -> None:
+        (tmp_path / "keys" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "keys" / folder / file).write_text(text)
+
+    for name in ("api-id", "api-key"):
+        write("acme", name, f"simulated-{name}")
+    outcomes: list[Config | ConfigError] = []
+
+    def loaded() -> Config:
+        try:
+            config = load(path, {})
+        except ConfigError as error:
+            outcomes.append(error)
+            raise
+        outcomes.append(config)
+        return config
+
+    first = load(path, {})
+    exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
+
+    async def change() -> None:
+        settings = Settings(config_file=path, auto_reload_interval=0.01)
+        serving = asyncio.create_task(Application(exporter, loaded, settings).run(listen(["127.0.0.1:0"])))
+        await asyncio.sleep(0)
+        write("acme", "plan.yml", "credits: 700")
+        await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))
+        write("globex", "api-id", "simulated-id-of-globex")
+        await asyncio.to_thread(until, lambda: isinstance(outcomes[-1], ConfigError))
+        tries = len(outcomes)
+        await asyncio.sleep(0.2)
+        assert len(outcomes) == tries
+        assert list(exporter.targets) == ["acme"]
+        write("globex", "api-key", "simulated-key-of-globex")
+        await asyncio.to_thread(until, lambda: list(exporter.targets) == ["acme", "globex"])
+        signal.raise_signal(signal.SIGTERM)
+        await serving
+
+    with closing(exporter):
+        asyncio.run(change())

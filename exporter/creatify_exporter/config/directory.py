@@ -1,27 +1,49 @@
-"""A directory of keys: a folder for each workspace, named like it, with the files `api-id` and `api-key`."""
+"""A directory of keys: a folder for each workspace, named like it, with `api-id`, `api-key` and perhaps `plan.yml`."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
+from creatify_exporter.config import file, plan
 from creatify_exporter.config.credential import Credential
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.values import parse_label
 from creatify_exporter.config.yaml_reader import read_path_by
 from creatify_exporter.errors import ConfigError
 
 _ID_FILE: Final = "api-id"
 _KEY_FILE: Final = "api-key"
+_PLAN_FILE: Final = "plan.yml"
 
 
 class WorkspaceFolder(NamedTuple):
-    """One folder of the directory: its name, which is the workspace's, and the keys in it."""
+    """One folder of the directory: its name, which is the workspace's, the keys in it, and its plan if it has one."""
 
     name: str
     api_id: Credential
     api_key: Credential
+    plan: Plan | None
 
 
-def _folders(directory: Path) -> tuple[WorkspaceFolder, ...]:
+class KeysDirectory(NamedTuple):
+    """A directory and its folders, by name."""
+
+    path: Path
+    folders: tuple[WorkspaceFolder, ...]
+
+
+def state(directory: Path) -> object:
+    """Return what differs once a reload would find something else: a folder, a plan, a key that was missing."""
+    try:
+        return [
+            (path.name, _exists(path / _ID_FILE), _exists(path / _KEY_FILE), file.state(path / _PLAN_FILE))
+            for path in _paths(directory)
+        ]
+    except ValueError:
+        return None
+
+
+def _read(directory: Path) -> KeysDirectory:
     """Return the folders by name. ConfigError has all mistakes in them, ValueError one of the directory itself."""
     paths = _paths(directory)
     # A volume that is not mounted must not end all workspaces.
@@ -30,10 +52,21 @@ def _folders(directory: Path) -> tuple[WorkspaceFolder, ...]:
     problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path)]
     if problems:
         raise ConfigError(problems)
-    return tuple(
-        WorkspaceFolder(path.name, Credential(file=path / _ID_FILE), Credential(file=path / _KEY_FILE))
-        for path in paths
-    )
+    return KeysDirectory(directory, tuple(_folder(path) for path in paths))
+
+
+def _folder(path: Path) -> WorkspaceFolder:
+    keys = Credential(file=path / _ID_FILE), Credential(file=path / _KEY_FILE)
+    return WorkspaceFolder(path.name, *keys, _plan(path))
+
+
+def _plan(folder: Path) -> Plan | None:
+    path = folder / _PLAN_FILE
+    return plan.read(path) if _exists(path) else None
+
+
+def _exists(path: Path) -> bool:
+    return file.state(path) is not None
 
 
 def _paths(directory: Path) -> list[Path]:
@@ -57,6 +90,10 @@ def _mistakes(folder: Path) -> Iterator[str]:
             Credential(file=folder / name).checked()
         except ValueError as error:
             yield f"{name} {error}"
+    try:
+        _plan(folder)
+    except ConfigError as error:
+        yield from error.problems
 
 
-Directory = Annotated[tuple[WorkspaceFolder, ...], read_path_by(_folders)]
+Directory = Annotated[KeysDirectory, read_path_by(_read)]

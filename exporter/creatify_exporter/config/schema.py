@@ -17,11 +17,10 @@ import msgspec
 from creatify_exporter.config.credential import Secret
 from creatify_exporter.config.directory import Directory
 from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, pair_mistake
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import (
-    Amount,
     ByteSize,
-    Currency,
     Label,
     ListName,
     ListPath,
@@ -60,20 +59,6 @@ class TLS(Settings, frozen=True, kw_only=True):
             yield "cert_file", "has no key; add key_file"
         elif self.key_file:
             yield "key_file", "has no certificate; add cert_file"
-
-
-class Plan(Settings, frozen=True, kw_only=True):
-    """What the API does not tell: credits for each period, the day of the month it starts, the price of a credit."""
-
-    credits: Amount | None = None
-    renews_on_day: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
-    price_per_credit: Amount | None = None
-    currency: Currency | None = None
-
-    def validate(self) -> Iterator[tuple[str, str]]:
-        """Ask for a currency: a price without one is a number without a unit."""
-        if self.price_per_credit is not None and self.currency is None:
-            yield "price_per_credit", "has no currency; add currency, like USD"
 
 
 class ListSettings(Settings, frozen=True, kw_only=True):
@@ -158,15 +143,16 @@ class Workspace(Access, frozen=True, kw_only=True):
 
 
 class WorkspacesFrom(Access, frozen=True, kw_only=True):
-    """`workspaces_from[]`: a directory with a folder of keys for each workspace; all share the rest."""
+    """`workspaces_from[]`: a directory with a folder of keys for each workspace; all share the rest but a plan."""
 
     directory: Directory
 
     def workspaces(self) -> Iterator[Workspace]:
         """Yield them, by name."""
         shared = {name: getattr(self, name) for name in Access.__struct_fields__}
-        for folder in self.directory:
-            yield Workspace(**folder._asdict(), **shared)
+        for folder in self.directory.folders:
+            own = {name: value for name, value in folder._asdict().items() if value is not None}
+            yield Workspace(**{**shared, **own})
 
 
 class Fetch(Settings, frozen=True, kw_only=True):
@@ -256,7 +242,7 @@ class Config(Settings, frozen=True, kw_only=True):
                 yield f"workspaces[{index}].name", "is the name of an earlier workspace too; rename one of them"
             seen.add(workspace.name)
         for index, group in enumerate(self.workspaces_from):
-            for folder in group.directory:
+            for folder in group.directory.folders:
                 if folder.name in seen:
                     words = f"folder {folder.name!r} has the name of an earlier workspace; rename one of them"
                     yield f"workspaces_from[{index}].directory", words

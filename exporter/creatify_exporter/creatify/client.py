@@ -12,8 +12,9 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import requests
 
+from creatify_exporter import trace
 from creatify_exporter.config.schema import Fetch, Workspace
-from creatify_exporter.creatify.buffer import Buffer
+from creatify_exporter.creatify.buffer import Buffer, Source
 from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
 from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.transport import Transport
@@ -57,10 +58,9 @@ class Client:
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                with self._get(url, deadline, advice) as response:
-                    date = _http_date(response.headers.get("Date", ""))
-                    most = self._limits.max_body - decoder.received
-                    for batch in decoder.batches(self._transport.body(response, deadline, most)):
+                most = self._limits.max_body - decoder.received
+                with self._body(url, deadline, most, advice) as (date, body):
+                    for batch in decoder.batches(body):
                         yield batch._replace(date=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
@@ -68,8 +68,9 @@ class Client:
 
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
-        with self._deadline() as deadline, self._get(self._workspace.base_url + BALANCE_PATH, deadline) as response:
-            buffer, source = Buffer(_MAX_BALANCE_BYTES), self._transport.body(response, deadline, _MAX_BALANCE_BYTES)
+        url = self._workspace.base_url + BALANCE_PATH
+        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES) as (_, source):
+            buffer = Buffer(_MAX_BALANCE_BYTES)
             while buffer.fill(source):
                 pass
             body = bytes(buffer.content).removeprefix(BYTE_ORDER_MARK)
@@ -82,35 +83,57 @@ class Client:
         """Close the idle connections."""
         self._transport.close()
 
-    def _get(self, url: str, deadline: float, advice: Mapping[int, str] = _NO_ADVICE) -> requests.Response:
+    @contextmanager
+    def _body(
+        self, url: str, deadline: float, most: int, advice: Mapping[int, str] = _NO_ADVICE
+    ) -> Iterator[tuple[float | None, Source]]:
+        """Yield the date of an answer with status 200, and its body."""
+        began = time.monotonic()
+        with self._get(url, deadline, advice) as response:
+            body = self._transport.body(response, deadline, most)
+            try:
+                yield _http_date(response.headers.get("Date", "")), body
+            finally:
+                seconds = round(time.monotonic() - began, 3)
+                trace.step("request", url=_without_query(url), status=200, bytes=body.received, seconds=seconds)
+
+    def _get(self, url: str, deadline: float, advice: Mapping[int, str]) -> requests.Response:
         """Return a response with status 200 and its body unread; `advice` says what to do about other statuses."""
+        # Of redirects only this one is ever shown: in others an API may spell a key in any way.
+        asked = _without_query(url)
         for _ in range(_MAX_REDIRECTS):
-            response = self._send(url, deadline)
+            response = self._send(url, deadline, asked)
             if not response.is_redirect:
-                _check_status(response, self._clock(), advice)
+                _check_status(response, self._clock(), urlsplit(asked).path, advice)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
         raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times, and once more")
 
-    def _send(self, url: str, deadline: float) -> requests.Response:
+    def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
         """Send one request, and once more if a connection or a gateway failed it."""
-        answer = self._try(url, deadline)
+        answer = self._try(url, deadline, asked)
         retry = answer.cause == "connection" if isinstance(answer, FetchError) else answer.status_code in _RETRIED
         if retry and time.monotonic() < deadline:
             if isinstance(answer, requests.Response):
                 answer.close()
-            answer = self._try(url, deadline)
+            answer = self._try(url, deadline, asked)
         if isinstance(answer, FetchError):
             raise answer
         return answer
 
-    def _try(self, url: str, deadline: float) -> requests.Response | FetchError:
+    def _try(self, url: str, deadline: float, asked: str) -> requests.Response | FetchError:
+        began = time.monotonic()
         try:
             self._pace(deadline)
-            return self._transport.get(url, self._credentials(), deadline)
+            answer = self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
+            trace.step("request failed", url=asked, cause=error.cause, seconds=round(time.monotonic() - began, 3))
             return error
+        if answer.status_code != HTTPStatus.OK:
+            seconds = round(time.monotonic() - began, 3)
+            trace.step("request", url=asked, status=answer.status_code, bytes=0, seconds=seconds)
+        return answer
 
     def _pace(self, deadline: float) -> None:
         """Wait for the turn of a request that can wait, and note it."""
@@ -162,7 +185,7 @@ def _advice(task_list: TaskList) -> Mapping[int, str]:
     }
 
 
-def _check_status(response: requests.Response, now: float, advice: Mapping[int, str]) -> None:
+def _check_status(response: requests.Response, now: float, path: str, advice: Mapping[int, str]) -> None:
     status = response.status_code
     if status == HTTPStatus.OK:
         return
@@ -174,7 +197,11 @@ def _check_status(response: requests.Response, now: float, advice: Mapping[int, 
         raise FetchError("auth", "; ".join([f"{said}: check the API id and key", *advised]))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimited(said, _retry_after(response, now))
-    raise FetchError("http_status", "; ".join([said, *advised]))
+    raise FetchError("http_status", "; ".join([f"{said} for {path}", *advised]))
+
+
+def _without_query(url: str) -> str:
+    return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
 def _retry_after(response: requests.Response, now: float) -> float | None:

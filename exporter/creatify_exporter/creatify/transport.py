@@ -20,7 +20,6 @@ from requests.adapters import DEFAULT_CA_BUNDLE_PATH, HTTPAdapter
 
 from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
-from creatify_exporter.creatify.buffer import Source
 from creatify_exporter.creatify.happy_eyeballs import connect
 from creatify_exporter.errors import FetchError
 
@@ -49,30 +48,34 @@ class Transport:
         # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
         raise failure
 
-    def body(self, response: requests.Response, deadline: float, most: int) -> Source:
+    def body(self, response: requests.Response, deadline: float, most: int) -> "Body":
         """Return the decoded body, at most so many bytes of it, to be read until the deadline."""
-        return _Body(response, deadline, most)
+        return Body(response, deadline, most)
 
     def close(self) -> None:
         """Close the idle connections."""
         self._session.close()
 
 
-class _Body:
-    """Reads a body; raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place."""
+class Body:
+    """Reads a body, and counts its decoded bytes as `received`.
+
+    Raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place.
+    """
 
     def __init__(self, response: requests.Response, deadline: float, most: int) -> None:
         self._raw, self._deadline, self._most = response.raw, deadline, most
         self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
-        self._received, self._began = 0, time.monotonic()
+        self.received, self._began = 0, time.monotonic()
 
     def readinto(self, buffer: memoryview, /) -> int:
+        """Read some bytes into the buffer; return how many, 0 at the end. Raises `FetchError`."""
         try:
             count = self._read(buffer)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            failure = _broken_body(error, self._received)
+            failure = _broken_body(error, self.received)
         else:
-            self._received += count
+            self.received += count
             self._check()
             return count
         raise failure
@@ -91,9 +94,9 @@ class _Body:
         return count
 
     def _check(self) -> None:
-        if self._received > self._most:
+        if self.received > self._most:
             spent = time.monotonic() - self._began
-            raise FetchError("too_large", f"the body is too large: {self._received} decoded bytes after {spent:.1f} s")
+            raise FetchError("too_large", f"the body is too large: {self.received} decoded bytes after {spent:.1f} s")
         if time.monotonic() > self._deadline:
             raise FetchError("timeout", "time is up")
 

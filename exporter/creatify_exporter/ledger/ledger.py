@@ -11,10 +11,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules, reconcile
 from creatify_exporter.ledger.state import Book, Changes, Progress, SeriesKey
-from creatify_exporter.ledger.store import Conflict, Store
+from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
 
 __all__ = ["Counters", "Ledger", "Rules", "Transaction"]
@@ -102,6 +103,14 @@ class Ledger:
             runs = {model: book.failure_runs.get(model, 0) for model in book.models}
             return Counters(values, book.progress, len(book.rows), frozenset(book.models), runs)
 
+    def days(self, since: int, before: int) -> list[Day]:
+        """Return the daily totals of all workspaces as `Store.days` does, none during a commit to an unshared store.
+
+        So they keep no scrape waiting for a disk.
+        """
+        with self._locked(None, wait=self._store.shared) as locked:
+            return self._store.days(since, before) if locked else []
+
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""
         self._books.pop((workspace, api), None)
@@ -154,7 +163,10 @@ class Ledger:
             book = self._book(name)
             if book.progress.version != version:
                 return False
-            return self._write(name, book, reconcile(book, contents, rules, now=now, clock=self._clock()))
+            changes = reconcile(book, contents, rules, now=now, clock=self._clock())
+            written = self._write(name, book, changes)
+            trace.step("commit", recorded=written, tasks_changed=len(changes.rows), series_changed=len(changes.totals))
+            return written
 
     def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
         """Write to the store and then to the book; return False if another list has been recorded before."""

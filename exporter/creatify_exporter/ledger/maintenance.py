@@ -1,10 +1,11 @@
-"""Commands on a ledger: show it, copy it, write a backup, forget a model."""
+"""Commands on a ledger: show it, copy it, write a backup, forget a model or a workspace."""
 
 import glob
+from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -54,12 +55,45 @@ def backup(source: Store, file: Path) -> None:
             rest.unlink()
 
 
-def forget(store: Store, model: str) -> None:
-    """Remove the series of a model, and print from how many workspaces."""
-    books = store.forget(model)
+class Scope(NamedTuple):
+    """The books that are meant: those of a workspace, of a list, of both; None stands for any."""
+
+    workspace: str | None = None
+    api: str | None = None
+
+    def has(self, workspace: str, api: str) -> bool:
+        """Return whether a book is meant."""
+        return self.workspace in (None, workspace) and self.api in (None, api)
+
+    def __str__(self) -> str:
+        parts = [f"in the workspace {self.workspace}" if self.workspace else "", f"({self.api})" if self.api else ""]
+        return " ".join(part for part in ("", *parts) if part)
+
+
+def forget_model(store: Store, model: str, scope: Scope) -> None:
+    """Remove the series of a model, and print from how many books; its daily totals stay, for the report."""
+    books = store.forget_model(model, scope.has)
     if not books:
-        raise LedgerRefused(f"the ledger has no model {model}; `creatify-exporter ledger show` lists those that it has")
-    print(f"forgot {model} in {books} workspace{'s' if books > 1 else ''}; its daily totals stay")
+        where = f" {scope}".rstrip()
+        remedy = "`creatify-exporter ledger show` lists those that it has"
+        raise LedgerRefused(f"the ledger has no model {model}{where}; {remedy}")
+    print(f"forgot {model} in {books} book{'s' if books > 1 else ''}; its daily totals stay")
+
+
+def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[str, str]]) -> None:
+    """Remove all that the ledger holds of a workspace, or of a list of it, and print what that was.
+
+    Refused for what is `configured` (workspace and api): its list would be counted again from the beginning.
+    """
+    for workspace, api in configured:
+        if scope.has(workspace, api):
+            remedy = "take it out of the configuration first, or its list is counted again"
+            raise LedgerRefused(f"{workspace} ({api}) is configured, so that nothing was forgotten; {remedy}")
+    forgotten = store.forget_books(scope.has)
+    if not forgotten:
+        raise LedgerRefused(f"the ledger has nothing {scope}; `creatify-exporter ledger show` lists what it has")
+    for workspace, api in forgotten:
+        print(f"forgot {workspace} ({api}) and its daily totals")
 
 
 def _totals(book: Book, model: str) -> list[str]:

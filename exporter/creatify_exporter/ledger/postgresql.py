@@ -182,6 +182,9 @@ class PostgresqlStore(Store):
             sql.execute("INSERT INTO journal (book, revision, changes) VALUES (?, ?, ?)", (number, revision, entry))
         sql.execute("DELETE FROM journal WHERE book = ? AND revision <= ?", (number, revision - _JOURNAL))
 
+    def _unpublish(self, sql: Statements, number: int) -> None:
+        sql.execute("DELETE FROM journal WHERE book = ?", (number,))
+
     @contextmanager
     def _transaction(self, begin: str, end: str) -> Iterator[Statements]:
         with self._connection() as sql:

@@ -18,6 +18,7 @@ from creatify_exporter.ledger.state import (
     DAY,
     DAY_TOTALS,
     DURATION_BOUNDS,
+    FAILED_BY,
     Book,
     Changes,
     DayKey,
@@ -312,9 +313,16 @@ def _sum_up(draft: _Draft) -> None:
     for (day, model, total, label), amount in draft.counts.items():
         key = SeriesKey(model, total, label)
         totals[key] = totals.get(key, 0.0) + amount
-        if total in DAY_TOTALS:
-            daily = DayKey(day, model, total)
+        for name in _daily_names(total, label):
+            daily = DayKey(day, model, name)
             days[daily] = days.get(daily, 0.0) + amount
+
+
+def _daily_names(total: Total, label: str) -> Iterator[str]:
+    if total in DAY_TOTALS:
+        yield total
+    if total == "failed":
+        yield FAILED_BY + label
 
 
 def _count_runs(draft: _Draft) -> None:

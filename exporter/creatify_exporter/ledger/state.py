@@ -35,8 +35,17 @@ DURATION_BOUNDS: Final = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0
 """Upper bounds of the buckets in seconds, as the values of the label `le`; here each bucket counts for itself."""
 
 DAY: Final = 24 * 3600.0
-DAY_TOTALS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "credits_used", "credits_refunded")
-"""Totals that are also kept by day."""
+DAY_TOTALS: Final[tuple[Total, ...]] = (
+    "submitted",
+    "finished",
+    "failed",
+    "credits_used",
+    "credits_refunded",
+    "failed_credits_used",
+    "failed_credits_refunded",
+)
+"""Totals that are also kept by day; `failed` for each reason too, as `FAILED_BY` and the reason."""
+FAILED_BY: Final = "failed:"
 
 
 FAILURE_RUN: Final = "consecutive_failures"
@@ -56,7 +65,7 @@ class DayKey(NamedTuple):
 
     day: int
     model: str
-    total: Total
+    total: str
 
 
 class Series(msgspec.Struct):

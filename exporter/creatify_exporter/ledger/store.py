@@ -1,7 +1,7 @@
 """A store: reads books from a database, and writes their changes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar, Final, NamedTuple, Protocol
 
@@ -48,6 +48,12 @@ _PUT_RUN: Final = """
 INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, '', ?, 0, ?)
 ON CONFLICT (book, model, total, label) DO UPDATE SET value = excluded.value
 """
+_FORGET_BOOK: Final = (
+    "DELETE FROM task WHERE book = ?",
+    "DELETE FROM series WHERE book = ?",
+    "DELETE FROM day WHERE book = ?",
+    "DELETE FROM book WHERE number = ?",
+)
 _PUT_DAY: Final = """
 INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
@@ -164,6 +170,12 @@ class Store(ABC):
             )
             return sorted(Day._make(row) for row in rows)  # not by the database, which may sort as in some language
 
+    def first_lists(self) -> dict[tuple[str, str], float]:
+        """Return when the first list of each workspace and api was recorded, in seconds since the epoch."""
+        with self.reading() as sql:
+            rows = sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL").fetchall()
+        return {(workspace, api): recorded_at for workspace, api, recorded_at in sorted(rows)}
+
     def books(self) -> Iterator[tuple[str, str, Book]]:
         """Yield each book with its workspace and api, all as of one moment."""
         with self.reading() as sql:
@@ -184,14 +196,16 @@ class Store(ABC):
                 _put(sql, own, changes)
                 self._write_checksum(sql, workspace, api)
 
-    def forget(self, model: str) -> int:
-        """Remove a model's series from all books; return from how many. `LedgerRefused` while it has tasks there.
+    def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
+        """Remove a model's series from the books of which `within` says so, by workspace and api; return from how many.
 
-        Without `_publish`, so that other exporters load these books anew.
+        `LedgerRefused` while the model has tasks there. Without `_publish`, so that other exporters load these books
+        anew.
         """
         forgotten = 0
         with self.writing() as sql:
-            for number, workspace, api in sql.execute(_BOOKS_WITH, (model,)).fetchall():
+            found = sql.execute(_BOOKS_WITH, (model,)).fetchall()
+            for number, workspace, api in (book for book in found if within(*book[1:])):
                 # The version (column `generation`) too: a transaction under way began while the book had the model.
                 sql.execute(
                     "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?", (number,)
@@ -207,6 +221,17 @@ class Store(ABC):
                 self._write_checksum(sql, workspace, api)
                 forgotten += 1
         return forgotten
+
+    def forget_books(self, within: Callable[[str, str], bool]) -> list[tuple[str, str]]:
+        """Remove the books of which `within` says so, with all that they hold; return their workspaces and apis."""
+        with self.writing() as sql:
+            found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api").fetchall()
+            chosen = [book for book in found if within(*book[1:])]
+            for number, _, _ in chosen:
+                for statement in _FORGET_BOOK:
+                    sql.execute(statement, (number,))
+                self._unpublish(sql, number)
+            return [(workspace, api) for _, workspace, api in chosen]
 
     def _advance(self, sql: Statements, book: Book) -> list[Changes]:
         """Keep other writers out of the book until the transaction ends; return the changes that the book lacks."""
@@ -230,6 +255,9 @@ class Store(ABC):
 
     def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - not shared
         """Tell the other exporters the changes of a book's new revision."""
+
+    def _unpublish(self, sql: Statements, number: int) -> None:  # noqa: B027 - as above
+        """Remove what `_publish` has kept of a book."""
 
 
 def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:

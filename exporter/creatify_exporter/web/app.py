@@ -7,22 +7,25 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter import metrics
+from creatify_exporter.config.load import states
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.metrics import ScrapeRegistry
-from creatify_exporter.web import landing_page
+from creatify_exporter.web import debug_page, landing_page
 from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
@@ -42,6 +45,9 @@ class Settings(NamedTuple):
     """What comes before every route, such as /exporter."""
     max_requests: int = 0
     """How many scrapes may be answered at once; 0: any number."""
+    config_file: Path | None = None
+    auto_reload_interval: float = 0.0
+    """Seconds between two looks at the files of the configuration; 0: it is only reloaded when asked for."""
 
 
 class Application:
@@ -62,6 +68,7 @@ class Application:
         self._settings = settings or Settings()
         self._prefix = self._settings.route_prefix
         self._middleware = middleware or WebMiddleware()
+        self._states_at_start = self._states()
         self._scrapes = 0
         self._stop = asyncio.Event()
         self._renderer = Renderer()
@@ -100,11 +107,10 @@ class Application:
 
     async def run(self, sockets: Sequence[socket.socket]) -> None:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
-        loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
-        watching = loop.create_task(self._middleware.watch())
+        watching = asyncio.gather(self._middleware.watch(), self._auto_reload())
         app = self._middleware.wrap(self.app(), self._prefix)
         await Server(app, self._stop, self._middleware.context).serve(list(sockets))
         watching.cancel()
@@ -123,25 +129,43 @@ class Application:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
         if api is not None and api not in self._exporter.targets[name].fetchers:
             return PlainTextResponse("no list of that name is configured for this workspace\n", 404)
+        if request.query_params.get("debug") == "true":
+            return await self._limited(lambda: self._debugged(request, self._exporter.begin_scrape([name], api)))
         return await self._scrape(request, lambda: self._exporter.begin_scrape([name], api), own=False)
 
     async def _scrape(self, request: Request, begin: Callable[[], Scrape], *, own: bool) -> Response:
+        return await self._limited(lambda: self._scraped(request, begin(), own=own))
+
+    async def _limited(self, answer: Callable[[], Awaitable[Response]]) -> Response:
         """Answer a scrape unless there are too many."""
         limit = self._settings.max_requests
         if limit and self._scrapes >= limit:
             return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
         self._scrapes += 1
         try:
-            return await self._scraped(request, begin(), own=own)
+            return await answer()
         finally:
             self._scrapes -= 1
 
     async def _scraped(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
+        await self._fetched(request, scrape)
+        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
+
+    async def _debugged(self, request: Request, scrape: Scrape) -> Response:
+        """Answer with what the fetches did, and with the metrics that come of them."""
+        await self._fetched(request, scrape)
+
+        def text() -> bytes:
+            return debug_page.render(scrape).encode() + generate_latest(self._collect(scrape, own=False))
+
+        return await self._renderer.render(request.headers, text, "text/plain; charset=utf-8")
+
+    async def _fetched(self, request: Request, scrape: Scrape) -> None:
+        """Wait for the fetches as long as the scrape may."""
         fetches = {asyncio.wrap_future(future) for future in scrape.futures}
         if fetches:
             await self._wait(fetches, self._scrape_timeout(request.headers))
-        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
 
     def _collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         registry = self._exporter.collect(scrape, own=own)
@@ -219,6 +243,25 @@ class Application:
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return task
+
+    async def _auto_reload(self) -> None:
+        """Reload when a file of the configuration has changed, and is the same in two looks: it may be half written.
+
+        A configuration that is refused is not tried again before the next change.
+        """
+        loaded = before = self._states_at_start
+        while self._settings.auto_reload_interval:
+            await asyncio.sleep(self._settings.auto_reload_interval)
+            now = await asyncio.to_thread(self._states)
+            is_settled, before = now == before, now
+            if is_settled and any(loaded.get(path, state) != state for path, state in now.items()):
+                loaded = now
+                await self._begin_reload()
+            # A directory that a reload has brought is as it was then.
+            loaded = now | loaded
+
+    def _states(self) -> dict[Path, object]:
+        return states(self._settings.config_file, self._exporter.config)
 
     async def _reloaded(self) -> str:
         """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""

@@ -1,15 +1,21 @@
 """The landing page: what a person sees who opens the exporter in a browser."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
+from itertools import zip_longest
 from typing import Final
 from urllib.parse import quote
 
 from creatify_exporter import __version__
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.task import STATUS_LABELS
-from creatify_exporter.exporter import Exporter
+from creatify_exporter.exporter import Exporter, renewal
+from creatify_exporter.fetcher import MAX_STALENESS, Fetcher, Outcome
+from creatify_exporter.forecast import RECENT_DAYS, daily_rate, outlook
+from creatify_exporter.ledger.state import FAILED_BY
+from creatify_exporter.ledger.store import Day
 from creatify_exporter.snapshot import Cell
 from creatify_exporter.target import BALANCE, Target
 
@@ -22,23 +28,38 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 
+DOCUMENTATION: Final = "https://github.com/creatify-exporter/creatify-exporter/tree/main/docs"
+
+# How many rows a table of failures has at most.
+_MOST_FAILURES: Final = 10
+
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --good: #2e7d32; --bad: #c62828; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.table { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding-top: .6rem; white-space: nowrap; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th.name, td.name { text-align: left; overflow-wrap: anywhere; min-width: 8rem; }
+p { overflow-wrap: anywhere; }
 .state { border-left: 4px solid; padding-left: .6rem; }
 .good { border-color: var(--good); } .bad { border-color: var(--bad); } .none { border-color: var(--line); }
 nav a { margin-right: 1rem; }
+@media (max-width: 30rem) {
+  table { font-size: .8rem; } th, td { padding: .3rem .25rem; } th.name, td.name { min-width: 5.5rem; }
+}
 @media (prefers-color-scheme: dark) { :root { --good: #81c784; --bad: #ef9a9a; } }
 """
 
 
 def render(exporter: Exporter, telemetry_path: str) -> str:
     """Return the page; it shows the last fetches and starts none. All that comes from elsewhere is escaped."""
-    targets = list(exporter.targets.values())
+    days = exporter.recent_days()
+    sections = (
+        _workspace(target, exporter, [day for day in days if day.workspace == target.workspace.name])
+        for target in list(exporter.targets.values())
+    )
     links = {
         telemetry_path: "Metrics",
         f"{telemetry_path.rstrip('/')}/exporter": "Exporter metrics",
@@ -57,39 +78,83 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <body>
 <h1>Creatify exporter</h1>
 <nav>{" ".join(_link(path.lstrip("/"), name) for path, name in links.items())}</nav>
-{"".join(_workspace(target, exporter.config.labels) for target in targets)}
-<p><small>Version {escape(__version__)}. This page shows the last fetches; it starts none.</small></p>
+{"".join(sections)}
+<p><small>Version {escape(__version__)}, {_link(DOCUMENTATION, "documentation")}. This page shows the last fetches; it
+starts none. Dates are in UTC.</small></p>
 </body>
 </html>
 """
 
 
-def _workspace(target: Target, labels: Labels) -> str:
+def _workspace(target: Target, exporter: Exporter, days: Sequence[Day]) -> str:
     name = target.workspace.name
     probe = f"probe?workspace={quote(name, safe='')}"
     return "\n".join(
         [
             f"<section><h2>{escape(name)}</h2>",
-            *_states(target),
-            *(line for api in target.lists for line in _tasks(target, api, labels)),
+            *_states(target, days, exporter.now()),
+            *_failures(days),
+            *(line for api in target.lists for line in _tasks(target, api, exporter.config.labels)),
             f"<p>{_link(probe, 'Metrics of this workspace')}</p></section>",
         ]
     )
 
 
-def _states(target: Target) -> Iterator[str]:
+def _states(target: Target, days: Iterable[Day], now: float) -> Iterator[str]:
+    unreachable = any(fetcher.last and fetcher.last.cause for fetcher in target.fetchers.values())
     for api, fetcher in target.fetchers.items():
         outcome = fetcher.last
         if outcome is None:
             yield _state("none", api, "not fetched yet; the first scrape does it")
         elif outcome.cause:
-            yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}")
+            yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}{_ago(fetcher)}")
         elif api == BALANCE and outcome.balance is not None:
-            yield _state("good", api, f"{outcome.balance:,.12g} credits")
+            # The balance is asked for less often than a list, whose failure tells sooner that the API is gone.
+            kind = "none" if unreachable or _old(fetcher) else "good"
+            yield _state(kind, api, _outlook(target, outcome.balance, days, now) + _ago(fetcher))
         else:
-            yield _state(
-                "good", api, f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
-            )
+            yield _state("none" if _old(fetcher) else "good", api, _fetched(outcome) + _ago(fetcher))
+
+
+def _fetched(outcome: Outcome) -> str:
+    return f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
+
+
+def _old(fetcher: Fetcher) -> bool:
+    return fetcher.age > MAX_STALENESS
+
+
+def _ago(fetcher: Fetcher) -> str:
+    minutes = int(fetcher.age // 60)
+    return f" ({minutes} min ago)" if minutes else ""
+
+
+def _outlook(target: Target, balance: float, days: Iterable[Day], now: float) -> str:
+    """Say how many credits are left, and how long they last."""
+    net: defaultdict[int, float] = defaultdict(float)
+    for day in days:
+        net[day.day] += {"credits_used": day.value, "credits_refunded": -day.value}.get(day.total, 0.0)
+    plan = target.workspace.plan
+    began = [counters.progress.first_recorded_at for api in target.lists if (counters := target.counters(api))]
+    since = min((at for at in began if at is not None), default=None)
+    return outlook(
+        balance,
+        None if since is None else daily_rate(net, since, now),
+        now,
+        plan=plan.credits if plan else None,
+        renews_at=renewal(plan.renews_on_day, now) if plan and plan.renews_on_day is not None else None,
+    )
+
+
+def _failures(days: Iterable[Day]) -> Iterator[str]:
+    """Say what failed in the last days, and why, the most frequent first."""
+    failed: Counter[tuple[str, str, str]] = Counter()
+    for day in days:
+        if day.total.startswith(FAILED_BY):
+            failed[day.total.removeprefix(FAILED_BY), day.model, day.api] += int(day.value)
+    if failed:
+        rows = [[*names, f"{count:,}"] for names, count in failed.most_common(_MOST_FAILURES)]
+        yield from _table(f"Failed in the last {RECENT_DAYS} days", ["Reason", "Model", "List", "tasks"], rows, names=3)
 
 
 def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
@@ -100,20 +165,35 @@ def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
         yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"
     if not outcome or not outcome.snapshot or not counters:
         return
-    yield "<table><caption>Tasks in the list</caption>"
-    yield _row("th", ["Model", *STATUS_LABELS, "credits used"])
-    for model, cells in outcome.snapshot.by_model(counters.models, labels).items():
-        counts = (f"{cells.get(status, Cell()).tasks:,}" for status in STATUS_LABELS)
-        yield _row("td", [model, *counts, f"{sum(cell.credits_used for cell in cells.values()):,.12g}"])
-    yield "</table>"
+    models = outcome.snapshot.by_model(counters.models, labels).items()
+    rows = ([model, *_counts(cells), f"{_credits(cells):,.12g}"] for model, cells in models)
+    yield from _table("Tasks in the list", ["Model", *STATUS_LABELS, "credits used"], rows, names=1)
+
+
+def _counts(cells: Mapping[str, Cell]) -> Iterator[str]:
+    return (f"{cells.get(status, Cell()).tasks:,}" for status in STATUS_LABELS)
+
+
+def _credits(cells: Mapping[str, Cell]) -> float:
+    return sum(cell.credits_used for cell in cells.values())
 
 
 def _state(kind: str, api: str, text: str) -> str:
     return f'<p class="state {kind}"><b>{escape(api)}</b>: {escape(text)}</p>'
 
 
-def _row(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names: int) -> Iterator[str]:
+    """Yield a table, which scrolls if the screen is narrow; its first `names` columns hold words."""
+    yield f'<div class="table"><table><caption>{escape(caption)}</caption>'
+    yield _row("th", header, names)
+    yield from (_row("td", row, names) for row in rows)
+    yield "</table></div>"
+
+
+def _row(tag: str, cells: Iterable[str], names: int) -> str:
+    kinds = [' class="name"'] * names
+    columns = zip_longest(cells, kinds, fillvalue="")
+    return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in columns) + "</tr>"
 
 
 def _link(target: str, text: str) -> str:

@@ -1,0 +1,31 @@
+"""A plan: of a workspace in the configuration, or in a file of its own beside the keys."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from creatify_exporter.config import document
+from creatify_exporter.config.values import Amount, Currency
+from creatify_exporter.config.yaml_reader import Reader, Settings
+
+
+class Plan(Settings, frozen=True, kw_only=True):
+    """What the API does not tell: credits for each period, the day of the month it starts, the price of a credit."""
+
+    credits: Amount | None = None
+    renews_on_day: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
+    price_per_credit: Amount | None = None
+    currency: Currency | None = None
+
+    def validate(self) -> Iterator[tuple[str, str]]:
+        """Ask for a currency: a price without one is a number without a unit."""
+        if self.price_per_credit is not None and self.currency is None:
+            yield "price_per_credit", "has no currency; add currency, like USD"
+
+
+def read(path: Path) -> Plan:
+    """Read a plan from a file with nothing else in it; ConfigError has every mistake, with its line."""
+    found = document.read(path, "it")
+    return Reader(found, str(path), path.parent, {}).build(Plan, found.content)

@@ -1,0 +1,54 @@
+"""What one fetch does, step by step: for the log at the level debug, and for `/probe?debug=true`."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+import structlog
+
+# A list of many pages has as many requests; the first ones tell enough.
+_MOST_STEPS: Final = 100
+
+_log = structlog.get_logger()
+
+
+class Step(NamedTuple):
+    """Something that a fetch did, `seconds` after it began; `facts` hold no content and may have to be masked."""
+
+    seconds: float
+    event: str
+    facts: dict[str, object]
+
+
+class _Trace(NamedTuple):
+    workspace: str
+    api: str
+    began: float
+    steps: list[Step]
+
+
+# Of the fetch that runs in this thread: its parts need not know of it.
+_current: ContextVar[_Trace | None] = ContextVar("trace", default=None)
+
+
+@contextmanager
+def tracing(workspace: str, api: str) -> Iterator[list[Step]]:
+    """Keep the steps of the block, which is one fetch; yield them as they come."""
+    trace = _Trace(workspace, api, time.monotonic(), [])
+    token = _current.set(trace)
+    try:
+        yield trace.steps
+    finally:
+        _current.reset(token)
+
+
+def step(event: str, **facts: object) -> None:
+    """Note a step of the fetch that runs in this thread, if there is one."""
+    trace = _current.get()
+    if trace is None:
+        return
+    _log.debug(event, workspace=trace.workspace, api=trace.api, **facts)
+    if len(trace.steps) < _MOST_STEPS:
+        trace.steps.append(Step(time.monotonic() - trace.began, event, facts))
