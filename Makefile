@@ -52,7 +52,7 @@ fuzz: $(VENV)/dev.stamp ## broken lists, configurations and requests for FUZZ_SE
 	FUZZ_SEED=$$($(BIN)/python -c 'import secrets; print(secrets.randbits(32))') FUZZ_SECONDS=$${FUZZ_SECONDS:-900} \
 	  $(BIN)/pytest -n auto -rP tests/fuzz/test_fuzz.py $(ARGS)
 
-bench: $(VENV)/bench.stamp ## what a scrape costs, beside other ways: 15 minutes, writes docs/performance.md; ARGS=--quick: 1 minute
+bench: $(VENV)/bench.stamp ## what a scrape costs, beside other ways: 30 minutes on an idle machine, writes docs/performance.md; ARGS=--quick: 2 minutes
 	PYTHONPATH=exporter $(VENV)/bench/bin/python bench/scrape.py $(ARGS)
 
 dashboards: $(VENV)/dev.stamp ## write the dashboards' JSON from their code

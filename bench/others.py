@@ -33,6 +33,21 @@ def _download() -> Callable[[str], object]:
     return scrape
 
 
+def _unpack() -> Callable[[str], object]:
+    def scrape(url: str) -> None:
+        with requests.get(url, stream=True, timeout=600) as response:
+            while response.raw.read(_PIECE, decode_content=True):
+                pass
+
+    return scrape
+
+
+def _small() -> Callable[[str], object]:
+    from small_exporter import scrape
+
+    return scrape
+
+
 def _socket() -> Callable[[str], object]:
     def scrape(url: str) -> None:
         parts, buffer = urlsplit(url), bytearray(_PIECE)
@@ -95,9 +110,11 @@ def _msgspec() -> Callable[[str], object]:
     )
 
 
+UNPACKED: Final = "bare download, decompressed"
 METHODS: Final[dict[str, Callable[[], Callable[[str], object]]]] = {
     "bare download, requests": _download,
     "bare download, socket": _socket,
+    "an exporter of 40 lines": _small,
     "msgspec, typed, whole body": _msgspec,
     "ijson": _ijson,
     "orjson": _orjson,
@@ -140,7 +157,7 @@ def _exposed(rows: Iterable[Row]) -> bytes:
 
 def main(name: str, url: str, warmup: str) -> None:
     """Print the cost of one scrape, the second one of this process."""
-    scrape = METHODS[name]()
+    scrape = _unpack() if name == UNPACKED else METHODS[name]()
     scrape(warmup)
     print(json.dumps(Meter().cost(lambda: scrape(url))))
 

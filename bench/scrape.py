@@ -1,14 +1,16 @@
 """What a scrape costs, beside the bare download and the exporters that one would write in an hour.
 
-    python bench/scrape.py [--quick]
+    python bench/scrape.py [--quick] [--busy]
 
 Methods take turns, each in a fresh process, against one server of files on loopback; what counts are the ratios of the
-medians. Without `--quick` it writes the measured part of docs/performance.md and its chart. It needs Linux, 6 GB in the
-temporary directory and 12 GB of memory, and takes about a quarter of an hour.
+medians. Without `--quick` it writes the measured part of docs/performance.md and its chart, on an idle machine only
+unless `--busy` is given. It needs Linux, 6 GB in the temporary directory and 12 GB of memory, and takes about half an
+hour.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,11 +28,11 @@ import steady
 from cost import Cost
 from others import METHODS
 from product import Exporter
-from report import BARE, FIRST, LATER, SECOND, TYPED, Figures, Variant
+from report import BARE, FIRST, LATER, MOST_SPREAD, SECOND, TYPED, UNPACKED, Figures, Variant
 
 SIZES: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 QUICK_SIZES: Final = (100, 1_000, 10_000)
-RUNS: Final = 7
+RUNS: Final = 9
 FEWER: Final = 3  # where one run takes long
 _LONG: Final = 2.0  # seconds
 _MOST_MEMORY: Final = 8_000.0  # MB
@@ -43,9 +45,12 @@ VARIANTS: Final = (
     Variant("compact", "chunked", 0.001),
     Variant("compact", "gzip", 0.001),
     Variant("compact", "gigabit", 0.001),
+    Variant("compact", "plain", 0.01, "scattered"),
     Variant("compact", "plain", 0.1),
     Variant("compact", "plain", 1.0),
 )
+# Processes that run or wait for a core, for each core, before anything is measured.
+_BUSY: Final = 0.25
 
 
 class Bench(NamedTuple):
@@ -53,6 +58,7 @@ class Bench(NamedTuple):
 
     folder: Path
     url: str
+    spreads: list[float]
 
     def upstream(self, name: str, how: str = "plain") -> str:
         """Return the root of an API that has a list."""
@@ -93,6 +99,7 @@ def _too_much(shorter: Cost | str) -> str | None:
 
 
 def _medians(bench: Bench, name: str, methods: list[str], runs: int, how: str = "plain") -> dict[str, Cost]:
+    """Return the medians of interleaved runs; warn if the bare download was slowed, which flatters all others."""
     costs: dict[str, list[Cost]] = {}
     for _ in range(runs):
         for method, each in bench.product(name, how).items():
@@ -103,7 +110,12 @@ def _medians(bench: Bench, name: str, methods: list[str], runs: int, how: str = 
                 costs[method].append(bench.other(method, name, how))
         if all(map(_enough, costs.values())):
             break
-    return {method: cost.median(each) for method, each in costs.items()}
+    medians = {method: cost.median(each) for method, each in costs.items()}
+    spread = medians[BARE].cpu / min(each.cpu for each in costs[BARE])
+    bench.spreads.append(spread)
+    if spread > MOST_SPREAD:
+        print(f"warning: the bare download took {spread:.2f} × its own minimum; the machine is busy", flush=True)
+    return medians
 
 
 def _enough(costs: list[Cost]) -> bool:
@@ -114,10 +126,12 @@ def by_variant(bench: Bench, tasks: int, runs: int) -> Iterator[tuple[Variant, d
     """Yield the medians for each way in which a list can be written, sent and filled."""
     for variant in VARIANTS:
         path = bench.folder / "list"
-        lists.write(path, tasks, young=variant.young, notation=variant.notation)
+        scattered = variant.order == "scattered"
+        lists.write(path, tasks, young=variant.young, notation=variant.notation, scattered=scattered)
         if variant.how == "gzip":
             lists.compress(path, path.with_suffix(".gz"))
-        yield variant, _medians(bench, "list", [BARE, TYPED], runs, variant.how)
+        methods = [BARE, TYPED, UNPACKED] if variant.how == "gzip" else [BARE, TYPED]
+        yield variant, _medians(bench, "list", methods, runs, variant.how)
 
 
 def at_rest(bench: Bench, runs: int) -> dict[str, float]:
@@ -147,9 +161,9 @@ def at_rest(bench: Bench, runs: int) -> dict[str, float]:
 
 def measured(sizes: tuple[int, ...], variants_at: int, runs: int, say: Callable[[str], None]) -> Figures:
     """Measure everything."""
-    figures = Figures(runs=runs, variants_at=variants_at)
+    figures = Figures(runs=runs, variants_at=variants_at, load=load())
     with tempfile.TemporaryDirectory() as folder, origin.serving(Path(folder)) as url:
-        bench = Bench(Path(folder), url)
+        bench = Bench(Path(folder), url, figures.spreads)
         lists.write(bench.folder / "warmup", 100)
         say(f"at rest, {runs} processes")
         figures.rest = at_rest(bench, runs)
@@ -163,20 +177,30 @@ def measured(sizes: tuple[int, ...], variants_at: int, runs: int, say: Callable[
     return figures
 
 
+def load() -> float:
+    """Return how many processes of the last minute ran or waited for a core, for each core."""
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
+
+
 def main() -> None:
     """Measure, print, and write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short lists and few runs, about a minute; writes nothing")
-    quick = parser.parse_args().quick
+    parser.add_argument("--busy", action="store_true", help="measure and write on a busy machine, and say so")
+    arguments = parser.parse_args()
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    if quick:
+    if arguments.quick:
         say(report.text(measured(QUICK_SIZES, QUICK_SIZES[-1], 3, lambda _: None)))
         return
+    if load() > _BUSY and not arguments.busy:
+        sys.exit(f"the machine is busy: {load():.2f} processes a core; wait, or pass --busy for tables that say so")
     figures = measured(SIZES, 100_000, RUNS, say)
     say(report.text(figures))
+    if max(figures.spreads) > MOST_SPREAD and not arguments.busy:
+        sys.exit("the machine was busy meanwhile: nothing is written; pass --busy for tables that say so")
     report.write(figures, Path(__file__).parents[1] / "docs")
 
 

@@ -14,6 +14,9 @@ from typing import Final, NamedTuple
 
 import xxhash
 
+BATCH_BYTES: Final = 512 * 1024
+"""How full a buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
+
 # Bytes: usually the id of a task or its times are among them, so that no two chunks begin alike.
 _HEAD: Final = 256
 # A short chunk is at least this part of a batch, any other one half of it; none is longer than three.
@@ -44,7 +47,7 @@ class ChunkCache:
     of a batch.
     """
 
-    def __init__(self, batch_bytes: int = 512 * 1024) -> None:
+    def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
         self.batch_bytes = batch_bytes
         self._scattered = False
         # Groups of tasks that may still change, those that stand between others, and pieces that are no full chunks.

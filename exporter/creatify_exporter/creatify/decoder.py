@@ -21,14 +21,11 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 import msgspec
 
 from creatify_exporter.creatify.buffer import Buffer, Source
-from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, identify
+from creatify_exporter.creatify.chunk_cache import BATCH_BYTES, Chunk, ChunkCache, identify
 from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.task import Field, Task
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
-
-BATCH_BYTES: Final = 512 * 1024
-"""How full the buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
 
 # Batches cut by the exact scan before a refuted guess is tried again.
 _MAX_SKIPS: Final = 1024

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from creatify_exporter.creatify.task import FINISHED, Task, known_status, model_label
+from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.reconcile import ListContents, Rules
 from creatify_exporter.ledger.staging import Observation, StagingTable
@@ -33,7 +33,7 @@ class Transaction:
         self._record = record
         self._failure = failure
         self._staging = StagingTable()
-        # A list has thousands of tasks of each model.
+        # A list has thousands of tasks of each model; 128 names are kept.
         self._label = lru_cache(model_label)
         self._unchanged: set[str] = set()
         self._changed: set[str] = set()
@@ -122,5 +122,7 @@ class Transaction:
         status = known_status(task.status)
         reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
+        # No longer than a label needs, since names are kept for a while.
+        name = task.model_name and task.model_name[: 4 * MAX_LABEL_LENGTH]
         # Without names: a first list has a hundred thousand of these.
-        return Observation(task.id, status, task.credits_used, self._label(task.model_name), reason, created_at)
+        return Observation(task.id, status, task.credits_used, self._label(name), reason, created_at)
