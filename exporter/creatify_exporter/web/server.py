@@ -263,7 +263,10 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         self._unanswered += len(data)
-        super().data_received(data)
+        # If an answer came before the body of its request, byte by byte: behind its end may be empty lines.
+        step = 1 if self.conn.our_state is h11.DONE else len(data)
+        for start in range(0, len(data), step):
+            super().data_received(data[start : start + step])
         self._note_turn()
         if self._unanswered > _MAX_UNANSWERED:
             self.abort()
