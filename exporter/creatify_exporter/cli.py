@@ -283,7 +283,7 @@ def _simulate_flags(simulate: _Parser) -> None:
     )
     simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
     simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes: %(default)s")
-    simulate.add_argument("--tasks", type=int, default=10_000, help="length of the list: %(default)s")
+    simulate.add_argument("--tasks", type=_length, default=10_000, help="length of the list: %(default)s")
     simulate.add_argument(
         "--fail",
         metavar="MODEL=RATIO",
@@ -359,6 +359,12 @@ def _failure(text: str) -> tuple[str, float]:
         if model and 0 <= float(ratio) <= 1:
             return model, float(ratio)
     raise argparse.ArgumentTypeError(f"{text!r} is not a model and a ratio; write it like flux-2=0.5")
+
+
+def _length(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a length; write how many tasks to list, such as 40")
+    return int(text)
 
 
 def _speed(text: str) -> float:

@@ -41,6 +41,7 @@ from creatify_exporter.config import schema as config
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.values import ByteSize, Seconds
+from creatify_exporter.lists import LISTS, other_list
 from processes import running_exporter
 
 README: Final = (CHART / "README.md").read_text("utf-8")
@@ -355,6 +356,11 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
         'research $1 "ünd" more',
         "release-creatify-exporter-keys/api-key-1",
     )
+    assert [(name, each.path, each.min_interval) for name, each in first.task_lists().items()] == [
+        ("text_generator", LISTS["text_generator"].path, LISTS["text_generator"].min_interval),
+        ("lipsyncs", LISTS["lipsyncs"].path, 120),
+        ("music", "/api/music/", other_list("music", "/").min_interval),
+    ]
     assert first.plan == Plan(credits=2_000_000, renews_on_day=1, price_per_credit=0.15, currency="USD")
 
 
@@ -365,6 +371,7 @@ def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
         min_interval=Seconds(30),
         max_body=ByteSize(2**30),
         max_task=ByteSize(2**23),
+        max_requests_per_minute=60,
     )
     assert loaded.labels == config.Labels(max_models=20, models=("gemini-2.5-pro",))
     assert loaded.failure_reasons
