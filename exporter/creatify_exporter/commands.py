@@ -255,25 +255,27 @@ def _forget(arguments: argparse.Namespace) -> None:
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    texts = _live_reasons(loaded) if arguments.live else (((), line) for line in _lines_of_input())
-    counted, classifier = Counter(texts), Classifier(loaded.failure_reasons)
+    classify = Classifier(loaded.failure_reasons).classify
+    failures = _live_failures(loaded) if arguments.live else ((classify(line), line) for line in _lines_of_input())
+    counted = Counter(failures)
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
-    for (names, text), count in counted.most_common():
-        print(count, *names, classifier.classify(text), " ".join(text.split()), sep="\t")
+    for (*names, text), count in counted.most_common():
+        print(count, *names, " ".join(text.split()), sep="\t")
 
 
 def _lines_of_input() -> Iterator[str]:
     return (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
 
 
-def _live_reasons(loaded: Config) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield the texts of the failed tasks that are listed now, each with its workspace and list."""
+def _live_failures(loaded: Config) -> Iterator[tuple[str, ...]]:
+    """Yield workspace, list, reason and text of each failed task that is listed now."""
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch, patient=True)) as client:
             for task_list in workspace.task_lists().values():
+                classify = rules(loaded).with_reasons(task_list.own_reasons).classify
                 for batch in client.fetch_list(Decoder(loaded.fetch.max_task, task_list=task_list)):
-                    failed = (task for task in batch.tasks if task.status == "failed")
-                    yield from (((workspace.name, task_list.api), task.failed_reason or "") for task in failed)
+                    texts = (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
+                    yield from ((workspace.name, task_list.api, classify(text), text) for text in texts)
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

@@ -49,9 +49,9 @@ class TaskList(NamedTuple):
     is_documented: bool = True
 
     @property
-    def can_reject(self) -> bool:
-        """Whether a task may be rejected before it runs, often without a text that says why."""
-        return REJECTED in self.statuses
+    def own_reasons(self) -> tuple[str, ...]:
+        """Texts of failures that are reasons by themselves: a task may be rejected before it runs, without a why."""
+        return (REJECTED,) if REJECTED in self.statuses else ()
 
 
 def _list(api: str, model_field: str | None = None) -> TaskList:

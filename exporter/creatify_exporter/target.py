@@ -21,7 +21,7 @@ from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUna
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
-from creatify_exporter.lists import REJECTED, TaskList
+from creatify_exporter.lists import TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 
 BALANCE: Final = "remaining_credits"
@@ -122,8 +122,8 @@ class Target:
         began = time.monotonic()
         snapshot: Snapshot | None = None
         failure: ExporterError | None = None
-        own_reasons = [REJECTED] if task_list.can_reject else []
-        with closing(self._ledger.begin(self.workspace.name, task_list.api, own_reasons=own_reasons)) as transaction:
+        names, reasons = (self.workspace.name, task_list.api), task_list.own_reasons
+        with closing(self._ledger.begin(*names, own_reasons=reasons)) as transaction:
             cache = self._caches[task_list.api].successor(transaction.settled_in)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:

@@ -465,6 +465,13 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     assert not (config.parent / "ledger.db").exists()
 
 
+def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(config: Path, simulator: Simulator) -> None:
+    config.write_text(config.read_text().replace("workspaces:\n- ", "workspaces:\n- lists: [link_to_videos]\n  "))
+    simulator.faults.next(replied(200, b'[{"id": "1", "status": "rejected"}]'), path=None)
+    done = run("classify", "--live", "--config.file", config)
+    assert done.stdout.splitlines()[1:] == ["1\tdefault\tlink_to_videos\trejected\trejected"]
+
+
 def test_classify_shows_texts_that_no_terminal_can(config: Path, simulator: Simulator) -> None:
     simulator.faults.always(inserted(status=b'"failed"', failed_reason=b'"\\ud83d timed out"'))
     done = run("classify", "--live", "--config.file", config)

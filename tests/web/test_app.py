@@ -513,6 +513,22 @@ def test_liveness_and_readiness_ask_nobody(site: Site, simulator: Simulator) -> 
     assert len(simulator.requests) == asked
 
 
+def test_a_reload_that_breaks_shows_and_is_not_the_last_one(simulator: Simulator) -> None:
+    faults = [KeyError("a mistake of the exporter")]
+
+    def load() -> Config:
+        if faults:
+            raise faults.pop()
+        return Config(workspaces=(workspace(simulator, "reloaded"),), ledger=LedgerSettings())
+
+    one = Site(workspace(simulator), load=load)
+    reply = one.get("/-/reload", "POST")
+    assert (reply.status, "the exporter's log says why" in reply.text) == (500, True)
+    assert "creatify_exporter_config_last_reload_successful 0.0" in one.get("/metrics").text
+    assert one.get("/-/reload", "POST").status == 200
+    assert list(one.exporter.targets) == ["reloaded"]
+
+
 def test_only_a_post_reloads(simulator: Simulator) -> None:
     loads: list[Config] = []
 

@@ -82,7 +82,7 @@ class ListSettings(Settings, frozen=True, kw_only=True):
             yield "path", "cannot be the path of all lists; name one"
 
     def task_lists(self) -> list[TaskList]:
-        """Return the lists that are meant."""
+        """Return the lists that are meant; none for a name that `validate` refuses."""
         if self.min_interval is None:
             return self._usual_lists()
         return [each._replace(min_interval=self.min_interval) for each in self._usual_lists()]
@@ -93,7 +93,7 @@ class ListSettings(Settings, frozen=True, kw_only=True):
             return [known._replace(path=self.path) if known else other_list(self.name, self.path)]
         if self.name == ALL:
             return [each for each in LISTS.values() if each.is_documented]
-        return [LISTS[self.name]]
+        return [LISTS[self.name]] if self.name in LISTS else []
 
 
 class Access(Settings, frozen=True, kw_only=True):
@@ -117,7 +117,7 @@ class Access(Settings, frozen=True, kw_only=True):
             if names := seen & {each.api for each in settings.task_lists()}:
                 yield f"lists[{index}]", f"names {min(names)} a second time; name each list once"
             seen |= {each.api for each in settings.task_lists()}
-        if not seen and not self.remaining_credits:
+        if not self.lists and not self.remaining_credits:
             yield "lists", "is empty, and remaining_credits is false: nothing is fetched; name a list"
 
     def task_lists(self) -> dict[str, TaskList]:

@@ -276,6 +276,11 @@ class Application:
                 for problem in error.problems:
                     _log.error("configuration not reloaded", problem=problem)
                 return f"the configuration was not reloaded, the old one holds:\n{error}\n"
+            # A mistake of the exporter must neither look like success nor end the watch over the files.
+            except Exception:  # noqa: BLE001 - as above
+                self._exporter.reload_failed()
+                _log.exception("configuration not reloaded")
+                return "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
         _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
         return ""
 
