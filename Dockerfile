@@ -25,7 +25,7 @@ FROM ${BASE}
 ARG VERSION=0.1.0
 ARG CREATIFY_EXPORTER_REVISION=unknown
 LABEL org.opencontainers.image.title="creatify-exporter" \
-      org.opencontainers.image.description="Prometheus exporter for Creatify text generation tasks and credits" \
+      org.opencontainers.image.description="Prometheus exporter for Creatify tasks and credits" \
       org.opencontainers.image.source="https://github.com/creatify-exporter/creatify-exporter" \
       org.opencontainers.image.documentation="https://github.com/creatify-exporter/creatify-exporter/blob/main/docs/deployment.md" \
       org.opencontainers.image.licenses="Apache-2.0" \

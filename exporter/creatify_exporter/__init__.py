@@ -1,4 +1,4 @@
-"""Prometheus exporter for Creatify text generation tasks and credits."""
+"""Prometheus exporter for Creatify tasks and credits."""
 
 import os
 

@@ -119,7 +119,7 @@ def _parser() -> _Parser:
     shared, serving, web = _shared_flags(), _serving_flags(), _web_flags()
     parser = _Parser(
         prog="creatify-exporter",
-        description="Prometheus exporter for Creatify text generation tasks. Without a command, it serves.",
+        description="Prometheus exporter for Creatify tasks. Without a command, it serves.",
         parents=[_shared_flags(), _serving_flags(), _web_flags()],
         allow_abbrev=False,
     )
