@@ -151,8 +151,11 @@ class SqliteStore(Store):
 def _refused(path: Path | None) -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        remedy = "let this user open it, or name another ledger"
+        raise LedgerRefused(f"the ledger {path} cannot be opened: {error}; {remedy}") from error
     # A damaged schema can be no UTF-8.
-    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
