@@ -69,15 +69,13 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
             lists=tuple(_demo_list(api) for api in simulator.served()),
             plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
         )
-        for incident in incidents(time.time()):
-            _log.info("incident", what=str(incident))
         demo = Config(
             workspaces=(workspace,),
             # People look at it by hand, and want to see something move.
             fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
-        _run_server(arguments, lambda: demo)
+        _run_server(arguments, lambda: demo, incidents(time.time()))
 
 
 def _demo_list(api: str) -> ListSettings:
@@ -85,9 +83,10 @@ def _demo_list(api: str) -> ListSettings:
     return ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
 
 
-def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> None:
+def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
     loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
-    _warn((*loaded.warnings, *middleware.config.warnings))
+    # A demo's configuration is not its user's.
+    _warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
     _allow_files()
     sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
     process_metrics = not arguments.disable_exporter_metrics
@@ -116,6 +115,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config]) -> No
                 workspaces=len(loaded.workspaces),
                 web=middleware.config.summary,
             )
+        for incident in incidents:
+            _log.info("incident", what=str(incident))
         asyncio.run(application.run(sockets))
     _log.info("stopped")
 

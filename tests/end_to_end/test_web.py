@@ -321,8 +321,8 @@ def test_check_says_what_holds(site: Site) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "warning: basic_auth_users.prometheus: a cost of 4 is quick to guess; 10 is usual",
         "the configuration is valid: default",
+        "warning: basic_auth_users.prometheus: a cost of 4 is quick to guess; 10 is usual",
         "the web configuration is valid: TLS on, users: 1",
     ]
 

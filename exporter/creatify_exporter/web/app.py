@@ -110,10 +110,11 @@ class Application:
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._begin_reload)
-        watching = asyncio.gather(self._middleware.watch(), self._auto_reload())
+        watching = [asyncio.create_task(watch) for watch in (self._middleware.watch(), self._auto_reload())]
         app = self._middleware.wrap(self.app(), self._prefix)
         await Server(app, self._stop, self._middleware.context).serve(list(sockets))
-        watching.cancel()
+        for task in watching:
+            task.cancel()
 
     async def _metrics(self, request: Request) -> Response:
         return await self._scrape(request, self._exporter.begin_scrape, own=True)
