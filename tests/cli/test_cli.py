@@ -562,7 +562,7 @@ def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_
         ("/var/lib/prometheus/node-exporter", tmp_path),
         ("/etc/creatify-exporter.yml", config),
         ("/var/lib/creatify-dump", tmp_path),
-        ("creatify-exporter dump", f"{COMMAND} dump"),
+        ("/opt/creatify-exporter/bin/creatify-exporter", COMMAND),
     ):
         assert documented in script
         script = script.replace(documented, str(here))
