@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -283,7 +284,12 @@ def _simulate_flags(simulate: _Parser) -> None:
     )
     simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
     simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes: %(default)s")
-    simulate.add_argument("--tasks", type=_length, default=10_000, help="length of the list: %(default)s")
+    simulate.add_argument(
+        "--tasks",
+        type=partial(_count, remedy="write how many tasks to list, such as 40"),
+        default=10_000,
+        help="length of the list: %(default)s",
+    )
     simulate.add_argument(
         "--fail",
         metavar="MODEL=RATIO",
@@ -340,9 +346,9 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def _count(text: str) -> int:
+def _count(text: str, remedy: str = "write one like 40, or 0 for no limit") -> int:
     if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; write one like 40, or 0 for no limit")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; {remedy}")
     return int(text)
 
 
@@ -359,12 +365,6 @@ def _failure(text: str) -> tuple[str, float]:
         if model and 0 <= float(ratio) <= 1:
             return model, float(ratio)
     raise argparse.ArgumentTypeError(f"{text!r} is not a model and a ratio; write it like flux-2=0.5")
-
-
-def _length(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a length; write how many tasks to list, such as 40")
-    return int(text)
 
 
 def _speed(text: str) -> float:

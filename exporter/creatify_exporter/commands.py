@@ -28,7 +28,6 @@ from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
-from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger import maintenance, report
@@ -256,7 +255,7 @@ def _forget(arguments: argparse.Namespace) -> None:
 def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    classify = Classifier(loaded.failure_reasons).classify
+    classify = rules(loaded).classify
     failures = _live_failures(loaded) if arguments.live else ((classify(line), line) for line in _lines_of_input())
     counted = Counter(failures)
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
@@ -270,10 +269,11 @@ def _lines_of_input() -> Iterator[str]:
 
 def _live_failures(loaded: Config) -> Iterator[tuple[str, ...]]:
     """Yield workspace, list, reason and text of each failed task that is listed now."""
+    usual = rules(loaded)
     for workspace in loaded.workspaces:
         with closing(Client(workspace, loaded.fetch, patient=True)) as client:
             for task_list in workspace.task_lists().values():
-                classify = rules(loaded).with_reasons(task_list.own_reasons).classify
+                classify = usual.with_reasons(task_list.own_reasons).classify
                 for batch in client.fetch_list(Decoder(loaded.fetch.max_task, task_list=task_list)):
                     texts = (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
                     yield from ((workspace.name, task_list.api, classify(text), text) for text in texts)

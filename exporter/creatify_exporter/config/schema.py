@@ -114,9 +114,10 @@ class Access(Settings, frozen=True, kw_only=True):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
         seen = set[str]()
         for index, settings in enumerate(self.lists):
-            if names := seen & {each.api for each in settings.task_lists()}:
-                yield f"lists[{index}]", f"names {min(names)} a second time; name each list once"
-            seen |= {each.api for each in settings.task_lists()}
+            names = {each.api for each in settings.task_lists()}
+            if twice := seen & names:
+                yield f"lists[{index}]", f"names {min(twice)} a second time; name each list once"
+            seen |= names
         if not self.lists and not self.remaining_credits:
             yield "lists", "is empty, and remaining_credits is false: nothing is fetched; name a list"
 
