@@ -26,7 +26,7 @@ _MAX_KINDS: Final = 10_000
 
 # Characters of a model's name that are kept: more than a label holds, since white space is folded there.
 _MAX_NAME: Final = 4 * MAX_LABEL_LENGTH
-_MAX_RECENT: Final = 100_000
+_MAX_RECENT: Final = 16_000
 _MAX_UNFINISHED: Final = 10_000
 
 
@@ -135,7 +135,7 @@ class Tally:
 
     An API may repeat an entry, and does if tasks arrive between two pages: they push others onto the next page. Of an
     unfinished task the copy counts that is furthest on, as in the ledger; of a finished one the first. The memory is
-    bounded: a copy is recognised at least 100,000 entries after the first, of 10,000 unfinished tasks the furthest.
+    bounded: a copy is recognised at least 16,000 entries after the first, of 10,000 unfinished tasks the furthest.
     """
 
     def __init__(self) -> None:

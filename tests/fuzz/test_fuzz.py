@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from test_decoder import BROKEN, FRAGMENTS, NUMBERS, decoded, expected
+from test_decoder import BROKEN, FRAGMENTS, MODEL_FIELDS, NUMBERS, WORDS, decoded, expected
 
 from creatify_exporter.config.load import load
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.simulator import LIST_PATH, Account, Clock, Listing, Request, Simulator, Traffic
+from creatify_exporter.lists import LISTS, TEXT_GENERATOR
+from creatify_exporter.simulator import Account, Clock, Listing, Request, Served, Simulator, Traffic
+from creatify_exporter.simulator.scenes import workspace
 from creatify_exporter.web import web_config
 from processes import ExporterProcess, running_exporter, write_config
 
@@ -70,35 +72,43 @@ def executions(name: str, number: int) -> Iterator[int]:
 # --- Lists ----------------------------------------------------------------------------------------------------------
 
 
-def lists() -> list[bytes]:
+def bodies(api: str) -> list[bytes]:
+    """Return bodies of a list as the simulated API sends them, longer and longer ones."""
     clock = Clock(end=1_800_000_000.0, real=lambda: 1_800_000_000.0)
-    account = Account(3, clock.now() - 3600, Traffic(rate=1 / 60, text_bytes=200))
-    bodies = []
+    accounts = workspace(3, clock.now() - 3600, {TEXT_GENERATOR.api, api}, text_bytes=200)
+    shown = []
     for newest in (0, 1, 2, 3, 5, 8):
-        with Simulator(account, clock, listing=Listing(newest=newest)) as simulator:
+        served = Served(accounts[api], Listing(newest=newest))
+        with Simulator(accounts[TEXT_GENERATOR.api], clock, listing=served.listing, lists={api: served}) as simulator:
             keys = {"x-api-id": simulator.api_id, "x-api-key": simulator.api_key}
-            bodies.append(b"".join(simulator.answer(Request(clock.now(), LIST_PATH, keys)).pieces))
-    return [*bodies, *BROKEN]
+            answer = simulator.answer(Request(clock.now(), simulator.list_path(api), keys))
+            shown.append(b"".join(answer.pieces))
+    return shown
 
 
 def test_a_list_broken_at_random_is_read_as_the_whole_is_or_refused() -> None:
     words = [
         *FRAGMENTS,
         *(number.encode() for number in NUMBERS),
+        *(f'"{word}"'.encode() for word in WORDS),
+        *(f'"{name}":'.encode() for name in MODEL_FIELDS),
         b"null",
         b"true",
         b'"',
         b'""',
         b'"id":',
         b'"status":',
+        b'"preview":',
     ]
-    mutator = Mutator(lists(), words)
-    draw = mutator.random
-    for number in executions("lists", 50_000):
-        body = mutator()
+    mutators = {api: Mutator([*bodies(api), *BROKEN], words) for api in LISTS}
+    draw = random.Random(SEED)  # noqa: S311 - as above
+    for number in executions("lists", 16_000):
+        api = draw.choice(list(LISTS))
+        body = mutators[api]()
         sizes = [draw.choice((1, 2, 7, 50, 300, 4000)) for _ in range(draw.randrange(1, 4))]
         batch_bytes = draw.choice((1, 4, 30, 300, 5000))
-        assert decoded(body, sizes, batch_bytes) == expected(body), (number, body, sizes, batch_bytes)
+        task_list = LISTS[api]
+        assert decoded(body, sizes, batch_bytes, task_list) == expected(body, task_list), (number, api, body, sizes)
 
 
 # --- Configurations -------------------------------------------------------------------------------------------------
