@@ -1,6 +1,7 @@
 """What something costs a process: seconds of wall and CPU time, and the growth of its memory. Linux only."""
 
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -45,6 +46,15 @@ class Meter:
     def _status(self, name: str) -> float:
         lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024 / 1e6
+
+
+def children_cost(work: Callable[[], object]) -> Cost:
+    """Measure the processes that `work` starts and waits for; their memory is that of the largest."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    work()
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(wall, cpu, after.ru_maxrss * 1024 / 1e6)
 
 
 def median(costs: Iterable[Cost]) -> Cost:
