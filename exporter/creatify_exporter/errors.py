@@ -50,7 +50,7 @@ class LedgerRefused(LedgerError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The ledger cannot be written or read just now; what it holds is as it was."""
+    """The ledger cannot be written or read just now; a write that failed may have been committed all the same."""
 
 
 class FetchError(ExporterError):

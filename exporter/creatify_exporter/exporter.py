@@ -254,10 +254,12 @@ def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Co
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:
     registry.add(metrics.UP, names, outcome.cause is None)
-    if fetcher.last and fetcher.last.duration is not None:
-        registry.add(metrics.FETCH_DURATION, names, fetcher.last.duration)
-    if fetcher.last and fetcher.last.received is not None:
-        registry.add(metrics.FETCH_BYTES, names, fetcher.last.received)
+    # Read once: another scrape may end a fetch meanwhile.
+    last = fetcher.last
+    if last and last.duration is not None:
+        registry.add(metrics.FETCH_DURATION, names, last.duration)
+    if last and last.received is not None:
+        registry.add(metrics.FETCH_BYTES, names, last.received)
     registry.add(metrics.FETCHES, names, fetcher.fetches)
     for cause in CAUSES:
         registry.add(metrics.FETCH_FAILURES, (*names, cause), fetcher.failures[cause])

@@ -76,29 +76,23 @@ class Fetcher:
         self,
         names: tuple[str, str],
         fetch: Callable[[], Outcome],
-        lanes: Lanes | Queue,
+        runner: Lanes | Queue,
         *,
         min_interval: float,
         timeout: float,
         serve_stale_for: float = 0.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.fetches = 0
-        self.failures: Counter[Cause] = Counter()
-        self.last: Outcome | None = None
-        self._ended_at = float("-inf")
-        self._names, self._fetch, self._lanes, self._monotonic = names, fetch, lanes, monotonic
+        self._names, self._fetch, self._runner, self._monotonic = names, fetch, runner, monotonic
         self._min_interval, self._timeout = min_interval, timeout
         self._serve_stale_for = serve_stale_for
         self._lock = threading.Lock()
+        self._counts, self._state = _Counts(), _State()
         self._running: _Fetch | None = None
         self._abandoned: _Fetch | None = None
         # A list that no scrape has been answered with, and when it came.
         self._unserved: tuple[float, Outcome] | None = None
-        self._slow = self._closed = False
-        self._started_at = float("-inf")
-        self._paused_until = float("-inf")
-        self._pause = _FIRST_PAUSE
+        self._closed = False
 
     def refresh(self) -> Ticket:
         """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block.
@@ -108,18 +102,19 @@ class Fetcher:
         with self._lock:
             now = self._monotonic()
             ticket = self._refresh(now)
-            if self.last and not self.last.cause and now - self._ended_at < self._serve_stale_for:
+            if self.last and not self.last.cause and now - self._state.ended_at < self._serve_stale_for:
                 return _resolved(self.last)
             return ticket
 
     def _refresh(self, now: float) -> Ticket:
         if self._running:
             if now < self._running.overdue_at:
+                self._runner.advance()
                 return self._running.ticket
             self._time_out(self._running)
-        if now < self._paused_until and self.last:
+        if now < self._state.paused_until and self.last:
             return _resolved(Outcome(cause=self.last.cause, reason=self.last.reason))
-        if self.last and now - self._started_at < self._min_interval:
+        if self.last and now - self._state.started_at < self._min_interval:
             self._unserved = None
             return _resolved(self.last)
         if self._running and not self._abandon(self._running):
@@ -127,9 +122,24 @@ class Fetcher:
         return self._start(now)
 
     @property
+    def fetches(self) -> int:
+        """How many fetches have ended."""
+        return self._counts.fetches
+
+    @property
+    def failures(self) -> Counter[Cause]:
+        """How many of them failed, by cause."""
+        return self._counts.failures
+
+    @property
+    def last(self) -> Outcome | None:
+        """How the last fetch ended."""
+        return self._state.last
+
+    @property
     def age(self) -> float:
         """How many seconds ago the last fetch ended; infinite before there is one."""
-        return self._monotonic() - self._ended_at
+        return self._monotonic() - self._state.ended_at
 
     def mark_served(self, outcome: Outcome) -> None:
         """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
@@ -138,14 +148,13 @@ class Fetcher:
                 self._unserved = None
 
     def inherit(self, before: "Fetcher", *, same_account: bool) -> None:
-        """Count on from the fetcher of an earlier configuration; a pause holds for the keys that it was given to."""
-        with before._lock:  # noqa: SLF001 - of the same class
-            self.fetches, self.failures = before.fetches, before.failures.copy()
-            if same_account:
-                self._paused_until, self._pause = before._paused_until, before._pause  # noqa: SLF001 - as above
-                self.last, self._started_at = before.last, before._started_at  # noqa: SLF001 - as above
-                self._ended_at = before._ended_at  # noqa: SLF001 - as above
-                self._slow = before._slow  # noqa: SLF001 - as above
+        """Count on with the fetcher of an earlier configuration, whose last fetch may still go on.
+
+        All else holds for the keys that it was learned with.
+        """
+        self._lock, self._counts = before._lock, before._counts  # noqa: SLF001 - of the same class
+        if same_account:
+            self._state = before._state  # noqa: SLF001 - as above
 
     def close(self) -> None:
         """Let a fetch that still waits for its place end without asking the API; one under way goes on."""
@@ -155,9 +164,9 @@ class Fetcher:
         ticket = Ticket(Future(), self._stale(now))
         fetch = self._running = _Fetch(ticket)
         self._unserved = None
-        self._started_at = now
+        self._state.started_at = now
         try:
-            self._lanes.run("/".join(self._names), lambda: self._run(fetch), slow=self._slow)
+            self._runner.run("/".join(self._names), lambda: self._run(fetch), slow=self._state.slow)
         except RuntimeError as error:
             # The system has no more threads just now.
             self._running = None
@@ -178,11 +187,11 @@ class Fetcher:
             return
         with self._lock:
             # Anew, since the fetch may have waited for its place.
-            began = self._started_at = self._monotonic()
+            began = self._state.started_at = self._monotonic()
             fetch.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
         with self._lock:
-            self._slow = self._monotonic() - began >= self._lanes.moment
+            self._state.slow = self._monotonic() - began >= self._runner.moment
             self._end(fetch, outcome)
         future.set_result(outcome)
 
@@ -197,7 +206,7 @@ class Fetcher:
     def _time_out(self, fetch: "_Fetch") -> None:
         """Count an overdue fetch as failed, whatever it brings later."""
         if not fetch.timed_out:
-            fetch.timed_out = self._slow = True
+            fetch.timed_out = self._state.slow = True
             self._record(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
 
     def _abandon(self, fetch: "_Fetch") -> bool:
@@ -209,14 +218,14 @@ class Fetcher:
 
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
-        before, self.last = self.last, outcome
-        self._ended_at = self._monotonic()
-        self.fetches += 1
+        before, self._state.last = self.last, outcome
+        self._state.ended_at = self._monotonic()
+        self._counts.fetches += 1
         if outcome.cause:
-            self.failures[outcome.cause] += 1
+            self._counts.failures[outcome.cause] += 1
         else:
             self._unserved = (self._monotonic(), outcome)
-            self._pause = _FIRST_PAUSE
+            self._state.pause = _FIRST_PAUSE
         if outcome.cause == "rate_limited":
             self._pause_for(outcome.retry_after)
         self._log_change(before.cause if before else None, outcome)
@@ -224,8 +233,8 @@ class Fetcher:
     def _pause_for(self, retry_after: float | None) -> None:
         pause = retry_after
         if pause is None:
-            pause, self._pause = self._pause, min(2 * self._pause, _MAX_PAUSE)
-        self._paused_until = self._monotonic() + min(pause, _MAX_PAUSE)
+            pause, self._state.pause = self._state.pause, min(2 * self._state.pause, _MAX_PAUSE)
+        self._state.paused_until = self._monotonic() + min(pause, _MAX_PAUSE)
 
     def _log_change(self, cause_before: Cause | None, outcome: Outcome) -> None:
         if outcome.cause == cause_before:
@@ -236,6 +245,25 @@ class Fetcher:
             log.warning("fetch failed", cause=outcome.cause, reason=outcome.reason)
         else:
             log.info("fetch succeeded again", cause_before=cause_before)
+
+
+class _Counts:
+    """What is counted of the fetches of one endpoint, whatever the configuration."""
+
+    def __init__(self) -> None:
+        self.fetches = 0
+        self.failures: Counter[Cause] = Counter()
+
+
+class _State:
+    """What the fetches with the same keys have shown. Times are on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.last: Outcome | None = None
+        self.slow = False
+        self.started_at = self.ended_at = self.paused_until = float("-inf")
+        # Seconds of the next pause, if the API does not say how long.
+        self.pause = _FIRST_PAUSE
 
 
 class _Fetch:

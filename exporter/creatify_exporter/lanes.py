@@ -24,8 +24,8 @@ class Lanes:
     """
 
     def __init__(self, places: int, longest: float, *, moment: float = _MOMENT) -> None:
-        self.moment = moment
-        self._places, self._longest = places, longest
+        self.moment, self.longest = moment, longest
+        self._places = places
         self._lock = threading.Lock()
         self._quick, self._slow = _Lane(), _Lane()
         self._timer: threading.Timer | None = None
@@ -33,7 +33,7 @@ class Lanes:
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
         """Run `work` in a thread of that name, when there is a place. Does not block.
 
-        Raises RuntimeError if there is a place, but the system has no more threads just now.
+        Raises RuntimeError, and forgets `work`, if the system has no more threads just now.
         """
         job, lane = _Job(name, work), self._slow if slow else self._quick
         with self._lock:
@@ -48,14 +48,19 @@ class Lanes:
     def resize(self, places: int, longest: float) -> None:
         """Change the bounds; work that runs goes on."""
         with self._lock:
-            self._places, self._longest = places, longest
+            self._places, self.longest = places, longest
+            self._try_to_advance()
+
+    def advance(self) -> None:
+        """Start the work that there is a place for. Does not block."""
+        with self._lock:
             self._try_to_advance()
 
     def _advance(self) -> None:
         """Start the work that there is a place for; if some has to wait, look again in a moment."""
         now = time.monotonic()
         self._slow.running |= self._quick.free(now - self.moment)
-        self._slow.free(now - self._longest)
+        self._slow.free(now - self.longest)
         for lane in (self._quick, self._slow):
             while lane.waiting and len(lane.running) < self._places:
                 self._start(lane, now)
@@ -112,14 +117,17 @@ class _Job:
 
 
 class Queue:
-    """Runs work in lanes one at a time, in its order; `delay` returns after how many seconds the next may begin."""
+    """Runs work in lanes one at a time, in its order; `delay` returns after how many seconds the next may begin.
+
+    Work that hangs keeps its turn a moment longer than `lanes.longest`.
+    """
 
     def __init__(self, lanes: Lanes, delay: Callable[[], float]) -> None:
         self.moment = lanes.moment
         self._lanes, self._delay = lanes, delay
         self._lock = threading.Lock()
         self._waiting: deque[tuple[str, Callable[[], object], bool]] = deque()
-        self._busy = False
+        self._turn: _Turn | None = None
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
         """Run `work` after all that came before. Does not block."""
@@ -127,38 +135,53 @@ class Queue:
             self._waiting.append((name, work, slow))
             self._advance()
 
+    def advance(self) -> None:
+        """Start the next work if its turn has come. Does not block."""
+        self._lanes.advance()
+        with self._lock:
+            self._advance()
+
     def _advance(self) -> None:
-        if self._busy or not self._waiting:
+        if not self._waiting or (self._turn and time.monotonic() < self._turn.ends_at):
             return
-        self._busy = True
+        self._turn = turn = _Turn()
         delay = self._delay()
         if delay > 0:
-            self._retry_after(delay)
+            self._end_after(delay, turn)
             return
         name, work, slow = self._waiting.popleft()
         try:
-            self._lanes.run(name, lambda: self._work(work), slow=slow)
+            self._lanes.run(name, lambda: self._work(work, turn), slow=slow)
         except RuntimeError:
             # The system has no more threads just now.
             self._waiting.appendleft((name, work, slow))
-            self._retry_after(self._lanes.moment)
+            self._end_after(self._lanes.moment, turn)
 
-    def _retry_after(self, seconds: float) -> None:
-        timer = threading.Timer(seconds, self._release)
+    def _end_after(self, seconds: float, turn: "_Turn") -> None:
+        turn.ends_at = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self._end, (turn,))
         timer.daemon = True
-        try:
+        # If the system has no more threads just now, `advance` comes instead.
+        with suppress(RuntimeError):
             timer.start()
-        except RuntimeError:
-            # Whatever comes next tries again.
-            self._busy = False
 
-    def _work(self, work: Callable[[], object]) -> None:
+    def _work(self, work: Callable[[], object], turn: "_Turn") -> None:
+        turn.ends_at = time.monotonic() + self._lanes.longest + self._lanes.moment
         try:
             work()
         finally:
-            self._release()
+            self._end(turn)
 
-    def _release(self) -> None:
+    def _end(self, turn: "_Turn") -> None:
+        """End a turn, unless it has ended and the next one has begun."""
         with self._lock:
-            self._busy = False
-            self._advance()
+            if self._turn is turn:
+                self._turn = None
+                self._advance()
+
+
+class _Turn:
+    """The time in which nothing else of a queue begins; without an end as long as its work waits for a place."""
+
+    def __init__(self) -> None:
+        self.ends_at = float("inf")

@@ -90,5 +90,5 @@ LISTS: Final[Mapping[str, TaskList]] = {
 
 
 def other_list(api: str, path: str) -> TaskList:
-    """Return a list that is not in the table, of the shape that most lists have."""
+    """Return a list that is not in the table: its model, if it says one, is in `model_name`."""
     return TaskList(api, path, "model_name", default_model=api, has_previews=True, is_documented=False)

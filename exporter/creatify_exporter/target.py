@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
 from typing import Final
 
 import msgspec
@@ -50,8 +50,11 @@ class Target:
         self.workspace = workspace
         self.lists = workspace.task_lists()
         self._ledger, self._clock, self._limits = ledger, clock, fetch
-        self._pacer = Pacer(fetch.max_requests_per_minute)
-        self._lanes, self._queue = lanes, Queue(lanes, self._pacer.delay)
+        same_account = before is not None and _identity(workspace) == _identity(before.workspace)
+        self.pacer = Pacer(fetch.max_requests_per_minute)
+        if before and same_account and before.pacer.max_per_minute == fetch.max_requests_per_minute:
+            self.pacer = before.pacer
+        self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, since they are fetched one after the other.
         self._patient_client = self._client(patient=True)
         self._clients = [self._patient_client]
@@ -62,7 +65,7 @@ class Target:
             self.fetchers[BALANCE] = self._balance_fetcher()
         for api, fetcher in self.fetchers.items():
             if before and api in before.fetchers:
-                fetcher.inherit(before.fetchers[api], same_account=_identity(workspace) == _identity(before.workspace))
+                fetcher.inherit(before.fetchers[api], same_account=same_account)
 
     def counters(self, api: str) -> Counters | None:
         """Return what the ledger has committed for a list of this workspace, None if it cannot be read."""
@@ -79,7 +82,7 @@ class Target:
             client.close()
 
     def _client(self, *, patient: bool = False) -> Client:
-        return Client(self.workspace, self._limits, self._clock, pacer=self._pacer, patient=patient)
+        return Client(self.workspace, self._limits, self._clock, pacer=self.pacer, patient=patient)
 
     def _own_client(self) -> Client:
         client = self._client()
@@ -130,8 +133,7 @@ class Target:
                 snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
-                # A clock that is ahead must not settle the future.
-                transaction.commit(self._clock() if date is None else min(self._clock(), date))
+                transaction.commit(_moment(self._clock(), date, snapshot.newest_at))
             except (FetchError, LedgerUnavailable) as error:
                 failure = error
         # A list that only the ledger did not take is whole; one that must not be believed is nothing.
@@ -155,10 +157,18 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
         changing = transaction.add(batch.tasks)
         if batch.content:
             _remember(batch.tasks, batch.content, changing, cache)
-    # Which of two chunks with the same task counts it, depends on both.
+    # A task in two chunks counts in one of them only, so that neither summary holds without the other chunk.
     if tally.has_copies or cache.is_fragmented:
         cache.discard()
     return tally.snapshot(transaction.first_seen_at), date
+
+
+def _moment(clock: float, date: float | None, newest_at: float) -> float:
+    """Return when a list was complete: a clock that is ahead must not settle the future.
+
+    So it is the date of the answer if that is earlier; but no answer is older than the newest task in it.
+    """
+    return clock if date is None else min(clock, max(date, newest_at))
 
 
 def _fetch_balance(client: Client) -> Outcome:
@@ -172,10 +182,10 @@ def _fetch_balance(client: Client) -> Outcome:
 
 def _remember(tasks: list[Task], content: Content, changing: Sequence[int], cache: ChunkCache) -> None:
     """Store the chunks between the tasks at the places `changing`, which a later list may show otherwise."""
-    runs = [(before + 1, place) for before, place in pairwise((-1, *changing, len(tasks))) if place > before + 1]
-    groups = sum(place > before + 1 for before, place in pairwise((-2, *changing)))
-    cache.note_batch(len(content), groups, has_settled=bool(runs))
-    for begin, end in runs:
+    runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), set(changing).__contains__)]
+    settled = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
+    cache.note_batch(len(content), len(runs) - len(settled), has_settled=bool(settled))
+    for begin, end in settled:
         if chunk := content.chunk(begin, end):
             cache.store(chunk, Snapshot.of(tasks[begin:end]).packed())
 
@@ -206,6 +216,7 @@ def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
         try:
             outcome = fetch()
         except Exception as error:  # noqa: BLE001 - the one boundary
-            _log.exception("fetch broke", workspace=names[0], api=names[1])
-            outcome = _outcome(FetchError("invalid_body", f"unexpected {type(error).__name__}"), began, None)
+            _log.exception("unexpected error in a fetch", workspace=names[0], api=names[1])
+            said = f"the exporter failed ({type(error).__name__}); its log says where"
+            outcome = _outcome(FetchError("invalid_body", said), began, None)
         return msgspec.structs.replace(outcome, steps=tuple(steps))

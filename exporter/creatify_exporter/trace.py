@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 
 import structlog
 
-# A list of many pages has as many requests; the first ones tell enough.
+# A list of many pages has as many requests; the first and the last steps tell enough.
 _MOST_STEPS: Final = 100
+_MIDDLE: Final = _MOST_STEPS // 2
 
 _log = structlog.get_logger()
 
@@ -50,5 +51,6 @@ def step(event: str, **facts: object) -> None:
     if trace is None:
         return
     _log.debug(event, workspace=trace.workspace, api=trace.api, **facts)
-    if len(trace.steps) < _MOST_STEPS:
-        trace.steps.append(Step(time.monotonic() - trace.began, event, facts))
+    trace.steps.append(Step(time.monotonic() - trace.began, event, facts))
+    if len(trace.steps) > _MOST_STEPS:
+        trace.steps[_MIDDLE : _MIDDLE + 2] = [trace.steps[_MIDDLE]._replace(event="some steps are left out", facts={})]

@@ -68,7 +68,7 @@ class ChunkCache:
         """Return the cache for the next list.
 
         What has settled for one state of the ledger may not have for another: the next list knows the chunks stored
-        here if `settled_in` is the same object for both; None is the same as nothing.
+        here if `settled_in` is the same object for both; None matches nothing, not even None.
         """
         successor = ChunkCache(self.batch_bytes)
         successor._settled_in = settled_in

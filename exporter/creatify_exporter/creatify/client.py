@@ -108,7 +108,7 @@ class Client:
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
-        raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times, and once more")
+        raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times; no more are followed")
 
     def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
         """Send one request, and once more if a connection or a gateway failed it."""

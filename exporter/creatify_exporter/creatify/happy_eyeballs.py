@@ -41,8 +41,10 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
     with selectors.DefaultSelector() as selector:
         try:
             while addresses or selector.get_map():
-                if addresses:
-                    failure = _begin(addresses.pop(0), options, selector) or failure
+                if addresses and (error := _begin(addresses.pop(0), options, selector)):
+                    # Nothing to wait for: the next address need not wait either.
+                    failure = error
+                    continue
                 remaining = end - time.monotonic()
                 if remaining <= 0:
                     raise TimeoutError("no address answers in time")

@@ -22,7 +22,7 @@ class Pacer:
     """
 
     def __init__(self, max_per_minute: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._max_per_minute, self._monotonic = max_per_minute, monotonic
+        self.max_per_minute, self._monotonic = max_per_minute, monotonic
         self._lock = threading.Lock()
         self._patient, self._prompt = (deque[float](maxlen=max_per_minute) for _ in range(2))
         self._waiting_since: float | None = None
@@ -51,5 +51,5 @@ class Pacer:
         return max(patient, min(prompt, self._waiting_since + 2 * _SPACING))
 
     def _room_from(self, now: float) -> float:
-        room = max(1, self._max_per_minute - max(_RESERVED, len(self._prompt)))
+        room = max(1, self.max_per_minute - max(_RESERVED, len(self._prompt)))
         return self._patient[-room] + _MINUTE if len(self._patient) >= room else now

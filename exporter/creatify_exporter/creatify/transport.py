@@ -119,7 +119,10 @@ class _Watchdog:
         """Shut whatever is open if the block takes longer."""
         timer = threading.Timer(seconds, self._shut)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:
+            raise FetchError("connection", "the system has no more threads just now") from None
         try:
             yield
         finally:

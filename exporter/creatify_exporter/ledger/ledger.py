@@ -7,7 +7,7 @@ Everything that `Ledger.counters` returns is committed.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class Ledger:
         """Return what is committed, after ending the holds that are due.
 
         A store that is not shared has no other writer: the book in memory is what is committed, also after a failed
-        write, so that no answer waits for that store. During a commit there, a hold may last longer.
+        write, so that an answer waits for that store only to end a hold. During a commit there, a hold may last longer.
         """
         name = (workspace, api)
         known = None if self._store.shared else self._books.get(name)
@@ -108,7 +108,9 @@ class Ledger:
 
         So they keep no scrape waiting for a disk.
         """
-        with self._locked(None, wait=self._store.shared) as locked:
+        if self._store.shared:
+            return self._store.days(since, before)
+        with self._locked(None, wait=False) as locked:
             return self._store.days(since, before) if locked else []
 
     def evict(self, workspace: str, api: str) -> None:
@@ -116,8 +118,10 @@ class Ledger:
         self._books.pop((workspace, api), None)
 
     def close(self) -> None:
-        """Wait for a commit under way, then close the store."""
-        with self._locked(None):
+        """Wait for the commits under way, then close the store."""
+        with ExitStack() as locked:
+            for lock in list(self._locks.values()):
+                locked.enter_context(lock)
             self._store.close()
 
     @contextmanager
@@ -162,6 +166,7 @@ class Ledger:
             # Read anew if an earlier commit may have succeeded although it said that it failed.
             book = self._book(name)
             if book.progress.version != version:
+                trace.step("another list has been recorded meanwhile")
                 return False
             changes = reconcile(book, contents, rules, now=now, clock=self._clock())
             written = self._write(name, book, changes)

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from prometheus_client import exposition
@@ -24,7 +25,7 @@ class Renderer:
     """Renders in threads: thousands of series take a while, and the ledger may have to be waited for."""
 
     def __init__(self) -> None:
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._threads = ThreadPoolExecutor(_AT_ONCE, "render")
 
     async def metrics(self, request: Mapping[str, str], collect: Callable[[], ScrapeRegistry]) -> Response:
         """Answer a request that has these headers with what `collect` returns."""
@@ -45,10 +46,6 @@ class Renderer:
                 return gzip.compress(body, _COMPRESSION), True
             return body, False
 
-        await self._slots.acquire()
-        rendering = asyncio.get_running_loop().run_in_executor(None, work)
-        rendering.add_done_callback(lambda _: self._slots.release())
-        # A client that leaves does not free the slot: its thread goes on.
-        body, compressed = await asyncio.shield(rendering)
+        body, compressed = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         encoding = {"Content-Encoding": "gzip"} if compressed else {}
         return Response(body, headers={"Content-Type": media_type, "Vary": "Accept-Encoding", **encoding})
