@@ -168,8 +168,8 @@ class Exporter:
             _add_fetcher(registry, (workspace, api), target.fetchers[api], outcome)
         if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
             registry.add(metrics.REMAINING_CREDITS, (workspace,), balance)
-        # Once, if each list has a scrape of its own.
-        if target.workspace.plan and list(target.fetchers)[-1] in outcomes:
+        # Once, with the last list (or the balance), if each of them has a scrape of its own.
+        if target.workspace.plan and [*target.fetchers][-1] in outcomes:
             _add_plan(registry, (workspace,), target.workspace.plan, self._clock())
 
     def _add_list(self, registry: ScrapeRegistry, target: Target, task_list: TaskList, outcome: Outcome) -> None:

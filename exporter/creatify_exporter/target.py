@@ -7,8 +7,8 @@ from functools import partial
 from itertools import groupby
 from typing import Final
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
 from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
@@ -17,7 +17,7 @@ from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Batch, Content, Decoder
 from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.task import Task
-from creatify_exporter.errors import Cause, ExporterError, FetchError, LedgerUnavailable, RateLimited
+from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
@@ -122,23 +122,24 @@ class Target:
         )
 
     def _fetch_list(self, task_list: TaskList, client: Client) -> Outcome:
-        began = time.monotonic()
         snapshot: Snapshot | None = None
-        failure: ExporterError | None = None
+        ended = Outcome()
         names, reasons = (self.workspace.name, task_list.api), task_list.own_reasons
         with closing(self._ledger.begin(*names, own_reasons=reasons)) as transaction:
-            cache = self._caches[task_list.api].successor(transaction.settled_in)
+            cache = self._caches[task_list.api].successor(transaction.valid_for)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:
                 snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
                 transaction.commit(_moment(self._clock(), date, snapshot.newest_at))
-            except (FetchError, LedgerUnavailable) as error:
-                failure = error
-        # A list that only the ledger did not take is whole; one that must not be believed is nothing.
-        whole = None if isinstance(failure, FetchError) else snapshot
-        return _outcome(failure, began, decoder.received, snapshot=whole, invalid=dict(decoder.invalid))
+            except FetchError as error:
+                # Nothing of the list is to be believed.
+                snapshot, ended = None, _failed(error)
+            except LedgerUnavailable as error:
+                # The list is whole all the same.
+                ended = _failed(error)
+        return replace(ended, snapshot=snapshot, received=decoder.received, invalid=dict(decoder.invalid))
 
 
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
@@ -172,12 +173,10 @@ def _moment(clock: float, date: float | None, newest_at: float) -> float:
 
 
 def _fetch_balance(client: Client) -> Outcome:
-    began = time.monotonic()
     try:
-        balance = client.fetch_balance()
+        return Outcome(balance=client.fetch_balance())
     except FetchError as error:
-        return _outcome(error, began, None)
-    return _outcome(None, began, None, balance=balance)
+        return _failed(error)
 
 
 def _remember(tasks: list[Task], content: Content, changing: Sequence[int], cache: ChunkCache) -> None:
@@ -195,17 +194,11 @@ def _identity(workspace: Workspace) -> tuple[object, ...]:
     return workspace.base_url, workspace.api_id, workspace.api_key
 
 
-def _outcome(failure: ExporterError | None, began: float, received: int | None, **facts: object) -> Outcome:
-    cause: Cause | None = "ledger" if failure else None
-    if isinstance(failure, FetchError):
-        cause = failure.cause
+def _failed(error: ExporterError) -> Outcome:
     return Outcome(
-        cause=cause,
-        reason=redaction.mask(str(failure)) if failure else None,
-        duration=time.monotonic() - began,
-        received=received,
-        retry_after=failure.retry_after if isinstance(failure, RateLimited) else None,
-        **facts,  # type: ignore[arg-type] # the rest of its fields
+        cause=error.cause if isinstance(error, FetchError) else "ledger",
+        reason=redaction.mask(str(error)),
+        retry_after=error.retry_after if isinstance(error, RateLimited) else None,
     )
 
 
@@ -218,5 +211,5 @@ def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
         except Exception as error:  # noqa: BLE001 - the one boundary
             _log.exception("unexpected error in a fetch", workspace=names[0], api=names[1])
             said = f"the exporter failed ({type(error).__name__}); its log says where"
-            outcome = _outcome(FetchError("invalid_body", said), began, None)
-        return msgspec.structs.replace(outcome, steps=tuple(steps))
+            outcome = _failed(FetchError("invalid_body", said))
+        return replace(outcome, duration=time.monotonic() - began, steps=tuple(steps))

@@ -51,6 +51,10 @@ def test_if_no_address_answers_the_last_error_or_the_end_of_the_time_is_told(mon
         with pytest.raises(TimeoutError):
             connect("silent.test", 80, 0.5)
         assert time.monotonic() - began >= 0.5
+        # No route to it: that is known at once, and waited for no longer.
+        resolving(monkeypatch, ("127.0.0.1", free_port()), ("255.255.255.255", 9))
+        with pytest.raises(OSError, match=r"unreachable|denied"):
+            connect("unreachable.test", 80, 1e6)
         resolving(monkeypatch)
         with pytest.raises(OSError, match="no address"):
             connect("nowhere.test", 80, 1.0)

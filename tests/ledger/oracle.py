@@ -83,9 +83,9 @@ class Story:
         return self.first == 0 and self.lists[0].rules.history == "skip"
 
     def tracked(self) -> bool:
-        return self.counts and self.settled_in() is None
+        return self.counts and self.valid_for() is None
 
-    def settled_in(self) -> int | None:
+    def valid_for(self) -> int | None:
         """Return the number of the list after which nothing of it is expected, None if there is no such list."""
         for number in range(self.first, len(self.lists)):
             if self.created_at < self.watermarks[number] and self._quiet(number):
@@ -96,7 +96,7 @@ class Story:
         """Yield what counts, up to the list with which it settles."""
         if not self.counts:
             return
-        end = self.settled_in()
+        end = self.valid_for()
         last = len(self.lists) - 1 if end is None else end
         if not self.skipped:
             yield self._event(self.first, "submitted")
@@ -109,7 +109,7 @@ class Story:
         """Return the credits that the last list that told them told, less those from before counting began."""
         if not self.counts:
             return 0.0
-        end = self.settled_in()
+        end = self.valid_for()
         told = self._told(len(self.lists) - 1 if end is None else end)
         return told[-1][1] - (told[0][1] if self._told_at_start() else 0.0) if told else 0.0
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from urllib.parse import quote
 
@@ -110,6 +110,21 @@ def test_two_lists_that_are_committed_at_once_count_once(one: Shared, other: Sha
     assert sorted(recorded) == [False, True]
     assert one.counts("submitted", "finished", "credits_used") == other.counts("submitted", "finished", "credits_used")
     assert one.counts("submitted", "finished", "credits_used") == (201, 200, 200)
+
+
+def test_a_ledger_is_closed_when_the_commits_under_way_have_ended(one: Shared, other: Shared) -> None:
+    transaction = one.ledger.begin(*WORKSPACE)
+    transaction.add([one.task("a")])
+    with ThreadPoolExecutor() as pool, psycopg.connect(one.url) as somebody:
+        somebody.execute("LOCK TABLE creatify_exporter.book")
+        commit = pool.submit(transaction.commit, one.now)
+        until(one.ledger._locks[WORKSPACE].locked)  # noqa: SLF001 - it shows nowhere else
+        close = pool.submit(one.ledger.close)
+        assert wait([close], timeout=0.2).not_done
+        somebody.rollback()
+        assert commit.result(30) is True
+        close.result(30)
+    assert other.counts("submitted") == (1,)
 
 
 def test_a_hold_that_one_exporter_has_ended_is_over_for_all(one: Shared, other: Shared) -> None:

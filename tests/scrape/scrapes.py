@@ -50,7 +50,7 @@ def record(listed: bytes) -> None:
     ) as ledger:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
-                cache = cache.successor(transaction.settled_in)
+                cache = cache.successor(transaction.valid_for)
                 read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(BytesIO(listed)), transaction, cache)
                 transaction.commit(NOW + 15 * scrape)
 

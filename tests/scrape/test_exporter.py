@@ -477,6 +477,13 @@ def test_a_fetch_under_way_survives_the_reload_that_removes_its_workspace(api: A
     assert total(samples, "creatify_up", workspace="dropped") == 1
 
 
+def test_no_answer_is_older_than_the_newest_task_in_it(api: Api, bench: Make) -> None:
+    one = bench(api.workspace())
+    for date, recorded in (("Thu, 01 Jan 1970 00:00:00 GMT", NOW - 120), ("Sat, 31 Oct 2026 11:59:30 GMT", NOW - 30)):
+        api.simulator.faults.next(replied(200, json.dumps([entry(3), entry(2)]).encode(), date=date))
+        assert total(one.scrape(), "creatify_last_success_timestamp_seconds") == recorded
+
+
 def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: Api, bench: Make) -> None:
     one = bench()
     elsewhere = one.configuration(api.workspace("another"), ledger=config.LedgerSettings())

@@ -448,9 +448,16 @@ def test_a_thread_that_cannot_be_started_costs_one_fetch_and_no_more(
 def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause_of_the_same_account() -> None:
     before, same, other = Bench(), Bench(), Bench()
     before.fetched(limited(600))
+    before.clock.at += 700
+    before.scrape()
+    # A reload comes while a fetch is under way; its end counts for those that inherit, too.
     for bench, same_account in ((same, True), (other, False)):
+        bench.clock.at = before.clock.at
         bench.fetcher.inherit(before.fetcher, same_account=same_account)
         assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (1, {"rate_limited": 1})
+    before.fetches.begun().end(limited(600))
+    for bench in (same, other):
+        assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (2, {"rate_limited": 2})
     assert same.scrape().done()
     assert not other.scrape().done()
     other.end()

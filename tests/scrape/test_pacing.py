@@ -113,6 +113,30 @@ def test_work_of_a_queue_begins_when_its_delay_is_over() -> None:
     assert delays == []
 
 
+def test_work_that_hangs_keeps_its_turn_no_longer_than_a_fetch_may_take() -> None:
+    queue, work, hung = Queue(Lanes(50, 0.05, moment=0.05), lambda: 0.0), Work(), threading.Event()
+    queue.run("hangs in a name lookup", lambda: hung.wait(20))
+    queue.run("list", work("list"))
+    while not work.finished.acquire(timeout=0.02):
+        queue.advance()  # as each scrape does that waits for the list
+    hung.set()
+    assert work.done == ["list"]
+
+
+def test_a_queue_goes_on_if_no_timer_could_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    delays = [0.01, 0.0]
+    queue, work = Queue(Lanes(50, 30.0), lambda: delays.pop(0)), Work()
+    with monkeypatch.context() as context:
+        context.setattr(threading.Timer, "start", refuse)
+        queue.run("list", work("list"))
+    while not work.finished.acquire(timeout=0.02):
+        queue.advance()
+    assert work.done == ["list"]
+
+
 class Exhausted(Lanes):
     """Lanes of a system that has no thread left for the first time."""
 

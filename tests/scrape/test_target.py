@@ -36,7 +36,7 @@ class Reader:
         """Record a list; return what it says, and what has been counted so far."""
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
-            cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.settled_in)
+            cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.valid_for)
             batches = Decoder(2**20, BATCH, cache).batches(Pieces(body, sizes))
             snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache

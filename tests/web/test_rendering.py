@@ -3,6 +3,8 @@
 import asyncio
 import threading
 
+import pytest
+
 from creatify_exporter.web.rendering import Renderer
 
 
@@ -41,3 +43,20 @@ def test_two_are_rendered_at_once_and_clients_that_leave_make_no_room_for_more()
 
     asyncio.run(scene())
     assert (work.begun, work.most_at_once) == (8, 2)
+
+
+def test_a_system_without_threads_costs_answers_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scene() -> bytes:
+        renderer = Renderer()
+        with monkeypatch.context() as context:
+            context.setattr(threading.Thread, "start", refuse)
+            for _ in range(3):
+                with pytest.raises(RuntimeError):
+                    await renderer.render({}, bytes, "text/plain")
+        async with asyncio.timeout(30):
+            return bytes((await renderer.render({}, lambda: b"rendered", "text/plain")).body)
+
+    assert asyncio.run(scene()) == b"rendered"

@@ -55,7 +55,7 @@ class ChunkCache:
         self._received = 0
         self._known: dict[int, tuple[Chunk, bytes]] = {}
         self._stored: dict[int, tuple[Chunk, bytes]] = {}
-        self._settled_in: object = None
+        self._valid_for: object = None
         # Whether the buffer has the head of a known chunk, but not its digest.
         self._refuted = False
         self._skips, self._penalty = 0, 1
@@ -64,15 +64,15 @@ class ChunkCache:
         """Return the number of chunks stored."""
         return len(self._stored)
 
-    def successor(self, settled_in: object) -> "ChunkCache":
+    def successor(self, valid_for: object) -> "ChunkCache":
         """Return the cache for the next list.
 
         What has settled for one state of the ledger may not have for another: the next list knows the chunks stored
-        here if `settled_in` is the same object for both; None matches nothing, not even None.
+        here if `valid_for` is the same object for both; None matches nothing, not even None.
         """
         successor = ChunkCache(self.batch_bytes)
-        successor._settled_in = settled_in
-        if settled_in is not None and settled_in is self._settled_in:
+        successor._valid_for = valid_for
+        if valid_for is not None and valid_for is self._valid_for:
             successor._known, successor._scattered = self._stored, self._scattered
         return successor
 

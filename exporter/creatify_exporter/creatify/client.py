@@ -58,8 +58,8 @@ class Client:
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                most = self._limits.max_body - decoder.received
-                with self._body(url, deadline, most, advice) as (date, body):
+                most, before = self._limits.max_body, decoder.received
+                with self._body(url, deadline, most, before, advice) as (date, body):
                     for batch in decoder.batches(body):
                         yield batch._replace(date=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
@@ -69,7 +69,7 @@ class Client:
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
         url = self._workspace.base_url + BALANCE_PATH
-        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES) as (_, source):
+        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES, 0) as (_, source):
             buffer = Buffer(_MAX_BALANCE_BYTES)
             while buffer.fill(source):
                 pass
@@ -85,12 +85,12 @@ class Client:
 
     @contextmanager
     def _body(
-        self, url: str, deadline: float, most: int, advice: Mapping[int, str] = _NO_ADVICE
+        self, url: str, deadline: float, most: int, before: int, advice: Mapping[int, str] = _NO_ADVICE
     ) -> Iterator[tuple[float | None, Source]]:
         """Yield the date of an answer with status 200, and its body."""
         began = time.monotonic()
         with self._get(url, deadline, advice) as response:
-            body = self._transport.body(response, deadline, most)
+            body = self._transport.body(response, deadline, most, before)
             try:
                 yield _http_date(response.headers.get("Date", "")), body
             finally:

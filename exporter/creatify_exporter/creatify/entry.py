@@ -41,14 +41,14 @@ class EntryDecoder:
 
     def convert(self, entry: dict[str, Any], faults: Counter[Field]) -> Task:
         """Return what can be read of an object; count the fields that cannot."""
-        created_at = _read(entry, "created_at", datetime, faults)
+        created_at = _read(entry.get("created_at"), "created_at", datetime, faults)
         task = self._type(
             id=_id(entry, faults),
-            model_name=self._model(entry, faults),
-            status=_read(entry, "status", str, faults),
-            failed_reason=_read(entry, "failed_reason", str, faults),
+            model_name=_read(self._model(entry), "model_name", str, faults),
+            status=_read(entry.get("status"), "status", str, faults),
+            failed_reason=_read(entry.get("failed_reason"), "failed_reason", str, faults),
             # Where documented strings turned out to be numbers, numbers may turn out to be strings.
-            credits_used=_read(entry, "credits_used", Credits, faults, strict=False),
+            credits_used=_read(entry.get("credits_used"), "credits_used", Credits, faults, strict=False),
             created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
         )
         if self._list.has_previews:
@@ -56,9 +56,9 @@ class EntryDecoder:
         [completed] = self._completed([task])
         return completed
 
-    def _model(self, entry: dict[str, Any], faults: Counter[Field]) -> str | None:
+    def _model(self, entry: dict[str, Any]) -> object:
         field = self._list.model_field
-        return _read({"model_name": entry.get(field)}, "model_name", str, faults) if field else None
+        return entry.get(field) if field else None
 
     def _completed(self, tasks: list[Any]) -> list[Task]:
         """Replace the list's words by statuses, and give the default model to tasks without one."""
@@ -103,8 +103,7 @@ def _raw(value: object) -> msgspec.Raw:
     return msgspec.Raw(b'"preview"') if value and isinstance(value, str | list | dict) else _ABSENT
 
 
-def _read(entry: dict[str, Any], field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
-    value = entry.get(field)
+def _read(value: object, field: Field, kind: Any, faults: Counter[Field], *, strict: bool = True) -> Any:  # noqa: ANN401 - any field's type
     if value is None:
         return None
     try:

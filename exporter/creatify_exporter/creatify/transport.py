@@ -48,9 +48,12 @@ class Transport:
         # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
         raise failure
 
-    def body(self, response: requests.Response, deadline: float, most: int) -> "Body":
-        """Return the decoded body, at most so many bytes of it, to be read until the deadline."""
-        return Body(response, deadline, most)
+    def body(self, response: requests.Response, deadline: float, most: int, before: int) -> "Body":
+        """Return the decoded body, to be read until the deadline.
+
+        It and the bodies `before` it may be as long as `most`, in bytes.
+        """
+        return Body(response, deadline, most, before)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -63,10 +66,10 @@ class Body:
     Raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place.
     """
 
-    def __init__(self, response: requests.Response, deadline: float, most: int) -> None:
-        self._raw, self._deadline, self._most = response.raw, deadline, most
+    def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
+        self._raw, self._deadline, self._most, self._before = response.raw, deadline, most, before
         self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
-        self.received, self._began = 0, time.monotonic()
+        self.received = 0
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read some bytes into the buffer; return how many, 0 at the end. Raises `FetchError`."""
@@ -94,9 +97,9 @@ class Body:
         return count
 
     def _check(self) -> None:
-        if self.received > self._most:
-            spent = time.monotonic() - self._began
-            raise FetchError("too_large", f"the body is too large: {self.received} decoded bytes after {spent:.1f} s")
+        received = self._before + self.received
+        if received > self._most:
+            raise FetchError("too_large", f"{received} bytes were decoded, and {self._most} are allowed")
         if time.monotonic() > self._deadline:
             raise FetchError("timeout", "time is up")
 

@@ -18,7 +18,7 @@ class Transaction:
     settled task nothing. `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it
     returns False if another list has been recorded since `book` was read. `failure` is why `book` could not be read.
 
-    Tasks that have settled stay settled in all transactions with the same `settled_in`, unless that is None.
+    Tasks that have settled stay settled in all transactions with the same `valid_for`, unless that is None.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Transaction:
         self._changed: set[str] = set()
         self._listed = self._has_dates = False
         # A task without a date never settles, and may have the id of one that has.
-        self.settled_in = book if all(row.dated for row in book.rows.values()) else None
+        self.valid_for = book if all(row.dated for row in book.rows.values()) else None
         watermark = book.progress.watermark
         self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
 
