@@ -146,14 +146,17 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["--config.fil=x"], "--config.fil"),
         (["--web.listen=:0"], "--web.listen"),
         (["--web.telemetry-pathh", "40"], "unknown flag --web.telemetry-pathh; did you mean --web.telemetry-path?"),
-        (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it; see --help"),
+        (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it\n"),
         (["-config.file", "x"], "unknown flag -config.file; did you mean --config.file?"),
         (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
         (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
         (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
         (["ledger", "backup", ""], "FILE: the name is empty"),
         (["--config.file=~somebody/x"], "--config.file"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "unknown command 'nonsense'; there are serve, init, check,"),
+        (["servee"], "unknown command 'servee'; did you mean serve?\n"),
+        (["--log.level", "info", "chek"], "unknown command 'chek'; did you mean check?\n"),
+        (["ledger", "shw"], "unknown command 'shw'; did you mean show?\n"),
         (["check", "--csv"], "--csv"),
         (["check", "--web.listen-address", ":0"], "--web.listen-address"),
         (["report", "--live"], "--live"),
@@ -178,7 +181,7 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["simulate", "--listen", ":99999"], "--listen"),
     ],
 )
-def test_a_flag_that_is_wrong_is_told_by_its_name(
+def test_a_flag_or_command_that_is_wrong_is_told_in_one_line_by_its_name(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as exited:
@@ -186,10 +189,12 @@ def test_a_flag_that_is_wrong_is_told_by_its_name(
     assert exited.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    last = printed.err.splitlines()[-1]
-    assert said in last
-    assert ": error: " in last
-    assert " _" not in last, "it names a function of ours"
+    told, where_help_is = printed.err.splitlines(keepends=True)
+    assert said in told
+    assert told.startswith("creatify-exporter")
+    assert ": error: " in told
+    assert " _" not in told, "it names a function of ours"
+    assert re.fullmatch(r"Try 'creatify-exporter( [a-z]+)* --help'\.\n", where_help_is)
 
 
 @pytest.mark.parametrize(
