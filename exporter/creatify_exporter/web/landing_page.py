@@ -54,7 +54,7 @@ nav a { margin-right: 1rem; }
 
 
 def render(exporter: Exporter, telemetry_path: str) -> str:
-    """Return the page; it shows the last fetches and starts none. All that comes from elsewhere is escaped."""
+    """Return the page, which shows the last fetches. All that comes from elsewhere is escaped."""
     days = exporter.recent_days()
     sections = (
         _workspace(target, exporter, [day for day in days if day.workspace == target.workspace.name])
@@ -80,7 +80,7 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <nav>{" ".join(_link(path.lstrip("/"), name) for path, name in links.items())}</nav>
 {"".join(sections)}
 <p><small>Version {escape(__version__)}, {_link(DOCUMENTATION, "documentation")}. This page shows the last fetches; it
-starts none. Dates are in UTC.</small></p>
+starts one only of what has not been fetched yet. Dates are in UTC.</small></p>
 </body>
 </html>
 """
@@ -105,7 +105,7 @@ def _states(target: Target, days: Iterable[Day], now: float) -> Iterator[str]:
     for api, fetcher in target.fetchers.items():
         outcome = fetcher.last
         if outcome is None:
-            yield _state("none", api, "not fetched yet; the first scrape does it")
+            yield _state("none", api, "not fetched yet; the first fetch goes on, look again in a moment")
         elif outcome.cause:
             yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}{_ago(fetcher)}")
         elif api == BALANCE and outcome.balance is not None:
