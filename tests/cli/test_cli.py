@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,56 @@ def test_check_warns_and_accepts(here: Here, config: Path) -> None:
     assert CANARY not in done.stdout
 
 
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be no root for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("locked", ["folder", "folder/ledger.db", "folder/ledger.db.lock"])
+def test_check_tells_of_a_ledger_that_its_user_may_not_write_and_touches_nothing(
+    here: Here, simulator: Simulator, locked: str
+) -> None:
+    # Not in pytest's own folder, which only its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="ledger-") as home:
+        Path(home).chmod(0o755)
+        # Folders that are missing are made at the start.
+        place = "folder/more/ledger.db" if locked == "folder" else "folder/ledger.db"
+        config = write_config(Path(home, "config.yml"), simulator, ledger={"url": f"sqlite:///{home}/{place}"})
+        Path(home, "folder").mkdir()
+        if locked != "folder":
+            SqliteStore(Path(home, place)).close()
+        for path in (Path(home, "folder"), *Path(home, "folder").iterdir()):
+            path.chmod(0o777)
+        Path(home, locked).chmod(0o555)
+        before = {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")}
+        with without_rights():
+            (line,) = mistaken(here("check", "--config.file", config))
+        assert f"may not write to {home}/{locked}; give it the right, or name another ledger" in line
+        assert {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")} == before
+        Path(home, locked).chmod(0o777)
+        with without_rights():
+            assert here("check", "--config.file", config).returncode == 0
+
+
+def test_check_tells_mistakes_of_the_ledger_and_of_the_web_configuration_at_once(
+    here: Here, config: Path, tmp_path: Path
+) -> None:
+    foreign, web = tmp_path / "notes.txt", tmp_path / "web.yml"
+    foreign.write_text("not a ledger\n" * 50)
+    web.write_text("tls: on")
+    given = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}", "--web.config.file", web)
+    ledger, rest = mistaken(here("check", *given), 2)
+    assert "notes.txt is not a ledger of this exporter; it was not touched" in ledger
+    assert "web.yml" in rest
+
+
 def test_check_makes_no_ledger_and_asks_nobody(here: Here, config: Path, simulator: Simulator) -> None:
     assert here("check", "--config.file", config).returncode == 0
     assert not (config.parent / "ledger.db").exists()
@@ -318,6 +369,7 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
     foreign.write_text("not a ledger\n" * 50)
     with_foreign = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}")
     for done in (
+        here("check", *with_foreign),
         here("dump", *with_foreign),
         here("report", *with_foreign),
         run("serve", *with_foreign, "--web.listen-address", "127.0.0.1:0"),
@@ -325,7 +377,8 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
         (line,) = mistaken(done)
         assert "notes.txt" in line
     assert foreign.read_text() == "not a ledger\n" * 50
-    mistaken(here("dump", "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
+    for command in ("check", "dump"):
+        mistaken(here(command, "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
     mistaken(here("dump", "--config.file", config, "--ledger.url", "redis://nowhere"))
     mistaken(here("report", "--config.file", config, "--ledger.url", "memory:"))
 
