@@ -167,7 +167,7 @@ def _parser() -> _Parser:
         return added
 
     command("serve", "serve metrics (the default)", serving, web)
-    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
+    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify-exporter.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))

@@ -147,7 +147,7 @@ def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddlewar
 
 def _init(arguments: argparse.Namespace) -> None:
     """Write a first configuration, and print what to do next."""
-    path = arguments.config_file or Path("creatify.yml")
+    path = arguments.config_file or Path("creatify-exporter.yml")
     plan = {name: getattr(arguments, name) for name in Plan.__struct_fields__}
     answers = template.Answers(
         workspace=arguments.workspace,

@@ -401,6 +401,23 @@ def test_init_writes_a_configuration_that_check_accepts(
     assert "  export CREATIFY_API_KEY=...\n" in done.stdout
 
 
+def test_without_a_name_init_writes_the_file_that_the_documents_name(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "creatify-exporter.yml is written. Next:" in here("init").stdout
+    written = (tmp_path / "creatify-exporter.yml").read_text()
+    # The examples in the comments are taken, too.
+    (tmp_path / "creatify-exporter.yml").write_text(re.sub(r"# (?=(lists|plan|ledger|labels): )", "", written))
+    keys = {"CREATIFY_API_ID": CANARY, "CREATIFY_API_KEY": CANARY}
+    loaded = load(tmp_path / "creatify-exporter.yml", keys)
+    [workspace] = loaded.workspaces
+    assert {"text_generator", "link_to_videos"} < set(workspace.task_lists())
+    assert workspace.plan
+    assert loaded.ledger.url.path
+    assert loaded.labels.models
+
+
 def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
     path, key = tmp_path / "c.yml", tmp_path / 'a "k\x85y"'
     key.write_text(CANARY)
