@@ -484,6 +484,34 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
         assert f"--month {month}" in line
 
 
+def test_commands_on_the_ledger_need_no_keys(here: Here, config: Path, tmp_path: Path) -> None:
+    here("dump", "--config.file", config)
+    directory = tmp_path / "keys"
+    (directory / "another").mkdir(parents=True)
+    access = {
+        "api_id_file": "${CREDENTIALS_DIRECTORY}/api-id",
+        "api_key": "${CREDENTIALS}",
+        "proxy_url": "http://user:${PASSWORD}@proxy.example",
+        "tls_config": {"cert_file": "missing.pem", "key_file": "missing.key"},
+    }
+    plan = {"price_per_credit": 1, "currency": "USD"}
+    rewritten(
+        config,
+        workspaces=[{"name": "default", "plan": plan, **access}],
+        workspaces_from=[{"directory": str(directory)}],
+    )
+    assert "  USD\n" in here("report", "--config.file", config, "--month", "2025-10").stdout
+    for command in (["show"], ["backup", tmp_path / "backup.db"], ["forget", "gemini-2.5-pro"]):
+        done = here("ledger", *command, "--config.file", config)
+        assert "CREDENTIALS" not in done.stderr
+        assert done.stdout or "may still change" in done.stderr, done.stderr
+    (line,) = mistaken(here("ledger", "forget", "--workspace", "another", "--config.file", config))
+    assert "is configured" in line
+    said = "\n".join(mistaken(here("check", "--config.file", config), 7))
+    for missing in ("CREDENTIALS_DIRECTORY", "CREDENTIALS ", "PASSWORD", "cert_file", "key_file", "api-id", "api-key"):
+        assert missing in said
+
+
 def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(here: Here, config: Path) -> None:
     here("dump", "--config.file", config)
     (line,) = mistaken(here("ledger", "forget", "--api", TEXT_GENERATOR.api, "--config.file", config))
