@@ -288,11 +288,13 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
     backup.add_argument("file", metavar="FILE", type=_named_file, help="a new file, which is a ledger of its own")
     forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
-    forget.add_argument("model", metavar="MODEL", nargs="?", help="the model, as in the label; its daily totals stay")
     forget.add_argument(
-        "--workspace", metavar="NAME", help="in this workspace only; without MODEL all that is known of it"
+        "model", metavar="MODEL", type=_name, nargs="?", help="the model, as in the label; its daily totals stay"
     )
-    forget.add_argument("--api", metavar="LIST", help="in this list only, as in the label api")
+    forget.add_argument(
+        "--workspace", metavar="NAME", type=_name, help="in this workspace only; without MODEL all that is known of it"
+    )
+    forget.add_argument("--api", metavar="LIST", type=_name, help="in this list only, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:
@@ -332,6 +334,13 @@ def _named_file(text: str) -> Path:
     if found is None:
         raise argparse.ArgumentTypeError("the name is empty; name a file")
     return found
+
+
+def _name(text: str) -> str:
+    """Return a name of something counted; an empty one, as of a variable that is not set, must not mean everything."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; write one that `creatify-exporter ledger show` prints")
+    return text
 
 
 def _level(text: str) -> str:
