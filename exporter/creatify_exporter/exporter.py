@@ -127,6 +127,8 @@ class Exporter:
         """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
         if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
+        if config.ledger.conninfo:
+            self._ledger.connect_by(config.ledger.conninfo)
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 
