@@ -334,6 +334,7 @@ def test_the_landing_page_shows_data_before_the_first_scrape_and_costs_the_api_o
     one = Site(workspace(simulator))
     pages = [one.get("/").text for _ in range(3)]
     assert all("the last fetch took" in page and '<td class="name">pro</td>' in page for page in pages)
+    assert not any("refresh" in page for page in pages)
     assert total(parsed(one.get("/metrics").text), "creatify_tasks", status="done") == 1
     assert len(simulator.requests) == 1
 
@@ -348,11 +349,18 @@ def test_looking_again_and_again_at_the_landing_page_does_not_ask_an_api_that_is
     assert len(simulator.requests) == 1
 
 
-def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch(simulator: Simulator) -> None:
-    simulator.faults.always(delayed(9))
+def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch_but_shows_itself_again(
+    simulator: Simulator,
+) -> None:
+    simulator.faults.always(delayed(4))
+    one = Site(workspace(simulator))
     began = time.monotonic()
-    assert "not fetched yet; the first fetch goes on" in Site(workspace(simulator)).get("/").text
-    assert 4 < time.monotonic() - began < 7
+    page = one.get("/").text
+    assert "not fetched yet; the first fetch goes on" in page
+    assert '<meta http-equiv="refresh" content="2">' in page
+    assert 1 < time.monotonic() - began < 3.5
+    until(lambda: "the last fetch took" in one.get("/").text)
+    assert len(simulator.requests) == 1
 
 
 def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(

@@ -32,8 +32,8 @@ from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
-# Seconds for which a person waits for a page.
-_FIRST_LOOK: Final = 5.0
+# Seconds for which a person waits for a page; one that is not whole by then shows itself again.
+_FIRST_LOOK: Final = 2.0
 
 _log = structlog.get_logger()
 
