@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 from creatify_exporter import __version__, signals
@@ -70,7 +70,10 @@ def _refused(problems: Iterable[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names a flag that it does not know; argparse alone complains of the word behind it: "invalid choice: '40'"."""
+    """Names a flag or command that it does not know, and the one that was meant.
+
+    argparse alone complains of the word behind the flag ("invalid choice: '40'"), below a usage of many lines.
+    """
 
     # By name, if there are any.
     commands: Mapping[str, argparse.ArgumentParser] = {}
@@ -78,14 +81,19 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # of the overloads, this is the one that argparse calls
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as inherited, once all flags in front of a command's name are known."""
+        """Parse as inherited, once a command's name and all flags in front of it are known."""
         words = list(sys.argv[1:] if args is None else args)
-        unknown = self._unknown_flag(words)
-        if unknown:
-            self.error(f"unknown flag {unknown}; {self._hint(unknown)}see --help")
+        mistake = self._mistake(words)
+        if mistake:
+            self.error(mistake)
         return super().parse_known_args(words, namespace)
 
-    def _unknown_flag(self, words: Sequence[str]) -> str | None:
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where help is."""
+        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
+
+    def _mistake(self, words: Sequence[str]) -> str | None:
+        """Return what to say of the first flag or command that is unknown."""
         flags, remaining = _flags(self), iter(words)
         for word in remaining:
             name, has_value, _ = word.partition("=")
@@ -94,19 +102,28 @@ class _Parser(argparse.ArgumentParser):
             if not name.startswith("-"):
                 # The parser of a command looks at what stands behind its name.
                 if self.commands:
-                    return None
+                    return None if word in self.commands else self._unknown_command(word)
             elif name not in flags:
-                return name
+                return self._unknown_flag(name)
             elif flags[name].nargs != 0 and not has_value:
                 next(remaining, None)
         return None
 
-    def _hint(self, flag: str) -> str:
+    def _unknown_command(self, word: str) -> str:
+        hint = _guess(word, self.commands) or f"; there are {', '.join(self.commands)}"
+        return f"unknown command {word!r}{hint}"
+
+    def _unknown_flag(self, flag: str) -> str:
         for name, command in self.commands.items():
             if flag in _flags(command):
-                return f"it belongs behind the command {name}; "
-        near = difflib.get_close_matches(flag, _flags(self), n=1, cutoff=0.75)
-        return f"did you mean {near[0]}? " if near else ""
+                return f"unknown flag {flag}; it belongs behind the command {name}"
+        return f"unknown flag {flag}{_guess(flag, _flags(self))}"
+
+
+def _guess(word: str, known: Iterable[str]) -> str:
+    """Ask for what was probably meant; the empty text if nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -150,7 +167,7 @@ def _parser() -> _Parser:
         return added
 
     command("serve", "serve metrics (the default)", serving, web)
-    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
+    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify-exporter.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))
@@ -271,11 +288,13 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
     backup.add_argument("file", metavar="FILE", type=_named_file, help="a new file, which is a ledger of its own")
     forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
-    forget.add_argument("model", metavar="MODEL", nargs="?", help="the model, as in the label; its daily totals stay")
     forget.add_argument(
-        "--workspace", metavar="NAME", help="in this workspace only; without MODEL all that is known of it"
+        "model", metavar="MODEL", type=_name, nargs="?", help="the model, as in the label; its daily totals stay"
     )
-    forget.add_argument("--api", metavar="LIST", help="in this list only, as in the label api")
+    forget.add_argument(
+        "--workspace", metavar="NAME", type=_name, help="in this workspace only; without MODEL all that is known of it"
+    )
+    forget.add_argument("--api", metavar="LIST", type=_name, help="in this list only, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:
@@ -315,6 +334,13 @@ def _named_file(text: str) -> Path:
     if found is None:
         raise argparse.ArgumentTypeError("the name is empty; name a file")
     return found
+
+
+def _name(text: str) -> str:
+    """Return a name of something counted; an empty one, as of a variable that is not set, must not mean everything."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; write one that `creatify-exporter ledger show` prints")
+    return text
 
 
 def _level(text: str) -> str:

@@ -28,11 +28,10 @@ from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
-from creatify_exporter.errors import ConfigError
+from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.exporter import Exporter, rules
-from creatify_exporter.ledger import maintenance, report
+from creatify_exporter.ledger import maintenance, report, sqlite
 from creatify_exporter.ledger.ledger import Ledger
-from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.lists import LISTS
 from creatify_exporter.web.app import Application, Settings
@@ -148,7 +147,7 @@ def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddlewar
 
 def _init(arguments: argparse.Namespace) -> None:
     """Write a first configuration, and print what to do next."""
-    path = arguments.config_file or Path("creatify.yml")
+    path = arguments.config_file or Path("creatify-exporter.yml")
     plan = {name: getattr(arguments, name) for name in Plan.__struct_fields__}
     answers = template.Answers(
         workspace=arguments.workspace,
@@ -172,12 +171,23 @@ def _check(arguments: argparse.Namespace) -> None:
     if _names_only_a_web_configuration(arguments):
         _tell_of_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
         return
-    loaded, middleware = _both(lambda: _loaded(arguments), lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    web = arguments.web_config_file
+    loaded, middleware = _both(lambda: _inspected(_loaded(arguments)), lambda: WebMiddleware(web, os.environ))
     for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
-    if arguments.web_config_file:
+    if web:
         _tell_of_web_configuration(middleware)
+
+
+def _inspected(loaded: Config) -> Config:
+    """Return the configuration; ConfigError if its ledger is a file that cannot be used, which stays as it is."""
+    try:
+        if loaded.ledger.url.path:
+            sqlite.inspect(loaded.ledger.url.path)
+    except LedgerRefused as error:
+        raise ConfigError([str(error)]) from None
+    return loaded
 
 
 def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
@@ -321,7 +331,7 @@ def _kept(ledger: LedgerSettings) -> Store:
 
 def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
-        return SqliteStore(ledger.url.path, read_only=read_only)
+        return sqlite.SqliteStore(ledger.url.path, read_only=read_only)
     try:
         from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
     except ImportError:

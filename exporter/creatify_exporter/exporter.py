@@ -97,6 +97,11 @@ class Exporter:
         targets = self.targets
         return Scrape((targets[name] for name in (targets if names is None else names)), api)
 
+    def begin_first_fetches(self) -> list[Future[Outcome]]:
+        """Start, or join, the fetch of whatever has not been fetched yet, as a scrape does; return their ends."""
+        fetchers = [fetcher for target in list(self.targets.values()) for fetcher in target.fetchers.values()]
+        return [fetcher.refresh().future for fetcher in fetchers if fetcher.last is None]
+
     def collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
         registry = ScrapeRegistry()
@@ -122,6 +127,8 @@ class Exporter:
         """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
         if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
+        if config.ledger.conninfo:
+            self._ledger.connect_by(config.ledger.conninfo)
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 

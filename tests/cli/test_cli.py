@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -146,14 +147,21 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["--config.fil=x"], "--config.fil"),
         (["--web.listen=:0"], "--web.listen"),
         (["--web.telemetry-pathh", "40"], "unknown flag --web.telemetry-pathh; did you mean --web.telemetry-path?"),
-        (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it; see --help"),
+        (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it\n"),
         (["-config.file", "x"], "unknown flag -config.file; did you mean --config.file?"),
         (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
         (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
         (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
         (["ledger", "backup", ""], "FILE: the name is empty"),
+        (["ledger", "forget", ""], "MODEL: the name is empty; write one"),
+        (["ledger", "forget", "", "--workspace", "a"], "MODEL: the name is empty"),
+        (["ledger", "forget", "flux-2", "--workspace="], "--workspace: the name is empty"),
+        (["ledger", "forget", "flux-2", "--api", ""], "--api: the name is empty"),
         (["--config.file=~somebody/x"], "--config.file"),
-        (["nonsense"], "nonsense"),
+        (["nonsense"], "unknown command 'nonsense'; there are serve, init, check,"),
+        (["servee"], "unknown command 'servee'; did you mean serve?\n"),
+        (["--log.level", "info", "chek"], "unknown command 'chek'; did you mean check?\n"),
+        (["ledger", "shw"], "unknown command 'shw'; did you mean show?\n"),
         (["check", "--csv"], "--csv"),
         (["check", "--web.listen-address", ":0"], "--web.listen-address"),
         (["report", "--live"], "--live"),
@@ -178,7 +186,7 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         (["simulate", "--listen", ":99999"], "--listen"),
     ],
 )
-def test_a_flag_that_is_wrong_is_told_by_its_name(
+def test_a_flag_or_command_that_is_wrong_is_told_in_one_line_by_its_name(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as exited:
@@ -186,10 +194,12 @@ def test_a_flag_that_is_wrong_is_told_by_its_name(
     assert exited.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    last = printed.err.splitlines()[-1]
-    assert said in last
-    assert ": error: " in last
-    assert " _" not in last, "it names a function of ours"
+    told, where_help_is = printed.err.splitlines(keepends=True)
+    assert said in told
+    assert told.startswith("creatify-exporter")
+    assert ": error: " in told
+    assert " _" not in told, "it names a function of ours"
+    assert re.fullmatch(r"Try 'creatify-exporter( [a-z]+)* --help'\.\n", where_help_is)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +289,56 @@ def test_check_warns_and_accepts(here: Here, config: Path) -> None:
     assert CANARY not in done.stdout
 
 
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be no root for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("locked", ["folder", "folder/ledger.db", "folder/ledger.db.lock"])
+def test_check_tells_of_a_ledger_that_its_user_may_not_write_and_touches_nothing(
+    here: Here, simulator: Simulator, locked: str
+) -> None:
+    # Not in pytest's own folder, which only its owner may enter.
+    with tempfile.TemporaryDirectory(prefix="ledger-") as home:
+        Path(home).chmod(0o755)
+        # Folders that are missing are made at the start.
+        place = "folder/more/ledger.db" if locked == "folder" else "folder/ledger.db"
+        config = write_config(Path(home, "config.yml"), simulator, ledger={"url": f"sqlite:///{home}/{place}"})
+        Path(home, "folder").mkdir()
+        if locked != "folder":
+            SqliteStore(Path(home, place)).close()
+        for path in (Path(home, "folder"), *Path(home, "folder").iterdir()):
+            path.chmod(0o777)
+        Path(home, locked).chmod(0o555)
+        before = {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")}
+        with without_rights():
+            (line,) = mistaken(here("check", "--config.file", config))
+        assert f"may not write to {home}/{locked}; give it the right, or name another ledger" in line
+        assert {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")} == before
+        Path(home, locked).chmod(0o777)
+        with without_rights():
+            assert here("check", "--config.file", config).returncode == 0
+
+
+def test_check_tells_mistakes_of_the_ledger_and_of_the_web_configuration_at_once(
+    here: Here, config: Path, tmp_path: Path
+) -> None:
+    foreign, web = tmp_path / "notes.txt", tmp_path / "web.yml"
+    foreign.write_text("not a ledger\n" * 50)
+    web.write_text("tls: on")
+    given = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}", "--web.config.file", web)
+    ledger, rest = mistaken(here("check", *given), 2)
+    assert "notes.txt is not a ledger of this exporter; it was not touched" in ledger
+    assert "web.yml" in rest
+
+
 def test_check_makes_no_ledger_and_asks_nobody(here: Here, config: Path, simulator: Simulator) -> None:
     assert here("check", "--config.file", config).returncode == 0
     assert not (config.parent / "ledger.db").exists()
@@ -313,6 +373,7 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
     foreign.write_text("not a ledger\n" * 50)
     with_foreign = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}")
     for done in (
+        here("check", *with_foreign),
         here("dump", *with_foreign),
         here("report", *with_foreign),
         run("serve", *with_foreign, "--web.listen-address", "127.0.0.1:0"),
@@ -320,7 +381,8 @@ def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
         (line,) = mistaken(done)
         assert "notes.txt" in line
     assert foreign.read_text() == "not a ledger\n" * 50
-    mistaken(here("dump", "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
+    for command in ("check", "dump"):
+        mistaken(here(command, "--config.file", config, "--ledger.url", f"sqlite:///{foreign}/ledger.db"))
     mistaken(here("dump", "--config.file", config, "--ledger.url", "redis://nowhere"))
     mistaken(here("report", "--config.file", config, "--ledger.url", "memory:"))
 
@@ -341,6 +403,23 @@ def test_init_writes_a_configuration_that_check_accepts(
     assert "  export CREATIFY_API_ID=... CREATIFY_API_KEY=...\n" in done.stdout
     done = here("init", "--config.file", tmp_path / "second.yml", "--api-id-file", path)
     assert "  export CREATIFY_API_KEY=...\n" in done.stdout
+
+
+def test_without_a_name_init_writes_the_file_that_the_documents_name(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "creatify-exporter.yml is written. Next:" in here("init").stdout
+    written = (tmp_path / "creatify-exporter.yml").read_text()
+    # The examples in the comments are taken, too.
+    (tmp_path / "creatify-exporter.yml").write_text(re.sub(r"# (?=(lists|plan|ledger|labels): )", "", written))
+    keys = {"CREATIFY_API_ID": CANARY, "CREATIFY_API_KEY": CANARY}
+    loaded = load(tmp_path / "creatify-exporter.yml", keys)
+    [workspace] = loaded.workspaces
+    assert {"text_generator", "link_to_videos"} < set(workspace.task_lists())
+    assert workspace.plan
+    assert loaded.ledger.url.path
+    assert loaded.labels.models
 
 
 def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
@@ -407,6 +486,34 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
     for month in ("2026-13", "9999-12", "october"):
         (line,) = mistaken(here("report", "--config.file", config, "--month", month))
         assert f"--month {month}" in line
+
+
+def test_commands_on_the_ledger_need_no_keys(here: Here, config: Path, tmp_path: Path) -> None:
+    here("dump", "--config.file", config)
+    directory = tmp_path / "keys"
+    (directory / "another").mkdir(parents=True)
+    access = {
+        "api_id_file": "${CREDENTIALS_DIRECTORY}/api-id",
+        "api_key": "${CREDENTIALS}",
+        "proxy_url": "http://user:${PASSWORD}@proxy.example",
+        "tls_config": {"cert_file": "missing.pem", "key_file": "missing.key"},
+    }
+    plan = {"price_per_credit": 1, "currency": "USD"}
+    rewritten(
+        config,
+        workspaces=[{"name": "default", "plan": plan, **access}],
+        workspaces_from=[{"directory": str(directory)}],
+    )
+    assert "  USD\n" in here("report", "--config.file", config, "--month", "2025-10").stdout
+    for command in (["show"], ["backup", tmp_path / "backup.db"], ["forget", "gemini-2.5-pro"]):
+        done = here("ledger", *command, "--config.file", config)
+        assert "CREDENTIALS" not in done.stderr
+        assert done.stdout or "may still change" in done.stderr, done.stderr
+    (line,) = mistaken(here("ledger", "forget", "--workspace", "another", "--config.file", config))
+    assert "is configured" in line
+    said = "\n".join(mistaken(here("check", "--config.file", config), 7))
+    for missing in ("CREDENTIALS_DIRECTORY", "CREDENTIALS ", "PASSWORD", "cert_file", "key_file", "api-id", "api-key"):
+        assert missing in said
 
 
 def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(here: Here, config: Path) -> None:

@@ -644,6 +644,10 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"prometheusRule": {"enabled": True, "thresholds": {"tasks_stuck": 1}}},
         'there is no threshold "tasks_stuck"; there are credentials_refused_fetches,',
     ),
+    "a Grafana without https": (
+        {"prometheusRule": {"enabled": True, "grafanaUrl": "grafana.example"}},
+        "'grafana.example' does not match pattern",
+    ),
     "an unknown change of an alert": (
         {"prometheusRule": {"alerts": {"CreatifyDown": {"threshold": 1}}}},
         "additional properties 'threshold' not allowed",
@@ -685,6 +689,17 @@ def test_alerts_and_thresholds_can_be_changed_one_by_one() -> None:
     assert records["creatify:threshold:credits_low_credits"] == "2000000 * workspace:creatify_list:known"
     original = {rule["alert"]: rule for rule in rules_of(projects_groups()) if "alert" in rule}
     assert alerts.keys() == original.keys() - {"CreatifyTasksSlow"}
+
+
+@pytest.mark.parametrize("url", ["https://grafana.example/monitoring", "https://grafana.example/monitoring/"])
+def test_alerts_lead_to_the_dashboards_of_the_grafana_that_is_named(url: str) -> None:
+    objects = rendered({**KEYS, "prometheusRule": {"enabled": True, "grafanaUrl": url}})
+    changed, original = rules_of(the(objects, "PrometheusRule")["spec"]["groups"]), rules_of(projects_groups())
+    for rule in original:
+        if "alert" in rule:
+            notes = rule["annotations"]
+            notes["dashboard_url"] = f"https://grafana.example/monitoring{notes['dashboard_url']}"
+    assert changed == original
 
 
 def test_prometheus_takes_the_rules_of_the_chart(promtool: str, tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def test_the_context_of_the_build_is_what_the_dockerfile_copies() -> None:
     assert sorted(allowed) == sorted(copied)
 
 
+def test_the_commands_for_a_backup_find_the_ledger_of_each_way_to_run() -> None:
+    section = (ROOT / "docs/ledger.md").read_text("utf-8").partition("### A backup, by how")[2].partition("\n## ")[0]
+    [folder] = re.findall(r"STATE_DIRECTORY=(\S+)", DOCKERFILE)
+    assert folder == f"/var/lib/{Unit()['Service']['StateDirectory']}"
+    assert re.findall(r"--ledger\.url=(\S+)", section) == [f"sqlite:///{folder}/ledger.db"]
+    assert f"\nWORKDIR {folder}\n" in DOCKERFILE
+    assert f"mountPath: {folder}\n" in (ROOT / "helm/creatify-exporter/templates/workload.yaml").read_text("utf-8")
+    assert f"ledger:{folder}" in services()["exporter"]["volumes"]
+    assert set(re.findall(r"docker compose exec -T (\w+)", section)) <= set(services())
+
+
 # Compose
 
 

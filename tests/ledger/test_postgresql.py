@@ -10,7 +10,11 @@ import psycopg
 import pytest
 from desk import WORKSPACE, Shared, WatchedPostgresql
 
+from creatify_exporter.config.schema import Config, LedgerSettings
+from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.exporter import Exporter, rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.state import Changes
 from creatify_exporter.ledger.store import Conflict
@@ -316,13 +320,29 @@ def test_exporters_that_start_at_once_make_one_ledger(postgres: Postgres, url: s
         store.close()
 
 
+def change_password(postgres: Postgres, url: str) -> str:
+    """Give the role another password, and end its connections; return the new URL."""
+    name = url.rsplit("/", 1)[1]
+    with postgres.admin() as connection:
+        connection.execute(f"ALTER ROLE {name} PASSWORD 'new'")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+    return f"postgresql://{name}:new@127.0.0.1:{postgres.port}/{name}"
+
+
 def test_a_password_that_changes_is_asked_for_with_each_connection(postgres: Postgres, url: str) -> None:
     urls = [url]
     store = PostgresqlStore(lambda: urls[-1])
-    with postgres.admin() as connection:
-        name = url.rsplit("/", 1)[1]
-        connection.execute(f"ALTER ROLE {name} PASSWORD 'new'")
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-    urls.append(f"postgresql://{name}:new@127.0.0.1:{postgres.port}/{name}")
+    urls.append(change_password(postgres, url))
     assert store.clock()
     store.close()
+
+
+def test_a_password_that_a_reload_brings_holds_for_new_connections(postgres: Postgres, url: str) -> None:
+    def configured(text: str) -> Config:
+        return Config(ledger=LedgerSettings(url=LedgerUrl.parse(text)))
+
+    ledger = Ledger(PostgresqlStore(lambda: url), rules(configured(url)))
+    with closing(Exporter(configured(url), ledger)) as exporter:
+        new = change_password(postgres, url)
+        exporter.reload(configured(new))
+        assert ledger.counters("default", "text_generator").tracked == 0

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -221,6 +222,16 @@ def test_each_alert_says_how_bad_what_where_and_what_to_do() -> None:
         assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"}, name
         assert notes["runbook_url"].endswith(f"/docs/runbooks.md#{name.lower()}"), name
         assert notes["dashboard_url"].removeprefix("/d/").partition("?")[0].partition("{")[0] in GRAFANA, name
+
+
+def test_one_line_of_the_documents_makes_all_links_to_dashboards_absolute(tmp_path: Path) -> None:
+    [line] = re.findall(r"^sed -i .*dashboard_url.*$", (ROOT / "docs/alerts.md").read_text("utf-8"), re.MULTILINE)
+    (tmp_path / "prometheus").mkdir()
+    shutil.copytree(ROOT / "prometheus/rules", tmp_path / "prometheus/rules")
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)  # noqa: S602  as the page says
+    changed = yaml.safe_load((tmp_path / "prometheus/rules/alerts.yaml").read_text("utf-8"))
+    links = [rule["annotations"]["dashboard_url"] for group in changed["groups"] for rule in group["rules"]]
+    assert links == [f"https://grafana.example{rule['annotations']['dashboard_url']}" for rule in rules("alert")]
 
 
 def test_links_to_dashboards_choose_what_the_alert_is_about_and_nothing_that_it_does_not_name() -> None:

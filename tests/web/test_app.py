@@ -317,9 +317,6 @@ def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator
     simulator.faults.always(replied(200, MARKUP.encode()))
     simulator.faults.always(replied(200, b'{"remaining_credits":1234567.5}'), path=BALANCE_PATH)
     one = Site(workspace(simulator, MARKUP, remaining_credits=True), workspace(simulator, "a/b?c=d&e#f"))
-    before = one.get("/").text
-    assert "not fetched yet" in before
-    assert not simulator.requests
     one.get(f"/probe?workspace={MARKUP.replace('&', '%26')}")
     one.get("/probe?workspace=a/b?c=d%26e%23f")
     answer = one.get("/")
@@ -330,6 +327,40 @@ def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator
     assert "1,234,567.5 credits" in answer.text
     assert "<td>1,234,567.25</td>" in answer.text
     assert len(simulator.requests) == 3
+
+
+def test_the_landing_page_shows_data_before_the_first_scrape_and_costs_the_api_one_fetch(simulator: Simulator) -> None:
+    simulator.faults.always(replied(200, json.dumps([listed(1, 0)]).encode()))
+    one = Site(workspace(simulator))
+    pages = [one.get("/").text for _ in range(3)]
+    assert all("the last fetch took" in page and '<td class="name">pro</td>' in page for page in pages)
+    assert not any("refresh" in page for page in pages)
+    assert total(parsed(one.get("/metrics").text), "creatify_tasks", status="done") == 1
+    assert len(simulator.requests) == 1
+
+
+def test_looking_again_and_again_at_the_landing_page_does_not_ask_an_api_that_is_down_again(
+    simulator: Simulator,
+) -> None:
+    simulator.faults.always(replied(403, b""))
+    one = Site(workspace(simulator))
+    pages = [one.get("/").text for _ in range(3)]
+    assert all("the last fetch failed (auth)" in page for page in pages)
+    assert len(simulator.requests) == 1
+
+
+def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch_but_shows_itself_again(
+    simulator: Simulator,
+) -> None:
+    simulator.faults.always(delayed(4))
+    one = Site(workspace(simulator))
+    began = time.monotonic()
+    page = one.get("/").text
+    assert "not fetched yet; the first fetch goes on" in page
+    assert '<meta http-equiv="refresh" content="2">' in page
+    assert 1 < time.monotonic() - began < 3.5
+    until(lambda: "the last fetch took" in one.get("/").text)
+    assert len(simulator.requests) == 1
 
 
 def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(

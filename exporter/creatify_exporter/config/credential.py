@@ -79,5 +79,5 @@ def _from_file(path: Path) -> Credential:
     return Credential(file=path).checked()
 
 
-Secret = Annotated[Credential, read_by(_from_text, parse_file=_from_file)]
+Secret = Annotated[Credential, read_by(_from_text, parse_file=_from_file, unread=Credential(""))]
 """A key KEY of the file that may also be given as KEY_file, the name of a file that holds it."""

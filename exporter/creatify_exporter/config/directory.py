@@ -1,6 +1,7 @@
 """A directory of keys: a folder for each workspace, named like it, with `api-id`, `api-key` and perhaps `plan.yml`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -43,13 +44,16 @@ def state(directory: Path) -> object:
         return None
 
 
-def _read(directory: Path) -> KeysDirectory:
-    """Return the folders by name. ConfigError has all mistakes in them, ValueError one of the directory itself."""
+def _read(directory: Path, keys: Sequence[str] = (_ID_FILE, _KEY_FILE)) -> KeysDirectory:
+    """Return the folders by name, which must have the files `keys`.
+
+    ConfigError has all mistakes in them, ValueError one of the directory itself.
+    """
     paths = _paths(directory)
     # A volume that is not mounted must not end all workspaces.
     if not paths:
         raise ValueError("has no folder; make one for each workspace, named like it, with the files api-id and api-key")
-    problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path)]
+    problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path, keys)]
     if problems:
         raise ConfigError(problems)
     return KeysDirectory(directory, tuple(_folder(path) for path in paths))
@@ -80,12 +84,12 @@ def _paths(directory: Path) -> list[Path]:
         raise ValueError("cannot be the name of a directory; name a readable directory") from None
 
 
-def _mistakes(folder: Path) -> Iterator[str]:
+def _mistakes(folder: Path, keys: Sequence[str]) -> Iterator[str]:
     try:
         parse_label(folder.name)
     except ValueError as error:
         yield f"its name {error}"
-    for name in (_ID_FILE, _KEY_FILE):
+    for name in keys:
         try:
             Credential(file=folder / name).checked()
         except ValueError as error:
@@ -96,4 +100,4 @@ def _mistakes(folder: Path) -> Iterator[str]:
         yield from error.problems
 
 
-Directory = Annotated[KeysDirectory, read_path_by(_read)]
+Directory = Annotated[KeysDirectory, read_path_by(_read, parse_without_keys=partial(_read, keys=()))]

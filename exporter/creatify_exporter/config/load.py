@@ -25,10 +25,12 @@ def load(
 
     `ledger_url` is the flag of that name, and wins over the file. Relative names of files start at the
     folder of the configuration file, in the environment and in a ledger's URL at the working directory.
-    A command that asks the API nothing does without workspaces, and says that no keys are needed.
+    A command that asks the API nothing does without workspaces, and says that no keys are needed: they stay unread,
+    since whoever looks into a ledger often cannot read them.
     """
     found = document.read(path, "--config.file") if path else Document({})
-    reader = Reader(found, str(path or "environment"), path.parent if path else Path(), environ)
+    folder = path.parent if path else Path()
+    reader = Reader(found, str(path or "environment"), folder, environ, keys_needed=keys_needed)
     if ledger_url is not None and _shows_password(ledger_url):
         reader.problems.append(
             "--ledger.url: shows its password to all users of this machine; "

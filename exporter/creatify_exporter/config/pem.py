@@ -103,6 +103,6 @@ def _key(path: Path) -> Path:
     return path
 
 
-AuthoritiesFile = Annotated[Path, read_path_by(authorities)]
-CertificateFile = Annotated[Path, read_path_by(_certificate)]
-KeyFile = Annotated[Path, read_path_by(_key)]
+AuthoritiesFile = Annotated[Path, read_path_by(authorities, unread=None)]
+CertificateFile = Annotated[Path, read_path_by(_certificate, unread=None)]
+KeyFile = Annotated[Path, read_path_by(_key, unread=None)]

@@ -55,9 +55,11 @@ def _workspace(answers: Answers) -> Iterator[str]:
     yield "workspaces:"
     yield "  # The label `workspace` of all metrics."
     yield f"  - name: {_text(answers.workspace)}"
-    yield "    # A key in a file (api_id_file, api_key_file) is read again for each use, so that it can be rotated."
+    yield "    # A key in a file (api_id_file, api_key_file) is read for each request: a new key needs no restart."
     yield f"    {_key('api_id', answers.api_id_file)}"
     yield f"    {_key('api_key', answers.api_key_file)}"
+    yield "    # The kinds of tasks to fetch, by the names in docs/lists.md, or `all` that Creatify documents."
+    yield "    # lists: [text_generator, link_to_videos, lipsyncs]"
     yield "    # What the API does not tell: credits of a period, day of the month it starts on, price of a credit."
     yield from (f"    {line}" for line in _plan(answers.plan))
 

@@ -156,5 +156,5 @@ def _database(url: str) -> tuple[object, ...]:
 
 
 BaseUrl = Annotated[str, read_by(_base_url)]
-ProxyUrl = Annotated[str, read_by(_proxy_url)]
+ProxyUrl = Annotated[str, read_by(_proxy_url, unread=None)]
 LedgerLocation = Annotated[LedgerUrl, read_by(LedgerUrl.parse, parse_file=LedgerUrl.from_file)]

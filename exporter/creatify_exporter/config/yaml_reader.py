@@ -43,15 +43,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 S = TypeVar("S", bound=Settings)
 
 
-def read_path_by(parse: Callable[[Path], object]) -> msgspec.Meta:
-    """Tell the `Reader` how to make a value of the file or directory that a text names."""
-    return msgspec.Meta(extra={"parse_path": parse})
+def read_path_by(parse: Callable[[Path], object], **extra: object) -> msgspec.Meta:
+    """Tell the `Reader` how to make a value of the file or directory that a text names.
+
+    If no keys are needed, it is made by `parse_without_keys`, or is `unread`, whatever is given.
+    """
+    return msgspec.Meta(extra={"parse_path": parse, **extra})
 
 
 def read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
     """Tell the `Reader` how to make a value of a text; ValueError or ConfigError of `parse` says what is wrong with it.
 
-    `parse_file` makes the value of a file, and lets KEY_file stand for KEY; `bare_number` is said of a number.
+    `parse_file` makes the value of a file, and lets KEY_file stand for KEY; `bare_number` is said of a number. If no
+    keys are needed, the value is `unread`, whatever is given.
     """
     return msgspec.Meta(extra={"parse": parse, **extra})
 
@@ -67,13 +71,23 @@ class Reader:
     """Makes structs of a document and collects what is wrong with it.
 
     `source` begins each line, `folder` is where relative file names start, `environ` is what `${NAME}` stands for.
+    If no `keys_needed`, what gives access to the API is not looked at.
     """
 
-    def __init__(self, document: Document, source: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        source: str,
+        folder: Path,
+        environ: Mapping[str, str],
+        *,
+        keys_needed: bool = True,
+    ) -> None:
         self.document = document
         self.source = source
         self.folder = folder
         self.environ = environ
+        self.keys_needed = keys_needed
         self.problems = list(document.problems)
 
     def build(self, settings: type[S], raw: object) -> S:
@@ -143,14 +157,16 @@ class Reader:
         return unknown
 
     def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
-        given = _given(field, raw)
+        given, extra = _given(field, raw), _extra(field.type)
+        if given and not self.keys_needed and "unread" in extra:
+            return extra["unread"]
         if len(given) > 1:
             self.fault(_join(path, given[0]), f"is given together with {given[1]}; keep one of them")
         elif given == [field.name]:
             return self._read(field.type, raw[field.name], _join(path, field.name))
         elif given:
-            parse_file = _extra(field.type)["parse_file"]
-            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: self._of_file(name, parse_file))
+            parse = extra["parse_file"]
+            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: self._of_file(name, parse))
         else:
             self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
         return _UNREAD
@@ -171,7 +187,8 @@ class Reader:
         if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
             raise ValueError(extra["bare_number"])
         if "parse_path" in extra:
-            return self._of_file(raw, extra["parse_path"])
+            parse = extra["parse_path"]
+            return self._of_file(raw, parse if self.keys_needed else extra.get("parse_without_keys", parse))
         if "parse" in extra:
             return extra["parse"](self._text(raw))
         # What an expanded variable brings is text, but may mean a number.

@@ -284,7 +284,7 @@ def _failed_request(error: Exception) -> FetchError:
     if isinstance(error, requests.exceptions.SSLError):
         return FetchError("tls", f"no secure connection: {_innermost(error)}")
     if isinstance(error, requests.exceptions.InvalidHeader):
-        return FetchError("connection", "the answer has an invalid Content-Length")
+        return FetchError("invalid_body", "the answer has an invalid Content-Length")
     if isinstance(error, requests.ConnectionError):
         return FetchError("connection", f"no connection: {_innermost(error)}")
     if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):

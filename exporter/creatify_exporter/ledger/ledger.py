@@ -73,6 +73,10 @@ class Ledger:
         """Return whether the store has been opened; try to open it if it could not be reached. May take seconds."""
         return self._store.ready()
 
+    def connect_by(self, conninfo: Callable[[], str]) -> None:
+        """Ask `conninfo` for the URL of the database from now on, as `Store` says."""
+        self._store.connect_by(conninfo)
+
     def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
         """Begin to follow a fetch; if the book cannot be read, the commit will say so.
 

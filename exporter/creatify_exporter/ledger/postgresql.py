@@ -109,7 +109,7 @@ class PostgresqlStore(Store):
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
         _parsed(conninfo())
         self._pool = psycopg_pool.ConnectionPool(
-            lambda: _parsed(conninfo()),
+            lambda: _parsed(self._conninfo()),
             kwargs={"autocommit": True, "prepare_threshold": None},  # a pooler need not know prepared statements
             min_size=0,
             max_size=_CONNECTIONS,
@@ -136,6 +136,10 @@ class PostgresqlStore(Store):
             with suppress(LedgerUnavailable):
                 self.clock()
         return self._opened
+
+    def connect_by(self, conninfo: Callable[[], str]) -> None:
+        """As `Store` says; connections that are open stay so."""
+        self._conninfo = conninfo
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:

@@ -147,6 +147,23 @@ class SqliteStore(Store):
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")
 
 
+def inspect(path: Path) -> None:
+    """Raise `LedgerRefused` if an exporter of this user could not open the file, or make it; touch nothing."""
+    _refuse_foreign(path)
+    with _refused(path):
+        place = path.resolve()
+        # The folders that are missing are made.
+        folder = next(each for each in place.parents if each.exists())
+        there = [each for each in (place, Path(f"{place}.lock")) if each.exists()]
+    if not folder.is_dir():
+        raise LedgerRefused(f"the ledger {path} cannot be opened: {folder} is not a folder; name another ledger")
+    # SQLite keeps files beside the ledger, so that its folder must be writable too.
+    for each in (folder, *there):
+        if not os.access(each, os.W_OK | (os.X_OK if each is folder else 0), effective_ids=True):
+            remedy = "give it the right, or name another ledger"
+            raise LedgerRefused(f"the ledger {path} cannot be opened: this user may not write to {each}; {remedy}")
+
+
 @contextmanager
 def _refused(path: Path | None) -> Iterator[None]:
     try:

@@ -114,6 +114,9 @@ class Store(ABC):
         """Return whether the database has been opened; try to open it if it could not be reached before."""
         return True
 
+    def connect_by(self, conninfo: Callable[[], str]) -> None:  # noqa: B027  a file has no connections
+        """Ask `conninfo` for the URL of connections to come: that of the same database, perhaps another password."""
+
     @abstractmethod
     def writing(self) -> AbstractContextManager[Statements]:
         """Commit everything that the block writes, or nothing."""

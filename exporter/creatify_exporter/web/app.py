@@ -5,7 +5,8 @@ import json
 import math
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -31,6 +32,8 @@ from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
+# Seconds for which a person waits for a page; one that is not whole by then shows itself again.
+_FIRST_LOOK: Final = 2.0
 
 _log = structlog.get_logger()
 
@@ -150,23 +153,23 @@ class Application:
 
     async def _scraped(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
         """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        await self._fetched(request, scrape)
+        await self._ended(scrape.futures, self._scrape_timeout(request.headers))
         return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
 
     async def _debugged(self, request: Request, scrape: Scrape) -> Response:
         """Answer with what the fetches did, and with the metrics that come of them."""
-        await self._fetched(request, scrape)
+        await self._ended(scrape.futures, self._scrape_timeout(request.headers))
 
         def text() -> bytes:
             return debug_page.render(scrape).encode() + generate_latest(self._collect(scrape, own=False))
 
         return await self._renderer.render(request.headers, text, "text/plain; charset=utf-8")
 
-    async def _fetched(self, request: Request, scrape: Scrape) -> None:
-        """Wait for the fetches as long as the scrape may."""
-        fetches = {asyncio.wrap_future(future) for future in scrape.futures}
+    async def _ended(self, futures: Iterable[Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
+        """Wait for the ends of fetches."""
+        fetches = {asyncio.wrap_future(future) for future in futures}
         if fetches:
-            await self._wait(fetches, self._scrape_timeout(request.headers))
+            await self._wait(fetches, timeout)
 
     def _collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         registry = self._exporter.collect(scrape, own=own)
@@ -293,6 +296,9 @@ class Application:
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
     async def _landing_page(self, request: Request) -> Response:
+        # A person who looks before the first scrape wants to see something; later looks cost the API nothing.
+        await self._ended(self._exporter.begin_first_fetches(), _FIRST_LOOK)
+
         def page() -> bytes:
             return landing_page.render(self._exporter, self._settings.telemetry_path).encode()
 

@@ -30,6 +30,9 @@ HEADERS: Final = {
 
 DOCUMENTATION: Final = "https://github.com/creatify-exporter/creatify-exporter/tree/main/docs"
 
+# Lists that can wait are fetched one after the other, a second apart.
+_SHOWN_AGAIN: Final = '<meta http-equiv="refresh" content="2">\n'
+
 # How many rows a table of failures has at most.
 _MOST_FAILURES: Final = 10
 
@@ -54,11 +57,13 @@ nav a { margin-right: 1rem; }
 
 
 def render(exporter: Exporter, telemetry_path: str) -> str:
-    """Return the page; it shows the last fetches and starts none. All that comes from elsewhere is escaped."""
+    """Return the page, which shows the last fetches. All that comes from elsewhere is escaped."""
     days = exporter.recent_days()
+    targets = list(exporter.targets.values())
+    is_whole = all(fetcher.last for target in targets for fetcher in target.fetchers.values())
     sections = (
         _workspace(target, exporter, [day for day in days if day.workspace == target.workspace.name])
-        for target in list(exporter.targets.values())
+        for target in targets
     )
     links = {
         telemetry_path: "Metrics",
@@ -72,7 +77,7 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Creatify exporter</title>
+{"" if is_whole else _SHOWN_AGAIN}<title>Creatify exporter</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -80,7 +85,7 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <nav>{" ".join(_link(path.lstrip("/"), name) for path, name in links.items())}</nav>
 {"".join(sections)}
 <p><small>Version {escape(__version__)}, {_link(DOCUMENTATION, "documentation")}. This page shows the last fetches; it
-starts none. Dates are in UTC.</small></p>
+starts one only of what has not been fetched yet. Dates are in UTC.</small></p>
 </body>
 </html>
 """
@@ -105,7 +110,7 @@ def _states(target: Target, days: Iterable[Day], now: float) -> Iterator[str]:
     for api, fetcher in target.fetchers.items():
         outcome = fetcher.last
         if outcome is None:
-            yield _state("none", api, "not fetched yet; the first scrape does it")
+            yield _state("none", api, "not fetched yet; the first fetch goes on")
         elif outcome.cause:
             yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}{_ago(fetcher)}")
         elif api == BALANCE and outcome.balance is not None:

@@ -361,6 +361,9 @@ through as they are.
 {{- if $change.severity -}}{{- $_ := set $labels "severity" $change.severity -}}{{- end -}}
 {{- $_ := set $rule "labels" $labels -}}
 {{- if $change.for -}}{{- $_ := set $rule "for" $change.for -}}{{- end -}}
+{{- with $.Values.prometheusRule.grafanaUrl -}}
+{{- $_ := set $rule.annotations "dashboard_url" (print (trimSuffix "/" .) $rule.annotations.dashboard_url) -}}
+{{- end -}}
 {{- else if hasPrefix "creatify:threshold:" $rule.record -}}
 {{- $name := trimPrefix "creatify:threshold:" $rule.record -}}
 {{- $_ := set $thresholds $name true -}}
