@@ -105,5 +105,9 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(autouse=True)
 def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test begin without the keys of others: a short one would blot out half of what is logged later."""
+    forget_secrets(monkeypatch)
+
+
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_secrets", frozenset())
     monkeypatch.setattr(redaction, "_forms", None)

@@ -1,5 +1,6 @@
 """The command line: each command as a process, each mistake as one line."""
 
+import io
 import json
 import logging
 import os
@@ -99,8 +100,9 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         if name.startswith("CREATIFY_"):
             monkeypatch.delenv(name)
 
-    def ran(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    def ran(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         words = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         code = main(words)
         printed = capsys.readouterr()
         return subprocess.CompletedProcess(words, code, printed.out, printed.err)
@@ -434,10 +436,10 @@ def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_classify_takes_the_rules_of_the_configuration(config: Path) -> None:
+def test_classify_takes_the_rules_of_the_configuration(here: Here, config: Path) -> None:
     rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
     assert (
-        run("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
+        here("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
         == "count\treason\ttext\n1\tpets\tthe dog ate it\n1\tother\t429\n"
     )
 
@@ -448,14 +450,14 @@ def test_classify_reads_whatever_bytes_there_are() -> None:
     assert done.stdout.startswith("count\treason\ttext\n1\ttimeout\tcaf")
 
 
-def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator: Simulator) -> None:
+def test_classify_shows_the_failures_that_are_listed_now(here: Here, config: Path, simulator: Simulator) -> None:
     tasks = [
         {"id": "1", "status": "failed", "failed_reason": "The model is overloaded.\nTry again."},
         {"id": "2", "status": "failed", "failed_reason": None},
         {"id": "3", "status": "done", "failed_reason": "429"},
     ]
     simulator.faults.next(replied(200, json.dumps(tasks).encode()))
-    done = run("classify", "--live", "--config.file", config)
+    done = here("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "count\tworkspace\tlist\treason\ttext",
@@ -465,10 +467,12 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     assert not (config.parent / "ledger.db").exists()
 
 
-def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(config: Path, simulator: Simulator) -> None:
+def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(
+    here: Here, config: Path, simulator: Simulator
+) -> None:
     config.write_text(config.read_text().replace("workspaces:\n- ", "workspaces:\n- lists: [link_to_videos]\n  "))
     simulator.faults.next(replied(200, b'[{"id": "1", "status": "rejected"}]'), path=None)
-    done = run("classify", "--live", "--config.file", config)
+    done = here("classify", "--live", "--config.file", config)
     assert done.stdout.splitlines()[1:] == ["1\tdefault\tlink_to_videos\trejected\trejected"]
 
 
@@ -480,10 +484,10 @@ def test_classify_shows_texts_that_no_terminal_can(config: Path, simulator: Simu
 
 
 def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
-    config: Path, simulator: Simulator
+    here: Here, config: Path, simulator: Simulator
 ) -> None:
     simulator.faults.always(replied(200, f"your key is {CANARY}".encode()))
-    (line,) = mistaken(run("classify", "--live", "--config.file", config))
+    (line,) = mistaken(here("classify", "--live", "--config.file", config))
     assert "expected a list of tasks" in line
     assert CANARY not in line
 
@@ -551,6 +555,7 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
     config: Path, simulator: Simulator, tmp_path: Path
 ) -> None:

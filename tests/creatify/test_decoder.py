@@ -435,21 +435,22 @@ class Meter:
 
 
 BATCH, PIECE = 8 * 1024, 4 * 1024
+LENGTH = MEBIBYTE // 4  # of each shape, about: many batches
 LOOK = b'{"id":"b","args":1}'
 SHAPES: dict[str, bytes] = {
-    "tasks": b",".join([b'{"id":"a","args":[%b]}' % (b"1," * 500 + b"1")] * 1000),
-    "one task": b'{"id":"a","args":"' + b"x" * MEBIBYTE + b'"}',
-    "one task full of others": b'{"id":"a","args":[' + b",".join([LOOK] * 50_000) + b"]}",
-    "tasks that end in others": b",".join([b'{"id":"a","args":[' + b",".join([LOOK] * 400) + b"]}"] * 125),
-    "tasks full of others in text": b",".join([b'{"id":"a","args":"%b"}' % (b'},{\\"id\\":' * 500)] * 200),
-    "white space": b'{"id":"a"}' + b" " * MEBIBYTE + b',{"id":"b"}',
-    "white space between tasks": (b'{"id":"a"}' + b" " * 5000 + b",") * 200 + b'{"id":"b"}',
-    "backslashes": b'{"id":"a","args":"' + b"\\\\" * (MEBIBYTE // 2) + b'"}',
-    "brackets": b'{"id":"a","args":' + b"[" * (MEBIBYTE // 2) + b"]" * (MEBIBYTE // 2) + b"}",
-    "numbers": b",".join([b"1"] * (MEBIBYTE // 16)),
-    "a first key that is a text": b'{"%b":1}' % (b"k" * MEBIBYTE),
-    "invalid tasks": b",".join([b'{"id":7,"status":[]}'] * 40_000),
-    "different tasks": b",".join(b'{"k%d":1,"id":"a"}' % number for number in range(40_000)),
+    "tasks": b",".join([b'{"id":"a","args":[%b]}' % (b"1," * 500 + b"1")] * 250),
+    "one task": b'{"id":"a","args":"' + b"x" * LENGTH + b'"}',
+    "one task full of others": b'{"id":"a","args":[' + b",".join([LOOK] * 12_500) + b"]}",
+    "tasks that end in others": b",".join([b'{"id":"a","args":[' + b",".join([LOOK] * 400) + b"]}"] * 32),
+    "tasks full of others in text": b",".join([b'{"id":"a","args":"%b"}' % (b'},{\\"id\\":' * 500)] * 50),
+    "white space": b'{"id":"a"}' + b" " * LENGTH + b',{"id":"b"}',
+    "white space between tasks": (b'{"id":"a"}' + b" " * 5000 + b",") * 50 + b'{"id":"b"}',
+    "backslashes": b'{"id":"a","args":"' + b"\\\\" * (LENGTH // 2) + b'"}',
+    "brackets": b'{"id":"a","args":' + b"[" * (LENGTH // 2) + b"]" * (LENGTH // 2) + b"}",
+    "numbers": b",".join([b"1"] * (LENGTH // 16)),
+    "a first key that is a text": b'{"%b":1}' % (b"k" * LENGTH),
+    "invalid tasks": b",".join([b'{"id":7,"status":[]}'] * 10_000),
+    "different tasks": b",".join(b'{"k%d":1,"id":"a"}' % number for number in range(10_000)),
 }
 
 

@@ -117,6 +117,7 @@ def running() -> Iterator[list[str]]:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_the_command_serves_all_lists_tells_its_timetable_and_lets_models_fail(running: list[str]) -> None:
     url = running[0].split()[-1]
     assert all(" UTC: " in line for line in running[1:])
