@@ -1,17 +1,14 @@
 """The command line: each command as a process, each mistake as one line."""
 
-import io
 import json
-import logging
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +16,9 @@ from typing import Any
 
 import pytest
 import requests
-import structlog
 import yaml
 
+from conftest import Here
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
@@ -86,33 +83,6 @@ def shell(line: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         env=environment(X=COMMAND),
     )
-
-
-Here = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
-    """Run a command in this process, where it costs less; give the process its own logging back."""
-    root = logging.getLogger()
-    handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
-    for name in list(os.environ):
-        if name.startswith("CREATIFY_"):
-            monkeypatch.delenv(name)
-
-    def ran(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        words = [str(argument) for argument in arguments]
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = main(words)
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
-
-    yield ran
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def rewritten(config: Path, **sections: Any) -> Path:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
+from conftest import examples
 from creatify_exporter.creatify import decoder
 from creatify_exporter.creatify.buffer import Source
 from creatify_exporter.creatify.decoder import Decoder
@@ -269,7 +270,7 @@ def decoded(body: bytes, sizes: list[int], batch_bytes: int, task_list: TaskList
 # --- The same as decoding the whole ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(task_list=task_lists, body=around, sizes=sizes, batch_bytes=batch_bytes)
 def test_a_list_in_pieces_reads_as_the_whole_list(
     task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
@@ -279,7 +280,7 @@ def test_a_list_in_pieces_reads_as_the_whole_list(
     assert decoded(body, sizes, batch_bytes, task_list) == reading
 
 
-@settings(max_examples=350)
+@settings(max_examples=examples(350))
 @given(task_list=task_lists, body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
 def test_a_broken_list_is_refused_exactly_where_the_whole_is(
     task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
@@ -293,7 +294,7 @@ def test_a_byte_order_mark_is_ignored_however_it_is_cut(body: bytes, size: int) 
     assert tasks_of(Decoder(MEBIBYTE), Pieces(b"\xef\xbb\xbf" + body, [size])) == [Task("a")]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(body=st.lists(st.sampled_from(SPLINTERS), max_size=30).map(b"".join), sizes=sizes, batch_bytes=batch_bytes)
 def test_splinters_are_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     assert decoded(b"[" + body, sizes, batch_bytes) == expected(b"[" + body)
@@ -321,7 +322,7 @@ def test_what_is_nearly_a_list_is_refused(body: bytes, batch_bytes: int) -> None
     assert [decoded(body, [size], batch_bytes) for size in (1, 2, 3, 5, 1000)] == [None] * 5
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     results=lists | mutated() | scalar,
     following=st.sampled_from([b"null", b'""', b'"https://api.creatify.ai/?page=2"', b"7", b'"\\ud800"']),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import Pieces
 
+from conftest import examples
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Batch, Decoder
@@ -117,7 +118,7 @@ def read(reader: Reader, body: bytes, now: float, sizes: list[int]) -> tuple[Sna
 steps = st.tuples(st.lists(st.sampled_from(CHANGES), max_size=3), st.sampled_from([15.0, 600.0, DAY / 2, 2 * DAY]))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     tasks=st.integers(0, 120),
     steps=st.lists(steps, min_size=2, max_size=8),
