@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from creatify_exporter.config import document, file, yaml_reader
-from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.config.yaml_reader import Settings, read_by
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.rate_limiter import Interval
 from creatify_exporter.web.tls import Context, ServerTLS
@@ -44,8 +44,8 @@ _BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "c
 
 Files = Mapping[Path, file.State | None]
 """Files, and when each had last changed; another state asks to read them again."""
-Hash = Annotated[PasswordHash, msgspec.Meta(extra={"parse": PasswordHash.parse})]
-HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
+Hash = Annotated[PasswordHash, read_by(PasswordHash.parse)]
+HeaderValue = Annotated[str, read_by(str)]
 
 
 class HTTP(Settings, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class HTTP(Settings, frozen=True, kw_only=True):
 class RateLimit(Settings, frozen=True, kw_only=True):
     """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
 
-    interval: Annotated[Interval, msgspec.Meta(extra={"parse": Interval.parse})] = Interval()
+    interval: Annotated[Interval, read_by(Interval.parse)] = Interval()
     burst: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
