@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -115,9 +115,6 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 def _parser() -> _Parser:
     """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
-    # The commands have flags of their own: the defaults set below would become those of flags that are shared, and a
-    # command would overwrite with them what stands before it.
-    shared, serving, web = _shared_flags(), _serving_flags(), _web_flags()
     parser = _Parser(
         prog="creatify-exporter",
         description="Prometheus exporter for Creatify tasks. Without a command, it serves.",
@@ -142,14 +139,16 @@ def _parser() -> _Parser:
         disable_exporter_metrics=False,
         web_config_file=None,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    _add_commands(parser)
+    return parser
 
-    def command(name: str, text: str, *more: _Parser) -> _Parser:
-        added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
-        added.set_defaults(command=name)
-        return added
 
-    command("serve", "serve metrics (the default)", serving, web)
+def _add_commands(parser: _Parser) -> None:
+    # With flags of their own: the defaults set above would become those of flags that are shared, and a command would
+    # overwrite with them what stands before it.
+    shared, web = _shared_flags(), _web_flags()
+    command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
+    command("serve", "serve metrics (the default)", _serving_flags(), web)
     _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
@@ -160,13 +159,29 @@ def _parser() -> _Parser:
         "--live", action="store_true", help="those in the lists now, with their list, not those on standard input"
     )
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
+
+
+def _adder(
+    parser: _Parser, commands: "argparse._SubParsersAction[_Parser]", shared: _Parser, prefix: str = ""
+) -> Callable[..., _Parser]:
+    """Return what adds a command to a parser, by its name, its help and parsers whose flags it has too."""
     parser.commands = commands.choices
-    return parser
+
+    def add(name: str, text: str, *more: _Parser) -> _Parser:
+        added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
+        added.set_defaults(command=f"{prefix}{name}")
+        return added
+
+    return add
+
+
+def _group() -> _Parser:
+    """Return a parser for flags of several commands, without defaults: they would overwrite what stands before it."""
+    return _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
 
 
 def _shared_flags() -> _Parser:
-    # Without defaults: those of a command would overwrite what stands before it.
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags = _group()
     flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=_file, help="configuration (YAML)")
     flags.add_argument(
         "--ledger.url",
@@ -180,7 +195,7 @@ def _shared_flags() -> _Parser:
 
 
 def _serving_flags() -> _Parser:
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags = _group()
     flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
     flags.add_argument(
         "--config.auto-reload-interval",
@@ -228,7 +243,7 @@ def _serving_flags() -> _Parser:
 
 
 def _web_flags() -> _Parser:
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    flags = _group()
     flags.add_argument(
         "--web.config.file",
         dest="web_config_file",
@@ -256,14 +271,7 @@ def _report_flags(report_parser: _Parser) -> None:
 
 def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
-
-    ledger.commands = actions.choices
-
-    def action(name: str, text: str) -> _Parser:
-        added = actions.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
-        added.set_defaults(command=f"ledger {name}")
-        return added
-
+    action = _adder(ledger, actions, shared, "ledger ")
     action("show", "print what is tracked and counted, by workspace and model")
     copy = action("copy", "copy a ledger into an empty one, such as a file into PostgreSQL")
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")

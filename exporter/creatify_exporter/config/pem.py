@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
-
 from creatify_exporter.config import file
 from creatify_exporter.config.yaml_reader import read_path_by
 
@@ -94,15 +92,15 @@ def authorities(path: Path) -> Path:
     return path
 
 
-def _checked_file(check: Callable[[bytes], None]) -> msgspec.Meta:
+def _checked_by(check: Callable[[bytes], None]) -> Callable[[Path], Path]:
     def checked(path: Path) -> Path:
         content, _ = file.read(path, LARGEST)
         check(content)
         return path
 
-    return read_path_by(checked)
+    return checked
 
 
 AuthoritiesFile = Annotated[Path, read_path_by(authorities)]
-CertificateFile = Annotated[Path, _checked_file(check_certificates)]
-KeyFile = Annotated[Path, _checked_file(check_key)]
+CertificateFile = Annotated[Path, read_path_by(_checked_by(check_certificates))]
+KeyFile = Annotated[Path, read_path_by(_checked_by(check_key))]
