@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from creatify_exporter import __version__, signals
@@ -115,37 +115,23 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 def _parser() -> _Parser:
     """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
+    groups = [_shared_flags(), _serving_flags(), _web_flags()]
     parser = _Parser(
         prog="creatify-exporter",
         description="Prometheus exporter for Creatify tasks. Without a command, it serves.",
-        parents=[_shared_flags(), _serving_flags(), _web_flags()],
+        parents=groups,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
-    parser.set_defaults(
-        command="serve",
-        config_file=None,
-        ledger_url=None,
-        log_level="info",
-        log_format="logfmt",
-        demo=False,
-        listen_address=None,
-        telemetry_path="/metrics",
-        external_url=None,
-        systemd_socket=False,
-        route_prefix="",
-        max_requests=0,
-        auto_reload_interval=0.0,
-        disable_exporter_metrics=False,
-        web_config_file=None,
-    )
+    parser.set_defaults(command="serve")
+    for group in groups:
+        parser.set_defaults(**group.usual)
     _add_commands(parser)
     return parser
 
 
 def _add_commands(parser: _Parser) -> None:
-    # With flags of their own: the defaults set above would become those of flags that are shared, and a command would
-    # overwrite with them what stands before it.
+    # With flags of their own, since `set_defaults` changes those of the program.
     shared, web = _shared_flags(), _web_flags()
     command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
     command("serve", "serve metrics (the default)", _serving_flags(), web)
@@ -175,78 +161,98 @@ def _adder(
     return add
 
 
-def _group() -> _Parser:
-    """Return a parser for flags of several commands, without defaults: they would overwrite what stands before it."""
-    return _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+class _Flags(_Parser):
+    """Flags of several commands. Only the program has their defaults: a command's overwrite what stands before it."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+        self.usual: dict[str, object] = {}
+
+    def add(self, flag: str, name: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  argparse's
+        """Add a flag whose value is an attribute of that name."""
+        self.usual[name] = default
+        self.add_argument(flag, dest=name, **settings)
 
 
-def _shared_flags() -> _Parser:
-    flags = _group()
-    flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=_file, help="configuration (YAML)")
-    flags.add_argument(
+def _shared_flags() -> _Flags:
+    flags = _Flags()
+    flags.add("--config.file", "config_file", metavar="FILE", type=_file, help="configuration (YAML)")
+    flags.add(
         "--ledger.url",
-        dest="ledger_url",
+        "ledger_url",
         metavar="URL",
         help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
-    flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, type=_level, help="minimum level to log")
-    flags.add_argument("--log.format", dest="log_format", choices=["logfmt", "json"], help="format of the log")
+    flags.add("--log.level", "log_level", default="info", choices=_LEVELS, type=_level, help="minimum level to log")
+    flags.add("--log.format", "log_format", default="logfmt", choices=["logfmt", "json"], help="format of the log")
     return flags
 
 
-def _serving_flags() -> _Parser:
-    flags = _group()
-    flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
-    flags.add_argument(
+def _serving_flags() -> _Flags:
+    flags = _Flags()
+    flags.add("--demo", "demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add(
         "--config.auto-reload-interval",
-        dest="auto_reload_interval",
+        "auto_reload_interval",
+        default=0.0,
         metavar="DURATION",
         type=_duration,
         help="how often to look whether the configuration has changed, like 30s; 0s, the default, for never",
     )
-    flags.add_argument(
+    flags.add(
         "--web.listen-address",
-        dest="listen_address",
+        "listen_address",
         metavar="HOST:PORT",
         action="append",
         help="address to listen on, :10081 by default; may be given more than once",
     )
-    flags.add_argument(
-        "--web.telemetry-path", dest="telemetry_path", metavar="PATH", type=_path, help="path of the metrics: /metrics"
+    flags.add(
+        "--web.telemetry-path",
+        "telemetry_path",
+        default="/metrics",
+        metavar="PATH",
+        type=_path,
+        help="path of the metrics: /metrics",
     )
-    flags.add_argument(
-        "--web.external-url", dest="external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
+    flags.add(
+        "--web.external-url", "external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
     )
-    flags.add_argument(
+    flags.add(
         "--web.systemd-socket",
-        dest="systemd_socket",
+        "systemd_socket",
         action="store_true",
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
-    flags.add_argument(
-        "--web.route-prefix", dest="route_prefix", metavar="PATH", type=_prefix, help="what every route begins with: /"
+    flags.add(
+        "--web.route-prefix",
+        "route_prefix",
+        default="",
+        metavar="PATH",
+        type=_prefix,
+        help="what every route begins with: /",
     )
-    flags.add_argument(
+    flags.add(
         "--web.max-requests",
-        dest="max_requests",
+        "max_requests",
+        default=0,
         metavar="N",
         type=_count,
         help="how many scrapes are answered at once; 0, the default, for any number",
     )
-    flags.add_argument(
+    flags.add(
         "--web.disable-exporter-metrics",
-        dest="disable_exporter_metrics",
+        "disable_exporter_metrics",
         action="store_true",
         help="leave out process_* and python_info",
     )
     return flags
 
 
-def _web_flags() -> _Parser:
-    flags = _group()
-    flags.add_argument(
+def _web_flags() -> _Flags:
+    flags = _Flags()
+    flags.add(
         "--web.config.file",
-        dest="web_config_file",
+        "web_config_file",
         metavar="FILE",
         type=_file,
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",

@@ -23,8 +23,10 @@ from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.creatify.task import Task
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.exporter import rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.simulator import (
@@ -352,17 +354,9 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
 
 def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Path, tmp_path: Path) -> None:
     moment = datetime(2026, 10, 7, 12, tzinfo=UTC)
-    rules = Rules(
-        reasons=("other",),
-        classify=lambda _: "other",
-        history="count",
-        settle_after=24 * 3600.0,
-        new_series_hold=120.0,
-        max_models=100,
-        models=frozenset(),
-    )
+    counting = rules(Config(ledger=LedgerSettings(history="count")))
     with (
-        closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
+        closing(Ledger(SqliteStore(tmp_path / "ledger.db"), counting)) as ledger,
         closing(ledger.begin("default", TEXT_GENERATOR.api)) as r,
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
