@@ -15,8 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.creatify.task import Task
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.exporter import rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Store
@@ -25,15 +27,7 @@ from creatify_exporter.lists import TEXT_GENERATOR
 TRACKED: Final = (1_000, 20_000, 100_000)
 ROUNDS: Final = 20
 NEW: Final = 10
-RULES: Final = Rules(
-    reasons=("other",),
-    classify=lambda _: "other",
-    history="count",
-    settle_after=24 * 3600.0,
-    new_series_hold=120.0,
-    max_models=100,
-    models=frozenset(),
-)
+RULES: Final = rules(Config(ledger=LedgerSettings(history="count")))
 
 
 def tasks(first: int, number: int, at: datetime) -> list[Task]:

@@ -1,24 +1,31 @@
 """What tests of several modules share: real servers, real processes and the tools that must be there."""
 
+import io
+import logging
 import os
 import shutil
 import signal
 import ssl
+import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from creatify_exporter import redaction
+from creatify_exporter.cli import main
 from databases import Postgres, programs
 
 PROMETHEUS_3 = Path(__file__).parents[1] / ".venv/prometheus-3/usr/bin"
 
-# Everybody's run is the same; `make soak` looks further and prints its seed.
+# Everybody's run is the same; `make check` tries fewer examples, `make soak` looks further and prints its seed.
 settings.register_profile(
     "repeatable",
     derandomize=True,
@@ -26,7 +33,14 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile("soak", parent=settings.get_profile("repeatable"), derandomize=False, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+settings.register_profile("quick", parent=settings.get_profile("repeatable"), max_examples=25)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "repeatable")
+settings.load_profile(PROFILE)
+
+
+def examples(usual: int) -> int:
+    """Return how many examples a property is tried with that has a number of its own."""
+    return usual // 4 if PROFILE == "quick" else usual
 
 
 def tool(name: str, package: str) -> str:
@@ -105,5 +119,42 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(autouse=True)
 def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test begin without the keys of others: a short one would blot out half of what is logged later."""
+    forget_secrets(monkeypatch)
+
+
+def forget_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redaction, "_secrets", frozenset())
     monkeypatch.setattr(redaction, "_forms", None)
+
+
+Here = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Give the process its own logging back."""
+    root = logging.getLogger()
+    handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def here(own_logging: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:  # noqa: ARG001
+    """Run a command in this process, where it costs less."""
+    for name in list(os.environ):
+        if name.startswith("CREATIFY_"):
+            monkeypatch.delenv(name)
+
+    def ran(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        words = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        code = main(words)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
+
+    return ran

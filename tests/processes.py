@@ -48,7 +48,7 @@ def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(0.01)
     raise AssertionError(f"not so within {seconds} s: {condition}")
 
 

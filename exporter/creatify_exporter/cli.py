@@ -7,11 +7,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 from creatify_exporter import __version__, signals
@@ -132,41 +132,26 @@ def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 def _parser() -> _Parser:
     """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
-    # The commands have flags of their own: the defaults set below would become those of flags that are shared, and a
-    # command would overwrite with them what stands before it.
-    shared, serving, web = _shared_flags(), _serving_flags(), _web_flags()
+    groups = [_shared_flags(), _serving_flags(), _web_flags()]
     parser = _Parser(
         prog="creatify-exporter",
         description="Prometheus exporter for Creatify tasks. Without a command, it serves.",
-        parents=[_shared_flags(), _serving_flags(), _web_flags()],
+        parents=groups,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
-    parser.set_defaults(
-        command="serve",
-        config_file=None,
-        ledger_url=None,
-        log_level="info",
-        log_format="logfmt",
-        demo=False,
-        listen_address=None,
-        telemetry_path="/metrics",
-        external_url=None,
-        systemd_socket=False,
-        route_prefix="",
-        max_requests=0,
-        auto_reload_interval=0.0,
-        disable_exporter_metrics=False,
-        web_config_file=None,
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(command="serve")
+    for group in groups:
+        parser.set_defaults(**group.usual)
+    _add_commands(parser)
+    return parser
 
-    def command(name: str, text: str, *more: _Parser) -> _Parser:
-        added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
-        added.set_defaults(command=name)
-        return added
 
-    command("serve", "serve metrics (the default)", serving, web)
+def _add_commands(parser: _Parser) -> None:
+    # With flags of their own, since `set_defaults` changes those of the program.
+    shared, web = _shared_flags(), _web_flags()
+    command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
+    command("serve", "serve metrics (the default)", _serving_flags(), web)
     _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify-exporter.yml)"))
     command("check", "check the configuration; exit 1 with all that is wrong with it", web)
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
@@ -177,78 +162,114 @@ def _parser() -> _Parser:
         "--live", action="store_true", help="those in the lists now, with their list, not those on standard input"
     )
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
+
+
+def _adder(
+    parser: _Parser, commands: "argparse._SubParsersAction[_Parser]", shared: _Parser, prefix: str = ""
+) -> Callable[..., _Parser]:
+    """Return what adds a command to a parser, by its name, its help and parsers whose flags it has too."""
     parser.commands = commands.choices
-    return parser
+
+    def add(name: str, text: str, *more: _Parser) -> _Parser:
+        added = commands.add_parser(name, help=text, description=text, parents=[shared, *more], allow_abbrev=False)
+        added.set_defaults(command=f"{prefix}{name}")
+        return added
+
+    return add
 
 
-def _shared_flags() -> _Parser:
-    # Without defaults: those of a command would overwrite what stands before it.
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    flags.add_argument("--config.file", dest="config_file", metavar="FILE", type=_file, help="configuration (YAML)")
-    flags.add_argument(
+class _Flags(_Parser):
+    """Flags of several commands. Only the program has their defaults: a command's overwrite what stands before it."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+        self.usual: dict[str, object] = {}
+
+    def add(self, flag: str, name: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  argparse's
+        """Add a flag whose value is an attribute of that name."""
+        self.usual[name] = default
+        self.add_argument(flag, dest=name, **settings)
+
+
+def _shared_flags() -> _Flags:
+    flags = _Flags()
+    flags.add("--config.file", "config_file", metavar="FILE", type=_file, help="configuration (YAML)")
+    flags.add(
         "--ledger.url",
-        dest="ledger_url",
+        "ledger_url",
         metavar="URL",
         help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
-    flags.add_argument("--log.level", dest="log_level", choices=_LEVELS, type=_level, help="minimum level to log")
-    flags.add_argument("--log.format", dest="log_format", choices=["logfmt", "json"], help="format of the log")
+    flags.add("--log.level", "log_level", default="info", choices=_LEVELS, type=_level, help="minimum level to log")
+    flags.add("--log.format", "log_format", default="logfmt", choices=["logfmt", "json"], help="format of the log")
     return flags
 
 
-def _serving_flags() -> _Parser:
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    flags.add_argument("--demo", action="store_true", help="serve a simulated account: no key, no file")
-    flags.add_argument(
+def _serving_flags() -> _Flags:
+    flags = _Flags()
+    flags.add("--demo", "demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add(
         "--config.auto-reload-interval",
-        dest="auto_reload_interval",
+        "auto_reload_interval",
+        default=0.0,
         metavar="DURATION",
         type=_duration,
         help="how often to look whether the configuration has changed, like 30s; 0s, the default, for never",
     )
-    flags.add_argument(
+    flags.add(
         "--web.listen-address",
-        dest="listen_address",
+        "listen_address",
         metavar="HOST:PORT",
         action="append",
         help="address to listen on, :10081 by default; may be given more than once",
     )
-    flags.add_argument(
-        "--web.telemetry-path", dest="telemetry_path", metavar="PATH", type=_path, help="path of the metrics: /metrics"
+    flags.add(
+        "--web.telemetry-path",
+        "telemetry_path",
+        default="/metrics",
+        metavar="PATH",
+        type=_path,
+        help="path of the metrics: /metrics",
     )
-    flags.add_argument(
-        "--web.external-url", dest="external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
+    flags.add(
+        "--web.external-url", "external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
     )
-    flags.add_argument(
+    flags.add(
         "--web.systemd-socket",
-        dest="systemd_socket",
+        "systemd_socket",
         action="store_true",
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
-    flags.add_argument(
-        "--web.route-prefix", dest="route_prefix", metavar="PATH", type=_prefix, help="what every route begins with: /"
+    flags.add(
+        "--web.route-prefix",
+        "route_prefix",
+        default="",
+        metavar="PATH",
+        type=_prefix,
+        help="what every route begins with: /",
     )
-    flags.add_argument(
+    flags.add(
         "--web.max-requests",
-        dest="max_requests",
+        "max_requests",
+        default=0,
         metavar="N",
         type=_count,
         help="how many scrapes are answered at once; 0, the default, for any number",
     )
-    flags.add_argument(
+    flags.add(
         "--web.disable-exporter-metrics",
-        dest="disable_exporter_metrics",
+        "disable_exporter_metrics",
         action="store_true",
         help="leave out process_* and python_info",
     )
     return flags
 
 
-def _web_flags() -> _Parser:
-    flags = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    flags.add_argument(
+def _web_flags() -> _Flags:
+    flags = _Flags()
+    flags.add(
         "--web.config.file",
-        dest="web_config_file",
+        "web_config_file",
         metavar="FILE",
         type=_file,
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",
@@ -273,14 +294,7 @@ def _report_flags(report_parser: _Parser) -> None:
 
 def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
-
-    ledger.commands = actions.choices
-
-    def action(name: str, text: str) -> _Parser:
-        added = actions.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
-        added.set_defaults(command=f"ledger {name}")
-        return added
-
+    action = _adder(ledger, actions, shared, "ledger ")
     action("show", "print what is tracked and counted, by workspace and model")
     copy = action("copy", "copy a ledger into an empty one, such as a file into PostgreSQL")
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")

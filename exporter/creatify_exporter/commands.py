@@ -64,21 +64,19 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
             api_id=Credential(simulator.api_id),
             api_key=Credential(simulator.api_key),
             base_url=simulator.url,
-            lists=tuple(_demo_list(api) for api in simulator.served()),
+            # Fetched often, as all here: people look at it by hand, and want to see something move.
+            lists=tuple(
+                ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
+                for api in simulator.served()
+            ),
             plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
         )
         demo = Config(
             workspaces=(workspace,),
-            # People look at it by hand, and want to see something move.
             fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         _run_server(arguments, lambda: demo, incidents(time.time()))
-
-
-def _demo_list(api: str) -> ListSettings:
-    """Return a list that is fetched often, for those who look by hand."""
-    return ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
@@ -92,23 +90,19 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
         application = Application(
             exporter,
             load,
-            Settings(
-                telemetry_path=arguments.telemetry_path,
-                external_url=arguments.external_url,
-                route_prefix=arguments.route_prefix,
-                max_requests=arguments.max_requests,
-                config_file=arguments.config_file,
-                auto_reload_interval=arguments.auto_reload_interval,
-            ),
+            # Each setting is named as its flag.
+            Settings(**{name: getattr(arguments, name) for name in Settings._fields}),
             middleware,
         )
         for each in sockets:
             host, port, *_ = each.getsockname()
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            # For a browser on this machine.
+            local = f"localhost:{port}" if host in ("0.0.0.0", "::") else address  # noqa: S104 - compared
             _log.info(
                 "listening",
                 address=address,
-                url=f"{'https' if middleware.context else 'http'}://{_local(host, address)}/",
+                url=f"{'https' if middleware.context else 'http'}://{local}/",
                 version=__version__,
                 workspaces=len(loaded.workspaces),
                 web=middleware.config.summary,
@@ -117,11 +111,6 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
             _log.info("incident", what=str(incident))
         asyncio.run(application.run(sockets))
     _log.info("stopped")
-
-
-def _local(host: str, address: str) -> str:
-    """Return an address for a browser on this machine."""
-    return f"localhost:{address.rpartition(':')[2]}" if host in ("0.0.0.0", "::") else address  # noqa: S104 - compared
 
 
 def _allow_files() -> None:
@@ -266,15 +255,12 @@ def _classify(arguments: argparse.Namespace) -> None:
     """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
     classify = rules(loaded).classify
-    failures = _live_failures(loaded) if arguments.live else ((classify(line), line) for line in _lines_of_input())
+    lines = (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
+    failures = _live_failures(loaded) if arguments.live else ((classify(line), line) for line in lines)
     counted = Counter(failures)
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
     for (*names, text), count in counted.most_common():
         print(count, *names, " ".join(text.split()), sep="\t")
-
-
-def _lines_of_input() -> Iterator[str]:
-    return (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
 
 
 def _live_failures(loaded: Config) -> Iterator[tuple[str, ...]]:

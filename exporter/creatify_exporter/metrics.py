@@ -1,7 +1,8 @@
 """Every metric that is exported: this list is the contract with those who write queries."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, get_args
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -19,177 +20,134 @@ class Family(msgspec.Struct, frozen=True):
     help: str
 
 
+FAMILIES: Final[list[Family]] = []
+"""All of them, in the order in which they are exposed."""
+
+
+def _family(kind: Kind, name: str, labels: tuple[str, ...], text: str) -> Family:
+    family = Family(name, kind, labels, text)
+    FAMILIES.append(family)
+    return family
+
+
+_gauge, _counter, _histogram = (partial(_family, kind) for kind in get_args(Kind))
+
 _BY_API: Final = ("workspace", "api")
 _BY_MODEL: Final = ("workspace", "api", "model")
 _BY_STATUS: Final = ("workspace", "api", "model", "status")
 
 # From the snapshot: what the list says now. Absent while the last fetch failed.
-TASKS = Family("creatify_tasks", "gauge", _BY_STATUS, "Tasks in the list.")
-TASKS_CREDITS = Family(
+TASKS = _gauge("creatify_tasks", _BY_STATUS, "Tasks in the list.")
+TASKS_CREDITS = _gauge(
     "creatify_tasks_credits",
-    "gauge",
     _BY_STATUS,
     "Credits used by the tasks in the list; what has been spent over time is creatify_credits_used_total.",
 )
-OLDEST_TASK = Family(
+OLDEST_TASK = _gauge(
     "creatify_oldest_task_created_timestamp_seconds",
-    "gauge",
     _BY_STATUS,
     "When the oldest pending or running task in the list was created.",
 )
-LIST_OLDEST = Family(
-    "creatify_list_oldest_created_timestamp_seconds", "gauge", _BY_API, "When the oldest task in the list was created."
+LIST_OLDEST = _gauge(
+    "creatify_list_oldest_created_timestamp_seconds", _BY_API, "When the oldest task in the list was created."
 )
-LIST_NEWEST = Family(
-    "creatify_list_newest_created_timestamp_seconds", "gauge", _BY_API, "When the newest task in the list was created."
+LIST_NEWEST = _gauge(
+    "creatify_list_newest_created_timestamp_seconds", _BY_API, "When the newest task in the list was created."
 )
-INVALID_TASKS = Family(
+INVALID_TASKS = _gauge(
     "creatify_invalid_tasks",
-    "gauge",
     (*_BY_API, "field"),
     "Entries of the list that cannot be read, by the field at fault; task where the entry is no object.",
 )
-REMAINING_CREDITS = Family("creatify_remaining_credits", "gauge", ("workspace",), "Balance of the workspace.")
+REMAINING_CREDITS = _gauge("creatify_remaining_credits", ("workspace",), "Balance of the workspace.")
 
 # From the configuration; absent without a plan.
-PLAN_CREDITS = Family("creatify_plan_credits", "gauge", ("workspace",), "Credits in the configured plan.")
-PLAN_RENEWAL = Family(
-    "creatify_plan_renewal_timestamp_seconds", "gauge", ("workspace",), "When the configured plan renews next (UTC)."
+PLAN_CREDITS = _gauge("creatify_plan_credits", ("workspace",), "Credits in the configured plan.")
+PLAN_RENEWAL = _gauge(
+    "creatify_plan_renewal_timestamp_seconds", ("workspace",), "When the configured plan renews next (UTC)."
 )
-CREDIT_PRICE = Family(
-    "creatify_credit_price", "gauge", ("workspace", "currency"), "Configured price of one credit, in the currency."
+CREDIT_PRICE = _gauge(
+    "creatify_credit_price", ("workspace", "currency"), "Configured price of one credit, in the currency."
 )
 
 # From the ledger: what has happened so far. Each task is counted once, also across restarts.
-TASKS_SUBMITTED = Family("creatify_tasks_submitted_total", "counter", _BY_MODEL, "Tasks seen for the first time.")
-TASKS_FINISHED = Family("creatify_tasks_finished_total", "counter", _BY_MODEL, "Tasks that reached done or failed.")
-TASKS_FAILED = Family(
+TASKS_SUBMITTED = _counter("creatify_tasks_submitted_total", _BY_MODEL, "Tasks seen for the first time.")
+TASKS_FINISHED = _counter("creatify_tasks_finished_total", _BY_MODEL, "Tasks that reached done or failed.")
+TASKS_FAILED = _counter(
     "creatify_tasks_failed_total",
-    "counter",
     (*_BY_MODEL, "reason"),
     "Tasks that reached failed, by the reason that was given first.",
 )
-TASKS_VANISHED = Family(
+TASKS_VANISHED = _counter(
     "creatify_tasks_vanished_total",
-    "counter",
     _BY_MODEL,
     "Tasks that left the list unfinished, counted once they have been absent for ledger.settle_after.",
 )
-CONSECUTIVE_FAILED_TASKS = Family(
+CONSECUTIVE_FAILED_TASKS = _gauge(
     "creatify_consecutive_failed_tasks",
-    "gauge",
     _BY_MODEL,
     "Tasks that have failed since one was last done; 0 after a list that brought both.",
 )
-CREDITS_USED = Family(
+CREDITS_USED = _counter(
     "creatify_credits_used_total",
-    "counter",
     _BY_MODEL,
     "Increases of the tasks' credits_used; what was spent is used less refunded.",
 )
-CREDITS_REFUNDED = Family(
-    "creatify_credits_refunded_total", "counter", _BY_MODEL, "Decreases of the tasks' credits_used."
-)
-FAILED_CREDITS_USED = Family(
+CREDITS_REFUNDED = _counter("creatify_credits_refunded_total", _BY_MODEL, "Decreases of the tasks' credits_used.")
+FAILED_CREDITS_USED = _counter(
     "creatify_failed_tasks_credits_used_total",
-    "counter",
     _BY_MODEL,
     "The part of the credits used that went into tasks that failed.",
 )
-FAILED_CREDITS_REFUNDED = Family(
+FAILED_CREDITS_REFUNDED = _counter(
     "creatify_failed_tasks_credits_refunded_total",
-    "counter",
     _BY_MODEL,
     "The part of the credits refunded that came from tasks that failed.",
 )
-TASK_DURATION = Family(
+TASK_DURATION = _histogram(
     "creatify_task_duration_seconds",
-    "histogram",
     _BY_MODEL,
     "From a task's creation to the fetch that first saw it finished; its resolution is the scrape interval.",
 )
 
 # About the exporter.
-UP = Family(
-    "creatify_up", "gauge", _BY_API, "Whether the last fetch was complete, in time for the scrape, and counted."
+UP = _gauge("creatify_up", _BY_API, "Whether the last fetch was complete, in time for the scrape, and counted.")
+LAST_SUCCESS = _gauge(
+    "creatify_last_success_timestamp_seconds", _BY_API, "When a complete list was last received and counted."
 )
-LAST_SUCCESS = Family(
-    "creatify_last_success_timestamp_seconds", "gauge", _BY_API, "When a complete list was last received and counted."
-)
-FETCH_DURATION = Family("creatify_last_fetch_duration_seconds", "gauge", _BY_API, "How long the last fetch took.")
-FETCH_BYTES = Family("creatify_last_fetch_response_bytes", "gauge", _BY_API, "Size of the last answer, decoded.")
-FETCHES = Family("creatify_fetches_total", "counter", _BY_API, "Fetches that have ended.")
-FETCH_FAILURES = Family(
+FETCH_DURATION = _gauge("creatify_last_fetch_duration_seconds", _BY_API, "How long the last fetch took.")
+FETCH_BYTES = _gauge("creatify_last_fetch_response_bytes", _BY_API, "Size of the last answer, decoded.")
+FETCHES = _counter("creatify_fetches_total", _BY_API, "Fetches that have ended.")
+FETCH_FAILURES = _counter(
     "creatify_fetch_failures_total",
-    "counter",
     (*_BY_API, "cause"),
     "Fetches that brought no complete answer, or one that could not be counted, by cause.",
 )
-BUILD_INFO = Family(
+BUILD_INFO = _gauge(
     "creatify_exporter_build_info",
-    "gauge",
     ("version", "revision", "python"),
     "Always 1; the exporter's version, its revision and Python's version.",
 )
-LEDGER_TASKS = Family("creatify_exporter_ledger_tasks", "gauge", _BY_API, "Tasks that the ledger tracks.")
-LEDGER_CREATED = Family(
-    "creatify_exporter_ledger_created_timestamp_seconds", "gauge", _BY_API, "When the first list ever was recorded."
+LEDGER_TASKS = _gauge("creatify_exporter_ledger_tasks", _BY_API, "Tasks that the ledger tracks.")
+LEDGER_CREATED = _gauge(
+    "creatify_exporter_ledger_created_timestamp_seconds", _BY_API, "When the first list ever was recorded."
 )
-RELOAD_SUCCESSFUL = Family(
+RELOAD_SUCCESSFUL = _gauge(
     "creatify_exporter_config_last_reload_successful",
-    "gauge",
     (),
     "Whether the last attempt to load the configuration succeeded.",
 )
-RELOAD_TIME = Family(
+RELOAD_TIME = _gauge(
     "creatify_exporter_config_last_reload_success_timestamp_seconds",
-    "gauge",
     (),
     "When the configuration was last loaded successfully.",
 )
 
-WEB_CONFIG_RELOAD_SUCCESSFUL = Family(
+WEB_CONFIG_RELOAD_SUCCESSFUL = _gauge(
     "creatify_exporter_web_config_last_reload_successful",
-    "gauge",
     (),
     "Whether the web configuration file was read successfully when it last changed.",
 )
-
-FAMILIES: Final = (
-    TASKS,
-    TASKS_CREDITS,
-    OLDEST_TASK,
-    LIST_OLDEST,
-    LIST_NEWEST,
-    INVALID_TASKS,
-    REMAINING_CREDITS,
-    PLAN_CREDITS,
-    PLAN_RENEWAL,
-    CREDIT_PRICE,
-    TASKS_SUBMITTED,
-    TASKS_FINISHED,
-    TASKS_FAILED,
-    TASKS_VANISHED,
-    CONSECUTIVE_FAILED_TASKS,
-    CREDITS_USED,
-    CREDITS_REFUNDED,
-    FAILED_CREDITS_USED,
-    FAILED_CREDITS_REFUNDED,
-    TASK_DURATION,
-    UP,
-    LAST_SUCCESS,
-    FETCH_DURATION,
-    FETCH_BYTES,
-    FETCHES,
-    FETCH_FAILURES,
-    BUILD_INFO,
-    LEDGER_TASKS,
-    LEDGER_CREATED,
-    RELOAD_SUCCESSFUL,
-    RELOAD_TIME,
-    WEB_CONFIG_RELOAD_SUCCESSFUL,
-)
-"""All of them, in the order in which they are exposed."""
 
 
 class ScrapeRegistry:
@@ -212,19 +170,13 @@ class ScrapeRegistry:
 
     def add(self, family: Family, labels: Sequence[str], value: float) -> None:
         """Add a gauge or a counter."""
-        if family in self._left_out:
-            return
-        made = self._family(family)
-        made.add_metric(labels, value)  # type: ignore[attr-defined] # all three kinds have it
+        self._add(family, labels, value)
 
     def add_histogram(
         self, family: Family, labels: Sequence[str], buckets: Sequence[tuple[str, float]], total: float
     ) -> None:
         """Add a histogram of cumulative buckets, the last of which is `+Inf`."""
-        if family in self._left_out:
-            return
-        made = self._family(family)
-        made.add_metric(labels, buckets, total)  # type: ignore[attr-defined] # as above
+        self._add(family, labels, buckets, total)
 
     def include(self, metrics: Iterable[Metric]) -> None:
         """Add what another collector yields."""
@@ -235,11 +187,13 @@ class ScrapeRegistry:
         yield from (self._families[family.name] for family in FAMILIES if family.name in self._families)
         yield from self._others
 
-    def _family(self, family: Family) -> Metric:
+    def _add(self, family: Family, labels: Sequence[str], *values: object) -> None:
+        if family in self._left_out:
+            return
         made = self._families.get(family.name)
         if made is None:
             made = self._families[family.name] = _KINDS[family.kind](family.name, family.help, labels=family.labels)
-        return made
+        made.add_metric(labels, *values)  # type: ignore[union-attr]  # all three kinds have it
 
 
 _KINDS: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}

@@ -1,7 +1,6 @@
 """The command line: each command as a process, each mistake as one line."""
 
 import json
-import logging
 import os
 import re
 import signal
@@ -9,9 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +17,17 @@ from typing import Any
 
 import pytest
 import requests
-import structlog
 import yaml
 
+from conftest import Here
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.creatify.task import Task
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.exporter import rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.simulator import (
@@ -86,32 +86,6 @@ def shell(line: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         env=environment(X=COMMAND),
     )
-
-
-Here = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
-    """Run a command in this process, where it costs less; give the process its own logging back."""
-    root = logging.getLogger()
-    handlers, level, hooks = list(root.handlers), root.level, (sys.excepthook, threading.excepthook)
-    for name in list(os.environ):
-        if name.startswith("CREATIFY_"):
-            monkeypatch.delenv(name)
-
-    def ran(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        words = [str(argument) for argument in arguments]
-        code = main(words)
-        printed = capsys.readouterr()
-        return subprocess.CompletedProcess(words, code, printed.out, printed.err)
-
-    yield ran
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def rewritten(config: Path, **sections: Any) -> Path:
@@ -459,17 +433,9 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
 
 def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Path, tmp_path: Path) -> None:
     moment = datetime(2026, 10, 7, 12, tzinfo=UTC)
-    rules = Rules(
-        reasons=("other",),
-        classify=lambda _: "other",
-        history="count",
-        settle_after=24 * 3600.0,
-        new_series_hold=120.0,
-        max_models=100,
-        models=frozenset(),
-    )
+    counting = rules(Config(ledger=LedgerSettings(history="count")))
     with (
-        closing(Ledger(SqliteStore(tmp_path / "ledger.db"), rules)) as ledger,
+        closing(Ledger(SqliteStore(tmp_path / "ledger.db"), counting)) as ledger,
         closing(ledger.begin("default", TEXT_GENERATOR.api)) as r,
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
@@ -541,10 +507,10 @@ def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_classify_takes_the_rules_of_the_configuration(config: Path) -> None:
+def test_classify_takes_the_rules_of_the_configuration(here: Here, config: Path) -> None:
     rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
     assert (
-        run("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
+        here("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
         == "count\treason\ttext\n1\tpets\tthe dog ate it\n1\tother\t429\n"
     )
 
@@ -555,14 +521,14 @@ def test_classify_reads_whatever_bytes_there_are() -> None:
     assert done.stdout.startswith("count\treason\ttext\n1\ttimeout\tcaf")
 
 
-def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator: Simulator) -> None:
+def test_classify_shows_the_failures_that_are_listed_now(here: Here, config: Path, simulator: Simulator) -> None:
     tasks = [
         {"id": "1", "status": "failed", "failed_reason": "The model is overloaded.\nTry again."},
         {"id": "2", "status": "failed", "failed_reason": None},
         {"id": "3", "status": "done", "failed_reason": "429"},
     ]
     simulator.faults.next(replied(200, json.dumps(tasks).encode()))
-    done = run("classify", "--live", "--config.file", config)
+    done = here("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "count\tworkspace\tlist\treason\ttext",
@@ -572,10 +538,12 @@ def test_classify_shows_the_failures_that_are_listed_now(config: Path, simulator
     assert not (config.parent / "ledger.db").exists()
 
 
-def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(config: Path, simulator: Simulator) -> None:
+def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(
+    here: Here, config: Path, simulator: Simulator
+) -> None:
     config.write_text(config.read_text().replace("workspaces:\n- ", "workspaces:\n- lists: [link_to_videos]\n  "))
     simulator.faults.next(replied(200, b'[{"id": "1", "status": "rejected"}]'), path=None)
-    done = run("classify", "--live", "--config.file", config)
+    done = here("classify", "--live", "--config.file", config)
     assert done.stdout.splitlines()[1:] == ["1\tdefault\tlink_to_videos\trejected\trejected"]
 
 
@@ -587,10 +555,10 @@ def test_classify_shows_texts_that_no_terminal_can(config: Path, simulator: Simu
 
 
 def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
-    config: Path, simulator: Simulator
+    here: Here, config: Path, simulator: Simulator
 ) -> None:
     simulator.faults.always(replied(200, f"your key is {CANARY}".encode()))
-    (line,) = mistaken(run("classify", "--live", "--config.file", config))
+    (line,) = mistaken(here("classify", "--live", "--config.file", config))
     assert "expected a list of tasks" in line
     assert CANARY not in line
 
@@ -658,6 +626,7 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
     config: Path, simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
+from conftest import examples
 from creatify_exporter.creatify import decoder
 from creatify_exporter.creatify.buffer import Source
 from creatify_exporter.creatify.decoder import Decoder
@@ -269,7 +270,7 @@ def decoded(body: bytes, sizes: list[int], batch_bytes: int, task_list: TaskList
 # --- The same as decoding the whole ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=250)
+@settings(max_examples=examples(250))
 @given(task_list=task_lists, body=around, sizes=sizes, batch_bytes=batch_bytes)
 def test_a_list_in_pieces_reads_as_the_whole_list(
     task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
@@ -279,7 +280,7 @@ def test_a_list_in_pieces_reads_as_the_whole_list(
     assert decoded(body, sizes, batch_bytes, task_list) == reading
 
 
-@settings(max_examples=350)
+@settings(max_examples=examples(350))
 @given(task_list=task_lists, body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
 def test_a_broken_list_is_refused_exactly_where_the_whole_is(
     task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
@@ -293,7 +294,7 @@ def test_a_byte_order_mark_is_ignored_however_it_is_cut(body: bytes, size: int) 
     assert tasks_of(Decoder(MEBIBYTE), Pieces(b"\xef\xbb\xbf" + body, [size])) == [Task("a")]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(body=st.lists(st.sampled_from(SPLINTERS), max_size=30).map(b"".join), sizes=sizes, batch_bytes=batch_bytes)
 def test_splinters_are_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     assert decoded(b"[" + body, sizes, batch_bytes) == expected(b"[" + body)
@@ -321,7 +322,7 @@ def test_what_is_nearly_a_list_is_refused(body: bytes, batch_bytes: int) -> None
     assert [decoded(body, [size], batch_bytes) for size in (1, 2, 3, 5, 1000)] == [None] * 5
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     results=lists | mutated() | scalar,
     following=st.sampled_from([b"null", b'""', b'"https://api.creatify.ai/?page=2"', b"7", b'"\\ud800"']),
@@ -435,21 +436,22 @@ class Meter:
 
 
 BATCH, PIECE = 8 * 1024, 4 * 1024
+LENGTH = MEBIBYTE // 4  # of each shape, about: many batches
 LOOK = b'{"id":"b","args":1}'
 SHAPES: dict[str, bytes] = {
-    "tasks": b",".join([b'{"id":"a","args":[%b]}' % (b"1," * 500 + b"1")] * 1000),
-    "one task": b'{"id":"a","args":"' + b"x" * MEBIBYTE + b'"}',
-    "one task full of others": b'{"id":"a","args":[' + b",".join([LOOK] * 50_000) + b"]}",
-    "tasks that end in others": b",".join([b'{"id":"a","args":[' + b",".join([LOOK] * 400) + b"]}"] * 125),
-    "tasks full of others in text": b",".join([b'{"id":"a","args":"%b"}' % (b'},{\\"id\\":' * 500)] * 200),
-    "white space": b'{"id":"a"}' + b" " * MEBIBYTE + b',{"id":"b"}',
-    "white space between tasks": (b'{"id":"a"}' + b" " * 5000 + b",") * 200 + b'{"id":"b"}',
-    "backslashes": b'{"id":"a","args":"' + b"\\\\" * (MEBIBYTE // 2) + b'"}',
-    "brackets": b'{"id":"a","args":' + b"[" * (MEBIBYTE // 2) + b"]" * (MEBIBYTE // 2) + b"}",
-    "numbers": b",".join([b"1"] * (MEBIBYTE // 16)),
-    "a first key that is a text": b'{"%b":1}' % (b"k" * MEBIBYTE),
-    "invalid tasks": b",".join([b'{"id":7,"status":[]}'] * 40_000),
-    "different tasks": b",".join(b'{"k%d":1,"id":"a"}' % number for number in range(40_000)),
+    "tasks": b",".join([b'{"id":"a","args":[%b]}' % (b"1," * 500 + b"1")] * 250),
+    "one task": b'{"id":"a","args":"' + b"x" * LENGTH + b'"}',
+    "one task full of others": b'{"id":"a","args":[' + b",".join([LOOK] * 12_500) + b"]}",
+    "tasks that end in others": b",".join([b'{"id":"a","args":[' + b",".join([LOOK] * 400) + b"]}"] * 32),
+    "tasks full of others in text": b",".join([b'{"id":"a","args":"%b"}' % (b'},{\\"id\\":' * 500)] * 50),
+    "white space": b'{"id":"a"}' + b" " * LENGTH + b',{"id":"b"}',
+    "white space between tasks": (b'{"id":"a"}' + b" " * 5000 + b",") * 50 + b'{"id":"b"}',
+    "backslashes": b'{"id":"a","args":"' + b"\\\\" * (LENGTH // 2) + b'"}',
+    "brackets": b'{"id":"a","args":' + b"[" * (LENGTH // 2) + b"]" * (LENGTH // 2) + b"}",
+    "numbers": b",".join([b"1"] * (LENGTH // 16)),
+    "a first key that is a text": b'{"%b":1}' % (b"k" * LENGTH),
+    "invalid tasks": b",".join([b'{"id":7,"status":[]}'] * 10_000),
+    "different tasks": b",".join(b'{"k%d":1,"id":"a"}' % number for number in range(10_000)),
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from world import History, SharedWorld, World, histories
 
+from conftest import examples
 from databases import Postgres
 
 HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "300"))
@@ -14,7 +15,7 @@ HISTORIES = int(os.environ.get("LEDGER_HISTORIES", "300"))
 PHASES = set(Phase) - {Phase.explain}
 
 
-@settings(max_examples=HISTORIES // 8, phases=PHASES)
+@settings(max_examples=examples(HISTORIES // 8), phases=PHASES)
 @given(history=histories(on_disk=False))
 def test_a_ledger_in_memory_counts_what_is_true(history: History) -> None:
     World(history, None).play()

@@ -9,9 +9,11 @@ from contextlib import closing
 from io import BytesIO
 from typing import Final
 
+from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.exporter import rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.target import read_list
 
@@ -36,15 +38,7 @@ def record(listed: bytes) -> None:
     with closing(
         Ledger(
             SqliteStore(None),
-            Rules(
-                reasons=("other",),
-                classify=lambda _: "other",
-                history="count",
-                settle_after=24 * 3600.0,
-                new_series_hold=120.0,
-                max_models=100,
-                models=frozenset(),
-            ),
+            rules(Config(ledger=LedgerSettings(history="count"))),
             lambda: NOW,
         )
     ) as ledger:

@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from clocks import ManualClock
+from conftest import examples
 from creatify_exporter import metrics
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.credential import Credential
@@ -160,7 +161,7 @@ def test_every_model_that_the_ledger_knows_has_all_four_statuses(api: Api, bench
     assert total(samples, "creatify_list_newest_created_timestamp_seconds") is None
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     listed=st.lists(
         st.builds(

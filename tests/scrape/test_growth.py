@@ -150,6 +150,7 @@ def test_a_scrape_is_given_its_buffer_and_not_a_new_one_for_each_piece(tmp_path:
     assert each < len(listed) / mmap.PAGESIZE / 2, each
 
 
+@pytest.mark.slow
 def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -> None:
     """Counted by the processor's own measure, in which a scan that one call in C makes too often is seen as well."""
     sizes = (500, 1_000, 2_000)

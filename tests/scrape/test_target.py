@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_decoder import Pieces
 
+from conftest import examples
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Batch, Decoder
@@ -117,7 +118,7 @@ def read(reader: Reader, body: bytes, now: float, sizes: list[int]) -> tuple[Sna
 steps = st.tuples(st.lists(st.sampled_from(CHANGES), max_size=3), st.sampled_from([15.0, 600.0, DAY / 2, 2 * DAY]))
 
 
-@settings(max_examples=80)
+@settings(max_examples=examples(80))
 @given(
     tasks=st.integers(0, 120),
     steps=st.lists(steps, min_size=2, max_size=8),
@@ -187,12 +188,13 @@ def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() ->
 def test_of_a_list_with_scattered_young_tasks_little_more_than_these_is_decoded() -> None:
     reader, chance = Reader(remembers=True), Random(1)  # noqa: S311 - an order
     most = 0
-    for day in range(30):
+    for day in range(15):
         young = set(chance.sample(range(1000), 50))
         now = NOW + day * 2 * DAY
         entries = [entry(number, now if number in young else NOW - 3 * DAY) for number in range(1000)]
+        body = body_of(entries)
         for scrape in range(6):
-            reader.read(body_of(entries), now + scrape, [512])
+            reader.read(body, now + scrape, [512])
         assert reader.decoded < 200
         most = max(most, len(reader.cache))
     assert most < 1000 / 4

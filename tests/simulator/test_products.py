@@ -11,6 +11,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import examples
 from creatify_exporter.simulator import (
     BALANCE_PATH,
     PRODUCTS,
@@ -85,7 +86,7 @@ def nonzero(counts: dict[str, float]) -> dict[str, float]:
 
 
 @given(apis, ages)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_a_list_says_the_truth_in_its_documented_words_at_any_instant(api: str, age: float) -> None:
     entries, truth = listed(api, START + age), ACCOUNTS[api].truth(START + age)
     seen = counted(api, entries)
@@ -101,7 +102,7 @@ def test_a_list_says_the_truth_in_its_documented_words_at_any_instant(api: str, 
 
 
 @given(apis, ages, ages)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_no_task_comes_back_from_its_end_but_for_a_video_after_an_image(api: str, one: float, other: float) -> None:
     early, late = sorted((START + one, START + other))
     before = {entry["id"]: entry for entry in listed(api, early)}
@@ -114,7 +115,7 @@ def test_no_task_comes_back_from_its_end_but_for_a_video_after_an_image(api: str
 
 
 @given(apis, ages, st.integers(0, 10**6))
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=examples(16), deadline=None)
 def test_a_list_is_the_same_after_a_restart(api: str, age: float, earlier: int) -> None:
     again = Account(5, START - earlier % 900, Traffic(rate=1 / 20, text_bytes=100), product=PRODUCTS[api])
     at = START + age

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from conftest import Here
 from creatify_exporter.simulator import FAIL_PATH, LIST_PATH, PRODUCTS, Account, Clock, Listing, Served, Simulator
 from creatify_exporter.simulator.account import DAY
 from creatify_exporter.simulator.scenes import AGENCY, HOUR, PACKAGE, TIMETABLE, incidents, workspace
@@ -82,22 +83,21 @@ def simulated(seed: int, started: float, at: float) -> Simulator:
     return Simulator(accounts["text_generator"], Clock(real=lambda: at), listing=Listing(newest=300))
 
 
-def dump(folder: Path, simulator: Simulator) -> str:
+def dump(here: Here, folder: Path, simulator: Simulator) -> str:
     """Scrape once with the ledger of this folder, and stop."""
     keys = {"api_id": simulator.api_id, "api_key": simulator.api_key}
     workspaces = [{"name": "default", "base_url": simulator.url, **keys}]
     settings = {"workspaces": workspaces, "ledger": {"url": f"sqlite:///{folder}/ledger.db"}}
     (folder / "config.yml").write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "creatify_exporter", "dump", "--config.file", str(folder / "config.yml")]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return here("dump", "--config.file", folder / "config.yml").stdout
 
 
-def test_a_restart_of_the_simulator_counts_nothing_twice(tmp_path: Path) -> None:
+def test_a_restart_of_the_simulator_counts_nothing_twice(here: Here, tmp_path: Path) -> None:
     now = time.time()
     seen: dict[str, str] = {}
     for restart in (0.0, 1.0, 5.0):
         with simulated(7, now - 3600 + restart, now + restart) as simulator:
-            metrics = parsed(dump(tmp_path, simulator))
+            metrics = parsed(dump(here, tmp_path, simulator))
             [request] = simulator.listings()
             seen |= {task.id: task.model for task in simulator.listing.tasks(simulator.account, request.at)}
         assert total(metrics, "creatify_tasks_submitted_total") == len(seen)
@@ -117,6 +117,7 @@ def running() -> Iterator[list[str]]:
         assert process.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_the_command_serves_all_lists_tells_its_timetable_and_lets_models_fail(running: list[str]) -> None:
     url = running[0].split()[-1]
     assert all(" UTC: " in line for line in running[1:])

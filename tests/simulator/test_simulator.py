@@ -122,17 +122,17 @@ def test_an_encoder_that_has_seen_a_task_settled_still_shows_its_past() -> None:
 
 def test_the_truth_is_what_a_replay_of_every_instant_counts() -> None:
     account = Account(
-        5, START, Traffic(rate=0.3, text_bytes=100, models=[replace(m, failure_ratio=0.3) for m in MODELS])
+        5, START, Traffic(rate=0.5, text_bytes=100, models=[replace(m, failure_ratio=0.3) for m in MODELS])
     )
-    tasks = account.tasks(START + 240)
+    tasks = account.tasks(START + 120)
     instants = {moment for t in tasks for moment in (*(step.at for step in t.steps), *(at for at, _ in t.bills))}
     replayed = Truth()
     seen: dict[str, dict[str, Any]] = {}
-    for at in sorted(at for at in instants if at <= START + 240):
+    for at in sorted(at for at in instants if at <= START + 120):
         for task in listed(account, at):
             _count(replayed, task, seen.get(task["id"]))
             seen[task["id"]] = task
-    truth = account.truth(START + 240)
+    truth = account.truth(START + 120)
     for name in ("submitted", "finished", "failed", "credits_used", "credits_refunded"):
         assert nonzero(getattr(truth, name)) == nonzero(getattr(replayed, name)), name
     assert sum(truth.kinds.values()) == sum(truth.failed.values()) > 0

@@ -673,7 +673,7 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
     async def serve() -> None:
         serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
         await asyncio.sleep(0)
-        for _ in range(100_000):  # each is a byte in the pipe, as from a thread that has ended
+        for _ in range(10_000):  # each is a byte in the pipe, as from a thread that has ended
             asyncio.get_running_loop().call_soon_threadsafe(int)
         signal.raise_signal(signum)
         if signum is signal.SIGHUP:

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -9,7 +10,7 @@ from creatify_exporter.config import file
 from creatify_exporter.config.yaml_reader import read_path_by
 
 # In bytes.
-_LARGEST: Final = 2**20
+LARGEST: Final = 2**20
 # The authorities of a whole company may be more.
 _LARGEST_BUNDLE: Final = 2**24
 _UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there"
@@ -84,25 +85,22 @@ def authorities(path: Path) -> Path:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
-        raise ValueError("holds no readable certificate; put PEM blocks of CERTIFICATE there") from None
+        raise ValueError(_UNREADABLE) from None
     # A file that holds nothing but a list of revoked certificates is read without an error.
     if not context.cert_store_stats()["x509"]:
         raise ValueError("holds no certificate; put PEM blocks of CERTIFICATE there")
     return path
 
 
-def _certificate(path: Path) -> Path:
-    content, _ = file.read(path, _LARGEST)
-    check_certificates(content)
-    return path
+def _checked_by(check: Callable[[bytes], None]) -> Callable[[Path], Path]:
+    def checked(path: Path) -> Path:
+        content, _ = file.read(path, LARGEST)
+        check(content)
+        return path
 
-
-def _key(path: Path) -> Path:
-    content, _ = file.read(path, _LARGEST)
-    check_key(content)
-    return path
+    return checked
 
 
 AuthoritiesFile = Annotated[Path, read_path_by(authorities, unread=None)]
-CertificateFile = Annotated[Path, read_path_by(_certificate, unread=None)]
-KeyFile = Annotated[Path, read_path_by(_key, unread=None)]
+CertificateFile = Annotated[Path, read_path_by(_checked_by(check_certificates), unread=None)]
+KeyFile = Annotated[Path, read_path_by(_checked_by(check_key), unread=None)]

@@ -1,8 +1,9 @@
 """A first configuration file with comments, to be changed by hand."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import yaml
@@ -13,6 +14,26 @@ from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.values import Label
 from creatify_exporter.config.yaml_reader import Given, Reader, Settings
 from creatify_exporter.errors import ConfigError
+
+_TEMPLATE: Final = """\
+# A configuration of creatify-exporter; check it with: creatify-exporter check --config.file FILE
+workspaces:
+  # The label `workspace` of all metrics.
+  - name: {name}
+    # A key in a file (api_id_file, api_key_file) is read for each request: a new key needs no restart.
+    {api_id}
+    {api_key}
+    # The kinds of tasks to fetch, by the names in docs/lists.md, or `all` that Creatify documents.
+    # lists: [text_generator, link_to_videos, lipsyncs]
+    # What the API does not tell: credits of a period, day of the month it starts on, price of a credit.
+    {plan}
+# Where counted tasks are remembered; it must outlive the exporter, or totals begin again.
+{ledger}
+# Models that always get series of their own; of others only the first hundred do.
+# labels: {{models: [gemini-2.5-pro]}}
+"""
+_SOME_PLAN: Final = "# plan: {credits: 2000, renews_on_day: 1, price_per_credit: 0.15, currency: USD}"
+_SOME_LEDGER: Final = '# ledger: {url: "sqlite:////var/lib/creatify-exporter/ledger.db"}'
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +61,15 @@ class _Told(Settings, frozen=True, kw_only=True):
 def write(path: Path, answers: Answers) -> None:
     """Write the file; ConfigError if there is one already, if it cannot be written, or if an answer is wrong."""
     answers.check()
-    text = "\n".join((*_workspace(answers), *_ledger(answers), *_labels(), ""))
+    text = _TEMPLATE.format(
+        name=_text(answers.workspace),
+        api_id=_key("api_id", answers.api_id_file),
+        api_key=_key("api_key", answers.api_key_file),
+        plan="\n      ".join(["plan:", *(f"{name}: {_yaml(value)}" for name, value in answers.plan.items())])
+        if answers.plan
+        else _SOME_PLAN,
+        ledger=f"ledger:\n  url: {_text(answers.ledger_url)}" if answers.ledger_url is not None else _SOME_LEDGER,
+    )
     try:
         with path.open("x", encoding="utf-8") as new:
             new.write(text)
@@ -48,20 +77,6 @@ def write(path: Path, answers: Answers) -> None:
         raise ConfigError([f"{path} exists already; name another file with --config.file"]) from None
     except OSError as error:
         raise ConfigError([f"{path} cannot be written: {error.strerror}; name another with --config.file"]) from None
-
-
-def _workspace(answers: Answers) -> Iterator[str]:
-    yield "# A configuration of creatify-exporter; check it with: creatify-exporter check --config.file FILE"
-    yield "workspaces:"
-    yield "  # The label `workspace` of all metrics."
-    yield f"  - name: {_text(answers.workspace)}"
-    yield "    # A key in a file (api_id_file, api_key_file) is read for each request: a new key needs no restart."
-    yield f"    {_key('api_id', answers.api_id_file)}"
-    yield f"    {_key('api_key', answers.api_key_file)}"
-    yield "    # The kinds of tasks to fetch, by the names in docs/lists.md, or `all` that Creatify documents."
-    yield "    # lists: [text_generator, link_to_videos, lipsyncs]"
-    yield "    # What the API does not tell: credits of a period, day of the month it starts on, price of a credit."
-    yield from (f"    {line}" for line in _plan(answers.plan))
 
 
 def _text(value: object) -> str:
@@ -79,26 +94,3 @@ def _yaml(value: object) -> str:
 def _key(name: str, file: Path | None) -> str:
     # What is relative on the command line starts somewhere else than what is relative in the file.
     return f"{name}_file: {_text(file.absolute())}" if file else f"{name}: ${{CREATIFY_{name.upper()}}}"
-
-
-def _plan(plan: Mapping[str, object]) -> Iterator[str]:
-    if not plan:
-        yield "# plan: {credits: 2000, renews_on_day: 1, price_per_credit: 0.15, currency: USD}"
-        return
-    yield "plan:"
-    for name, value in plan.items():
-        yield f"  {name}: {_yaml(value)}"
-
-
-def _ledger(answers: Answers) -> Iterator[str]:
-    yield "# Where counted tasks are remembered; it must outlive the exporter, or totals begin again."
-    if answers.ledger_url is None:
-        yield '# ledger: {url: "sqlite:////var/lib/creatify-exporter/ledger.db"}'
-    else:
-        yield "ledger:"
-        yield f"  url: {_text(answers.ledger_url)}"
-
-
-def _labels() -> Iterator[str]:
-    yield "# Models that always get series of their own; of others only the first hundred do."
-    yield "# labels: {models: [gemini-2.5-pro]}"

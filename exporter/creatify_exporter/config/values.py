@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Final, Self
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from creatify_exporter.config.yaml_reader import read_by
 
 _LONGEST_LABEL: Final = 100
+_WORD: Final = rf"(?=.{{1,{_LONGEST_LABEL}}}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*"
 
 _DURATION = re.compile(
     r"(?:(\d{1,9})y)?(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?",
@@ -52,16 +54,24 @@ def parse_label(text: str) -> str:
     return text
 
 
-def _reason(text: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", text) or len(text) > _LONGEST_LABEL:
-        raise ValueError("is no label value; write small letters, digits and _, like rate_limited")
-    return text
+def _matching(pattern: str, mistake: str) -> Callable[[str], str]:
+    """Return what lets pass the texts that match, and says of another what is wrong and how to mend it."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(mistake)
+        return text
+
+    return parse
 
 
-def _currency(text: str) -> str:
-    if not re.fullmatch(r"[A-Z]{3}", text):
-        raise ValueError("is no currency; write its three capital letters, like USD")
-    return text
+_reason = _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")
+_currency = _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")
+_list_word = _matching(_WORD, "is not the name of a list; write small letters, digits and _, like link_to_videos")
+_list_path = _matching(
+    r"/([A-Za-z0-9._~-]+/)+",
+    "is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends",
+)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -92,17 +102,9 @@ def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math
 
 
 def _list_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", text) or len(text) > _LONGEST_LABEL:
-        raise ValueError("is not the name of a list; write small letters, digits and _, like link_to_videos")
     if text == "remaining_credits":
         raise ValueError("is the name of the balance; give the list another one")
-    return text
-
-
-def _list_path(text: str) -> str:
-    if not re.fullmatch(r"/([A-Za-z0-9._~-]+/)+", text):
-        raise ValueError("is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends")
-    return text
+    return _list_word(text)
 
 
 def _size(text: str) -> ByteSize:

@@ -12,6 +12,7 @@ from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
+from creatify_exporter.config import file
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum, difference
 from creatify_exporter.ledger.state import Book, Changes, DayKey
@@ -205,17 +206,23 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         database = sqlite3.connect(
             path or ":memory:", timeout=_LONGEST_WAIT, isolation_level=None, check_same_thread=False
         )
-        try:
+        with _closed_on_error(database):
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
             # Values that have been served survive a power failure.
             database.execute("PRAGMA synchronous = FULL")
             # The log begins without frames of an earlier process.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except BaseException:
-            database.close()
-            raise
     return database
+
+
+@contextmanager
+def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        database.close()
+        raise
 
 
 def _inspect_log(path: Path) -> None:
@@ -264,16 +271,10 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
     _refuse_foreign(path)
     with _refused(path):
         database = _connected_to_read(path)
-        try:
-            version = _version(database, path)
-        except BaseException:
-            database.close()
-            raise
-    if version < len(MIGRATIONS):
-        database.close()
-        raise LedgerRefused(
-            f"the ledger {path} has version {version}, this program reads {len(MIGRATIONS)}: start this exporter once"
-        )
+        with _closed_on_error(database):
+            if (version := _version(database, path)) < len(MIGRATIONS):
+                words = f"has version {version}, this program reads {len(MIGRATIONS)}: start this exporter once"
+                raise LedgerRefused(f"the ledger {path} {words}")
     return database
 
 
@@ -285,28 +286,21 @@ def _connected_to_read(path: Path) -> sqlite3.Connection:
     """
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
-        # The log is opened with the first statement, not with the database.
-        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        with _closed_on_error(database):
+            # The log is opened with the first statement, not with the database.
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
-        database.close()
-        database = _copied_into_memory(path)
-    except BaseException:
-        database.close()
-        raise
+        return _copied_into_memory(path)
     return database
 
 
 def _copied_into_memory(path: Path) -> sqlite3.Connection:
-    before = _last_written(path), _last_written(_log_of(path))
+    before = file.state(path), file.state(_log_of(path))
     database = sqlite3.connect(":memory:", isolation_level=None)
-    try:
+    with _closed_on_error(database):
         _copy(path, database)
-    except BaseException:
-        database.close()
-        raise
-    if (_last_written(path), _last_written(_log_of(path))) != before:
-        database.close()
-        raise LedgerRefused(f"the ledger {path} was written to while it was being read; try again")
+        if (file.state(path), file.state(_log_of(path))) != before:
+            raise LedgerRefused(f"the ledger {path} was written to while it was being read; try again")
     return database
 
 
@@ -329,8 +323,8 @@ def _refuse_foreign(path: Path) -> None:
     with _refused(path):
         header = b""
         if path.exists():
-            with path.open("rb") as file:
-                header = file.read(100)
+            with path.open("rb") as opened:
+                header = opened.read(100)
     if header and not (header[:16] == b"SQLite format 3\0" and header[68:72] == _APPLICATION_ID.to_bytes(4)):
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
@@ -409,10 +403,6 @@ def _has_log(path: Path) -> bool:
     """Return whether commits may be in the log only, as after a kill."""
     log = _log_of(path)
     return log.exists() and log.stat().st_size > 0
-
-
-def _last_written(path: Path) -> tuple[int, int] | None:
-    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _place(path: Path | None) -> tuple[int, int] | None:

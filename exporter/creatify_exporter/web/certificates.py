@@ -7,15 +7,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 
 from creatify_exporter.config import file, pem
 from creatify_exporter.config.yaml_reader import read_by
-
-# In bytes.
-_LARGEST: Final = 2**20
 
 
 class Pem:
@@ -39,7 +36,7 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
         return Pem(content)
 
     def from_file(path: Path) -> Pem:
-        content, state = file.read(path, _LARGEST)
+        content, state = file.read(path, pem.LARGEST)
         check(content)
         return Pem(content, path, state)
 

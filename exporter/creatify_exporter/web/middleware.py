@@ -112,16 +112,13 @@ class WebMiddleware:
         failed, polls = FailedReload({}, ()), 0
         while self._path:
             await asyncio.sleep(self._poll_interval)
-            now = await asyncio.to_thread(self._files)
+            now = await asyncio.to_thread(lambda: {path: file.state(path) for path in self._loaded.files})
             is_settled, before = now == before, now
             polls += 1
             if now == self._loaded.files:
                 self.last_reload_successful = True
             elif is_settled and (now != failed.files or polls % _TRY_EVERY == 0):
                 failed = await self._try(now, failed)
-
-    def _files(self) -> Files:
-        return {path: file.state(path) for path in self._loaded.files}
 
     async def _try(self, files: Files, last: FailedReload) -> FailedReload:
         """Apply the configuration as it is now; return why that failed, which is logged unless it failed so before."""

@@ -5,14 +5,13 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-import msgspec
-
 from creatify_exporter.config import pem
 from creatify_exporter.config.file import State
-from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.config.yaml_reader import Settings, read_by
 from creatify_exporter.web.certificates import Authorities, Certificates, Pem, PrivateKey, load_pair
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
@@ -43,10 +42,6 @@ _PLAIN_HTTP: Final = (
 T = TypeVar("T")
 
 
-def _parsed(parse: Callable[[str], object]) -> msgspec.Meta:
-    return msgspec.Meta(extra={"parse": parse})
-
-
 def _one_of(names: Mapping[str, T], text: str) -> T:
     if text not in names:
         raise ValueError(f"must be {' or '.join(names)}; write one of them")
@@ -74,11 +69,7 @@ def _suite(text: str) -> str:
     return text
 
 
-def _curve(text: str) -> str:
-    return _one_of(_CURVES, text)
-
-
-Version = Annotated[ssl.TLSVersion, _parsed(_version)]
+Version = Annotated[ssl.TLSVersion, read_by(_version)]
 
 
 class ServerTLS(Settings, frozen=True, kw_only=True):
@@ -86,15 +77,15 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
 
     cert: Certificates
     key: PrivateKey
-    client_auth_type: Annotated[ssl.VerifyMode, _parsed(_client_auth)] | None = None
+    client_auth_type: Annotated[ssl.VerifyMode, read_by(_client_auth)] | None = None
     client_ca: Authorities | None = None
-    client_allowed_sans: tuple[Annotated[str, _parsed(str)], ...] | None = None
+    client_allowed_sans: tuple[Annotated[str, read_by(str)], ...] | None = None
     """None: any name will do; empty: none will, as with the toolkit."""
     min_version: Version = ssl.TLSVersion.TLSv1_2
     max_version: Version = ssl.TLSVersion.TLSv1_3
-    cipher_suites: tuple[Annotated[str, _parsed(_suite)], ...] = ()
+    cipher_suites: tuple[Annotated[str, read_by(_suite)], ...] = ()
     prefer_server_cipher_suites: bool = True
-    curve_preferences: tuple[Annotated[str, _parsed(_curve)], ...] = ()
+    curve_preferences: tuple[Annotated[str, read_by(partial(_one_of, _CURVES))], ...] = ()
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Refuse what does not go together, and what would be weaker than it looks."""
@@ -278,16 +269,9 @@ class Context(ssl.SSLContext):
     sslobject_class = Connection
     allowed_sans: frozenset[str] | None = None
 
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *more: Any, **named: Any) -> ssl.SSLObject:  # noqa: ANN401  as inherited
         """Return a connection; asyncio calls this for each."""
-        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        made = super().wrap_bio(incoming, outgoing, *more, **named)
         assert isinstance(made, Connection)  # noqa: S101  as `sslobject_class` says
         made.incoming, made.outgoing = incoming, outgoing
         made.on_refused = REFUSED.get()
@@ -302,16 +286,9 @@ class LatestContext(ssl.SSLContext):
 
     latest: Callable[[], ssl.SSLContext]
 
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
+    def wrap_bio(self, *given: Any, **named: Any) -> ssl.SSLObject:  # noqa: ANN401  as inherited
         """Return a connection of the latest context."""
-        return self.latest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        return self.latest().wrap_bio(*given, **named)
 
 
 def _names(certificate: Mapping[str, Any]) -> set[str]:

@@ -14,25 +14,22 @@ import msgspec
 from msgspec import inspect
 
 from creatify_exporter.config import document, file, yaml_reader
-from creatify_exporter.config.yaml_reader import Settings
+from creatify_exporter.config.yaml_reader import Settings, read_by
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.rate_limiter import Interval
 from creatify_exporter.web.tls import Context, ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
-_HEADERS: Final[Mapping[str, re.Pattern[str]]] = {  # what their values must look like
-    "Content-Security-Policy": re.compile(r"[ -~]+"),
-    "Strict-Transport-Security": re.compile(r'(?i)([ -~]*;)? *max-age *= *("[0-9]+"|[0-9]+) *(;[ -~]*)?'),
-    "X-Content-Type-Options": re.compile("nosniff"),
-    "X-Frame-Options": re.compile("deny|sameorigin"),
-    "X-XSS-Protection": re.compile(r"[01]( *;[ -~]*)?"),
-}
-_REMEDIES: Final = {
-    "Content-Security-Policy": "must be printable ASCII on one line; correct it",
-    "Strict-Transport-Security": "must name a max-age in seconds; write it like max-age=31536000",
-    "X-Content-Type-Options": "must be nosniff; write that or leave it out",
-    "X-Frame-Options": "must be deny or sameorigin; write one of them or leave it out",
-    "X-XSS-Protection": "must begin with 0 or 1; write one of them",
+# What their values must look like, and what is wrong with others.
+_HEADERS: Final[Mapping[str, tuple[str, str]]] = {
+    "Content-Security-Policy": (r"[ -~]+", "must be printable ASCII on one line; correct it"),
+    "Strict-Transport-Security": (
+        r'(?i)([ -~]*;)? *max-age *= *("[0-9]+"|[0-9]+) *(;[ -~]*)?',
+        "must name a max-age in seconds; write it like max-age=31536000",
+    ),
+    "X-Content-Type-Options": (r"nosniff", "must be nosniff; write that or leave it out"),
+    "X-Frame-Options": (r"deny|sameorigin", "must be deny or sameorigin; write one of them or leave it out"),
+    "X-XSS-Protection": (r"[01]( *;[ -~]*)?", "must begin with 0 or 1; write one of them"),
 }
 # The cost of bcrypt below which guessing a password is quick.
 _CHEAP: Final = 10
@@ -44,8 +41,8 @@ _BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "c
 
 Files = Mapping[Path, file.State | None]
 """Files, and when each had last changed; another state asks to read them again."""
-Hash = Annotated[PasswordHash, msgspec.Meta(extra={"parse": PasswordHash.parse})]
-HeaderValue = Annotated[str, msgspec.Meta(extra={"parse": str})]
+Hash = Annotated[PasswordHash, read_by(PasswordHash.parse)]
+HeaderValue = Annotated[str, read_by(str)]
 
 
 class HTTP(Settings, frozen=True, kw_only=True):
@@ -61,8 +58,10 @@ class HTTP(Settings, frozen=True, kw_only=True):
         for name, value in self.headers.items():
             if name not in _HEADERS:
                 yield f"headers.{_shown(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
-            elif value and not _HEADERS[name].fullmatch(value):
-                yield f"headers.{name}", _REMEDIES[name]
+                continue
+            pattern, mistake = _HEADERS[name]
+            if value and not re.fullmatch(pattern, value):
+                yield f"headers.{name}", mistake
 
     @property
     def response_headers(self) -> dict[bytes, bytes]:
@@ -73,7 +72,7 @@ class HTTP(Settings, frozen=True, kw_only=True):
 class RateLimit(Settings, frozen=True, kw_only=True):
     """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
 
-    interval: Annotated[Interval, msgspec.Meta(extra={"parse": Interval.parse})] = Interval()
+    interval: Annotated[Interval, read_by(Interval.parse)] = Interval()
     burst: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
