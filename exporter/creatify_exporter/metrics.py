@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -30,7 +30,9 @@ def _family(kind: Kind, name: str, labels: tuple[str, ...], text: str) -> Family
     return family
 
 
-_gauge, _counter, _histogram = (partial(_family, kind) for kind in get_args(Kind))
+_gauge = partial(_family, "gauge")
+_counter = partial(_family, "counter")
+_histogram = partial(_family, "histogram")
 
 _BY_API: Final = ("workspace", "api")
 _BY_MODEL: Final = ("workspace", "api", "model")

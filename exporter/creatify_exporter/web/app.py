@@ -99,7 +99,7 @@ class Application:
         return Route(f"{self._prefix}{path}", endpoint, methods=[method])
 
     async def _not_found(self, request: Request, _: Exception) -> Response:
-        """Lead to the route that is meant: with or without a slash at the end, behind the prefix."""
+        """Redirect to the route whose path differs by a final slash or by the prefix."""
         path = request.scope["path"].rstrip("/") or self._prefix
         for route in self._routes:
             if route.path in (path, f"{path}/"):
@@ -120,10 +120,10 @@ class Application:
             task.cancel()
 
     async def _metrics(self, request: Request) -> Response:
-        return await self._scrape(request, self._exporter.begin_scrape, own=True)
+        return await self._scrape(request, own=True)
 
     async def _own_metrics(self, request: Request) -> Response:
-        return await self._scrape(request, lambda: self._exporter.begin_scrape([]), own=True)
+        return await self._scrape(request, [], own=True)
 
     async def _probe(self, request: Request) -> Response:
         name, api = (request.query_params.get(each) for each in ("workspace", "api"))
@@ -133,43 +133,38 @@ class Application:
             return PlainTextResponse("no workspace of that name is configured\n", 404)
         if api is not None and api not in self._exporter.targets[name].fetchers:
             return PlainTextResponse("no list of that name is configured for this workspace\n", 404)
-        if request.query_params.get("debug") == "true":
-            return await self._limited(lambda: self._debugged(request, self._exporter.begin_scrape([name], api)))
-        return await self._scrape(request, lambda: self._exporter.begin_scrape([name], api), own=False)
+        return await self._scrape(request, [name], api, debug=request.query_params.get("debug") == "true")
 
-    async def _scrape(self, request: Request, begin: Callable[[], Scrape], *, own: bool) -> Response:
-        return await self._limited(lambda: self._scraped(request, begin(), own=own))
+    async def _scrape(
+        self,
+        request: Request,
+        names: Iterable[str] | None = None,
+        api: str | None = None,
+        *,
+        own: bool = False,
+        debug: bool = False,
+    ) -> Response:
+        """Wait for the fetches as long as the scrape may, then answer with what is known.
 
-    async def _limited(self, answer: Callable[[], Awaitable[Response]]) -> Response:
-        """Answer a scrape unless there are too many."""
+        With `own`, the exporter's metrics are part of it; with `debug`, what the fetches did stands before it.
+        """
         limit = self._settings.max_requests
         if limit and self._scrapes >= limit:
             return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
         self._scrapes += 1
         try:
-            return await answer()
+            scrape = self._exporter.begin_scrape(names, api)
+            await self._wait(scrape.futures, self._scrape_timeout(request.headers))
+            if debug:
+                return await self._renderer.render(
+                    request.headers, lambda: self._debug_page(scrape), "text/plain; charset=utf-8"
+                )
+            return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
         finally:
             self._scrapes -= 1
 
-    async def _scraped(self, request: Request, scrape: Scrape, *, own: bool) -> Response:
-        """Wait for the fetches as long as the scrape may, then answer with what is known."""
-        await self._ended(scrape.futures, self._scrape_timeout(request.headers))
-        return await self._renderer.metrics(request.headers, lambda: self._collect(scrape, own=own))
-
-    async def _debugged(self, request: Request, scrape: Scrape) -> Response:
-        """Answer with what the fetches did, and with the metrics that come of them."""
-        await self._ended(scrape.futures, self._scrape_timeout(request.headers))
-
-        def text() -> bytes:
-            return debug_page.render(scrape).encode() + generate_latest(self._collect(scrape, own=False))
-
-        return await self._renderer.render(request.headers, text, "text/plain; charset=utf-8")
-
-    async def _ended(self, futures: Iterable[Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
-        """Wait for the ends of fetches."""
-        fetches = {asyncio.wrap_future(future) for future in futures}
-        if fetches:
-            await self._wait(fetches, timeout)
+    def _debug_page(self, scrape: Scrape) -> bytes:
+        return debug_page.render(scrape).encode() + generate_latest(self._collect(scrape, own=False))
 
     def _collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
         registry = self._exporter.collect(scrape, own=own)
@@ -177,8 +172,11 @@ class Application:
             registry.add(metrics.WEB_CONFIG_RELOAD_SUCCESSFUL, (), self._middleware.last_reload_successful)
         return registry
 
-    async def _wait(self, fetches: set[asyncio.Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
+    async def _wait(self, futures: Iterable[Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
         """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
+        fetches = {asyncio.wrap_future(future) for future in futures}
+        if not fetches:
+            return
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         stopping = loop.create_task(self._stop.wait())
@@ -243,7 +241,7 @@ class Application:
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
 
     def _begin_reload(self) -> asyncio.Task[str]:
-        task = asyncio.get_running_loop().create_task(self._reloaded())
+        task = asyncio.get_running_loop().create_task(self._reload_now())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return task
@@ -257,17 +255,17 @@ class Application:
         while self._settings.auto_reload_interval:
             await asyncio.sleep(self._settings.auto_reload_interval)
             now = await asyncio.to_thread(self._states)
-            is_settled, before = now == before, now
-            if is_settled and any(loaded.get(path, state) != state for path, state in now.items()):
+            is_stable, before = now == before, now
+            if is_stable and any(loaded.get(path, state) != state for path, state in now.items()):
                 loaded = now
                 await self._begin_reload()
-            # A directory that a reload has brought is as it was then.
+            # A directory that the reload added is compared from now on.
             loaded = now | loaded
 
     def _states(self) -> dict[Path, object]:
         return states(self._settings.config_file, self._exporter.config)
 
-    async def _reloaded(self) -> str:
+    async def _reload_now(self) -> str:
         """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""
         # In the order in which they are asked for, so that the latest one holds.
         async with self._reloading:
@@ -297,7 +295,7 @@ class Application:
 
     async def _landing_page(self, request: Request) -> Response:
         # A person who looks before the first scrape wants to see something; later looks cost the API nothing.
-        await self._ended(self._exporter.begin_first_fetches(), _FIRST_LOOK)
+        await self._wait(self._exporter.begin_first_fetches(), _FIRST_LOOK)
 
         def page() -> bytes:
             return landing_page.render(self._exporter, self._settings.telemetry_path).encode()
