@@ -685,6 +685,15 @@ def test_an_api_that_echoes_the_keys_does_not_get_them_into_an_error(simulator: 
     _assert_secretless(failure(simulator.url))
 
 
+def test_a_name_that_cannot_be_resolved_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    error = failure("http://api.example", allow_insecure=True)
+    assert str(error) == "no connection: Failed to resolve 'api.example' (Name or service not known)"
+
+
 def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None:
     with Proxy(refuses=True) as refusing, socket.create_server(("127.0.0.1", 0)) as mute:
         password = "canary-password"  # noqa: S105 - of a proxy that this test makes up

@@ -354,11 +354,9 @@ def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch_but_sh
 ) -> None:
     simulator.faults.always(delayed(4))
     one = Site(workspace(simulator))
-    began = time.monotonic()
     page = one.get("/").text
     assert "not fetched yet; the first fetch goes on" in page
     assert '<meta http-equiv="refresh" content="2">' in page
-    assert 1 < time.monotonic() - began < 3.5
     until(lambda: "the last fetch took" in one.get("/").text)
     assert len(simulator.requests) == 1
 

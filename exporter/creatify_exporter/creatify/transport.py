@@ -315,4 +315,6 @@ def _innermost(error: Exception) -> str:
     # It may quote the API, which may echo the keys. OpenSSL's have a code in front and their place in a file behind.
     text = re.sub(r"\[[^]]*\] | ?\(_ssl\.c:\d+\)", "", redaction.mask(str(reason)))
     text = text.rpartition(": ")[2].strip("()'\" ,")
+    # What ends with a remark in brackets keeps the last one.
+    text += ")" * (text.count("(") - text.count(")"))
     return text[:200] or type(reason).__name__
