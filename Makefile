@@ -26,7 +26,7 @@ test: lint ## lint, then every test
 	$(BIN)/pytest -n auto $(ARGS)
 
 check: lint ## lint, then the unit tests that are not slow: a minute
-	HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto -m "not slow" $(UNIT) $(ARGS)
+	HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto --dist=loadfile -m "not slow" $(UNIT) $(ARGS)
 
 coverage: $(VENV)/dev.stamp ## how much of the product the unit tests run, by branches
 	$(BIN)/pytest -q -n auto --cov --cov-report=term:skip-covered $(UNIT) $(ARGS)

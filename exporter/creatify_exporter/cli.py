@@ -185,32 +185,31 @@ class _Flags(_Parser):
         super().__init__(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
         self.usual: dict[str, object] = {}
 
-    def add(self, flag: str, name: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  argparse's
-        """Add a flag whose value is an attribute of that name."""
+    def add(self, flag: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  argparse's
+        """Add a flag; the value of --web.listen-address is the attribute `web_listen_address`."""
+        name = re.sub("[.-]", "_", flag.removeprefix("--"))
         self.usual[name] = default
         self.add_argument(flag, dest=name, **settings)
 
 
 def _shared_flags() -> _Flags:
     flags = _Flags()
-    flags.add("--config.file", "config_file", metavar="FILE", type=_file, help="configuration (YAML)")
+    flags.add("--config.file", metavar="FILE", type=_file, help="configuration (YAML)")
     flags.add(
         "--ledger.url",
-        "ledger_url",
         metavar="URL",
         help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
-    flags.add("--log.level", "log_level", default="info", choices=_LEVELS, type=_level, help="minimum level to log")
-    flags.add("--log.format", "log_format", default="logfmt", choices=["logfmt", "json"], help="format of the log")
+    flags.add("--log.level", default="info", choices=_LEVELS, type=_level, help="minimum level to log")
+    flags.add("--log.format", default="logfmt", choices=["logfmt", "json"], help="format of the log")
     return flags
 
 
 def _serving_flags() -> _Flags:
     flags = _Flags()
-    flags.add("--demo", "demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add("--demo", action="store_true", help="serve a simulated account: no key, no file")
     flags.add(
         "--config.auto-reload-interval",
-        "auto_reload_interval",
         default=0.0,
         metavar="DURATION",
         type=_duration,
@@ -218,50 +217,28 @@ def _serving_flags() -> _Flags:
     )
     flags.add(
         "--web.listen-address",
-        "listen_address",
         metavar="HOST:PORT",
         action="append",
         help="address to listen on, :10081 by default; may be given more than once",
     )
     flags.add(
-        "--web.telemetry-path",
-        "telemetry_path",
-        default="/metrics",
-        metavar="PATH",
-        type=_path,
-        help="path of the metrics: /metrics",
+        "--web.telemetry-path", default="/metrics", metavar="PATH", type=_path, help="path of the metrics: /metrics"
     )
-    flags.add(
-        "--web.external-url", "external_url", metavar="URL", type=_url, help="where Prometheus finds this exporter"
-    )
+    flags.add("--web.external-url", metavar="URL", type=_url, help="where Prometheus finds this exporter")
     flags.add(
         "--web.systemd-socket",
-        "systemd_socket",
         action="store_true",
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
-    flags.add(
-        "--web.route-prefix",
-        "route_prefix",
-        default="",
-        metavar="PATH",
-        type=_prefix,
-        help="what every route begins with: /",
-    )
+    flags.add("--web.route-prefix", default="", metavar="PATH", type=_prefix, help="what every route begins with: /")
     flags.add(
         "--web.max-requests",
-        "max_requests",
         default=0,
         metavar="N",
         type=_count,
         help="how many scrapes are answered at once; 0, the default, for any number",
     )
-    flags.add(
-        "--web.disable-exporter-metrics",
-        "disable_exporter_metrics",
-        action="store_true",
-        help="leave out process_* and python_info",
-    )
+    flags.add("--web.disable-exporter-metrics", action="store_true", help="leave out process_* and python_info")
     return flags
 
 
@@ -269,7 +246,6 @@ def _web_flags() -> _Flags:
     flags = _Flags()
     flags.add(
         "--web.config.file",
-        "web_config_file",
         metavar="FILE",
         type=_file,
         help="TLS, users and headers, in the format of the Prometheus exporter toolkit",

@@ -84,14 +84,22 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
     # A demo's configuration is not its user's.
     _warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
     _allow_files()
-    sockets = inherited(os.environ) if arguments.systemd_socket else listen(arguments.listen_address or [":10081"])
-    process_metrics = not arguments.disable_exporter_metrics
+    sockets = (
+        inherited(os.environ) if arguments.web_systemd_socket else listen(arguments.web_listen_address or [":10081"])
+    )
+    process_metrics = not arguments.web_disable_exporter_metrics
     with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
         application = Application(
             exporter,
             load,
-            # Each setting is named as its flag.
-            Settings(**{name: getattr(arguments, name) for name in Settings._fields}),
+            Settings(
+                telemetry_path=arguments.web_telemetry_path,
+                external_url=arguments.web_external_url,
+                route_prefix=arguments.web_route_prefix,
+                max_requests=arguments.web_max_requests,
+                config_file=arguments.config_file,
+                auto_reload_interval=arguments.config_auto_reload_interval,
+            ),
             middleware,
         )
         for each in sockets:

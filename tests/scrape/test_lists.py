@@ -59,17 +59,20 @@ class Site:
             return generate_latest(exporter.collect(scrape, own=False)).decode()
 
 
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(pacer, "_SPACING", 0.0)
-    clock = ManualClock(NOW)
-    accounts = {
+@pytest.fixture(scope="module")
+def accounts() -> dict[str, Account]:
+    return {
         api: Account(1, NOW - HOUR, Traffic(max(product.rate, 1 / 60)), product=product)
         for api, product in PRODUCTS.items()
     }
-    text = accounts.pop("text_generator")
-    lists = {api: Served(account) for api, account in accounts.items()}
-    with Simulator(text, Clock(real=clock), lists=lists) as simulator:
+
+
+@pytest.fixture
+def site(accounts: dict[str, Account], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(pacer, "_SPACING", 0.0)
+    clock = ManualClock(NOW)
+    lists = {api: Served(account) for api, account in accounts.items() if api != "text_generator"}
+    with Simulator(accounts["text_generator"], Clock(real=clock), lists=lists) as simulator:
         yield Site(simulator, clock, tmp_path / "ledger.db")
 
 
