@@ -339,7 +339,7 @@ def _level(text: str) -> str:
 
 
 def _path(text: str) -> str:
-    if not text.startswith("/") or "//" in text or set(text) & set("{}?#"):
+    if not text.startswith("/") or "//" in text or set(text) & set("{}?#%"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /metrics")
     if text.rstrip("/") in ("", "/probe", "/sd") or text.startswith("/-/"):
         raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write another, like /metrics")
@@ -348,7 +348,7 @@ def _path(text: str) -> str:
 
 def _prefix(text: str) -> str:
     prefix = text.rstrip("/")
-    if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#")):
+    if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#%")):
         raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
     return prefix
 

@@ -5,6 +5,7 @@ import asyncio
 import os
 import resource
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -118,6 +119,9 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
         for incident in incidents:
             _log.info("incident", what=str(incident))
         asyncio.run(application.run(sockets))
+        # The ledger is being closed: what asks to stop or to reload now asks for what is done already.
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
     _log.info("stopped")
 
 

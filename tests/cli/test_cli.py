@@ -488,13 +488,20 @@ def test_commands_on_the_ledger_need_no_keys(here: Here, config: Path, tmp_path:
         assert missing in said
 
 
-def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(here: Here, config: Path) -> None:
+def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(
+    here: Here, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here("dump", "--config.file", config)
     (line,) = mistaken(here("ledger", "forget", "--api", TEXT_GENERATOR.api, "--config.file", config))
     assert "name a model, or a workspace" in line
     (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--config.file", config))
     assert "is configured" in line
     ledger = f"sqlite:///{config.parent}/ledger.db"
+    with monkeypatch.context() as environment:
+        environment.setenv("CREATIFY_API_ID", "an-id")
+        environment.setenv("CREATIFY_API_KEY_FILE", "/nowhere")
+        (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--ledger.url", ledger))
+        assert "is configured" in line
     done = here("ledger", "forget", "--workspace", "default", "--ledger.url", ledger)
     assert (done.returncode, done.stdout) == (0, f"forgot default ({TEXT_GENERATOR.api}) and its daily totals\n")
 

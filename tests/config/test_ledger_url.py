@@ -2,6 +2,7 @@
 
 import pytest
 
+from creatify_exporter import redaction
 from creatify_exporter.config.url import LedgerUrl
 
 ONE_DATABASE = [
@@ -42,3 +43,22 @@ def test_urls_of_one_ledger_are_equal_however_they_are_written(same: list[str]) 
 def test_urls_of_different_ledgers_differ() -> None:
     places = [LedgerUrl.parse(url).place for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
     assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:canary-pass@h/d",
+        "postgresql://u:canary-pass@h",
+        "postgresql://u@h?password=canary-pass",
+        "postgresql://h?user=u&password=canary-pass",
+        "postgresql://?password=canary-pass",
+        "postgresql://h/d?pass%77ord=canary-pass&user=u",
+        "postgresql://h/d?sslpassword=canary-pass",
+    ],
+)
+def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
+    parsed = LedgerUrl.parse(url)
+    assert parsed.shows_password
+    assert "canary-pass" not in redaction.mask(f"cannot reach {url}")
+    assert "canary-pass" not in repr(LedgerUrl.parse(url.replace("pass%77ord", "password")))

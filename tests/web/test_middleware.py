@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter.errors import ConfigError
+from creatify_exporter.web import web_config
 from creatify_exporter.web.middleware import WebMiddleware
 
 PAIR = Path(__file__).parents[1] / "certificates"
@@ -238,6 +240,38 @@ def test_users_and_headers_change_without_a_restart(folder: Path) -> None:
     assert lines == [RELOADED]
     assert ask(middleware, "/", login("canary")).status == 401, "who was admitted is forgotten"
     assert ask(middleware, "/", login("changed")).header("x-frame-options") == ["deny"]
+
+
+def test_logins_are_remembered_until_a_user_changes(folder: Path) -> None:
+    middleware = opened(folder, USERS)
+    assert ask(middleware, "/", login("canary")).status == 200
+    users = middleware._users  # noqa: SLF001  how often a password is checked shows in its time only
+    write(folder, USERS, HEADERS)
+    middleware.apply(middleware.load())
+    assert middleware._users is users  # noqa: SLF001  as above
+    write(folder, OTHER_USERS)
+    middleware.apply(middleware.load())
+    assert ask(middleware, "/", login("canary")).status == 401
+
+
+def test_an_unexpected_error_is_a_failed_reload_and_no_end_of_the_watch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    middleware, load = opened(folder, USERS), web_config.load
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def break_down() -> None:
+        monkeypatch.setattr(web_config, "load", fail)
+        write(folder, HEADERS)
+
+    def recover() -> None:
+        assert middleware.last_reload_successful is False
+        monkeypatch.setattr(web_config, "load", load)
+
+    lines = watched(middleware, (break_down, says(1)), (recover, lambda lines: RELOADED in lines))
+    assert set(lines) == {REFUSED, RELOADED}
 
 
 def test_files_that_stay_are_not_read_again(folder: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+from starlette.datastructures import Headers
 
 from creatify_exporter.web.rendering import Renderer
 
@@ -31,7 +32,7 @@ def test_two_are_rendered_at_once_and_clients_that_leave_make_no_room_for_more()
 
     async def scene() -> None:
         renderer = Renderer()
-        answers = [asyncio.create_task(renderer.render({}, work, "text/plain")) for _ in range(10)]
+        answers = [asyncio.create_task(renderer.render(Headers({}), work, "text/plain")) for _ in range(10)]
         async with asyncio.timeout(30):
             while work.begun < 2:  # noqa: ASYNC110 - a thread makes it so
                 await asyncio.sleep(0.01)
@@ -55,8 +56,8 @@ def test_a_system_without_threads_costs_answers_and_no_place(monkeypatch: pytest
             context.setattr(threading.Thread, "start", refuse)
             for _ in range(3):
                 with pytest.raises(RuntimeError):
-                    await renderer.render({}, bytes, "text/plain")
+                    await renderer.render(Headers({}), bytes, "text/plain")
         async with asyncio.timeout(30):
-            return bytes((await renderer.render({}, lambda: b"rendered", "text/plain")).body)
+            return bytes((await renderer.render(Headers({}), lambda: b"rendered", "text/plain")).body)
 
     assert asyncio.run(scene()) == b"rendered"

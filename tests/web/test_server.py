@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
+import h11
 import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -424,6 +425,33 @@ def test_a_large_body_is_not_read_to_its_end(site: Site, path: str, framing: str
             pytest.fail("all of it was read")
         assert is_closed(connection)
     until(lambda: site.tasks() == 0)
+
+
+def test_an_answer_comes_behind_the_body_which_is_not_read_byte_by_byte(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[int] = []
+    receive = h11.Connection.receive_data
+
+    def count(connection: h11.Connection, data: bytes) -> None:
+        pieces.append(len(data))
+        receive(connection, data)
+
+    monkeypatch.setattr(h11.Connection, "receive_data", count)
+    body = b"x" * 60_000
+    with site.connect(request("/first", "Content-Length: 60000", body=body[:1])) as connection:
+        until(lambda: pieces)
+        assert site.paths == []
+        connection.sendall(body[1:] + b"\r\n" + request("/second", "Connection: close"))
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert (received.count(b"HTTP/1.1 200"), site.paths) == (2, ["/first", "/second"])
+    assert len(pieces) < 100
+
+
+def test_a_body_that_stalls_is_a_client_that_keeps_the_server_waiting() -> None:
+    with Site(HASTY) as site, site.connect(request("/", "Content-Length: 9", body=b"x")) as connection:
+        assert is_closed(connection)
+        assert site.paths == []
 
 
 def test_a_target_in_absolute_form_is_its_path(site: Site) -> None:

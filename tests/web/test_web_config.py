@@ -87,6 +87,13 @@ def test_the_defaults_are_those_of_the_toolkit_but_for_http2() -> None:
     assert config.http_server_config.response_headers == {}
 
 
+def test_blanks_around_the_value_of_a_header_are_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "web.yml"
+    path.write_text("http_server_config: {headers: {X-Frame-Options: ' deny ', X-XSS-Protection: '1; mode=block '}}")
+    headers = load(path, {}).config.http_server_config.response_headers
+    assert headers == {b"x-frame-options": b"deny", b"x-xss-protection": b"1; mode=block"}
+
+
 def test_headers_are_what_asgi_takes_and_blank_ones_are_not_set() -> None:
     assert read("valid-headers").http_server_config.response_headers == {
         b"content-security-policy": b"default-src 'self' *.test.example.net",

@@ -2,10 +2,15 @@
 
 import os
 import pwd
+import select
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+# Seconds for which a pipe is waited for: at a reload nobody may write to it any more.
+_LONGEST_WAIT: Final = 10.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 State = tuple[int, ...]
@@ -71,13 +76,30 @@ def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:
     # Asked before it is opened: opening a pipe without a writer waits for one.
     if not stat.S_ISREG(found.st_mode) and not (pipe and not stat.S_ISDIR(found.st_mode)):
         raise _Unfit("is not a regular file; name a readable file")
-    with path.open("rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         opened = os.fstat(file.fileno())
-        content = file.read(largest + 1)
+        content = file.read(largest + 1) if stat.S_ISREG(opened.st_mode) else _from_pipe(file.fileno(), largest)
     if len(content) > largest:
         raise _Unfit(f"is larger than {largest // 1024} KiB; name the right file")
     return content.removeprefix(_BYTE_ORDER_MARK), _state(opened)
 
 
+def _from_pipe(pipe: int, largest: int) -> bytes:
+    """Return what is written to a pipe until its writers close it, or what is more than `largest` bytes."""
+    content, end = b"", time.monotonic() + _LONGEST_WAIT
+    ready = select.poll()
+    ready.register(pipe, select.POLLIN)
+    while len(content) <= largest:
+        if not ready.poll(1000 * max(0.0, end - time.monotonic())):
+            raise _Unfit(f"is a pipe to which nothing was written for {_LONGEST_WAIT:g} s; restart with a new one")
+        if not (piece := os.read(pipe, largest + 1)):
+            break
+        content += piece
+    return content
+
+
 def _state(found: os.stat_result) -> State:
+    # What is written to a pipe can be read once, and is no change.
+    if not stat.S_ISREG(found.st_mode):
+        return (found.st_ino, found.st_dev)
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)

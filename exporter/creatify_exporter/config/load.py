@@ -41,8 +41,8 @@ def load(
         _check_authorities(reader)
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
-        if keys_needed and raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
-            raw["workspaces"] = _from_environment(reader, environ)
+        if raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
+            raw["workspaces"] = _from_environment(reader, environ, keys_needed=keys_needed)
     config = reader.build(Config, raw)
     in_folders = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
     return msgspec.structs.replace(config, workspaces=config.workspaces + in_folders)
@@ -125,18 +125,20 @@ def _state_folder(environ: Mapping[str, str]) -> Path | None:
     return home / ".local/state/creatify-exporter" if home else None
 
 
-def _from_environment(reader: Reader, environ: Mapping[str, str]) -> list[dict[str, Given]]:
+def _from_environment(reader: Reader, environ: Mapping[str, str], *, keys_needed: bool) -> list[dict[str, Given]]:
     """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
     given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
     if not given:
-        reader.fault(
-            "workspaces",
-            "there is none; list one with name, api_id and api_key in a file (--config.file), "
-            "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment",
-        )
+        if keys_needed:
+            reader.fault(
+                "workspaces",
+                "there is none; list one with name, api_id and api_key in a file (--config.file), "
+                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment",
+            )
         return []
     problems = list(_mistakes(given))
-    reader.problems.extend(problems)
+    if keys_needed:
+        reader.problems.extend(problems)
     keys = {name.removeprefix("CREATIFY_").lower(): value for name, value in given.items()}
     return [] if problems else [{"name": Given("environment", "default"), **keys}]
 

@@ -20,7 +20,11 @@ class HiddenUrl(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(re.sub(r"//[^/]*@", "//<hidden>@", self))
+        return repr(re.sub(r"(//)[^/]*@|(password[^=&]*=)[^&]*", _hide, self))
+
+
+def _hide(found: re.Match[str]) -> str:
+    return f"{found[1]}<hidden>@" if found[1] else f"{found[2]}<hidden>"
 
 
 def _http(text: str) -> SplitResult:
@@ -125,22 +129,17 @@ def _path(text: str) -> str:
 
 def _passwords(text: str) -> list[str]:
     """Return the passwords in a PostgreSQL URL; ValueError if they cannot be told from the rest."""
-    authority, _, rest = text.partition("://")[2].partition("/")
-    user, _, _ = authority.rpartition("@")
-    if "@" in user or not text.isprintable() or " " in text:
+    login, address, _ = _split(text)
+    if "@" in address.partition("/")[0] or not text.isprintable() or " " in text:
         raise ValueError("is no PostgreSQL URL; in a user or password, write @ as %40, a space as %20 and / as %2F")
-    options = (option.partition("=") for option in rest.partition("?")[2].split("&"))
-    passwords = [user.partition(":")[2], *(value for name, _, value in options if "password" in name)]
+    options = (option.partition("=") for option in text.partition("?")[2].split("&"))
+    passwords = [login.partition(":")[2], *(value for name, _, value in options if "password" in unquote(name))]
     return [password for password in passwords if password]
 
 
 def _database(url: str) -> tuple[object, ...]:
-    """Return the servers and the database that a URL means, split as libpq does it."""
-    rest = url.partition("://")[2]
-    login, at, address = rest.partition("@")
-    if not at or "/" in login:
-        login, address = "", rest
-    address, _, query = address.partition("?")
+    """Return the servers and the database that a URL means."""
+    login, address, query = _split(url)
     servers, _, database = address.partition("/")
     given = (option.partition("=") for option in query.split("&"))
     options = {unquote(name): unquote(value) for name, _, value in given}
@@ -153,6 +152,16 @@ def _database(url: str) -> tuple[object, ...]:
     pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
     where = frozenset((host.strip("[]"), port or "5432") for host, port in pairs)
     return where, options.get("dbname") or unquote(database) or user, options.get("hostaddr"), options.get("service")
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Return the login, the servers with the database, and the options of a URL, split as libpq does it."""
+    rest = url.partition("://")[2]
+    login, at, address = rest.partition("@")
+    if not at or "/" in login:
+        login, address = "", rest
+    address, _, query = address.partition("?")
+    return login, address, query
 
 
 BaseUrl = Annotated[str, read_by(_base_url)]

@@ -22,7 +22,8 @@ _EPOCH: Final = date(1970, 1, 1).toordinal()
 
 # Currencies whose smallest unit is not a hundredth (ISO 4217).
 _DECIMALS: Final = {
-    **dict.fromkeys(("CLP", "ISK", "JPY", "KRW", "PYG", "UGX", "VND", "XAF", "XOF", "XPF"), 0),
+    **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV"), 0),
+    **dict.fromkeys(("XAF", "XOF", "XPF"), 0),
     **dict.fromkeys(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"), 3),
 }
 
@@ -61,7 +62,7 @@ def write(store: Store, prices: Mapping[str, Price], month: str | None, *, as_cs
 
 def _month(text: str | None) -> tuple[date, date]:
     """Return the first day of a month and of the next."""
-    text = text or f"{datetime.now(UTC):%Y-%m}"
+    text = f"{datetime.now(UTC):%Y-%m}" if text is None else text
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}", text):
         raise ConfigError([f"--month {text}: not a month; write it like 2026-10"])
     try:
@@ -122,7 +123,7 @@ def _cost(net: Decimal, price: Price | None, *, rounded: bool) -> tuple[str, str
     if not rounded:
         return _plain(cost), price.currency
     unit = Decimal(1).scaleb(-_DECIMALS.get(price.currency, 2))
-    return f"{cost.quantize(unit, ROUND_HALF_UP):f}", price.currency
+    return f"{cost.quantize(unit, ROUND_HALF_UP) + 0:f}", price.currency
 
 
 def _plain(value: Decimal) -> str:

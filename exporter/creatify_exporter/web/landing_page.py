@@ -141,7 +141,9 @@ def _outlook(target: Target, balance: float, days: Iterable[Day], now: float) ->
         net[day.day] += {"credits_used": day.value, "credits_refunded": -day.value}.get(day.total, 0.0)
     plan = target.workspace.plan
     began = [counters.progress.first_recorded_at for api in target.lists if (counters := target.counters(api))]
-    since = min((at for at in began if at is not None), default=None)
+    # The first list told of all that it held, also of days on which nothing was used.
+    listed = [last.snapshot.oldest_at for each in target.fetchers.values() if (last := each.last) and last.snapshot]
+    since = min((at for at in [*began, *listed] if at is not None), default=None)
     return outlook(
         balance,
         None if since is None else daily_rate(net, since, now),

@@ -20,7 +20,7 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.rate_limiter import RateLimiter
 from creatify_exporter.web.tls import LatestContext
-from creatify_exporter.web.users import Users
+from creatify_exporter.web.users import PasswordHash, Users
 from creatify_exporter.web.web_config import Files, Loaded, RateLimit, WebConfig
 
 # Polls between attempts at a configuration that was refused: a missing file may come.
@@ -56,6 +56,8 @@ class WebMiddleware:
         self.last_reload_successful: bool | None = None if path is None else True
         """None without a file."""
         self._rate_limit, self._limiter = RateLimit(), RateLimiter(0, 0)
+        self._hashes: Mapping[str, PasswordHash] = {}
+        self._users = Users({})
         self._take(web_config.load(path, self._environ))
         self.context = self._listening_context()
 
@@ -81,7 +83,7 @@ class WebMiddleware:
         return read
 
     def apply(self, read: Loaded) -> None:
-        """Use what `load` returned; open connections stay open, remembered logins do not."""
+        """Use what `load` returned; open connections stay open."""
         self._take(read)
         if self._path:
             self.last_reload_successful = True
@@ -92,7 +94,10 @@ class WebMiddleware:
         limit = read.config.rate_limit
         if limit != self._rate_limit:
             self._rate_limit, self._limiter = limit, RateLimiter(limit.interval, limit.burst)
-        self._users = Users(read.config.basic_auth_users)
+        # Logins are remembered until one of the users changes.
+        if read.config.basic_auth_users != self._hashes:
+            self._hashes = read.config.basic_auth_users
+            self._users = Users(self._hashes)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
 
     def _listening_context(self) -> ssl.SSLContext | None:
@@ -122,9 +127,18 @@ class WebMiddleware:
 
     async def _try(self, files: Files, last: FailedReload) -> FailedReload:
         """Apply the configuration as it is now; return why that failed, which is logged unless it failed so before."""
+        before = self._loaded
         try:
-            self.apply(await asyncio.to_thread(self.load))
-        except ConfigError as error:
+            read = await asyncio.to_thread(self.load)
+            # What a reload has applied meanwhile may be newer; the next poll compares.
+            if self._loaded is before:
+                self.apply(read)
+        # A mistake of the exporter must not end the watch.
+        except Exception as error:  # noqa: BLE001 - as above
+            if not isinstance(error, ConfigError):
+                self.last_reload_successful = False
+                _log.exception("web configuration not reloaded, the old one holds")
+                return FailedReload(files, ())
             for problem in error.problems if error.problems != last.problems else ():
                 _log.error("web configuration not reloaded, the old one holds", problem=problem)
             return FailedReload(files, error.problems)

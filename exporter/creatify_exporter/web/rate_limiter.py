@@ -7,6 +7,7 @@ from typing import Final, Self
 
 # https://pkg.go.dev/time#ParseDuration
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 366 * 24 * 3600.0
 _PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_UNITS)})", re.ASCII)
 
 
@@ -19,7 +20,10 @@ class Interval(float):
         parts = _PART.findall(text)
         if text.strip() != "0" and (not parts or _PART.sub("", text)):
             raise ValueError("is not a duration; write numbers with units, like 1s, 250ms or 1m30s")
-        return cls(sum(float(number) * _UNITS[unit] for number, unit in parts))
+        interval = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        if interval > _LONGEST:
+            raise ValueError("is longer than a year; write a shorter duration")
+        return cls(interval)
 
 
 class RateLimiter:

@@ -2,12 +2,13 @@
 
 import asyncio
 import gzip
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from prometheus_client import exposition
 from prometheus_client.openmetrics import exposition as openmetrics
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from creatify_exporter.metrics import ScrapeRegistry
@@ -27,18 +28,18 @@ class Renderer:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_AT_ONCE, "render")
 
-    async def metrics(self, request: Mapping[str, str], collect: Callable[[], ScrapeRegistry]) -> Response:
+    async def metrics(self, request: Headers, collect: Callable[[], ScrapeRegistry]) -> Response:
         """Answer a request that has these headers with what `collect` returns."""
-        media_type = content_type(request.get("Accept", ""))
+        media_type = content_type(", ".join(request.getlist("Accept")))
         # Their other arguments would change names, or claim a version that they do not write.
         generate = openmetrics.generate_latest if media_type.startswith("application") else exposition.generate_latest
         answer = await self.render(request, lambda: generate(collect()), media_type)
         answer.headers["Vary"] = "Accept, Accept-Encoding"
         return answer
 
-    async def render(self, request: Mapping[str, str], make: Callable[[], bytes], media_type: str) -> Response:
+    async def render(self, request: Headers, make: Callable[[], bytes], media_type: str) -> Response:
         """Answer with what `make` returns, compressed if it is worth it and the request's headers accept that."""
-        may_compress = accepts_gzip(request.get("Accept-Encoding", ""))
+        may_compress = accepts_gzip(", ".join(request.getlist("Accept-Encoding")))
 
         def work() -> tuple[bytes, bool]:
             body = make()

@@ -263,10 +263,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             return
         self._unanswered += len(data)
-        # If an answer came before the body of its request, byte by byte: behind its end may be empty lines.
-        step = 1 if self.conn.our_state is h11.DONE else len(data)
-        for start in range(0, len(data), step):
-            super().data_received(data[start : start + step])
+        super().data_received(data)
         self._note_turn()
         if self._unanswered > _MAX_UNANSWERED:
             self.abort()
@@ -292,6 +289,9 @@ class Connection(H11Protocol):
         """Call the application, until the client leaves or a stop has lasted for too long."""
         self._answering = asyncio.current_task()
         try:
+            # No answer comes before the end of a body, which nothing here reads: h11 would take the rest for a request.
+            while (await receive()).get("more_body"):
+                pass
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
                 await _TWO_LENGTHS(scope, receive, send)
             else:
@@ -324,8 +324,9 @@ class Connection(H11Protocol):
             self.server_state.waits(self)
 
     def _owes_answer(self) -> bool:
+        """Return whether a whole request has no answer yet."""
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
+        return cycle is not None and not cycle.more_body and not cycle.response_complete
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in asyncio
         """Return whether a client that will say no more still gets an answer; over TLS, asyncio does not allow it."""

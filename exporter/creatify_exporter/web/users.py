@@ -70,7 +70,9 @@ class Users:
         self._key = secrets.token_bytes(32)
         # Digests, the oldest first, of logins that succeeded and of those that failed.
         self._known: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
-        self._slot, self._waiting = asyncio.Semaphore(1), 0
+        self._slot = asyncio.Semaphore(1)
+        # Logins that are checked or wait for it, by digest.
+        self._checks: dict[bytes, asyncio.Task[Login]] = {}
 
     async def check(self, authorization: bytes | None) -> Login:
         """Return whether an `Authorization` header admits its client; "busy" if too many logins wait already."""
@@ -82,15 +84,13 @@ class Users:
         digest = self._digest(*credentials)
         if (remembered := self._recall(digest)) is not None:
             return remembered
-        if self._waiting >= _LONGEST_QUEUE:
-            return "busy"
-        self._waiting += 1
-        try:
-            async with self._slot:
-                # A request beside this one may have paid for both.
-                return self._recall(digest) or await self._log_in(digest, *credentials)
-        finally:
-            self._waiting -= 1
+        if (check := self._checks.get(digest)) is None:
+            if len(self._checks) >= _LONGEST_QUEUE:
+                return "busy"
+            check = self._checks[digest] = asyncio.create_task(self._log_in(digest, *credentials))
+            check.add_done_callback(lambda _: self._checks.pop(digest))
+        # A client that leaves ends no check: its thread goes on, and so must its turn.
+        return await asyncio.shield(check)
 
     def _recall(self, digest: bytes) -> Login | None:
         if digest in self._known[True]:
@@ -99,7 +99,8 @@ class Users:
 
     async def _log_in(self, digest: bytes, name: bytes, password: bytes) -> Login:
         hashed = self._hashes.get(name)
-        right = await asyncio.to_thread(self._check, password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
+        async with self._slot:
+            right = await asyncio.to_thread(self._check, password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
         is_admitted = hashed is not None and right
         known = self._known[is_admitted]
         known[digest] = None

@@ -42,7 +42,7 @@ _BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "c
 Files = Mapping[Path, file.State | None]
 """Files, and when each had last changed; another state asks to read them again."""
 Hash = Annotated[PasswordHash, read_by(PasswordHash.parse)]
-HeaderValue = Annotated[str, read_by(str)]
+HeaderValue = Annotated[str, read_by(str.strip)]
 
 
 class HTTP(Settings, frozen=True, kw_only=True):
@@ -105,6 +105,8 @@ class WebConfig(Settings, frozen=True, kw_only=True):
                 yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} takes seconds; {_CHEAP} is usual"
         if self.rate_limit.interval and not self.rate_limit.burst:
             yield "rate_limit without a burst: no request is answered"
+        if self.rate_limit.burst and not self.rate_limit.interval:
+            yield "rate_limit without an interval: nothing is limited"
         if self.tls_server_config and self.tls_server_config.uses_system_authorities:
             yield "client_auth_type without client_ca: certificates are verified against the system's authorities"
         if self.tls_server_config and (skipped := self.tls_server_config.skipped_authorities):
