@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -618,14 +618,14 @@ def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path,
 
 
 @pytest.mark.slow
-def test_the_simulated_api_is_a_process_with_keys_of_its_own() -> None:
+def test_the_simulated_api_is_a_process_with_keys_of_its_own(stack: ExitStack) -> None:
     port = free_port()
-    process = subprocess.Popen(
-        [COMMAND, "simulate", "--listen", f"127.0.0.1:{port}", "--tasks", "50", "--api-id", "me", "--api-key", "mine"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    command = [COMMAND, "simulate", "--listen", f"127.0.0.1:{port}", "--tasks", "50", "--api-id", "me"]
+    process = stack.enter_context(
+        subprocess.Popen([*command, "--api-key", "mine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     )
+    # If it does not come to its end by itself, no other test is to find it.
+    stack.callback(process.kill)
     assert process.stdout
     assert process.stdout.readline() == f"Simulated Creatify API on http://127.0.0.1:{port}\n"
     url = f"http://127.0.0.1:{port}{LIST_PATH}"
