@@ -294,6 +294,20 @@ def test_a_replaced_pod_starts_no_new_series() -> None:
     ]
 
 
+def test_series_by_a_scrape_config_have_the_namespace_that_a_monitor_would_give_them() -> None:
+    def first(namespace: str, **values: Any) -> Any:
+        given = {**KEYS, "scrapeConfig": {"enabled": True}, **values}
+        return the(rendered(given, namespace=namespace), "ScrapeConfig")["spec"]["relabelings"][0]
+
+    staging = {"action": "replace", "targetLabel": "namespace", "replacement": "staging"}
+    assert first("staging") == staging
+    assert first("prod") == {**staging, "replacement": "prod"}
+    assert first("prod", namespaceOverride="staging") == staging
+    own, users = the(scenario("scrape-config"), "ScrapeConfig")["spec"]["relabelings"]
+    assert own == {**staging, "replacement": "here"}, "not the namespace of the ScrapeConfig"
+    assert users["targetLabel"] == "team"
+
+
 def test_a_claim_with_a_name_replaces_the_template() -> None:
     objects = scenario("existing-claim")
     assert "volumeClaimTemplates" not in the(objects, "StatefulSet")["spec"]
