@@ -216,6 +216,13 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
     assert service["StateDirectory"] == "creatify-exporter"
 
 
+def test_the_unit_hides_other_processes_but_not_what_the_metrics_of_its_own_are_read_from() -> None:
+    service = Unit()["Service"]
+    assert service["ProtectProc"] == "invisible"
+    # prometheus_client reads /proc/stat, which `pid` would hide, and then has no process_* at all.
+    assert service.get("ProcSubset", "all") == "all"
+
+
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
     grace = LIMITS.shutdown_timeout
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
