@@ -122,8 +122,20 @@ def test_compose_names_files_by_the_paths_at_which_they_are_mounted() -> None:
     assert provider["options"]["path"] in mounted
     home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (ROOT / "grafana/dashboards" / Path(home).name).exists()
-    [source] = yaml.safe_load((ROOT / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    [source] = yaml.safe_load((ROOT / "deploy/compose/datasource.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_only_the_grafana_of_compose_gets_a_data_source() -> None:
+    """Elsewhere it would take over the data source of that name, or keep Grafana from starting as a second default."""
+    assert [path for path in (ROOT / "grafana").rglob("*.y*ml") if "isDefault" in path.read_text("utf-8")] == []
+    mounts = [mount.removesuffix(":ro").split(":") for mount in services()["grafana"]["volumes"]]
+    assert ["./deploy/compose/datasource.yml", "/etc/grafana/provisioning/datasources/prometheus.yaml"] in mounts
+    commands = re.findall(r"^install .+", (ROOT / "grafana/README.md").read_text("utf-8"), re.MULTILINE)
+    assert [command.split()[-1] for command in commands] == [
+        "grafana/dashboards/*.json",
+        "grafana/provisioning/dashboards/creatify.yaml",
+    ]
 
 
 def prometheus_of_compose() -> dict[str, Any]:
