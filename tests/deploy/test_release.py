@@ -170,6 +170,7 @@ def test_a_chart_that_is_signed_can_be_verified_and_not_be_changed(tmp_path: Pat
 
 RECORDER: Final = """#!/bin/sh
 echo "${0##*/} $*" >> "$RECORD"
+if [ "$1" = run ]; then printf '%s' "$RUNS"; fi
 while [ $# -gt 0 ]; do
   if [ "$1" = --metadata-file ]; then printf '{\n  "containerimage.digest": "sha256:%064d"\n}' 7 > "$2"; fi
   shift
@@ -278,6 +279,16 @@ def test_a_release_on_github_has_the_notes_and_the_packages(recorded: Path) -> N
     assert "### Added" in (recorded / "build/notes.md").read_text()
 
 
+def test_a_commit_for_which_ci_has_not_passed_is_not_released(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = run("git", "rev-parse", "HEAD", cwd=recorded).strip()
+    monkeypatch.setenv("RUNS", "")
+    with pytest.raises(AssertionError, match=f"CI has not passed for {revision}: push it to main"):
+        published(recorded, "check-ci")
+    monkeypatch.setenv("RUNS", "https://github.example/runs/1")
+    asked = published(recorded, "check-ci")[-1]
+    assert f"gh run list --workflow ci.yml --event push --commit {revision} --status success " in asked
+
+
 # The workflows
 
 
@@ -288,6 +299,20 @@ def steps() -> Iterator[dict[str, str]]:
     for path in WORKFLOWS:
         for job in yaml.safe_load(path.read_text("utf-8"))["jobs"].values():
             yield from job["steps"]
+
+
+def test_nothing_is_published_before_ci_has_passed_and_pypi_comes_last() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))["jobs"]
+    assert next(step["run"] for step in jobs["build"]["steps"] if "run" in step) == "make check-ci"
+    assert jobs["build"]["permissions"]["actions"] == "read"
+
+    def before(job: str) -> set[str]:
+        needs = jobs[job].get("needs", [])
+        direct = {needs} if isinstance(needs, str) else set(needs)
+        return direct.union(*map(before, direct))
+
+    assert [job for job in jobs if job != "build" and "build" not in before(job)] == []
+    assert before("pypi") == {"build", "image", "chart"}, "what is on PyPI cannot be replaced"
 
 
 def test_every_action_is_pinned_by_commit_with_its_version_beside_it() -> None:
