@@ -68,6 +68,29 @@ def test_each_place_that_has_another_version_is_told(released: Path) -> None:
         assert list(disagreements(tag, released)) == [f"tag: {tag!r} is not v and a version, such as v1.2.3"]
 
 
+def lines_that_name(version: str) -> Iterator[tuple[str, str]]:
+    """Yield path and line; locks, decisions and the made-up night have versions of their own."""
+    folders = (".ci", ".github", "deploy", "docs", "exporter", "grafana", "helm", "prometheus")
+    for path in [*ROOT.glob("*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]:
+        name = str(path.relative_to(ROOT))
+        other = name in ("CHANGELOG.md", "grafana/scene.py") or name.startswith("docs/decisions/")
+        if path.is_file() and path.suffix not in (".lock", ".png", ".pyc") and not other:
+            text = path.read_text("utf-8", "replace")
+            yield from ((name, line) for line in text.splitlines() if re.search(version, line))
+
+
+def test_whatever_names_the_version_is_a_place_that_is_looked_at() -> None:
+    major, minor, patch = __version__.split(".")
+    lines = list(lines_that_name(rf"(?<![\d.]){major}\.{minor}\.({patch}|x)(?![\d.])"))
+    assert {name for name, _ in lines} == {path for path, _ in PLACES}
+    # The chart's table of versions goes on to name this one.
+    known = [*PLACES, ("helm/creatify-exporter/README.md", r"^\| [\d.]+ \|")]
+    left = [
+        each for each in lines if not any(each[0] == path and re.search(pattern, each[1]) for path, pattern in known)
+    ]
+    assert left == []
+
+
 def test_the_notes_of_a_release_are_its_section_of_the_changelog(released: Path) -> None:
     sections = ("# Changelog", "## [1.2.0] - 2026-02-01", "### Added", "- New.", "## [1.1.0] - 2026-01-01", "- Old.")
     (released / "CHANGELOG.md").write_text("\n\n".join([*sections, "[1.1.0]: somewhere", ""]))
