@@ -110,6 +110,8 @@ lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	  --extra postgresql --group dev --output-file requirements-dev.lock pyproject.toml
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	  --group build --constraints requirements-dev.lock --output-file requirements-build.lock
+	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	  --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 
 clean: ## remove everything that was installed or built here
