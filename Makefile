@@ -11,7 +11,7 @@ COSIGN ?= cosign
 REGISTRY ?= ghcr.io/creatify-exporter
 
 .PHONY: help run check coverage test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
-  dist chart check-release release-notes publish-image publish-chart publish-notes
+  dist chart check-ci check-release release-notes publish-image publish-chart publish-notes
 
 # Rooms of tests that need no other program than this one.
 UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
@@ -74,6 +74,10 @@ dist: $(VENV)/dev.stamp ## sdist and wheel in dist/, the same at each build of a
 chart: $(VENV)/dev.stamp ## the chart's package in dist/ (ARGS="--sign --key NAME --keyring FILE" for a signed one)
 	$(HELM) package helm/creatify-exporter --destination dist $(ARGS)
 
+check-ci: ## that CI has passed for this commit of main, by gh
+	@test -n "$$(gh run list --workflow ci.yml --event push --commit $$(git rev-parse HEAD) --status success --json url --jq '.[].url')" \
+	  || { echo "make: CI has not passed for $$(git rev-parse HEAD): push it to main, wait for ci, then run the release again"; exit 1; }
+
 check-release: $(VENV)/dev.stamp ## that TAG, the version in each file and the changelog agree
 	$(BIN)/python deploy/release.py check $(TAG)
 
@@ -105,6 +109,8 @@ lock: ## pin what pyproject.toml asks for, with hashes and without any address
 	  --extra postgresql --output-file requirements.lock pyproject.toml
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	  --extra postgresql --group dev --output-file requirements-dev.lock pyproject.toml
+	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
+	  --group build --constraints requirements-dev.lock --output-file requirements-build.lock
 	$(VENV)/lock/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
 	  --group bench --constraints requirements-dev.lock --output-file requirements-bench.lock pyproject.toml
 

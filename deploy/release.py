@@ -22,6 +22,9 @@ PLACES: Final = (
     ("helm/creatify-exporter/Chart.yaml", r"image: \S+/creatify-exporter:(\S+)$"),
     ("helm/creatify-exporter/README.md", r"image: \S+/creatify-exporter:(\S+)$"),
     ("helm/creatify-exporter/README.md", r"^ *targetRevision: (.+)$"),
+    ("helm/creatify-exporter/README.md", r'^ *ref: \{semver: "~(.+)"\}$'),
+    ("docs/deployment.md", r"^cosign verify \S+/creatify-exporter:(\S+)"),
+    ("docs/deployment.md", r"/release\.yml@refs/tags/v(\S+)$"),
 )
 """Where the version stands, and how it is found there."""
 

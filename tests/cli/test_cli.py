@@ -639,13 +639,24 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own(stack: ExitStack) -
 # --- Signals -------------------------------------------------------------------------------------------------------
 
 
+def variables_of_the_dump_unit(page: str, keys: Path, credentials: Path) -> dict[str, str]:
+    """Return the variables that systemd passes on by the documented unit, with copies of the keys that it asks for."""
+    unit = page.partition("creatify-dump.service\n")[2].partition("```")[0]
+    loaded = re.findall(r"^LoadCredential=(.+):/etc/creatify-exporter/(.+)$", unit, re.MULTILINE)
+    credentials.mkdir()
+    for name, file in loaded:
+        (credentials / name).write_text((keys / file).read_text())
+    path = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    return {**path, "CREDENTIALS_DIRECTORY": str(credentials)} if loaded else path
+
+
 @pytest.mark.slow
 def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
     config: Path, simulator: Simulator, tmp_path: Path
 ) -> None:
-    text = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
     [script] = [
-        block for block in re.findall(r"^```sh\n(#!.*?)^```", text, re.DOTALL | re.MULTILINE) if "dump" in block
+        block for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
     ]
     for documented, here in (
         ("/var/lib/prometheus/node-exporter", tmp_path),
@@ -655,11 +666,14 @@ def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_
     ):
         assert documented in script
         script = script.replace(documented, str(here))
+    for key in ("api-id", "api-key"):
+        documented = f"{key.replace('-', '_')}_file: ${{CREDENTIALS_DIRECTORY}}/{key}"
+        assert documented in page
+        config.write_text(config.read_text().replace(f"{key.replace('-', '_')}_file: {key}", documented))
+    passed = variables_of_the_dump_unit(page, tmp_path, tmp_path / "credentials")
 
     def dumped() -> tuple[int, str]:
-        code = subprocess.run(
-            ["/bin/sh", "-c", script], env=environment(), stderr=subprocess.DEVNULL, check=False
-        ).returncode
+        code = subprocess.run(["/bin/sh", "-c", script], env=passed, stderr=subprocess.DEVNULL, check=False).returncode
         assert not list(tmp_path.glob(".creatify.*"))
         return code, (tmp_path / "creatify.prom").read_text()
 

@@ -301,9 +301,11 @@ def test_exceptions_have_reasons() -> None:
 
 
 def test_provisioning_names_a_prometheus_and_a_folder() -> None:
-    folder = ROOT / "grafana/provisioning"
-    provider = yaml.safe_load((folder / "dashboards/creatify.yaml").read_text("utf-8"))["providers"][0]
-    source = yaml.safe_load((folder / "datasources/prometheus.yaml").read_text("utf-8"))["datasources"][0]
+    files = {
+        "grafana/provisioning/dashboards/creatify.yaml": "providers",
+        "deploy/compose/datasource.yml": "datasources",
+    }
+    [provider], [source] = (yaml.safe_load((ROOT / path).read_text("utf-8"))[key] for path, key in files.items())
     assert provider["type"] == "file"
     assert provider["options"]["path"]
     assert source["type"] == "prometheus"

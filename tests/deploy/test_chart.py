@@ -294,6 +294,32 @@ def test_a_replaced_pod_starts_no_new_series() -> None:
     ]
 
 
+def test_series_by_a_scrape_config_have_the_namespace_that_a_monitor_would_give_them() -> None:
+    def first(namespace: str, **values: Any) -> Any:
+        given = {**KEYS, "scrapeConfig": {"enabled": True}, **values}
+        return the(rendered(given, namespace=namespace), "ScrapeConfig")["spec"]["relabelings"][0]
+
+    staging = {"action": "replace", "targetLabel": "namespace", "replacement": "staging"}
+    assert first("staging") == staging
+    assert first("prod") == {**staging, "replacement": "prod"}
+    assert first("prod", namespaceOverride="staging") == staging
+    own, users = the(scenario("scrape-config"), "ScrapeConfig")["spec"]["relabelings"]
+    assert own == {**staging, "replacement": "here"}, "not the namespace of the ScrapeConfig"
+    assert users["targetLabel"] == "team"
+
+
+def test_no_stateful_set_takes_the_ledger_with_it() -> None:
+    found = {name: kinds(scenario(name), "StatefulSet") for name in SCENARIOS}
+    policies = {
+        name: each["spec"].get("persistentVolumeClaimRetentionPolicy") for name, sets in found.items() for each in sets
+    }
+    assert len(policies) > 10
+    retained = {"whenDeleted": "Retain", "whenScaled": "Retain"}
+    assert {name: policy for name, policy in policies.items() if policy != retained} == {}
+    emptied = {"persistence": {"whenDeleted": None}}
+    assert refusal(emptied) == "it was taken", "by which a release that had the value gets rid of it"
+
+
 def test_a_claim_with_a_name_replaces_the_template() -> None:
     objects = scenario("existing-claim")
     assert "volumeClaimTemplates" not in the(objects, "StatefulSet")["spec"]
@@ -429,11 +455,9 @@ def test_the_values_that_the_readme_gives_to_argo_cd_and_flux_are_values_of_the_
     assert f"oci://{source['repoURL']}/{source['chart']} " in README
 
 
-def test_the_readme_names_the_selecting_label_of_each_kind_and_leads_to_retain_before_a_rename() -> None:
+def test_the_readme_names_the_selecting_label_of_each_kind() -> None:
     for kind in ("serviceMonitor", "scrapeConfig", "prometheusRule"):
         assert f"`{kind}.labels.release=prometheus`" in README
-    retain, rename = README.index("whenDeleted=Retain\n"), README.index("--set fullnameOverride=other")
-    assert retain < rename
 
 
 def notes(values: Object) -> str:
@@ -442,11 +466,8 @@ def notes(values: Object) -> str:
     return done.stdout.partition("\nNOTES:\n")[2]
 
 
-def test_the_notes_lead_to_retain_before_a_rename_if_the_claim_would_be_deleted() -> None:
-    assert "--set persistence.whenDeleted=Retain first" in notes({"persistence": {"whenDeleted": "Delete"}})
-    kept = notes({"web": {"telemetryPath": "/creatify"}})
-    assert "whenDeleted" not in kept
-    assert ".svc:10081, path /creatify." in kept
+def test_the_notes_name_the_address_and_the_path_to_scrape() -> None:
+    assert ".svc:10081, path /creatify." in notes({"web": {"telemetryPath": "/creatify"}})
 
 
 def test_a_ledger_in_a_volume_moves_to_postgresql_as_the_readme_tells() -> None:
@@ -620,13 +641,9 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {**SHARED_KEYS, "serviceMonitor": {"enabled": True, "perWorkspace": True}},
         "set scrapeConfig.enabled, which asks the exporter",
     ),
-    "a claim that dies with the StatefulSet that made it": (
-        {"persistence": {"whenDeleted": "Delete", "existingClaim": "ledger-release-creatify-exporter-0"}},
-        "first upgrade with persistence.whenDeleted=Retain",
-    ),
-    "a move to PostgreSQL that would delete what is to be moved": (
-        {"persistence": {"whenDeleted": "Delete"}, "ledger": {"existingUrlSecret": "url"}},
-        "first upgrade with persistence.whenDeleted=Retain",
+    "a claim that dies with its StatefulSet": (
+        {"persistence": {"whenDeleted": "Delete"}},
+        "'no other: the claim always stays, and kubectl delete pvc deletes it'",
     ),
     "basic auth in clear": (
         {"serviceMonitor": {"basicAuth": {"username": "me"}}},

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +18,6 @@ from charts import (
     identities,
     kinds,
     pod_of,
-    refusal,
     rendered,
     the,
     workload,
@@ -346,96 +343,3 @@ def test_a_disruption_budget_is_there_if_it_is_asked_for() -> None:
     assert budget({"maxUnavailable": 0}) == [{"maxUnavailable": 0}]
     assert budget({"minAvailable": "50%"}) == [{"minAvailable": "50%"}]
     assert budget({"enabled": False}) == []
-
-
-# A ledger that an upgrade would delete
-
-
-def stateful_set(
-    name: str, when_deleted: str, release: str = "release", chart: str = "creatify-exporter-0.1.0"
-) -> Object:
-    labels = {"app.kubernetes.io/instance": release, "helm.sh/chart": chart}
-    policy = {"whenDeleted": when_deleted, "whenScaled": "Retain"}
-    return {"metadata": {"name": name, "labels": labels}, "spec": {"persistentVolumeClaimRetentionPolicy": policy}}
-
-
-class Cluster(ThreadingHTTPServer):
-    """As much of a cluster as helm asks when a chart looks for stateful sets."""
-
-    def __init__(self, *found: Object) -> None:
-        super().__init__(("127.0.0.1", 0), ClusterRequest)
-        self.found = found
-
-
-class ClusterRequest(BaseHTTPRequestHandler):
-    server: Cluster
-
-    def do_GET(self) -> None:
-        resources = [_resource(kind) for kind in ("ConfigMap", "Pod", "Service", "ServiceAccount")]
-        answers: Object = {
-            "/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"},
-            "/api": {"kind": "APIVersions", "versions": ["v1"]},
-            "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": resources},
-            "/apis": {
-                "kind": "APIGroupList",
-                "groups": [{"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}]}],
-            },
-            "/apis/apps/v1": {
-                "kind": "APIResourceList",
-                "groupVersion": "apps/v1",
-                "resources": [_resource("StatefulSet")],
-            },
-            "/apis/apps/v1/namespaces/here/statefulsets": {
-                "kind": "StatefulSetList",
-                "apiVersion": "apps/v1",
-                "items": [{"apiVersion": "apps/v1", "kind": "StatefulSet", **each} for each in self.server.found],
-            },
-        }
-        path = self.path.partition("?")[0]
-        body = json.dumps(answers.get(path, {})).encode()
-        self.send_response(200 if path in answers else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _resource(kind: str) -> Object:
-    return {"name": f"{kind.lower()}s", "kind": kind, "namespaced": True, "verbs": ["get", "list"]}
-
-
-def upgraded(values: Object, *found: Object) -> str:
-    """Return what helm says of an upgrade of a release to these values, in a cluster with these stateful sets."""
-    with Cluster(*found) as cluster:
-        threading.Thread(target=cluster.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{cluster.server_port}"
-        asked = ("--namespace=here", "--is-upgrade", "--dry-run=server", "--disable-openapi-validation")
-        try:
-            return refusal(values, *asked, f"--kube-apiserver={address}")
-        finally:
-            cluster.shutdown()
-
-
-RENAMED: Final[Object] = {"fullnameOverride": "other", "persistence": {"existingClaim": "ledger-old-0"}}
-
-
-def test_an_upgrade_that_would_delete_the_ledger_with_its_stateful_set_is_refused() -> None:
-    moved = {"fullnameOverride": "old", "namespaceOverride": "there"}
-    for values in (RENAMED, {"ledger": {"existingUrlSecret": "url"}}, moved):
-        said = upgraded(values, stateful_set("old", "Delete"))
-        assert "this upgrade deletes the StatefulSet old, which deletes its claim" in said
-        assert "first upgrade with persistence.whenDeleted=Retain" in said
-
-
-def test_an_upgrade_that_deletes_no_ledger_is_taken() -> None:
-    kept = [
-        stateful_set("old", "Retain"),
-        stateful_set("other", "Delete"),
-        stateful_set("another-release", "Delete", release="another"),
-        stateful_set("another-chart", "Delete", chart="creatify-exporter-more"),
-        {"metadata": {"name": "without-labels"}, "spec": {}},
-    ]
-    assert upgraded(RENAMED, *kept) == "it was taken"

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
@@ -122,8 +124,20 @@ def test_compose_names_files_by_the_paths_at_which_they_are_mounted() -> None:
     assert provider["options"]["path"] in mounted
     home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert (ROOT / "grafana/dashboards" / Path(home).name).exists()
-    [source] = yaml.safe_load((ROOT / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"]
+    [source] = yaml.safe_load((ROOT / "deploy/compose/datasource.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_only_the_grafana_of_compose_gets_a_data_source() -> None:
+    """Elsewhere it would take over the data source of that name, or keep Grafana from starting as a second default."""
+    assert [path for path in (ROOT / "grafana").rglob("*.y*ml") if "isDefault" in path.read_text("utf-8")] == []
+    mounts = [mount.removesuffix(":ro").split(":") for mount in services()["grafana"]["volumes"]]
+    assert ["./deploy/compose/datasource.yml", "/etc/grafana/provisioning/datasources/prometheus.yaml"] in mounts
+    commands = re.findall(r"^install .+", (ROOT / "grafana/README.md").read_text("utf-8"), re.MULTILINE)
+    assert [command.split()[-1] for command in commands] == [
+        "grafana/dashboards/*.json",
+        "grafana/provisioning/dashboards/creatify.yaml",
+    ]
 
 
 def prometheus_of_compose() -> dict[str, Any]:
@@ -216,6 +230,13 @@ def test_the_unit_gives_the_keys_as_files_and_the_ledger_a_folder() -> None:
     assert service["StateDirectory"] == "creatify-exporter"
 
 
+def test_the_unit_hides_other_processes_but_not_what_the_metrics_of_its_own_are_read_from() -> None:
+    service = Unit()["Service"]
+    assert service["ProtectProc"] == "invisible"
+    # prometheus_client reads /proc/stat, which `pid` would hide, and then has no process_* at all.
+    assert service.get("ProcSubset", "all") == "all"
+
+
 def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None:
     grace = LIMITS.shutdown_timeout
     assert grace < int(Unit()["Service"]["TimeoutStopSec"])
@@ -225,6 +246,43 @@ def test_whoever_stops_the_exporter_waits_longer_than_its_scrapes_take() -> None
 
 
 # The page
+
+
+def test_no_page_has_pip_fetch_what_is_not_pinned_by_a_hash() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    commands = [
+        line for page in pages for line in re.findall(r"^\S*pip install .+", page.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(commands) > 5
+    assert [each for each in commands if "--require-hashes" not in each and "--no-build-isolation" not in each] == []
+
+
+def test_the_page_installs_the_exporter_without_a_network_once_what_is_pinned_is_there(tmp_path: Path) -> None:
+    venv, pinned, own = re.findall(r"^(?:python3|/opt/creatify-exporter/bin/pip) .+", PAGE, re.MULTILINE)[:3]
+    assert f"{venv}\n{pinned}\n{own}" in (ROOT / "README.md").read_text("utf-8")
+    python = str(tmp_path / "bin/python3")
+    run(
+        sys.executable,
+        "-m",
+        "venv",
+        "--without-pip",
+        *venv.replace("/opt/creatify-exporter", str(tmp_path)).split()[3:],
+    )
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    # What is pinned is taken from the tests' environment, which the locks describe.
+    assert pinned.split()[1:] == [
+        "install",
+        "--require-hashes",
+        "-r",
+        "requirements.lock",
+        "-r",
+        "requirements-build.lock",
+    ]
+    Path(site, "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    alone = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_IGNORE_INSTALLED": "1", "PYTHONPATH": ""}
+    run(python, "-m", "pip", *own.split()[1:-1], str(ROOT), environ=alone)
+    assert __version__ in run(str(tmp_path / "bin/creatify-exporter"), "--version", environ=alone)
+    assert Path(site, "creatify_exporter/__main__.py").exists()
 
 
 def test_the_page_leads_to_everything_that_runs_the_exporter() -> None:

@@ -68,6 +68,29 @@ def test_each_place_that_has_another_version_is_told(released: Path) -> None:
         assert list(disagreements(tag, released)) == [f"tag: {tag!r} is not v and a version, such as v1.2.3"]
 
 
+def lines_that_name(version: str) -> Iterator[tuple[str, str]]:
+    """Yield path and line; locks, decisions and the made-up night have versions of their own."""
+    folders = (".ci", ".github", "deploy", "docs", "exporter", "grafana", "helm", "prometheus")
+    for path in [*ROOT.glob("*"), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]:
+        name = str(path.relative_to(ROOT))
+        other = name in ("CHANGELOG.md", "grafana/scene.py") or name.startswith("docs/decisions/")
+        if path.is_file() and path.suffix not in (".lock", ".png", ".pyc") and not other:
+            text = path.read_text("utf-8", "replace")
+            yield from ((name, line) for line in text.splitlines() if re.search(version, line))
+
+
+def test_whatever_names_the_version_is_a_place_that_is_looked_at() -> None:
+    major, minor, patch = __version__.split(".")
+    lines = list(lines_that_name(rf"(?<![\d.]){major}\.{minor}\.({patch}|x)(?![\d.])"))
+    assert {name for name, _ in lines} == {path for path, _ in PLACES}
+    # The chart's table of versions goes on to name this one.
+    known = [*PLACES, ("helm/creatify-exporter/README.md", r"^\| [\d.]+ \|")]
+    left = [
+        each for each in lines if not any(each[0] == path and re.search(pattern, each[1]) for path, pattern in known)
+    ]
+    assert left == []
+
+
 def test_the_notes_of_a_release_are_its_section_of_the_changelog(released: Path) -> None:
     sections = ("# Changelog", "## [1.2.0] - 2026-02-01", "### Added", "- New.", "## [1.1.0] - 2026-01-01", "- Old.")
     (released / "CHANGELOG.md").write_text("\n\n".join([*sections, "[1.1.0]: somewhere", ""]))
@@ -170,6 +193,7 @@ def test_a_chart_that_is_signed_can_be_verified_and_not_be_changed(tmp_path: Pat
 
 RECORDER: Final = """#!/bin/sh
 echo "${0##*/} $*" >> "$RECORD"
+if [ "$1" = run ]; then printf '%s' "$RUNS"; fi
 while [ $# -gt 0 ]; do
   if [ "$1" = --metadata-file ]; then printf '{\n  "containerimage.digest": "sha256:%064d"\n}' 7 > "$2"; fi
   shift
@@ -278,6 +302,16 @@ def test_a_release_on_github_has_the_notes_and_the_packages(recorded: Path) -> N
     assert "### Added" in (recorded / "build/notes.md").read_text()
 
 
+def test_a_commit_for_which_ci_has_not_passed_is_not_released(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = run("git", "rev-parse", "HEAD", cwd=recorded).strip()
+    monkeypatch.setenv("RUNS", "")
+    with pytest.raises(AssertionError, match=f"CI has not passed for {revision}: push it to main"):
+        published(recorded, "check-ci")
+    monkeypatch.setenv("RUNS", "https://github.example/runs/1")
+    asked = published(recorded, "check-ci")[-1]
+    assert f"gh run list --workflow ci.yml --event push --commit {revision} --status success " in asked
+
+
 # The workflows
 
 
@@ -288,6 +322,20 @@ def steps() -> Iterator[dict[str, str]]:
     for path in WORKFLOWS:
         for job in yaml.safe_load(path.read_text("utf-8"))["jobs"].values():
             yield from job["steps"]
+
+
+def test_nothing_is_published_before_ci_has_passed_and_pypi_comes_last() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))["jobs"]
+    assert next(step["run"] for step in jobs["build"]["steps"] if "run" in step) == "make check-ci"
+    assert jobs["build"]["permissions"]["actions"] == "read"
+
+    def before(job: str) -> set[str]:
+        needs = jobs[job].get("needs", [])
+        direct = {needs} if isinstance(needs, str) else set(needs)
+        return direct.union(*map(before, direct))
+
+    assert [job for job in jobs if job != "build" and "build" not in before(job)] == []
+    assert before("pypi") == {"build", "image", "chart"}, "what is on PyPI cannot be replaced"
 
 
 def test_every_action_is_pinned_by_commit_with_its_version_beside_it() -> None:

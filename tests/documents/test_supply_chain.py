@@ -22,7 +22,7 @@ def listed() -> dict[str, str]:
 
 
 def test_every_requirement_has_a_version_and_hashes_and_no_address() -> None:
-    assert len(LOCKS) == 3
+    assert len(LOCKS) == 4
     for lock in LOCKS:
         assert len(locked(lock)) > 5
         for name, requirement in locked(lock).items():

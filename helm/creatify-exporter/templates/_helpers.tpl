@@ -209,37 +209,6 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- /*
-Refuses what would delete the claim with the ledger. Kubernetes deletes it with the StatefulSet if that says `whenDeleted: Delete`,
-and Helm deletes a StatefulSet that has another name now, or is a Deployment. The values show a part of the cases, the cluster shows
-the rest, but only to `helm upgrade`, and to a renderer that asks a cluster.
-*/ -}}
-{{- define "creatify-exporter.keepLedger" -}}
-{{- $remedy := "first upgrade with persistence.whenDeleted=Retain and nothing else changed, then with this change" -}}
-{{- if eq .Values.persistence.whenDeleted "Delete" -}}
-{{- range $value, $set := dict "persistence.existingClaim" .Values.persistence.existingClaim "ledger.existingUrlSecret" .Values.ledger.existingUrlSecret -}}
-{{- if $set -}}
-{{- fail (printf "persistence.whenDeleted=Delete and %s exclude each other: the claim would be deleted with the StatefulSet that made it, and the ledger in it; %s" $value $remedy) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if .Release.IsUpgrade -}}
-{{- $home := include "creatify-exporter.namespace" . -}}
-{{- $kept := ternary "" (printf "%s/%s" $home (include "creatify-exporter.fullname" .)) (ne .Values.ledger.existingUrlSecret "") -}}
-{{- $chart := printf "^%s-[0-9]+\\.[0-9]+\\." (regexQuoteMeta .Chart.Name) -}}
-{{- range $namespace := uniq (list .Release.Namespace $home) -}}
-{{- range (lookup "apps/v1" "StatefulSet" $namespace "").items -}}
-{{- $labels := default dict .metadata.labels -}}
-{{- $ours := and (eq (get $labels "app.kubernetes.io/instance") $.Release.Name) (regexMatch $chart (get $labels "helm.sh/chart")) -}}
-{{- $goes := ne (printf "%s/%s" $namespace .metadata.name) $kept -}}
-{{- if and $ours $goes (eq (dig "spec" "persistentVolumeClaimRetentionPolicy" "whenDeleted" "Retain" .) "Delete") -}}
-{{- fail (printf "this upgrade deletes the StatefulSet %s, which deletes its claim and the ledger in it (persistence.whenDeleted=Delete); %s" .metadata.name $remedy) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{- /*
 The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
 `apiKey`), and `settings` for the configuration file.
 */ -}}
