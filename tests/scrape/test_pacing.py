@@ -102,6 +102,10 @@ def test_a_queue_runs_its_work_in_order_one_at_a_time_whatever_fails() -> None:
         queue.run(name, work(name, fails=name.endswith("3")))
     assert all(work.finished.acquire(timeout=10) for _ in names)
     assert work.done == names
+    # What they have raised is told at their end, and must not be told of the next test.
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(10)
 
 
 def test_work_of_a_queue_begins_when_its_delay_is_over() -> None:
