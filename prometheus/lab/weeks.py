@@ -19,6 +19,7 @@ BEGIN: Final = 2928 * 162 * HOUR  # a Sunday in 2024, and the first second of a 
 SCRAPED_AT: Final = 23  # seconds after the full minute, so that scrapes and evaluations do not coincide
 
 MODELS: Final = {"gemini-2.5-flash": 0.6, "gemini-2.5-pro": 0.3, "gemini-3-flash-preview": 0.1}
+FLASH, PRO, _ = MODELS
 REASONS: Final = ("content_filtered", "internal_error", "timeout")
 BUCKETS: Final = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 CAUSES: Final = ("auth", "ledger", "rate_limited", "timeout")
@@ -34,9 +35,6 @@ COUNTERS: Final = (
 )
 FAILURES: Final = frozenset({"CreatifyFailureSpike", "CreatifyModelFailing"})
 OUT_OF_CREDITS: Final = frozenset({"CreatifyCreditsRunOut", "CreatifyCreditsLow"})
-
-
-FLASH, PRO, _ = MODELS
 
 
 @dataclass
@@ -417,7 +415,7 @@ def incidents(start: int, weeks: int) -> tuple[Episode, ...]:
             share, minutes = kinds[(i + i // 9) % 9]
             model = names[0] if i % 3 != 2 else names[1 + (i // 3 + fortnight) % 2]  # noqa: PLR2004
             plan.append(failing(begin + i * 8 * HOUR, minutes, share, model))
-        plan.extend(hanging(begin + (27 * 8 + h) * HOUR, name) for h, name in ((0, names[0]), (8, names[1])))
+        plan.extend(hanging(begin + (27 * 8 + h) * HOUR, name) for h, name in ((0, FLASH), (8, PRO)))
         plan.extend(burning(begin + (27 * 8 + h) * HOUR) for h in (24, 41))
     if weeks % 2:
         drift = start + (weeks - 1) * 7 * DAY + DAY
