@@ -10,15 +10,16 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 MINUTE: Final = 60
 HOUR: Final = 3600
 DAY: Final = 86400
+BEGIN: Final = 2928 * 162 * HOUR  # a Sunday in 2024, and the first second of a block (replay.py)
 SCRAPED_AT: Final = 23  # seconds after the full minute, so that scrapes and evaluations do not coincide
 
-TASKS_PER_HOUR: Final = {"low": 12, "medium": 150, "high": 1500}
 MODELS: Final = {"gemini-2.5-flash": 0.6, "gemini-2.5-pro": 0.3, "gemini-3-flash-preview": 0.1}
+FLASH, PRO, _ = MODELS
 REASONS: Final = ("content_filtered", "internal_error", "timeout")
 BUCKETS: Final = (5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 CAUSES: Final = ("auth", "ledger", "rate_limited", "timeout")
@@ -32,7 +33,8 @@ COUNTERS: Final = (
     "failed_tasks_credits_refunded_total",
     *(f"task_duration_seconds_bucket {le}" for le in (*BUCKETS, "+Inf")),
 )
-FAILURES: Final = {"CreatifyFailureSpike", "CreatifyModelFailing"}
+FAILURES: Final = frozenset({"CreatifyFailureSpike", "CreatifyModelFailing"})
+OUT_OF_CREDITS: Final = frozenset({"CreatifyCreditsRunOut", "CreatifyCreditsLow"})
 
 
 @dataclass
@@ -47,11 +49,15 @@ class Episode:
     cost: float = 1.0  # factor on credits
     holds: bool = False  # nothing of the model finishes
     drifts: bool = False  # `failing` is reached slowly
+    hangs: bool = False  # one task is submitted and finishes with the episode
+    drained: bool = False  # nobody tops up the balance
+    idle: bool = False  # nothing is submitted
     replica: int | None = None  # which exporter it happens to; None: all
     expected: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
     failed_at: list[int] = field(default_factory=list)
     waiting_at: list[int] = field(default_factory=list)
+    empty_at: list[int] = field(default_factory=list)
 
     def share(self, now: int) -> float:
         """Return the share of tasks that fail now because of it."""
@@ -76,11 +82,40 @@ class Workspace:
         return self.start + self.days * DAY
 
 
-def busyness(now: int) -> float:
+def is_weekend(now: int) -> bool:
+    """Tell whether this is a Saturday or a Sunday."""
+    return (now // DAY + 3) % 7 >= 5  # noqa: PLR2004 - the epoch was a Thursday, 3 when Monday is 0
+
+
+def around_the_clock(now: int) -> float:
     """Return how much is done at this time of day and week; about 1 on average."""
     afternoon = 1 + 0.85 * math.cos(2 * math.pi * ((now % DAY) / DAY - 15 / 24))
-    weekend = (now // DAY + 3) % 7 >= 5  # noqa: PLR2004 - the epoch was a Thursday, 3 when Monday is 0
-    return afternoon * (0.45 if weekend else 1.2)
+    return afternoon * (0.45 if is_weekend(now) else 1.2)
+
+
+def office_hours(now: int) -> float:
+    """Return how much is done where people work from 8 to 18 on weekdays; 1 on average of a weekday."""
+    return 2.4 if 8 * HOUR <= now % DAY < 18 * HOUR and not is_weekend(now) else 0.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much is done, and when."""
+
+    rate: float  # tasks an hour
+    rhythm: Callable[[int], float] = around_the_clock
+    batches: float = 4  # a day and model, in the hours of work
+    plan: int = 0  # for how many days the credits of the plan are enough; 0: there is no plan
+
+
+VOLUMES: Final = {
+    "tiny": Volume(4 / 24, office_hours, batches=0.3, plan=20),
+    "small": Volume(20 / 24, office_hours, batches=1, plan=20),
+    "modest": Volume(100 / 24, office_hours, plan=20),
+    "low": Volume(12),
+    "medium": Volume(150),
+    "high": Volume(1500),
+}
 
 
 def poisson(rng: random.Random, mean: float) -> int:
@@ -97,8 +132,9 @@ def poisson(rng: random.Random, mean: float) -> int:
 class Model:
     """One model's tasks: those that run, and the running totals of all that is counted."""
 
-    def __init__(self, name: str, rate: float, rng: random.Random) -> None:
-        self.name, self.rate, self.rng = name, rate, rng
+    def __init__(self, name: str, share: float, volume: Volume, rng: random.Random) -> None:
+        self.name, self.volume, self.rng = name, volume, rng
+        self.rate = rate = share * volume.rate
         self.totals = [0.0] * len(COUNTERS)
         self.finishing: dict[int, list[tuple[int, int, bool, float]]] = {}
         self.running: dict[int, int] = {}
@@ -113,8 +149,8 @@ class Model:
         """Draw how many tasks are submitted in this minute, single ones and batches."""
         if now % HOUR == 0:
             self.weather = self.rng.lognormvariate(-0.125, 0.5)
-        rate = self.rate * busyness(now)
-        if self.batch == 0 and self.rng.random() < 4 / 1440:
+        rate = self.rate * self.volume.rhythm(now)
+        if self.batch == 0 and rate and self.rng.random() < self.volume.batches / 1440:
             self.batch = 1 + round(self.rng.expovariate(4 / max(4.0, self.rate)))
         sent = min(self.batch, 1 + self.batch // 3)
         self.batch -= sent
@@ -139,7 +175,7 @@ class Model:
         failed = self.fails(max((e.share(now) for e in episodes), default=0.0))
         finished = created + max(2, int(self.rng.lognormvariate(3.2, 0.7)))
         for episode in episodes:
-            if episode.holds:
+            if episode.holds or episode.hangs:
                 finished = episode.end + self.rng.randrange(600)
                 episode.waiting_at.append(created)
             if failed and episode.failing:
@@ -224,19 +260,20 @@ class World:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.rng = random.Random(workspace.seed)  # noqa: S311 - a simulation
-        self.rate = float(TASKS_PER_HOUR[workspace.volume])
+        self.volume = VOLUMES[workspace.volume]
+        self.daily = self.volume.rate * 24 * 1.7  # credits of a day
         self.models = {name: self.model(name, share) for name, share in MODELS.items()}
         self.replicas = [
             Replica(workspace, n, random.Random(workspace.seed * 100 + n))  # noqa: S311
             for n in range(workspace.replicas)
         ]
-        self.balance = self.rate * 24 * 1.7 * 10
+        self.balance = self.daily * 10
         self.spent = 0.0
         self.names: dict[tuple[str, int], list[str]] = {}
 
     def model(self, name: str, share: float) -> Model:
         """Return a model with a stream of random numbers of its own."""
-        return Model(name, share * self.rate, random.Random(f"{self.workspace.seed} {name}"))  # noqa: S311
+        return Model(name, share, self.volume, random.Random(f"{self.workspace.seed} {name}"))  # noqa: S311
 
     def minutes(self) -> Iterator[tuple[int, str]]:
         """Yield the time of each scrape and what the exporters say, as lines of OpenMetrics."""
@@ -246,19 +283,31 @@ class World:
                 self.models["gemini-3.1-pro-preview"] = self.model("gemini-3.1-pro-preview", 0.3)
             for model in self.models.values():
                 mine = [e for e in episodes if e.model in {model.name, "*"}]
-                for _ in range(model.arrivals(now)):
+                for _ in range(self.submitted(model, now, mine)):
                     model.submit(now, mine)
                 model.finish(now)
-            self.pay(now)
+            self.pay(now, episodes)
             yield now + SCRAPED_AT, "".join(self.scrape(r, now + SCRAPED_AT, episodes) for r in self.replicas)
 
-    def pay(self, now: int) -> None:
-        """Draw what was spent from the balance, and top it up when four days' worth is left."""
+    def submitted(self, model: Model, now: int, episodes: list[Episode]) -> int:
+        """Return how many tasks of a model are submitted in this minute; without credits none is."""
+        if self.balance <= 0 or any(e.idle for e in episodes):
+            return 0
+        if any(e.hangs for e in episodes):
+            return sum(e.start == now for e in episodes if e.hangs)
+        return model.arrivals(now)
+
+    def pay(self, now: int, episodes: list[Episode]) -> None:
+        """Draw what was spent from the balance, and top it up when four days' worth or half of the plan is left."""
         spent = sum(m.totals[5] - m.totals[6] for m in self.models.values())
-        self.balance -= spent - self.spent
+        self.balance = max(0.0, self.balance - (spent - self.spent))
         self.spent = spent
-        if self.balance < self.rate * 24 * 1.7 * 4 and now % DAY == 10 * HOUR:
-            self.balance += self.rate * 24 * 1.7 * 7
+        drained = [e for e in episodes if e.drained]
+        if self.balance == 0:
+            for episode in drained:
+                episode.empty_at.append(now)
+        if self.balance < self.daily * max(4, self.volume.plan / 2) and now % DAY == 10 * HOUR and not drained:
+            self.balance += self.daily * 7
 
     def scrape(self, replica: Replica, now: int, episodes: list[Episode]) -> str:
         """Return what one exporter says now; nothing while it is away."""
@@ -290,6 +339,8 @@ class World:
         lines.append(f"creatify_list_oldest_created_timestamp_seconds{{{target}}} {now - covered} {now}\n")
         lines.append(f'creatify_invalid_tasks{{{target},field="created_at"}} 0 {now}\n')
         lines.append(f"creatify_remaining_credits{{{replica.target}}} {self.balance:.1f} {now}\n")
+        if self.volume.plan:
+            lines.append(f"creatify_plan_credits{{{replica.target}}} {self.volume.plan * self.daily:.0f} {now}\n")
 
     def tell_ledger(self, lines: list[str], replica: Replica, now: int) -> None:
         """Add the counters, as last booked."""
@@ -322,6 +373,33 @@ def counter(name: str, target: str, model: str) -> str:
     return f'creatify_{metric}{{{target},api="text_generator",model="{model}"{extra}}} '
 
 
+FAIL: Final = {"expected": FAILURES, "allowed": FAILURES | {"CreatifyCreditsWasted"}}
+STUCK: Final = frozenset({"CreatifyTasksStuck"})
+# The hour in which it begins, counted from a Sunday, and how many it lasts.
+OFFICE: Final[tuple[tuple[int, int, str, str, dict[str, Any]], ...]] = (
+    (34, 4, "all fail for 4 h", FLASH, {"failing": 1.0, **FAIL}),
+    (62, 19, "product out for a night", "*", {"failing": 1.0, **FAIL}),
+    (106, 6, "half fail for 6 h", FLASH, {"failing": 0.5, **FAIL}),
+    (134, 67, "all fail over a weekend", PRO, {"failing": 1.0, **FAIL}),
+    (210, 14, "task hangs overnight", FLASH, {"hangs": True, "expected": STUCK, "allowed": STUCK}),
+    (226, 72, "all fail for 3 days", FLASH, {"failing": 1.0, **FAIL}),
+    (370, 48, "half fail for 2 days", "*", {"failing": 0.5, **FAIL}),
+    (444, 96, "product out over a weekend", "*", {"failing": 1.0, **FAIL}),
+    (560, 88, "credits run out", "*",
+     {"drained": True, "cost": 4, "expected": OUT_OF_CREDITS, "allowed": OUT_OF_CREDITS | {"CreatifyCreditBurnHigh"}}),
+    (672, 168, "no task for a week", "*", {"idle": True}),
+)  # fmt: skip
+
+
+def office_incidents(start: int, weeks: int) -> tuple[Episode, ...]:
+    """Return the incidents of so many weeks of an office: those of OFFICE that end in them."""
+    planned = [
+        Episode(kind, start + begin * HOUR, start + (begin + hours) * HOUR, model, **what)
+        for begin, hours, kind, model, what in OFFICE
+    ]
+    return tuple(episode for episode in planned if episode.end <= start + weeks * 7 * DAY)
+
+
 def incidents(start: int, weeks: int) -> tuple[Episode, ...]:
     """Return the incidents of so many weeks: each kind at noon, in the evening and at night, and each model in turn.
 
@@ -337,13 +415,13 @@ def incidents(start: int, weeks: int) -> tuple[Episode, ...]:
             share, minutes = kinds[(i + i // 9) % 9]
             model = names[0] if i % 3 != 2 else names[1 + (i // 3 + fortnight) % 2]  # noqa: PLR2004
             plan.append(failing(begin + i * 8 * HOUR, minutes, share, model))
-        plan.extend(hanging(begin + (27 * 8 + h) * HOUR, name) for h, name in ((0, names[0]), (8, names[1])))
+        plan.extend(hanging(begin + (27 * 8 + h) * HOUR, name) for h, name in ((0, FLASH), (8, PRO)))
         plan.extend(burning(begin + (27 * 8 + h) * HOUR) for h in (24, 41))
     if weeks % 2:
         drift = start + (weeks - 1) * 7 * DAY + DAY
-        allowed = frozenset({*FAILURES, "CreatifyCreditsWasted"})
+        allowed = FAILURES | {"CreatifyCreditsWasted"}
         drifting = Episode("slow drift to 30 %", drift, drift + 5 * DAY, names[0], failing=0.3, drifts=True)
-        plan.append(replace(drifting, expected=frozenset(FAILURES), allowed=allowed))
+        plan.append(replace(drifting, expected=FAILURES, allowed=allowed))
     return tuple(plan)
 
 
@@ -355,8 +433,8 @@ def failing(start: int, minutes: int, share: float, model: str) -> Episode:
         start + minutes * MINUTE,
         model,
         failing=share,
-        expected=frozenset(FAILURES),
-        allowed=frozenset({*FAILURES, "CreatifyCreditsWasted"}),
+        expected=FAILURES,
+        allowed=FAILURES | {"CreatifyCreditsWasted"},
     )
 
 
