@@ -728,6 +728,16 @@ def test_prometheus_takes_the_rules_of_the_chart(promtool: str, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_threshold_that_is_a_text_is_the_expression(promtool: str, tmp_path: Path) -> None:
+    own = '420 * workspace:creatify_list:known{api="lipsyncs"} or 300 * workspace:creatify_list:known'
+    objects = rendered({**KEYS, "prometheusRule": {"enabled": True, "thresholds": {"gap_seconds": own}}})
+    spec = the(objects, "PrometheusRule")["spec"]
+    [rule] = [rule for rule in rules_of(spec["groups"]) if rule.get("record") == "creatify:threshold:gap_seconds"]
+    assert rule["expr"] == own
+    put(tmp_path / "rules.yml", yaml.safe_dump(spec))
+    subprocess.run([promtool, "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, check=True)
+
+
 def test_the_dashboards_are_the_projects_own() -> None:
     found = kinds(scenario("dashboards"), "ConfigMap")
     texts = {name: text for each in found for name, text in each["data"].items() if name.endswith(".json")}

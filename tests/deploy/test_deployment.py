@@ -154,6 +154,13 @@ def test_prometheus_is_configured_in_compose_as_in_the_example_but_for_addresses
     assert set(hosts) <= set(services())
 
 
+def test_servers_that_share_workspaces_are_configured_as_the_example_but_for_what_they_scrape() -> None:
+    one, shard = (
+        yaml.safe_load((ROOT / "prometheus" / name).read_text()) for name in ("prometheus.yml", "sharded.yml")
+    )
+    assert {**shard, "scrape_configs": None} == {**one, "scrape_configs": None}
+
+
 def test_prometheus_takes_its_configuration_and_the_rules_beside_it(promtool: str, tmp_path: Path) -> None:
     (tmp_path / "rules").symlink_to(ROOT / "prometheus/rules")
     (tmp_path / "prometheus.yml").write_text((ROOT / "deploy/compose/prometheus.yml").read_text())

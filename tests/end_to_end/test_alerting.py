@@ -9,14 +9,19 @@ import json
 import re
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
+import pytest
 import yaml
 
+from conftest import tool
 from creatify_exporter.simulator import Account, Clock, Incident, Listing, Model, Simulator, Traffic
 from processes import free_port, running_exporter, running_prometheus, until, write_config
 
@@ -182,3 +187,54 @@ def runbook(alert: str) -> list[str]:
 def spikes(alerts: list[dict[str, Any]], status: str) -> list[dict[str, Any]]:
     kind = (status, "CreatifyFailureSpike")
     return [alert for alert in alerts if (alert["status"], alert["labels"]["alertname"]) == kind]
+
+
+LIST = {"workspace": "default", "api": "lipsyncs", "namespace": "prod"}
+REFUSED = {"alertname": "CreatifyCredentialsRefused", "severity": "critical", **LIST}
+DOWN = {"alertname": "CreatifyDown", "severity": "critical", **LIST}
+
+
+def states(folder: Path, *alerts: dict[str, str]) -> set[str]:
+    """Return what Alertmanager makes of the last of these alerts."""
+    binary = tool("prometheus-alertmanager", "prometheus-alertmanager")
+    with alertmanager(binary, folder, "http://127.0.0.1:9/") as address:
+        url = f"http://{address}/api/v2/alerts"
+        body = json.dumps([{"labels": labels} for labels in alerts]).encode()
+        post = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        until(lambda: answered(post), 30)
+        until(lambda: len(shown(url)) == len(alerts), 30)
+        return {each["status"]["state"] for each in shown(url) if each["labels"] == alerts[-1]}
+
+
+def answered(request: urllib.request.Request) -> bool:
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310  Alertmanager of this test
+            return bool(answer.status == HTTPStatus.OK)
+    except URLError:
+        return False
+
+
+def shown(url: str) -> list[dict[str, Any]]:
+    with urllib.request.urlopen(url) as answer:  # noqa: S310  Alertmanager of this test
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+def test_an_alert_is_kept_quiet_by_its_cause(tmp_path: Path) -> None:
+    assert states(tmp_path, REFUSED, DOWN) == {"suppressed"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"api": "text_generator"},
+        {"namespace": "staging"},
+        {"alertname": "CreatifyRateLimited", "severity": "warning"},
+        {"alertname": "CreatifyLedgerFailing", "severity": "warning"},
+    ],
+    ids=lambda other: "-".join(other.values()),
+)
+def test_an_alert_is_not_kept_quiet_by_another_list_environment_or_a_warning(
+    other: dict[str, str], tmp_path: Path
+) -> None:
+    assert states(tmp_path, {**REFUSED, **other}, DOWN) == {"active"}

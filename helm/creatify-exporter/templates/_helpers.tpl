@@ -337,7 +337,9 @@ through as they are.
 {{- $name := trimPrefix "creatify:threshold:" $rule.record -}}
 {{- $_ := set $thresholds $name true -}}
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
-{{- $_ := set $rule "expr" (printf "%s * workspace:creatify_list:known" (index $.Values.prometheusRule.thresholds $name | toJson)) -}}
+{{- $value := index $.Values.prometheusRule.thresholds $name -}}
+{{- if not (kindIs "string" $value) -}}{{- $value = printf "%s * workspace:creatify_list:known" (toJson $value) -}}{{- end -}}
+{{- $_ := set $rule "expr" $value -}}
 {{- end -}}
 {{- end -}}
 {{- if $kept -}}{{- $rules = append $rules $rule -}}{{- end -}}
