@@ -15,7 +15,7 @@ COPY exporter/creatify_exporter /src/creatify_exporter
 # Compiled here once, since a container cannot do it: its root is read-only. By hash, so that the files' dates do not matter.
 RUN packages="$(/opt/creatify-exporter/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
     cp -r creatify_exporter "$packages"; \
-    printf '%s\n' '#!/opt/creatify-exporter/bin/python3' 'import sys' 'from creatify_exporter.cli import main' 'sys.exit(main())' \
+    printf '%s\n' '#!/opt/creatify-exporter/bin/python3' 'import sys' 'from creatify_exporter.__main__ import main' 'sys.exit(main())' \
       > /opt/creatify-exporter/bin/creatify-exporter; \
     chmod 0755 /opt/creatify-exporter/bin/creatify-exporter; \
     python3 -m compileall -q --invalidation-mode unchecked-hash "$packages"; \

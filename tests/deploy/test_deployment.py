@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,6 +78,15 @@ def test_the_commands_for_a_backup_find_the_ledger_of_each_way_to_run() -> None:
     assert f"mountPath: {folder}\n" in (ROOT / "helm/creatify-exporter/templates/workload.yaml").read_text("utf-8")
     assert f"ledger:{folder}" in services()["exporter"]["volumes"]
     assert set(re.findall(r"docker compose exec -T (\w+)", section)) <= set(services())
+
+
+def test_containers_start_as_the_command_does_with_signals_held() -> None:
+    """Without that the kernel drops a SIGTERM that comes to process 1 while it imports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, name = project["scripts"]["creatify-exporter"].partition(":")
+    for text in (DOCKERFILE, services()["exporter"]["command"][0]):
+        assert re.findall(r"from (\S+) import main\b", text) == [module]
+        assert f"sys.exit({name}())" in text
 
 
 # Compose
@@ -185,7 +195,8 @@ def test_compose_shows_a_simulated_account_unless_there_are_keys(
 ) -> None:
     [code] = services()["exporter"]["command"]
     monkeypatch.setenv("CREATIFY_API_KEY", key)
-    monkeypatch.setattr("creatify_exporter.cli.main", lambda argv: argv)
+    monkeypatch.setattr("sys.argv", ["-c"])
+    monkeypatch.setattr("creatify_exporter.__main__.main", lambda: sys.argv[1:])
     with pytest.raises(SystemExit) as end:
         exec(code, {})  # noqa: S102 - our own file
     passed: Any = end.value.code
