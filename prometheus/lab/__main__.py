@@ -86,7 +86,7 @@ def concerns(firing: replay.Firing, episode: weeks.Episode) -> bool:
 
 
 def reached(episode: weeks.Episode) -> int | None:
-    """Return what the delay counts from: the fifth failed task if all fail, else the tenth within an hour."""
+    """Return what the delay counts from: the fifth failed task if all fail for an hour, else the tenth in an hour."""
     if episode.drained:
         return episode.empty_at[0] if episode.empty_at else None
     if episode.holds:
@@ -94,7 +94,7 @@ def reached(episode: weeks.Episode) -> int | None:
     if not episode.failing or episode.drifts:
         return episode.start
     failed = sorted(episode.failed_at)
-    if episode.failing == 1:
+    if episode.failing == 1 and episode.end - episode.start >= weeks.HOUR:
         return failed[4] if len(failed) > 4 else None  # noqa: PLR2004
     return next((tenth for first, tenth in zip(failed, failed[9:], strict=False) if tenth - first <= weeks.HOUR), None)
 

@@ -82,6 +82,6 @@ def test_two_weeks_bring_every_incident_and_no_false_alarm() -> None:
     assert found["false_alarms"] == []
     for score in found["scores"]:
         assert score["missed"] == [], score["kind"]
-    # One in which 30 % fail is told eleven minutes after its tenth failed task.
-    assert sum(score["late"] for score in found["scores"]) <= 1
+    # 30 % fail, told eleven minutes after the tenth failed task; all fail, told thirteen after the fifth.
+    assert sum(score["late"] for score in found["scores"]) <= 2
     assert sum(score["detected"] for score in found["scores"]) >= 20
