@@ -122,7 +122,8 @@ def copied(folder: Path) -> Path:
 
 def make(tree: Path, *arguments: str, **environ: str) -> str:
     """Run make with the virtual environment of these tests, so that nothing has to be installed."""
-    there = (f"VENV={sys.prefix}", "--assume-old", f"{sys.prefix}/dev.stamp")
+    # ARGS of the make that runs these tests, if there are any, are not meant for this one.
+    there = (f"VENV={sys.prefix}", "--assume-old", f"{sys.prefix}/dev.stamp", "ARGS=")
     return run("make", *there, *arguments, cwd=tree, **environ)
 
 

@@ -66,7 +66,7 @@ FAILURES: dict[str, tuple[Fault, str]] = {
     "keys in an object": (replied(200, json.dumps({"detail": KEYS}).encode()), "invalid_body"),
     "keys for a path": (redirected(f"/{KEYS}"), "http_status"),
     "keys for a reply": (said(f"{KEYS}\r\n\r\n".encode()), "connection"),
-    "keys for a length": (said(f"HTTP/1.1 200 OK\r\nContent-Length: {KEYS}\r\n\r\n[".encode()), "connection"),
+    "keys for a length": (said(f"HTTP/1.1 200 OK\r\nContent-Length: {KEYS}\r\n\r\n[".encode()), "invalid_body"),
 }
 # Lists that are taken, with the entries that cannot be read, by field.
 SUCCESSES: dict[str, tuple[Fault, dict[str, int]]] = {

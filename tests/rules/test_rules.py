@@ -182,9 +182,11 @@ COUNTED = {
     "CreatifyNothingFinishes",
     "CreatifyRateLimited",
     "CreatifyTasksSlow",
+    "CreatifyTasksStuck",
 }
 """Alerts that rest on counters."""
 ELSEWHERE = {
+    "CreatifyTasksStuck": "its counters only keep it quiet: a week's median of what CreatifyTasksSlow is tested with",
     "CreatifyCreditBurnHigh": "it is quiet in its first week; the laboratory has replicas, restarts and lost ledgers",
 }
 """Why an alert of these has no test with replicas of which one restarts."""
