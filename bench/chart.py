@@ -13,7 +13,7 @@ _PANEL: Final = 490  # from one panel to the next
 _ROW: Final = 15  # between names, so that none covers another
 _COLORS: Final = (
     *("#c4421a", "#e08a6c", "#5f6b76", "#9aa5b1"),
-    *("#1d6fa5", "#2b8a5a", "#7a4fa3", "#a0741a", "#b03070"),
+    *("#1d6fa5", "#2b8a5a", "#7a4fa3", "#a0741a", "#b03070", "#1c2329", "#2aa7a7"),
 )
 
 Points = Sequence[tuple[float, float]]
