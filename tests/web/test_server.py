@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -452,6 +453,21 @@ def test_a_body_that_stalls_is_a_client_that_keeps_the_server_waiting() -> None:
     with Site(HASTY) as site, site.connect(request("/", "Content-Length: 9", body=b"x")) as connection:
         assert is_closed(connection)
         assert site.paths == []
+
+
+def test_an_idle_server_wakes_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks: list[int] = []
+    tick = Server.on_tick
+
+    async def count(server: Server, counter: int) -> bool:
+        ticks.append(counter)
+        return await tick(server, counter)
+
+    monkeypatch.setattr(Server, "on_tick", count)
+    with Site() as site:
+        time.sleep(1.2)
+        assert site.ask().startswith(b"HTTP/1.1 200")
+    assert len(ticks) <= 4, "uvicorn's own loop has more than ten"
 
 
 def test_a_target_in_absolute_form_is_its_path(site: Site) -> None:

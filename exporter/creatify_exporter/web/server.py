@@ -184,6 +184,13 @@ class Server(uvicorn.Server):
             listening.listen(_QUEUE)
         self._watching = asyncio.create_task(self.server_state.watch())
 
+    async def main_loop(self) -> None:
+        """Tick until the stop, once a second, for the date in answers; uvicorn ticks ten times, idle or not."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._stop.wait()
+
     async def on_tick(self, counter: int) -> bool:
         """Return whether to stop."""
         return await super().on_tick(counter) or self._stop.is_set()
