@@ -42,6 +42,18 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be no root for a while."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Return the first true value of `condition`."""
     end = time.monotonic() + seconds

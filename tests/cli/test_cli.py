@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from creatify_exporter.simulator import (
     inserted,
     replied,
 )
-from processes import COMMAND, free_port, parsed, running_exporter, total, until, write_config
+from processes import COMMAND, free_port, parsed, running_exporter, total, until, without_rights, write_config
 
 NOW = 1_760_000_000.0
 CANARY = "canary-key-3b1f"
@@ -261,18 +261,6 @@ def test_check_warns_and_accepts(here: Here, config: Path) -> None:
     assert len(warnings) == 2
     assert all(line.startswith("warning: ") for line in warnings)
     assert CANARY not in done.stdout
-
-
-@contextmanager
-def without_rights() -> Iterator[None]:
-    """Be no root for a while."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.mark.parametrize("locked", ["folder", "folder/ledger.db", "folder/ledger.db.lock"])

@@ -21,6 +21,7 @@ from creatify_exporter.ledger.checksum import book_checksum
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import DayKey, SeriesKey
 from creatify_exporter.ledger.store import Day, read_book
+from processes import without_rights
 
 FLIPS = int(os.environ.get("LEDGER_FLIPS", "200"))
 FILES = Path(__file__).with_name("files")
@@ -440,13 +441,10 @@ def reader_only(folder: Path) -> Iterator[None]:
     """Let this process read the folder but write nothing there; root does without its rights meanwhile."""
     for part in [folder, *folder.iterdir()]:
         part.chmod(0o555 if part.is_dir() else 0o444)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
     try:
-        yield
+        with without_rights():
+            yield
     finally:
-        os.seteuid(user)
         folder.chmod(0o755)
 
 

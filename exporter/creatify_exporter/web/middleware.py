@@ -133,15 +133,15 @@ class WebMiddleware:
             # What a reload has applied meanwhile may be newer; the next poll compares.
             if self._loaded is before:
                 self.apply(read)
-        # A mistake of the exporter must not end the watch.
-        except Exception as error:  # noqa: BLE001 - as above
-            if not isinstance(error, ConfigError):
-                self.last_reload_successful = False
-                _log.exception("web configuration not reloaded, the old one holds")
-                return FailedReload(files, ())
+        except ConfigError as error:
             for problem in error.problems if error.problems != last.problems else ():
                 _log.error("web configuration not reloaded, the old one holds", problem=problem)
             return FailedReload(files, error.problems)
+        # A mistake of the exporter must not end the watch.
+        except Exception:  # noqa: BLE001 - as above
+            self.last_reload_successful = False
+            _log.exception("web configuration not reloaded, the old one holds")
+            return FailedReload(files, ())
         return FailedReload({}, ())
 
     def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
