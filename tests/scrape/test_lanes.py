@@ -58,7 +58,7 @@ def test_any_number_that_hang_hold_up_nobody_else(crew: Crew) -> None:
 
 
 def test_those_that_were_slow_wait_for_each_other_and_nobody_for_them(crew: Crew) -> None:
-    lanes = Lanes(2, LONG, moment=SHORT)
+    lanes = Lanes(2, LONG, moment=LONG)
     for name in ("slow 1", "slow 2", "slow 3"):
         crew.run(lanes, name, slow=True)
     crew.run(lanes, "healthy")
