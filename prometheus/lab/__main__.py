@@ -81,7 +81,8 @@ def judge(workspace: weeks.Workspace, firings: list[replay.Firing]) -> tuple[lis
 def concerns(firing: replay.Firing, episode: weeks.Episode) -> bool:
     """Tell whether an alert began during an episode, or while windows still hold it, for the model it is about."""
     about = firing.labels.get("model", episode.model)
-    slack = weeks.DAY if episode.drifts or episode.cost > 1 else SLACK
+    lasts = firing.alert == "CreatifyFailuresHigh" or episode.drifts or episode.cost > 1
+    slack = weeks.DAY if lasts else SLACK
     return (episode.model in {"", "*", about}) and episode.start <= firing.start <= episode.end + slack
 
 

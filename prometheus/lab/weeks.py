@@ -33,7 +33,7 @@ COUNTERS: Final = (
     "failed_tasks_credits_refunded_total",
     *(f"task_duration_seconds_bucket {le}" for le in (*BUCKETS, "+Inf")),
 )
-FAILURES: Final = frozenset({"CreatifyFailureSpike", "CreatifyModelFailing"})
+FAILURES: Final = frozenset({"CreatifyFailureSpike", "CreatifyFailuresHigh", "CreatifyModelFailing"})
 OUT_OF_CREDITS: Final = frozenset({"CreatifyCreditsRunOut", "CreatifyCreditsLow"})
 
 

@@ -39,6 +39,7 @@ ALERTS = {
     "CreatifyDown",
     "CreatifyExporterAbsent",
     "CreatifyFailureSpike",
+    "CreatifyFailuresHigh",
     "CreatifyInvalidTasks",
     "CreatifyLedgerFailing",
     "CreatifyListShrunk",
@@ -177,6 +178,7 @@ COUNTED = {
     "CreatifyCreditBurnHigh",
     "CreatifyCreditsWasted",
     "CreatifyFailureSpike",
+    "CreatifyFailuresHigh",
     "CreatifyLedgerFailing",
     "CreatifyModelFailing",
     "CreatifyNothingFinishes",
@@ -330,7 +332,7 @@ def test_an_alert_watches_that_each_threshold_is_there_once() -> None:
 def test_no_number_hides_in_an_alert() -> None:
     for rule in rules("alert"):
         compared = re.findall(r"(?:[<>]=?|==)\s*([0-9.]+)", rule["expr"])
-        assert set(compared) <= {"0", "28", "3660"}, f"{rule['alert']} compares with {compared}"
+        assert set(compared) <= {"0", "29", "3660"}, f"{rule['alert']} compares with {compared}"
 
 
 def test_runbooks_name_only_series_that_exist() -> None:
