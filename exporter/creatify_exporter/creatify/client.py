@@ -15,8 +15,9 @@ import requests
 from creatify_exporter import trace
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.buffer import Buffer, Source
-from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
+from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder
 from creatify_exporter.creatify.pacer import Pacer
+from creatify_exporter.creatify.shape import shape
 from creatify_exporter.creatify.transport import Transport
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
 from creatify_exporter.lists import TaskList

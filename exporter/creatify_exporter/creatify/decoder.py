@@ -12,17 +12,18 @@ has fields of the wrong type, costs at most itself.
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
 from creatify_exporter.creatify.buffer import Buffer, Source
 from creatify_exporter.creatify.chunk_cache import BATCH_BYTES, Chunk, ChunkCache, identify
 from creatify_exporter.creatify.entry import EntryDecoder
+from creatify_exporter.creatify.json_reader import REFUSALS, malformed, read
+from creatify_exporter.creatify.shape import shape
 from creatify_exporter.creatify.task import Field, Task
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
@@ -31,12 +32,9 @@ from creatify_exporter.lists import TEXT_GENERATOR, TaskList
 _MAX_SKIPS: Final = 1024
 
 _MAX_INVALID_IDS: Final = 10_000
-_LARGEST: Final = sys.float_info.max
 _WHITE: Final = b" \t\n\r"
 _WHITE_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-# Keys that say what an object is; others may be somebody's text.
-_TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
 _FIRST_KEYS: Final = re.compile(
@@ -48,13 +46,9 @@ _KEY: Final = re.compile(rb'("[^"\\]*+")\s*+:\s*+' + _SCALAR + rb"\s*+,", re.DOT
 _STRING_OR_PART: Final = rb'"(?:[^"\\]++|\\.)*+("?)'
 _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
 _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
-_STRING_OR_BRACKET: Final = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
 _raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-
-# Text is refused with a ValueError (msgspec's own, or Python's for bytes that are not UTF-8), depth with the other.
-_REFUSALS: Final = (ValueError, RecursionError)
 
 
 class Content:
@@ -176,7 +170,7 @@ class Decoder:
             end = cutter.end(buffer)
             return self._one_by_one(buffer, [*cutter.commas, end])
         if cutter.has_dropped and not batch:
-            raise _malformed("a comma stands before its end")
+            raise malformed("a comma stands before its end")
         return batch
 
     def _one_by_one(self, buffer: memoryview, commas: list[int]) -> list[Task]:
@@ -186,16 +180,9 @@ class Decoder:
         return [task for task in tasks if task]
 
     def _task(self, element: bytes) -> Task | None:
-        try:
-            return self._entries.decode(element)
-        except _REFUSALS:
-            entry = _loaded(element)
-        if not isinstance(entry, dict):
-            self.invalid["task"] += 1
-            return None
         faults: Counter[Field] = Counter()
-        task = self._entries.convert(entry, faults)
-        if faults and not self._is_repeated(task.id):
+        task = self._entries.read(element, faults)
+        if faults and not (task and self._is_repeated(task.id)):
             self.invalid.update(faults)
         return task
 
@@ -212,7 +199,7 @@ class Decoder:
             self._check_size(buffer.content)
         try:
             page = msgspec.json.decode(buffer.content, type=_Page)
-        except _REFUSALS:
+        except REFUSALS:
             page = _page(bytes(buffer.content))
         results = bytes(page.results)
         if not results.startswith(b"["):
@@ -283,10 +270,10 @@ class _Cutter:
         """Return the place of the bracket that closes the list; raise `FetchError` if there is none, or more."""
         self._scan(buffer)
         if self._depth > 0 or self._in_string:
-            raise _malformed("it ends in the middle")
+            raise malformed("it ends in the middle")
         body = bytes(buffer).rstrip(_WHITE)
         if self._depth < 0 or not body.endswith(b"]"):
-            raise _malformed("something follows its end")
+            raise malformed("something follows its end")
         return len(body) - 1
 
     def _guesses(self, buffer: memoryview) -> Iterator[int]:
@@ -375,65 +362,18 @@ def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) 
             return entries.decode_batch(buffer[: cut + 1])
         finally:
             buffer[cut] = ord(",")
-    except _REFUSALS:
+    except REFUSALS:
         return None
 
 
 def _page(body: bytes) -> _Page:
     """Read an envelope with the standard library, which also takes the text that msgspec refuses."""
     try:
-        page = _loads(body)
+        page = read(body)
         results = msgspec.Raw(json.dumps(page["results"]).encode())
         return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
-    except (*_REFUSALS, KeyError):
+    except (*REFUSALS, KeyError):
         raise _instead(body) from None
-
-
-def _loaded(element: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Read one element with the standard library, without what is nested in it if that is too deep."""
-    try:
-        return _loads(element)
-    except RecursionError:
-        return _loads(_without_nested(element))
-
-
-def _loads(element: bytes) -> Any:  # noqa: ANN401 - any JSON
-    try:
-        text = element.decode("utf-8", "surrogateescape")
-        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
-    except ValueError:
-        raise _malformed("an entry is not valid JSON") from None
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _integer(digits: str) -> float:
-    # Python refuses to read thousands of digits as an int, and JSON does not.
-    return int(digits) if len(digits) < 32 else _float(digits)  # noqa: PLR2004 - longer than any id or amount
-
-
-def _float(digits: str) -> float:
-    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
-    return min(max(float(digits), -_LARGEST), _LARGEST)
-
-
-def _without_nested(element: bytes) -> bytes:
-    """Put `null` in the place of all that is nested in an element, at any depth."""
-    kept = bytearray()
-    depth = kept_until = 0
-    for token in _STRING_OR_BRACKET.finditer(element):
-        kind = token[0][:1]
-        if kind in (b"[", b"{"):
-            depth += 1
-            if depth == 2:  # noqa: PLR2004 - a value of the element itself begins
-                kept += element[kept_until : token.start()] + b"null"
-        elif kind in (b"]", b"}"):
-            depth -= 1
-            if depth == 1:
-                kept_until = token.end()
-    return bytes(kept + element[kept_until:])
 
 
 class _Counted:
@@ -460,38 +400,5 @@ def _skip_to_beginning(buffer: Buffer, source: Source) -> None:
             return
 
 
-def shape(body: bytes) -> str:
-    """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
-    body = body.lstrip(_WHITE)
-    if not body:
-        return "an empty body"
-    if body.startswith(b"{"):
-        return _object_shape(body)
-    return next((name for start, name in _SHAPES if re.match(start, body)), "text or binary data")
-
-
-_SHAPES: Final = (
-    (rb"<", "an HTML or XML document"),
-    (rb"\[", "a JSON array"),
-    (rb'"', "a JSON string"),
-    (rb"(null|true|false)\b", "a JSON literal"),
-    (rb"-?[0-9]", "a number"),
-    (rb"\x1f\x8b", "gzip data"),
-)
-
-
-def _object_shape(body: bytes) -> str:
-    try:
-        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
-    except _REFUSALS:
-        return "what begins like a JSON object"
-    telling = [key for key in _TELLING_KEYS if key in keys]
-    return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"
-
-
 def _instead(body: bytes | memoryview) -> FetchError:
     return FetchError("invalid_body", f"expected a list of tasks, got {shape(bytes(body))}")
-
-
-def _malformed(what: str) -> FetchError:
-    return FetchError("invalid_body", f"the list is not valid JSON: {what}")

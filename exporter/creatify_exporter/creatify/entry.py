@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from creatify_exporter.creatify.json_reader import REFUSALS, read_element
 from creatify_exporter.creatify.task import PREVIEW, Credits, Field, Task, TaskId
 from creatify_exporter.lists import REJECTED, TaskList
 
@@ -34,17 +35,24 @@ class EntryDecoder:
         """Return the tasks of a JSON array."""
         return self._completed(self._batch.decode(array))
 
-    def decode(self, element: bytes) -> Task:
-        """Return the task of a JSON object."""
-        [task] = self._completed([self._one.decode(element)])
-        return task
+    def read(self, element: bytes, faults: Counter[Field]) -> Task | None:
+        """Return what can be read of one element, None if it is no object; count the fields that cannot be read."""
+        try:
+            [task] = self._completed([self._one.decode(element)])
+        except REFUSALS:
+            entry = read_element(element)
+        else:
+            return task
+        if isinstance(entry, dict):
+            return self._convert(entry, faults)
+        faults["task"] += 1
+        return None
 
-    def convert(self, entry: dict[str, Any], faults: Counter[Field]) -> Task:
-        """Return what can be read of an object; count the fields that cannot."""
+    def _convert(self, entry: dict[str, Any], faults: Counter[Field]) -> Task:
         created_at = _read(entry.get("created_at"), "created_at", datetime, faults)
         task = self._type(
             id=_id(entry, faults),
-            model_name=_read(self._model(entry), "model_name", str, faults),
+            model_name=_read(entry.get(self._list.model_field or _NO_FIELD), "model_name", str, faults),
             status=_read(entry.get("status"), "status", str, faults),
             failed_reason=_read(entry.get("failed_reason"), "failed_reason", str, faults),
             # Where documented strings turned out to be numbers, numbers may turn out to be strings.
@@ -55,10 +63,6 @@ class EntryDecoder:
             task.preview, task.previews = (_raw(entry.get(name)) for name in ("preview", "previews"))
         [completed] = self._completed([task])
         return completed
-
-    def _model(self, entry: dict[str, Any]) -> object:
-        field = self._list.model_field
-        return entry.get(field) if field else None
 
     def _completed(self, tasks: list[Any]) -> list[Task]:
         """Replace the list's words by statuses, and give the default model to tasks without one."""
@@ -90,10 +94,8 @@ def _mark_previews(tasks: list[Any]) -> None:
 def _entry_type(api: str, model_field: str | None, *, has_previews: bool) -> Any:  # noqa: ANN401 - a type made from data
     """Return the type of a list's entries: a `Task` whose model is in another field, with what tells of a preview."""
     fields: list[Any] = []
-    if model_field is None:
-        fields.append(("model_name", str | None, msgspec.field(default=None, name=_NO_FIELD)))
-    elif model_field != "model_name":
-        fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field)))
+    if model_field != "model_name":
+        fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field or _NO_FIELD)))
     if has_previews:
         fields += [("preview", msgspec.Raw, _ABSENT), ("previews", msgspec.Raw, _ABSENT)]
     return msgspec.defstruct(f"{api}_entry", fields, bases=(Task,), gc=False) if fields else Task
