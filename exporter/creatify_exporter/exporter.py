@@ -3,12 +3,12 @@
 import calendar
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import isfinite
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import PlatformCollector, ProcessCollector
 
@@ -40,6 +40,9 @@ _COUNTERS: Final[dict[Total, Family]] = {
     "failed_credits_refunded": metrics.FAILED_CREDITS_REFUNDED,
 }
 
+
+Sample = tuple[Any, ...]
+"""A family, label values, and what `ScrapeRegistry.add` takes for a value."""
 
 _OF_CREDITS: Final = (
     metrics.TASKS_CREDITS,
@@ -186,10 +189,13 @@ class Exporter:
         hidden = set() if task_list.tells_credits else set(_OF_CREDITS)
         if not task_list.tells_creation and not (counters and counters.progress.has_dates):
             hidden.add(metrics.TASK_DURATION)
-        told = registry.without(hidden)
-        _add_snapshot(told, names, outcome, counters, self.config.labels)
-        if counters:
-            _add_counters(told, names, counters)
+        samples = chain(
+            _snapshot_samples(names, outcome, counters, self.config.labels),
+            _counter_samples(names, counters) if counters else (),
+        )
+        for family, labels, *values in samples:
+            if family not in hidden:
+                registry.add(family, labels, *values)
 
     def _add_own(self, registry: ScrapeRegistry) -> None:
         registry.add(metrics.BUILD_INFO, (__version__, __revision__, platform.python_version()), 1)
@@ -217,46 +223,44 @@ def rules(config: Config) -> Rules:
     )
 
 
-def _add_snapshot(
-    registry: ScrapeRegistry, names: tuple[str, str], outcome: Outcome, counters: Counters | None, labels: Labels
-) -> None:
+def _snapshot_samples(
+    names: tuple[str, str], outcome: Outcome, counters: Counters | None, labels: Labels
+) -> Iterator[Sample]:
     snapshot = outcome.snapshot
     if snapshot is None:
         return
     for field in FIELDS:
-        registry.add(metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0))
+        yield metrics.INVALID_TASKS, (*names, field), outcome.invalid.get(field, 0)
     if isfinite(snapshot.oldest_at):
-        registry.add(metrics.LIST_OLDEST, names, snapshot.oldest_at)
-        registry.add(metrics.LIST_NEWEST, names, snapshot.newest_at)
+        yield metrics.LIST_OLDEST, names, snapshot.oldest_at
+        yield metrics.LIST_NEWEST, names, snapshot.newest_at
     if counters is None:
         # Only the ledger knows which models have a name of their own.
         return
     for model, cells in snapshot.by_model(counters.models, labels).items():
         for status in (*STATUSES, *(each for each in STATUS_LABELS if each in cells and each not in STATUSES)):
             cell = cells.get(status, Cell())
-            registry.add(metrics.TASKS, (*names, model, status), cell.tasks)
-            registry.add(metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used)
+            yield metrics.TASKS, (*names, model, status), cell.tasks
+            yield metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used
             if isfinite(cell.oldest_at):
-                registry.add(metrics.OLDEST_TASK, (*names, model, status), cell.oldest_at)
+                yield metrics.OLDEST_TASK, (*names, model, status), cell.oldest_at
 
 
-def _add_counters(registry: ScrapeRegistry, names: tuple[str, str], counters: Counters) -> None:
+def _counter_samples(names: tuple[str, str], counters: Counters) -> Iterator[Sample]:
     values = dict(counters.values)
     for key, value in sorted(values.items()):
         if family := _COUNTERS.get(key.total):
-            registry.add(family, (*names, key.model, *([key.label] if key.label else [])), value)
+            yield family, (*names, key.model, *([key.label] if key.label else [])), value
     for model in sorted(counters.models):
         counts = accumulate(values[SeriesKey(model, "duration_bucket", bound)] for bound in DURATION_BOUNDS)
         buckets = list(zip(DURATION_BOUNDS, counts, strict=True))
-        registry.add_histogram(
-            metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
-        )
+        yield metrics.TASK_DURATION, (*names, model), buckets, values[SeriesKey(model, "duration_sum")]
     for model, failures in sorted(counters.failure_runs.items()):
-        registry.add(metrics.CONSECUTIVE_FAILED_TASKS, (*names, model), failures)
-    registry.add(metrics.LEDGER_TASKS, names, counters.tracked)
+        yield metrics.CONSECUTIVE_FAILED_TASKS, (*names, model), failures
+    yield metrics.LEDGER_TASKS, names, counters.tracked
     if counters.progress.first_recorded_at is not None and counters.progress.recorded_at is not None:
-        registry.add(metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at)
-        registry.add(metrics.LAST_SUCCESS, names, counters.progress.recorded_at)
+        yield metrics.LEDGER_CREATED, names, counters.progress.first_recorded_at
+        yield metrics.LAST_SUCCESS, names, counters.progress.recorded_at
 
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:
@@ -267,9 +271,9 @@ def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetc
         registry.add(metrics.FETCH_DURATION, names, last.duration)
     if last and last.received is not None:
         registry.add(metrics.FETCH_BYTES, names, last.received)
-    registry.add(metrics.FETCHES, names, fetcher.fetches)
+    registry.add(metrics.FETCHES, names, fetcher.ended.total())
     for cause in CAUSES:
-        registry.add(metrics.FETCH_FAILURES, (*names, cause), fetcher.failures[cause])
+        registry.add(metrics.FETCH_FAILURES, (*names, cause), fetcher.ended[cause])
 
 
 def _add_plan(registry: ScrapeRegistry, names: tuple[str, ...], plan: Plan, now: float) -> None:

@@ -87,7 +87,9 @@ class Fetcher:
         self._min_interval, self._timeout = min_interval, timeout
         self._serve_stale_for = serve_stale_for
         self._lock = threading.Lock()
-        self._counts, self._state = _Counts(), _State()
+        self.ended: Counter[Cause | None] = Counter()
+        """How many fetches have ended, by the cause of their failure; None: without one."""
+        self._state = _State()
         self._running: _Fetch | None = None
         self._abandoned: _Fetch | None = None
         # A list that no scrape has been answered with, and when it came.
@@ -122,16 +124,6 @@ class Fetcher:
         return self._start(now)
 
     @property
-    def fetches(self) -> int:
-        """How many fetches have ended."""
-        return self._counts.fetches
-
-    @property
-    def failures(self) -> Counter[Cause]:
-        """How many of them failed, by cause."""
-        return self._counts.failures
-
-    @property
     def last(self) -> Outcome | None:
         """How the last fetch ended."""
         return self._state.last
@@ -152,7 +144,7 @@ class Fetcher:
 
         All else holds for the keys that it was learned with.
         """
-        self._lock, self._counts = before._lock, before._counts  # noqa: SLF001 - of the same class
+        self._lock, self.ended = before._lock, before.ended  # noqa: SLF001 - of the same class
         if same_account:
             self._state = before._state  # noqa: SLF001 - as above
 
@@ -220,10 +212,8 @@ class Fetcher:
         """Count a fetch that has ended."""
         before, self._state.last = self.last, outcome
         self._state.ended_at = self._monotonic()
-        self._counts.fetches += 1
-        if outcome.cause:
-            self._counts.failures[outcome.cause] += 1
-        else:
+        self.ended[outcome.cause] += 1
+        if not outcome.cause:
             self._unserved = (self._monotonic(), outcome)
             self._state.pause = _FIRST_PAUSE
         if outcome.cause == "rate_limited":
@@ -245,14 +235,6 @@ class Fetcher:
             log.warning("fetch failed", cause=outcome.cause, reason=outcome.reason)
         else:
             log.info("fetch succeeded again", cause_before=cause_before)
-
-
-class _Counts:
-    """What is counted of the fetches of one endpoint, whatever the configuration."""
-
-    def __init__(self) -> None:
-        self.fetches = 0
-        self.failures: Counter[Cause] = Counter()
 
 
 class _State:

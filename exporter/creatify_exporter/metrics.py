@@ -161,24 +161,13 @@ class ScrapeRegistry:
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
         self._others: list[Metric] = []
-        self._left_out: frozenset[Family] = frozenset()
 
-    def without(self, families: Iterable[Family]) -> "ScrapeRegistry":
-        """Return this registry for samples of which those of some families are left out."""
-        view = ScrapeRegistry()
-        view._families, view._others = self._families, self._others
-        view._left_out = frozenset(families)
-        return view
-
-    def add(self, family: Family, labels: Sequence[str], value: float) -> None:
-        """Add a gauge or a counter."""
-        self._add(family, labels, value)
-
-    def add_histogram(
-        self, family: Family, labels: Sequence[str], buckets: Sequence[tuple[str, float]], total: float
-    ) -> None:
-        """Add a histogram of cumulative buckets, the last of which is `+Inf`."""
-        self._add(family, labels, buckets, total)
+    def add(self, family: Family, labels: Sequence[str], *values: object) -> None:
+        """Add a sample: its value, or a histogram's cumulative buckets, of which the last is `+Inf`, and its sum."""
+        made = self._families.get(family.name)
+        if made is None:
+            made = self._families[family.name] = _KINDS[family.kind](family.name, family.help, labels=family.labels)
+        made.add_metric(labels, *values)  # type: ignore[union-attr]  # all three kinds have it
 
     def include(self, metrics: Iterable[Metric]) -> None:
         """Add what another collector yields."""
@@ -188,14 +177,6 @@ class ScrapeRegistry:
         """Yield the families."""
         yield from (self._families[family.name] for family in FAMILIES if family.name in self._families)
         yield from self._others
-
-    def _add(self, family: Family, labels: Sequence[str], *values: object) -> None:
-        if family in self._left_out:
-            return
-        made = self._families.get(family.name)
-        if made is None:
-            made = self._families[family.name] = _KINDS[family.kind](family.name, family.help, labels=family.labels)
-        made.add_metric(labels, *values)  # type: ignore[union-attr]  # all three kinds have it
 
 
 _KINDS: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}

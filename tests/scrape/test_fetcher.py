@@ -121,7 +121,7 @@ def limited(retry_after: float | None = None) -> Outcome:
 
 def test_nothing_is_fetched_before_the_first_scrape(bench: Bench) -> None:
     assert bench.fetcher.last is None
-    assert (bench.fetcher.fetches, bench.idle) == (0, True)
+    assert (bench.fetcher.ended.total(), bench.idle) == (0, True)
 
 
 def test_scrapes_at_one_time_share_one_fetch(bench: Bench) -> None:
@@ -131,7 +131,7 @@ def test_scrapes_at_one_time_share_one_fetch(bench: Bench) -> None:
     outcome = good()
     bench.fetches.begun().end(outcome)
     assert all(future.result(10) is outcome for future in futures)
-    assert (bench.fetcher.fetches, bench.idle) == (1, True)
+    assert (bench.fetcher.ended.total(), bench.idle) == (1, True)
 
 
 @pytest.mark.parametrize("outcome", [good(), Outcome(cause="auth", reason="401", duration=0.2)])
@@ -139,10 +139,10 @@ def test_a_scrape_within_the_interval_gets_the_last_fetch_good_or_bad(bench: Ben
     bench.fetched(outcome)
     bench.clock.at += MIN_INTERVAL - 0.01
     assert bench.scrape().result(0) is outcome
-    assert bench.fetcher.fetches == 1
+    assert bench.fetcher.ended.total() == 1
     bench.clock.at += 0.01
     assert bench.fetched(good(2.0)).balance == 2.0
-    assert bench.fetcher.fetches == 2
+    assert bench.fetcher.ended.total() == 2
 
 
 def test_the_interval_counts_from_the_start_of_a_fetch(bench: Bench) -> None:
@@ -155,8 +155,7 @@ def test_failures_are_counted_once_each_under_their_cause(bench: Bench) -> None:
         bench.fetched(Outcome(cause=cause, reason="as told", retry_after=0.0, duration=0.1))
         bench.scrape()  # which costs nothing more
         bench.clock.at += MIN_INTERVAL
-    assert bench.fetcher.fetches == len(CAUSES)
-    assert dict(bench.fetcher.failures) == dict.fromkeys(CAUSES, 1)
+    assert bench.fetcher.ended == dict.fromkeys(CAUSES, 1)
 
 
 def test_a_list_that_can_wait_is_fetched_behind_the_answer_with_the_list_before_unless_that_failed_or_is_old() -> None:
@@ -189,7 +188,7 @@ def test_a_pause_lasts_as_long_as_the_api_says_but_no_longer_than_a_quarter_of_a
     assert (told.cause, told.snapshot) == ("rate_limited", None)
     bench.clock.at += 0.01
     bench.fetched(good())
-    assert (bench.fetcher.fetches, bench.fetcher.failures["rate_limited"]) == (2, 1)
+    assert bench.fetcher.ended == {"rate_limited": 1, None: 1}
 
 
 def test_in_a_pause_there_is_no_request_no_fetch_and_no_failure(bench: Bench) -> None:
@@ -198,7 +197,7 @@ def test_in_a_pause_there_is_no_request_no_fetch_and_no_failure(bench: Bench) ->
         bench.clock.at += 15
         assert bench.scrape().result(0).cause == "rate_limited"
     assert bench.idle
-    assert (bench.fetcher.fetches, bench.fetcher.failures.total()) == (1, 1)
+    assert bench.fetcher.ended == {"rate_limited": 1}
 
 
 def test_pauses_of_an_api_that_does_not_say_how_long_double_up_to_a_quarter_of_an_hour(bench: Bench) -> None:
@@ -243,7 +242,7 @@ def test_a_list_that_came_late_is_for_who_cannot_wait_for_the_new_fetch(bench: B
     fresh = good(2.0)
     bench.fetches.begun().end(fresh)
     assert patient.result(10) is fresh
-    assert (bench.fetcher.fetches, bench.fetcher.failures.total()) == (2, 0)
+    assert bench.fetcher.ended == {None: 2}
 
 
 def test_one_scrape_that_went_away_does_not_make_all_later_ones_a_fetch_late(bench: Bench) -> None:
@@ -279,7 +278,7 @@ def test_a_late_list_is_forgotten_before_prometheus_would_call_it_stale(bench: B
 def test_a_fetch_that_fails_late_is_counted_and_served_to_nobody(bench: Bench) -> None:
     bench.scrape()
     bench.fetches.begun().end(Outcome(cause="connection", reason="reset", duration=20.0))
-    assert dict(bench.fetcher.failures) == {"connection": 1}
+    assert bench.fetcher.ended == {"connection": 1}
     bench.clock.at += MIN_INTERVAL
     assert not bench.scrape().done()
 
@@ -292,13 +291,13 @@ def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(ben
     bench.clock.at += 0.01
     second = bench.scrape()
     assert second is not stuck
-    assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (1, {"timeout": 1})
+    assert bench.fetcher.ended == {"timeout": 1}
     hanging.end(good(1.0))  # what it brings home now is nobody's
     stuck.result(10)
-    assert (bench.fetcher.fetches, bench.fetcher.last.balance if bench.fetcher.last else 0) == (1, None)
+    assert (bench.fetcher.ended.total(), bench.fetcher.last.balance if bench.fetcher.last else 0) == (1, None)
     bench.fetches.begun().end(good(2.0))
     assert second.result(10).balance == 2.0
-    assert (bench.fetcher.fetches, bench.fetcher.failures.total()) == (2, 1)
+    assert bench.fetcher.ended == {"timeout": 1, None: 1}
 
 
 def test_one_hanging_fetch_is_abandoned_at_most(bench: Bench) -> None:
@@ -313,7 +312,7 @@ def test_one_hanging_fetch_is_abandoned_at_most(bench: Bench) -> None:
         told = bench.scrape()
         assert told.result(0).cause == "timeout"
     assert bench.idle
-    assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (2, {"timeout": 2})
+    assert bench.fetcher.ended == {"timeout": 2}
     first.end(good())
     third = bench.scrape()
     assert not third.done()
@@ -331,7 +330,7 @@ def test_a_fetch_that_waits_for_its_place_is_not_overdue_and_its_time_begins_wit
     waiting = bench.scrape()
     bench.clock.at += 10 * TIMEOUT
     assert bench.scrape() is waiting
-    assert bench.fetcher.fetches == 0
+    assert bench.fetcher.ended.total() == 0
     place.set()
     running = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE - 0.01
@@ -374,7 +373,7 @@ def test_an_old_success_is_not_served_for_a_fetch_that_hangs_longer_than_it_may(
     hanging = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE
     assert bench.scrape().result(0).cause == "timeout"
-    assert dict(bench.fetcher.failures) == {"timeout": 1}
+    assert bench.fetcher.ended == {None: 1, "timeout": 1}
     hanging.end(good())
     assert bench.scrape().result(0).cause == "timeout"
 
@@ -423,8 +422,7 @@ def test_whatever_happens_the_api_is_spared_and_each_fetch_counts_once(
             if what == "limited" and fetcher.last is outcome:
                 paused_until = clock.at + (30.0 if detail is None else detail)  # or longer
         assert len(running) <= 2
-        assert begun - len(running) <= fetcher.fetches <= begun
-        assert fetcher.failures.total() <= fetcher.fetches
+        assert begun - len(running) <= fetcher.ended.total() <= begun
     for call in running:
         call.end(good())
 
@@ -441,7 +439,7 @@ def test_a_thread_that_cannot_be_started_costs_one_fetch_and_no_more(
         for _ in range(3):
             assert bench.scrape().result(0).cause == "connection"
             bench.clock.at += MIN_INTERVAL
-    assert dict(bench.fetcher.failures) == {"connection": 3}
+    assert bench.fetcher.ended == {"connection": 3}
     assert bench.fetched(good()) == good()
 
 
@@ -454,10 +452,10 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     for bench, same_account in ((same, True), (other, False)):
         bench.clock.at = before.clock.at
         bench.fetcher.inherit(before.fetcher, same_account=same_account)
-        assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (1, {"rate_limited": 1})
+        assert bench.fetcher.ended == {"rate_limited": 1}
     before.fetches.begun().end(limited(600))
     for bench in (same, other):
-        assert (bench.fetcher.fetches, dict(bench.fetcher.failures)) == (2, {"rate_limited": 2})
+        assert bench.fetcher.ended == {"rate_limited": 2}
     assert same.scrape().done()
     assert not other.scrape().done()
     other.end()

@@ -9,7 +9,7 @@ import math
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 from starlette.responses import PlainTextResponse, Response
@@ -23,8 +23,6 @@ from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import PasswordHash, Users
 from creatify_exporter.web.web_config import Files, Loaded, RateLimit, WebConfig
 
-# Polls between attempts at a configuration that was refused: a missing file may come.
-_TRY_EVERY: Final = 5
 _PUBLIC: Final = ("/-/healthy", "/-/ready")
 """Paths without a password: a kubelet has none to give, and they tell nothing but that the exporter is there."""
 
@@ -34,13 +32,6 @@ _NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
 """In every answer: a browser must not take for markup what repeats a client's words."""
 
 _log = structlog.get_logger()
-
-
-class FailedReload(NamedTuple):
-    """Files that were not taken as they were then, and what was wrong with them."""
-
-    files: Files
-    problems: tuple[str, ...]
 
 
 class WebMiddleware:
@@ -114,19 +105,18 @@ class WebMiddleware:
         A file that is being written may be well-formed and lack its users: it has to be the same in two polls.
         """
         before: Files = {}
-        failed, polls = FailedReload({}, ()), 0
+        problems: tuple[str, ...] = ()
         while self._path:
             await asyncio.sleep(self._poll_interval)
             now = await asyncio.to_thread(lambda: {path: file.state(path) for path in self._loaded.files})
             is_settled, before = now == before, now
-            polls += 1
             if now == self._loaded.files:
-                self.last_reload_successful = True
-            elif is_settled and (now != failed.files or polls % _TRY_EVERY == 0):
-                failed = await self._try(now, failed)
+                self.last_reload_successful, problems = True, ()
+            elif is_settled:
+                problems = await self._try(problems)
 
-    async def _try(self, files: Files, last: FailedReload) -> FailedReload:
-        """Apply the configuration as it is now; return why that failed, which is logged unless it failed so before."""
+    async def _try(self, told: tuple[str, ...]) -> tuple[str, ...]:
+        """Apply the configuration as it is now; return what is wrong with it, logged unless it is what was `told`."""
         before = self._loaded
         try:
             read = await asyncio.to_thread(self.load)
@@ -134,15 +124,16 @@ class WebMiddleware:
             if self._loaded is before:
                 self.apply(read)
         except ConfigError as error:
-            for problem in error.problems if error.problems != last.problems else ():
+            for problem in error.problems if error.problems != told else ():
                 _log.error("web configuration not reloaded, the old one holds", problem=problem)
-            return FailedReload(files, error.problems)
+            return error.problems
         # A mistake of the exporter must not end the watch.
-        except Exception:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - as above
             self.last_reload_successful = False
-            _log.exception("web configuration not reloaded, the old one holds")
-            return FailedReload(files, ())
-        return FailedReload({}, ())
+            if told != (repr(error),):
+                _log.exception("web configuration not reloaded, the old one holds")
+            return (repr(error),)
+        return ()
 
     def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
         """Return `app`, whose routes begin with a prefix, behind this middleware."""
