@@ -20,7 +20,7 @@ import structlog
 from prometheus_client import generate_latest
 
 from creatify_exporter import __version__, log
-from creatify_exporter.config import template
+from creatify_exporter.config import file, template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
 from creatify_exporter.config.plan import Plan
@@ -81,6 +81,7 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
+    config_state = file.state(arguments.config_file) if arguments.config_file else None
     loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
     # A demo's configuration is not its user's.
     _warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
@@ -99,6 +100,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
                 route_prefix=arguments.web_route_prefix,
                 max_requests=arguments.web_max_requests,
                 config_file=arguments.config_file,
+                config_state=config_state,
                 auto_reload_interval=arguments.config_auto_reload_interval,
             ),
             middleware,

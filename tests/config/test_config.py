@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter import redaction
+from creatify_exporter.config import directory
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.load import load, states
+from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
@@ -517,16 +518,15 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     ]
 
 
-def test_the_state_of_a_configuration_changes_with_what_a_reload_would_find(tmp_path: Path) -> None:
+def test_the_state_of_a_directory_of_keys_changes_with_what_a_reload_would_find(tmp_path: Path) -> None:
     acme = tmp_path / "secrets/acme"
     with_keys(acme)
-    path = written(tmp_path, "workspaces_from: [{directory: secrets}]\n")
-    loaded = load(path, ENVIRONMENT)
-    seen = [states(path, loaded)]
+    [group] = load(written(tmp_path, "workspaces_from: [{directory: secrets}]\n"), ENVIRONMENT).workspaces_from
+    seen = [group.directory.state]
 
     def changed() -> bool:
-        seen.append(states(path, loaded))
-        return seen[-1] != seen[-2]
+        seen.append(directory.state(tmp_path / "secrets"))
+        return bool(seen[-1] != seen[-2])
 
     assert not changed()
     (acme / "api-key").write_text("rotated-key\n")
@@ -537,8 +537,5 @@ def test_the_state_of_a_configuration_changes_with_what_a_reload_would_find(tmp_
     assert changed()
     (tmp_path / "secrets/globex/api-id").touch()
     assert changed()
-    path.unlink()
-    assert changed()
     shutil.rmtree(tmp_path / "secrets")
     assert changed()
-    assert states(None, loaded) == {}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
@@ -707,13 +708,15 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
         outcomes.append(config)
         return config
 
+    settings = Settings(config_file=path, config_state=file.state(path), auto_reload_interval=0.01)
     first = load(path, {})
     exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
+    # What changes while the ledger is being opened is a change, too.
+    path.write_text(json.dumps({"workspaces_from": [group], "fetch": {"timeout": "7s"}, "ledger": {"url": "memory:"}}))
 
     async def change() -> None:
-        settings = Settings(config_file=path, auto_reload_interval=0.01)
         serving = asyncio.create_task(Application(exporter, loaded, settings).run(listen(["127.0.0.1:0"])))
-        await asyncio.sleep(0)
+        await asyncio.to_thread(until, lambda: exporter.config.fetch.timeout == Seconds(7))
         write("acme", "plan.yml", "credits: 700")
         await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))
         write("globex", "api-id", "simulated-id-of-globex")

@@ -27,10 +27,11 @@ class WorkspaceFolder(NamedTuple):
 
 
 class KeysDirectory(NamedTuple):
-    """A directory and its folders, by name."""
+    """A directory, its folders by name, and its state before they were read."""
 
     path: Path
     folders: tuple[WorkspaceFolder, ...]
+    state: object
 
 
 def state(directory: Path) -> object:
@@ -49,14 +50,14 @@ def _read(directory: Path, keys: Sequence[str] = (_ID_FILE, _KEY_FILE)) -> KeysD
 
     ConfigError has all mistakes in them, ValueError one of the directory itself.
     """
-    paths = _paths(directory)
+    before, paths = state(directory), _paths(directory)
     # A volume that is not mounted must not end all workspaces.
     if not paths:
         raise ValueError("has no folder; make one for each workspace, named like it, with the files api-id and api-key")
     problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path, keys)]
     if problems:
         raise ConfigError(problems)
-    return KeysDirectory(directory, tuple(_folder(path) for path in paths))
+    return KeysDirectory(directory, tuple(_folder(path) for path in paths), before)
 
 
 def _folder(path: Path) -> WorkspaceFolder:

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from creatify_exporter.config import directory, document, file, pem
+from creatify_exporter.config import document, file, pem
 from creatify_exporter.config.document import Document
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.url import LedgerUrl
@@ -46,15 +46,6 @@ def load(
     config = reader.build(Config, raw)
     in_folders = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
     return msgspec.structs.replace(config, workspaces=config.workspaces + in_folders)
-
-
-def states(path: Path | None, config: Config) -> dict[Path, object]:
-    """Return the state of each file and directory that `config` was read from; it differs once one has changed.
-
-    Keys are not among them, since they are read again when they are used.
-    """
-    directories = {group.directory.path: directory.state(group.directory.path) for group in config.workspaces_from}
-    return {path: file.state(path), **directories} if path else {}
 
 
 def ledger_at(text: str) -> LedgerUrl:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-import structlog
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,22 +19,20 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter import metrics
-from creatify_exporter.config.load import states
+from creatify_exporter.config.file import State
 from creatify_exporter.config.schema import Config
-from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.metrics import ScrapeRegistry
 from creatify_exporter.web import debug_page, landing_page
 from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.reloader import Reloader
 from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 # Seconds for which a person waits for a page; one that is not whole by then shows itself again.
-_FIRST_LOOK: Final = 2.0
-
-_log = structlog.get_logger()
+_PAGE_TIMEOUT: Final = 2.0
 
 
 class Settings(NamedTuple):
@@ -49,6 +46,8 @@ class Settings(NamedTuple):
     max_requests: int = 0
     """How many scrapes may be answered at once; 0: any number."""
     config_file: Path | None = None
+    config_state: State | None = None
+    """That of the file before it was first read."""
     auto_reload_interval: float = 0.0
     """Seconds between two looks at the files of the configuration; 0: it is only reloaded when asked for."""
 
@@ -67,17 +66,14 @@ class Application:
         settings: Settings | None = None,
         middleware: WebMiddleware | None = None,
     ) -> None:
-        self._exporter, self._load = exporter, load
-        self._settings = settings or Settings()
-        self._prefix = self._settings.route_prefix
-        self._middleware = middleware or WebMiddleware()
-        self._states_at_start = self._states()
+        self._exporter = exporter
+        self._settings = settings = settings or Settings()
+        self._prefix = settings.route_prefix
+        self._middleware = middleware = middleware or WebMiddleware()
+        self._reloader = Reloader(exporter, load, middleware, settings.config_file, settings.config_state)
         self._scrapes = 0
         self._stop = asyncio.Event()
         self._renderer = Renderer()
-        self._reloading = asyncio.Lock()
-        # A task that nobody refers to may be collected before it ends.
-        self._reloads: set[asyncio.Task[str]] = set()
         self._routes = [
             self._route(self._settings.telemetry_path, self._metrics),
             self._route(f"{self._settings.telemetry_path.rstrip('/')}/exporter", self._own_metrics),
@@ -112,8 +108,11 @@ class Application:
         """Serve on listening sockets until SIGTERM or SIGINT; scrapes in flight are answered before it returns."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
-        _handle(signal.SIGHUP, self._begin_reload)
-        watching = [asyncio.create_task(watch) for watch in (self._middleware.watch(), self._auto_reload())]
+        _handle(signal.SIGHUP, self._reloader.begin)
+        watches = [self._middleware.watch()]
+        if interval := self._settings.auto_reload_interval:
+            watches.append(self._reloader.watch(interval))
+        watching = [asyncio.create_task(watch) for watch in watches]
         app = self._middleware.wrap(self.app(), self._prefix)
         await Server(app, self._stop, self._middleware.context).serve(list(sockets))
         for task in watching:
@@ -237,54 +236,8 @@ class Application:
 
     async def _reload(self, _: Request) -> Response:
         # A client that leaves does not end it.
-        problems = await asyncio.shield(self._begin_reload())
+        problems = await asyncio.shield(self._reloader.begin())
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
-
-    def _begin_reload(self) -> asyncio.Task[str]:
-        task = asyncio.get_running_loop().create_task(self._reload_now())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
-        return task
-
-    async def _auto_reload(self) -> None:
-        """Reload when a file of the configuration has changed, and is the same in two looks: it may be half written.
-
-        A configuration that is refused is not tried again before the next change.
-        """
-        loaded = before = self._states_at_start
-        while self._settings.auto_reload_interval:
-            await asyncio.sleep(self._settings.auto_reload_interval)
-            now = await asyncio.to_thread(self._states)
-            is_stable, before = now == before, now
-            if is_stable and any(loaded.get(path, state) != state for path, state in now.items()):
-                loaded = now
-                await self._begin_reload()
-            # A directory that the reload added is compared from now on.
-            loaded = now | loaded
-
-    def _states(self) -> dict[Path, object]:
-        return states(self._settings.config_file, self._exporter.config)
-
-    async def _reload_now(self) -> str:
-        """Apply the configuration as it is now; return what is wrong with it, in which case nothing changes."""
-        # In the order in which they are asked for, so that the latest one holds.
-        async with self._reloading:
-            try:
-                loaded, web = await asyncio.to_thread(lambda: (self._load(), self._middleware.load()))
-                self._exporter.reload(loaded)
-                self._middleware.apply(web)
-            except ConfigError as error:
-                self._exporter.reload_failed()
-                for problem in error.problems:
-                    _log.error("configuration not reloaded", problem=problem)
-                return f"the configuration was not reloaded, the old one holds:\n{error}\n"
-            # A mistake of the exporter must neither look like success nor end the watch over the files.
-            except Exception:  # noqa: BLE001 - as above
-                self._exporter.reload_failed()
-                _log.exception("configuration not reloaded")
-                return "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
-        _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
-        return ""
 
     async def _ready(self, _: Request) -> Response:
         # The configuration is in order before the server listens, a ledger that is a file too. An upstream that is
@@ -295,7 +248,7 @@ class Application:
 
     async def _landing_page(self, request: Request) -> Response:
         # A person who looks before the first scrape wants to see something; later looks cost the API nothing.
-        await self._wait(self._exporter.begin_first_fetches(), _FIRST_LOOK)
+        await self._wait(self._exporter.begin_first_fetches(), _PAGE_TIMEOUT)
 
         def page() -> bytes:
             return landing_page.render(self._exporter, self._settings.telemetry_path).encode()

@@ -1,0 +1,94 @@
+"""Reloads the configuration: when a client or SIGHUP asks for it, and when its files change."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from creatify_exporter.config import directory, file
+from creatify_exporter.config.schema import Config
+from creatify_exporter.errors import ConfigError
+from creatify_exporter.exporter import Exporter
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.web_config import Loaded
+
+_log = structlog.get_logger()
+
+
+class Reloader:
+    """Gives the exporter and the middleware the configuration as it is now; if it is refused, the old one holds.
+
+    `load` reads it and raises `ConfigError`. `state` is that of the file `path` before it was first read.
+    """
+
+    def __init__(
+        self,
+        exporter: Exporter,
+        load: Callable[[], Config],
+        middleware: WebMiddleware,
+        path: Path | None = None,
+        state: file.State | None = None,
+    ) -> None:
+        self._exporter, self._load, self._middleware = exporter, load, middleware
+        self._path, self._state = path, state
+        self._lock = asyncio.Lock()
+        # A task that nobody refers to may be collected before it ends.
+        self._tasks: set[asyncio.Task[str]] = set()
+
+    def begin(self) -> asyncio.Task[str]:
+        """Reload in a task, which returns what is wrong with the configuration."""
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def watch(self, interval: float) -> None:
+        """Reload when a file has changed and looks the same twice, `interval` seconds apart: it may be half written.
+
+        A configuration that is refused is not tried again before the next change.
+        """
+        before = refused = None
+        while self._path:
+            await asyncio.sleep(interval)
+            now = await asyncio.to_thread(self._look, self._path)
+            is_settled, before = now == before, now
+            if is_settled and now not in (self._read_states(), refused):
+                refused = now if await self.begin() else None
+
+    def _look(self, path: Path) -> list[object]:
+        groups = self._exporter.config.workspaces_from
+        return [file.state(path), *(directory.state(group.directory.path) for group in groups)]
+
+    def _read_states(self) -> list[object]:
+        """Return what `_look` returned, had it looked when the configuration was read."""
+        return [self._state, *(group.directory.state for group in self._exporter.config.workspaces_from)]
+
+    async def _reload(self) -> str:
+        # In the order in which they are asked for, so that the latest one holds.
+        async with self._lock:
+            try:
+                await self._apply()
+            except ConfigError as error:
+                self._exporter.reload_failed()
+                for problem in error.problems:
+                    _log.error("configuration not reloaded", problem=problem)
+                return f"the configuration was not reloaded, the old one holds:\n{error}\n"
+            # A mistake of the exporter must neither look like success nor end the watch over the files.
+            except Exception:  # noqa: BLE001 - as above
+                self._exporter.reload_failed()
+                _log.exception("configuration not reloaded")
+                return "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
+        _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
+        return ""
+
+    async def _apply(self) -> None:
+        state, config, web = await asyncio.to_thread(self._read)
+        self._exporter.reload(config)
+        self._middleware.apply(web)
+        self._state = state
+
+    def _read(self) -> tuple[file.State | None, Config, Loaded]:
+        # The state first, so that a change that comes while the file is read is seen later.
+        state = file.state(self._path) if self._path else None
+        return state, self._load(), self._middleware.load()
