@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         # Names and reasons may hold what cannot be encoded.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = commands.run(arguments)
-    # While its failure can be told.
+    # Here, where a failure can still be told.
     sys.stdout.flush()
     return code
 

@@ -1,11 +1,9 @@
 """A scrape: refreshes the fetchers of the workspaces it asks for, and puts what they say into families."""
 
-import calendar
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from itertools import accumulate, chain
 from math import isfinite
 from typing import Any, Final
@@ -279,23 +277,7 @@ def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetc
 def _add_plan(registry: ScrapeRegistry, names: tuple[str, ...], plan: Plan, now: float) -> None:
     if plan.credits is not None:
         registry.add(metrics.PLAN_CREDITS, names, plan.credits)
-    if plan.renews_on_day is not None:
-        registry.add(metrics.PLAN_RENEWAL, names, renewal(plan.renews_on_day, now))
+    if (renews_at := plan.renews_at(now)) is not None:
+        registry.add(metrics.PLAN_RENEWAL, names, renews_at)
     if plan.price_per_credit is not None and plan.currency is not None:
         registry.add(metrics.CREDIT_PRICE, (*names, plan.currency), plan.price_per_credit)
-
-
-def renewal(day: int, now: float) -> float:
-    """Return when a plan renews next: 00:00 UTC on that day of a month, on the last day of a shorter one."""
-    today = datetime.fromtimestamp(now, UTC)
-    year, month = today.year, today.month
-    moment = _day_of_month(year, month, day)
-    if moment <= now:
-        year, month = (year, month + 1) if month < 12 else (year + 1, 1)  # noqa: PLR2004 - December
-        moment = _day_of_month(year, month, day)
-    return moment
-
-
-def _day_of_month(year: int, month: int, day: int) -> float:
-    last = calendar.monthrange(year, month)[1]
-    return datetime(year, month, min(day, last), tzinfo=UTC).timestamp()

@@ -178,7 +178,7 @@ class Fetcher:
             future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
             return
         with self._lock:
-            # Anew, since the fetch may have waited for its place.
+            # Set again: the fetch may have waited for its place.
             began = self._state.started_at = self._monotonic()
             fetch.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
@@ -210,8 +210,9 @@ class Fetcher:
 
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
-        before, self._state.last = self.last, outcome
+        # In this order: readers do not hold the lock, and ask when the last fetch ended.
         self._state.ended_at = self._monotonic()
+        before, self._state.last = self.last, outcome
         self.ended[outcome.cause] += 1
         if not outcome.cause:
             self._unserved = (self._monotonic(), outcome)

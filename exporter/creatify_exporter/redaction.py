@@ -35,7 +35,7 @@ def mask(text: str) -> str:
 
 
 def _compiled() -> re.Pattern[str]:
-    global _forms  # noqa: PLW0603  as above
+    global _forms  # noqa: PLW0603 - compiled once, for all threads
     with _lock:
         if _forms is None:
             forms = {form for known in _secrets for form in _spellings(known)}

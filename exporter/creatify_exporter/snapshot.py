@@ -10,7 +10,7 @@ import msgspec
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.task import (
     FINISHED,
-    MAX_LABEL_LENGTH,
+    MAX_NAME_LENGTH,
     OTHER,
     RANK,
     UNFINISHED,
@@ -24,8 +24,6 @@ _MAX_KINDS: Final = 10_000
 """Distinct pairs of model and status that are told apart, so that a hostile list cannot take all memory."""
 
 
-# Characters of a model's name that are kept: more than a label holds, since white space is folded there.
-_MAX_NAME: Final = 4 * MAX_LABEL_LENGTH
 _MAX_RECENT: Final = 16_000
 _MAX_UNFINISHED: Final = 10_000
 
@@ -102,7 +100,7 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
         """Return the cell for a kind not met before, under names of bounded length and number."""
-        kind = (model_name[:_MAX_NAME] if model_name else None, status_label(raw_status))
+        kind = (model_name[:MAX_NAME_LENGTH] if model_name else None, status_label(raw_status))
         if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
@@ -201,7 +199,7 @@ def _progress(task: Task) -> tuple[int, float]:
 
 def _slim(task: Task) -> Task:
     """Return a task that is no longer than what is summed up of it."""
-    model_name = task.model_name and task.model_name[:_MAX_NAME]
+    model_name = task.model_name and task.model_name[:MAX_NAME_LENGTH]
     return Task(task.id, model_name, status_label(task.status), None, task.credits_used, task.created_at)
 
 

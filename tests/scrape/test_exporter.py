@@ -32,7 +32,7 @@ from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.reasons import DEFAULT_RULES
 from creatify_exporter.creatify.task import FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
-from creatify_exporter.exporter import Exporter, Scrape, renewal, rules
+from creatify_exporter.exporter import Exporter, Scrape, rules
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -424,12 +424,12 @@ def day(text: str) -> float:
 def test_a_plan_renews_at_midnight_utc_on_its_day_or_the_last_of_a_shorter_month(
     on: int, now: str, next_time: str
 ) -> None:
-    assert renewal(on, day(now)) == day(next_time)
+    assert Plan(renews_on_day=on).renews_at(day(now)) == day(next_time)
 
 
 @given(on=st.integers(1, 31), now=st.integers(0, 4_000_000_000))
 def test_a_renewal_is_ahead_and_no_more_than_a_month(on: int, now: int) -> None:
-    assert 0 < renewal(on, now) - now <= 31 * 24 * 3600
+    assert 0 < (Plan(renews_on_day=on).renews_at(now) or 0) - now <= 31 * 24 * 3600
 
 
 def test_a_plan_shows_what_is_configured_of_it(api: Api, bench: Make) -> None:

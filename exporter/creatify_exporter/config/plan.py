@@ -1,6 +1,8 @@
 """A plan: of a workspace in the configuration, or in a file of its own beside the keys."""
 
+from calendar import monthrange
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,19 @@ class Plan(Settings, frozen=True, kw_only=True):
         """Ask for a currency: a price without one is a number without a unit."""
         if self.price_per_credit is not None and self.currency is None:
             yield "price_per_credit", "has no currency; add currency, like USD"
+
+    def renews_at(self, now: float) -> float | None:
+        """Return when it renews next: 00:00 UTC on its day of a month, on the last day of a shorter one."""
+        if self.renews_on_day is None:
+            return None
+        first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        moments = [_on_day(month, self.renews_on_day) for month in (first, (first + timedelta(days=31)).replace(day=1))]
+        return next(moment for moment in moments if moment > now)
+
+
+def _on_day(month: datetime, day: int) -> float:
+    last = monthrange(month.year, month.month)[1]
+    return month.replace(day=min(day, last)).timestamp()
 
 
 def read(path: Path) -> Plan:

@@ -18,7 +18,7 @@ from creatify_exporter.creatify.buffer import Buffer, Source
 from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder
 from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.shape import shape
-from creatify_exporter.creatify.transport import Transport
+from creatify_exporter.creatify.transport import Body, Transport
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
 from creatify_exporter.lists import TaskList
 
@@ -91,7 +91,7 @@ class Client:
         """Yield the date of an answer with status 200, and its body."""
         began = time.monotonic()
         with self._get(url, deadline, advice) as response:
-            body = self._transport.body(response, deadline, most, before)
+            body = Body(response, deadline, most, before)
             try:
                 yield _http_date(response.headers.get("Date", "")), body
             finally:

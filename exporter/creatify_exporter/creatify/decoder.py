@@ -1,6 +1,6 @@
 """The body of a list, in pieces, becomes batches of tasks.
 
-A list may be gigabytes; what is kept of it is one buffer of a few hundred kilobytes. The buffer is cut where a task
+A list may be gigabytes; what is kept of it is one buffer of about a megabyte. The buffer is cut where a task
 seems to begin, and the part before the cut is decoded as an array of its own, at the speed of C. The decoding is the
 proof of the cut: anywhere but between two elements it leaves a bracket or a string open, and is refused. Then, and
 wherever tasks do not look alike, the cut is found by an exact, linear scan for the brackets outside of strings.

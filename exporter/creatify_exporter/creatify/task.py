@@ -65,6 +65,8 @@ OTHER: Final = "other"
 """The label value for all models that have none of their own, and for all reasons that no rule matches."""
 
 MAX_LABEL_LENGTH: Final = 100
+MAX_NAME_LENGTH: Final = 4 * MAX_LABEL_LENGTH
+"""Characters of a model's name that are kept: more than a label holds, since white space is folded there."""
 
 
 def model_label(name: str | None) -> str:
@@ -73,7 +75,7 @@ def model_label(name: str | None) -> str:
     Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A key in a name, from
     an API that echoes what it was sent, is redacted as in the log.
     """
-    return _label(redaction.mask((name or "")[: 4 * MAX_LABEL_LENGTH]))
+    return _label(redaction.mask((name or "")[:MAX_NAME_LENGTH]))
 
 
 @lru_cache(maxsize=1000)

@@ -48,22 +48,16 @@ class Transport:
         # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
         raise failure
 
-    def body(self, response: requests.Response, deadline: float, most: int, before: int) -> "Body":
-        """Return the decoded body, to be read until the deadline.
-
-        It and the bodies `before` it may be as long as `most`, in bytes.
-        """
-        return Body(response, deadline, most, before)
-
     def close(self) -> None:
         """Close the idle connections."""
         self._session.close()
 
 
 class Body:
-    """Reads a body, and counts its decoded bytes as `received`.
+    """Reads a body until the deadline, decodes it, and counts its decoded bytes as `received`.
 
-    Raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place.
+    It and the bodies `before` it may be as long as `most`, in bytes. Every failure is a `FetchError`.
+    Read raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place.
     """
 
     def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from creatify_exporter import __version__
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.task import STATUS_LABELS
-from creatify_exporter.exporter import Exporter, renewal
+from creatify_exporter.exporter import Exporter
 from creatify_exporter.fetcher import MAX_STALENESS, Fetcher, Outcome
 from creatify_exporter.forecast import RECENT_DAYS, daily_rate, outlook
 from creatify_exporter.ledger.state import FAILED_BY
@@ -149,7 +149,7 @@ def _outlook(target: Target, balance: float, days: Iterable[Day], now: float) ->
         None if since is None else daily_rate(net, since, now),
         now,
         plan=plan.credits if plan else None,
-        renews_at=renewal(plan.renews_on_day, now) if plan and plan.renews_on_day is not None else None,
+        renews_at=plan.renews_at(now) if plan else None,
     )
 
 
