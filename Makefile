@@ -20,7 +20,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: $(VENV)/run.stamp ## serve the metrics of a simulated account on http://localhost:10081 (ARGS= for more flags)
-	PYTHONPATH=exporter exec $(BIN)/python -m creatify_exporter --demo $(ARGS)
+	exec $(BIN)/creatify-exporter --demo $(ARGS)
 
 test: lint ## lint, then every test
 	$(BIN)/pytest -n auto $(ARGS)
@@ -124,8 +124,9 @@ $(VENV)/bin/python:
 	  || { echo "make: $(PYTHON) cannot make a virtual environment: install it first, on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.stamp: requirements.lock | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+$(VENV)/run.stamp: requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-build.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python

@@ -115,6 +115,38 @@ def test_prometheus_can_parse_every_query(promtool: str, tmp_path: Path) -> None
     assert len(queries) > len(FAMILIES)
 
 
+LISTED = """
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'creatify_remaining_credits{workspace="a"}', values: 8640x3}
+      - {series: 'creatify_plan_renewal_timestamp_seconds{workspace="a"}', values: 864000x3}
+      - {series: 'creatify_list_oldest_created_timestamp_seconds{workspace="a",api="texts"}', values: -864000x3}
+      - {series: 'creatify_list_newest_created_timestamp_seconds{workspace="a",api="texts"}', values: 0 0 0}
+      - {series: 'creatify_tasks_credits{workspace="a",api="texts",status="done"}', values: 900x3}
+      - {series: 'creatify_tasks_credits{workspace="a",api="texts",status="failed"}', values: 100x3}
+      - {series: 'creatify_list_oldest_created_timestamp_seconds{workspace="a",api="videos"}', values: -86400x3}
+      - {series: 'creatify_list_newest_created_timestamp_seconds{workspace="a",api="videos"}', values: 0 0 0}
+      - {series: 'creatify_tasks_credits{workspace="a",api="videos",status="done"}', values: 100x3}
+      - {series: 'creatify_tasks_credits{workspace="a",api="undated",status="done"}', values: 5000x3}
+"""
+"""A hundred credits a day of texts, as many of videos, and a list that does not say when its tasks were created."""
+
+
+def test_the_readme_knows_how_long_the_credits_of_lists_of_different_lengths_last(
+    promtool: str, tmp_path: Path
+) -> None:
+    *_, days, spare = blocks(section((ROOT / "README.md").read_text("utf-8"), "Four questions"), "promql")
+    case = yaml.safe_load(LISTED)
+    case["tests"][0]["promql_expr_test"] = [
+        {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": '{workspace="a"}', "value": value}]}
+        for query, value in ((days, 8640 / 200), (spare, 8640 - 200 * 10))
+    ]
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(case))
+    run(promtool, "test", "rules", str(tmp_path / "test.yml"))
+
+
 def documented_list(task_list: TaskList) -> list[str]:
     tells = (task_list.tells_credits, task_list.tells_creation, task_list.has_previews)
     known = "documented" if task_list.is_documented else "unproven"

@@ -165,7 +165,9 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(
         "workspace": "default",
     }
     annotations = spikes(alerts, "firing")[0]["annotations"]
-    assert annotations["summary"] == f"Tasks of {SICK} fail more than usual in workspace default."
+    assert (
+        annotations["summary"] == f"Tasks of text_generator (model {SICK}) fail more than usual in workspace default."
+    )
     assert annotations["runbook_url"].endswith("docs/runbooks.md#creatifyfailurespike")
 
 
