@@ -35,7 +35,7 @@ from creatify_exporter.ledger import maintenance, report, sqlite
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.lists import LISTS
-from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.app import Application, RouteSettings
 from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
 
@@ -94,7 +94,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
         application = Application(
             exporter,
             load,
-            Settings(
+            RouteSettings(
                 telemetry_path=arguments.web_telemetry_path,
                 external_url=arguments.web_external_url,
                 route_prefix=arguments.web_route_prefix,

@@ -40,7 +40,7 @@ from creatify_exporter.simulator import (
     replied,
 )
 from creatify_exporter.web import landing_page
-from creatify_exporter.web.app import Application, Settings
+from creatify_exporter.web.app import Application, RouteSettings
 from creatify_exporter.web.listener import listen
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
 
@@ -82,7 +82,7 @@ class Site:
             ledger=LedgerSettings(history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
-        self._app = Application(self.exporter, load or (lambda: self.config), Settings(**settings)).app()
+        self._app = Application(self.exporter, load or (lambda: self.config), RouteSettings(**settings)).app()
 
     def get(self, target: str, method: str = "GET", host: str = "exporter.example:10081", **headers: str) -> Answer:
         named = [(name.replace("_", "-").lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -708,7 +708,7 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
         outcomes.append(config)
         return config
 
-    settings = Settings(config_file=path, config_state=file.state(path), auto_reload_interval=0.01)
+    settings = RouteSettings(config_file=path, config_state=file.state(path), auto_reload_interval=0.01)
     first = load(path, {})
     exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
     # What changes while the ledger is being opened is a change, too.

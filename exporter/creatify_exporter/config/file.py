@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 # Seconds for which a pipe is waited for: at a reload nobody may write to it any more.
-_LONGEST_WAIT: Final = 10.0
+_PIPE_TIMEOUT: Final = 10.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 State = tuple[int, ...]
@@ -86,12 +86,12 @@ def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:
 
 def _from_pipe(pipe: int, largest: int) -> bytes:
     """Return what is written to a pipe until its writers close it, or what is more than `largest` bytes."""
-    content, end = b"", time.monotonic() + _LONGEST_WAIT
+    content, end = b"", time.monotonic() + _PIPE_TIMEOUT
     ready = select.poll()
     ready.register(pipe, select.POLLIN)
     while len(content) <= largest:
         if not ready.poll(1000 * max(0.0, end - time.monotonic())):
-            raise _Unfit(f"is a pipe to which nothing was written for {_LONGEST_WAIT:g} s; restart with a new one")
+            raise _Unfit(f"is a pipe to which nothing was written for {_PIPE_TIMEOUT:g} s; restart with a new one")
         if not (piece := os.read(pipe, largest + 1)):
             break
         content += piece

@@ -22,7 +22,7 @@ _HEAD: Final = 256
 # A short chunk is at least this part of a batch, any other one half of it; none is longer than three.
 _SHORT: Final = 16
 # There are at most two short chunks for each group of tasks that may still change, and a few more.
-_SPARE: Final = 64
+_SPARE_CHUNKS: Final = 64
 _MAX_SHORT: Final = 8192
 # How often at most the candidates are not searched after a search that found none.
 _MAX_SKIPS: Final = 16
@@ -118,7 +118,7 @@ class ChunkCache:
     @property
     def is_fragmented(self) -> bool:
         """Whether tasks that were scattered have settled since, so that there are too many short chunks."""
-        return self._scattered and self._fragments > _SPARE + 2 * self._groups
+        return self._scattered and self._fragments > _SPARE_CHUNKS + 2 * self._groups
 
     def discard(self) -> None:
         """Forget what was stored, so that the next list is decoded whole."""

@@ -35,7 +35,7 @@ _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
 _PAGE_TIMEOUT: Final = 2.0
 
 
-class Settings(NamedTuple):
+class RouteSettings(NamedTuple):
     """What the command line says about the routes."""
 
     telemetry_path: str = "/metrics"
@@ -63,11 +63,11 @@ class Application:
         self,
         exporter: Exporter,
         load: Callable[[], Config],
-        settings: Settings | None = None,
+        settings: RouteSettings | None = None,
         middleware: WebMiddleware | None = None,
     ) -> None:
         self._exporter = exporter
-        self._settings = settings = settings or Settings()
+        self._settings = settings = settings or RouteSettings()
         self._prefix = settings.route_prefix
         self._middleware = middleware = middleware or WebMiddleware()
         self._reloader = Reloader(exporter, load, middleware, settings.config_file, settings.config_state)

@@ -271,7 +271,7 @@ class Connection(H11Protocol):
             return
         self._unanswered += len(data)
         super().data_received(data)
-        self._note_turn()
+        self._note_whose_turn()
         if self._unanswered > _MAX_UNANSWERED:
             self.abort()
 
@@ -312,19 +312,19 @@ class Connection(H11Protocol):
         """Wait for the client again."""
         self._unanswered = len(self.conn.trailing_data[0])
         super().on_response_complete()
-        self._note_turn()
+        self._note_whose_turn()
 
     def pause_writing(self) -> None:
         """Wait until the client takes the answer."""
         super().pause_writing()
-        self._note_turn()
+        self._note_whose_turn()
 
     def resume_writing(self) -> None:
         """Go on, now that it has taken it."""
         super().resume_writing()
-        self._note_turn()
+        self._note_whose_turn()
 
-    def _note_turn(self) -> None:
+    def _note_whose_turn(self) -> None:
         if self._owes_answer() and not self.flow.write_paused:
             self.server_state.answers(self)
         else:

@@ -182,7 +182,7 @@ REFUSED: Final[ContextVar[Callable[[str], None]]] = ContextVar("REFUSED", defaul
 """What is told why the server refuses a handshake; of the task that begins it."""
 
 
-class Connection(ssl.SSLObject):
+class ServerTls(ssl.SSLObject):
     """A connection that asks for the client's name, says why it refuses, and ends quietly if the client leaves."""
 
     incoming: ssl.MemoryBIO
@@ -266,13 +266,13 @@ def _reset() -> Iterator[None]:
 class Context(ssl.SSLContext):
     """How connections are made as long as the configuration stays; `allowed_sans` is None if any name will do."""
 
-    sslobject_class = Connection
+    sslobject_class = ServerTls
     allowed_sans: frozenset[str] | None = None
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *more: Any, **named: Any) -> ssl.SSLObject:  # noqa: ANN401  as inherited
         """Return a connection; asyncio calls this for each."""
         made = super().wrap_bio(incoming, outgoing, *more, **named)
-        assert isinstance(made, Connection)  # noqa: S101  as `sslobject_class` says
+        assert isinstance(made, ServerTls)  # noqa: S101  as `sslobject_class` says
         made.incoming, made.outgoing = incoming, outgoing
         made.on_refused = REFUSED.get()
         return made
