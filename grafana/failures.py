@@ -61,7 +61,7 @@ def _models() -> table.Panel:
         sort=("Failed, 1 h", "24 h"),
         empty=UNCOUNTED,
         height=9,
-        runbooks=("CreatifyModelFailing", "CreatifyFailureSpike"),
+        runbooks=("CreatifyModelFailing", "CreatifyFailureSpike", "CreatifyFailuresHigh"),
     )
 
 
