@@ -254,9 +254,7 @@ def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
 
 def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
     """Stop tracking a task, unchanged by this list, once the watermark tells it from a new one."""
-    absent_since = None
-    if not listed:
-        absent_since = draft.now if row.absent_since is None else row.absent_since
+    absent_since = None if listed else _absent_since(draft, row)
     if row.created_at < draft.watermark and _is_over(draft, row, absent_since):
         if not row.finished:
             _count(draft, row, "vanished")
@@ -264,6 +262,18 @@ def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
     elif absent_since != row.absent_since and not (row.finished and row.dated):
         # The absence of a finished task with a date does not matter, so it is not written either.
         draft.changes.rows[task] = replace(row, absent_since=absent_since)
+
+
+def _absent_since(draft: _Draft, row: Row) -> float:
+    """Return since when a task that this list lacks is absent.
+
+    Of the time since the list before, at most half of `settle_after` counts. An outage, or a clock that is set, would
+    make one list without the task a long absence; so it takes three.
+    """
+    previous = draft.book.progress.recorded_at
+    if row.absent_since is None or previous is None:
+        return draft.now
+    return row.absent_since + max(0.0, draft.now - previous - draft.rules.settle_after / 2)
 
 
 def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:

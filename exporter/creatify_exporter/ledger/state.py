@@ -81,7 +81,8 @@ class Row(msgspec.Struct, gc=False):
 
     `credits_used` is None as long as no list has told it. `uncounted` is the part of it that was there before counting
     began. `dated` says whether the list tells `created_at`; if not, that is the time of the first recorded list that
-    showed the task. `absent_since` is the time of the first recorded list that lacked the task.
+    showed the task. `absent_since` is the time of the first recorded list that lacked the task, later by the parts of
+    long gaps between lists that do not count as absence.
     """
 
     model: str
