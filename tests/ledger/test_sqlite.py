@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed
+from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum
@@ -135,6 +135,43 @@ def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recordi
             with closing(store):
                 assert store.load(*WORKSPACE).progress.version >= 39
         shutil.rmtree(copy)
+
+
+def test_what_failed_commits_leave_in_the_log_is_no_damage(path: Path) -> None:
+    """A commit that cannot be synchronised to the disk leaves its frames; a shorter one later does not cover them."""
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    log = path.with_name("ledger.db-wal")
+    end = log.stat().st_size
+    for pages in (9, 3, 1):
+
+        def fail(sql: str, when: When, pages: int = pages) -> None:
+            if sql == "COMMIT" and when == "before":
+                if log.stat().st_size:
+                    leave_frames(log, end, pages)
+                raise sqlite3.OperationalError("disk I/O error")
+
+        desk.store.tap.watcher = fail
+        with pytest.raises(LedgerUnavailable, match="disk I/O error"):
+            desk.list(desk.task("b", "done", 1.0))
+    desk.store.heal()
+    desk.store.leave(path.with_name("killed"))
+    left = Desk(path.with_name("killed") / path.name)
+    assert left.counts("submitted", "finished") == (1, 1)
+    assert left.list(desk.task("b", "done", 1.0))
+    left.ledger.close()
+    assert desk.list(desk.task("b", "done", 1.0))
+    assert desk.counts("submitted", "finished") == (2, 2)
+
+
+def leave_frames(log: Path, end: int, pages: int) -> None:
+    """Write the frames of a commit behind the end of a log, as sqlite.org/fileformat.html describes them."""
+    with log.open("r+b") as opened:
+        salts = opened.read(24)[16:]
+        opened.seek(end)
+        for page in range(1, pages + 1):
+            size_after_commit = 9 if page == pages else 0
+            opened.write(page.to_bytes(4) + size_after_commit.to_bytes(4) + salts + bytes(8 + 4096))
 
 
 def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:

@@ -76,6 +76,7 @@ class SqliteStore(Store):
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         """Open the ledger at `path`; None is one in memory."""
         self._path = path
+        self._commit_failed = False
         # A link to a ledger is that ledger.
         self._lock = _locked(path.resolve()) if path and not read_only else None
         try:
@@ -90,11 +91,13 @@ class SqliteStore(Store):
         """As `Store` says; waits at most 5 s for a lock that another program holds."""
         with unavailable(sqlite3.Error):
             self._check_place()
+            self._tidy_log()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
+                self._commit_failed = True
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
@@ -141,6 +144,13 @@ class SqliteStore(Store):
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _tidy_log(self) -> None:
+        """Remove what a failed commit may have left in the log: behind a later one it would look like damage."""
+        if self._commit_failed:
+            [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # A reader can keep it from that; then the next time.
+            self._commit_failed = bool(busy)
 
     def _check_place(self) -> None:
         """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""
