@@ -18,7 +18,7 @@ from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum
-from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.sqlite import SqliteStore, inspect
 from creatify_exporter.ledger.state import DayKey, SeriesKey
 from creatify_exporter.ledger.store import Day, read_book
 from processes import without_rights
@@ -127,8 +127,11 @@ def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recordi
         flipped = bytearray(good)
         flipped[place] ^= 1 << draw.randrange(8)
         (copy / "ledger.db-wal").write_bytes(flipped)
+        link = path.with_name("link.db")
+        link.unlink(missing_ok=True)
+        link.symlink_to(copy / "ledger.db")
         try:
-            store = SqliteStore(copy / "ledger.db")
+            store = SqliteStore(link if number % 2 else copy / "ledger.db")
         except LedgerRefused:
             assert (copy / "ledger.db-wal").read_bytes() == flipped
         else:
@@ -216,6 +219,18 @@ def test_a_link_to_a_ledger_is_that_ledger(path: Path) -> None:
         link.symlink_to(path)
         with pytest.raises(LedgerRefused, match="in use by another exporter"):
             SqliteStore(link)
+
+
+def test_a_link_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "ledger.db"
+    link.symlink_to(link)
+    with pytest.raises(LedgerRefused, match="symbolic links"):
+        SqliteStore(link)
+    with pytest.raises(LedgerRefused, match="symbolic links"):
+        inspect(link)
+    with pytest.raises(LedgerRefused, match="no ledger"):
+        SqliteStore(link, read_only=True)
+    assert list(tmp_path.iterdir()) == [link]
 
 
 def test_a_file_of_no_length_is_taken_as_new(tmp_path: Path) -> None:
@@ -492,8 +507,9 @@ def written(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
+@pytest.mark.parametrize("named_by", ["ledger.db", "link.db"])
 @pytest.mark.parametrize("left", ["closed", "running", "killed", "killed, without the log's index"])
-def test_reading_needs_no_right_to_write(left: str) -> None:
+def test_reading_needs_no_right_to_write(left: str, named_by: str) -> None:
     # Not in pytest's own folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="ledger-") as home:
         Path(home).chmod(0o755)
@@ -508,8 +524,9 @@ def test_reading_needs_no_right_to_write(left: str) -> None:
             desk.store.leave(read)
         if "index" in left:
             (read / "ledger.db-shm").unlink()
+        (read / "link.db").symlink_to(read / "ledger.db")
         before = written(read)
         with reader_only(read):
-            assert [day.total for day in days(read / "ledger.db")] == ["credits_used", "finished", "submitted"]
+            assert [day.total for day in days(read / named_by)] == ["credits_used", "finished", "submitted"]
         assert written(read) == before
         desk.ledger.close()
