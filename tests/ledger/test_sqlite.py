@@ -19,6 +19,7 @@ from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum
 from creatify_exporter.ledger.sqlite import SqliteStore, inspect
+from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import DayKey, SeriesKey
 from creatify_exporter.ledger.store import Day, read_book
 from processes import without_rights
@@ -205,7 +206,7 @@ def test_a_ledger_in_use_is_refused_and_free_after_its_end(path: Path) -> None:
     desk.list(desk.task())
     other = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=False)
     assert other.returncode == 1
-    assert "in use by another exporter" in other.stderr
+    assert "in use by another exporter; stop that one first" in other.stderr
     with pytest.raises(LedgerRefused, match="in use by another exporter"):
         SqliteStore(path)
     assert desk.list(desk.task())
@@ -276,15 +277,20 @@ def full_database(desk: Desk) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk(desk: Desk) -> Iterator[None]:
-    """Let no file of this process grow beyond the size that the ledger's log has."""
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 5000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def full_disk(desk: Desk) -> AbstractContextManager[None]:
+    """Let no file grow much beyond the size that the ledger's log has."""
+    log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
+    return files_of_at_most(log.stat().st_size + 5000)
 
 
 @contextmanager
@@ -319,6 +325,13 @@ def test_a_ledger_that_cannot_be_written_serves_what_is_committed_and_recovers(
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
     desk.restart()
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
+
+
+def test_a_list_that_finds_no_room_for_its_temporary_file_says_where_to_make_some() -> None:
+    many = (Observation(f"{number:0250}", "done", 1.0, "flash", "", NOON) for number in range(30_000))
+    told = r"temporary file: .*; make room .* SQLITE_TMPDIR"
+    with closing(StagingTable()) as table, files_of_at_most(2**20), pytest.raises(LedgerUnavailable, match=told):
+        table.add(many)
 
 
 def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_is_counted(path: Path) -> None:

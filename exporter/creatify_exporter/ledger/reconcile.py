@@ -77,9 +77,9 @@ class _Draft(NamedTuple):
     """The changes that one list makes to a book, as far as they are known; the book itself stays as it was.
 
     `now` is the time of the list, `clock` that of the exporter, `today` the UTC day of the list as in `DayKey`, `first`
-    whether no list has been recorded before.
-    `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
-    total and label, `succeeded` the models that have a task that became done.
+    whether no list has been recorded before. `watermark` is the next one. `models` are all that are admitted, `places`
+    those that take a place, admitted or not yet. `counts` is what has been counted by UTC day, model, total and label,
+    `succeeded` are the models that have a task that became done.
     """
 
     book: Book
@@ -90,6 +90,7 @@ class _Draft(NamedTuple):
     first: bool
     watermark: float
     models: set[str]
+    places: set[str]
     counts: defaultdict[tuple[int, str, Total, str], float]
     succeeded: set[str]
     changes: Changes
@@ -139,7 +140,8 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
         today=int(now // DAY),
         first=before.recorded_at is None,
         watermark=watermark,
-        models=set(book.models),
+        models=book.models,
+        places=(book.models | rules.models) - {OTHER},
         counts=defaultdict(float),
         succeeded=set(),
         changes=Changes(progress=progress),
@@ -287,12 +289,11 @@ def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
 
 def _admit(draft: _Draft, model: str) -> str:
     """Return the label value for a new task's model, admitting the model if there is room."""
+    if model not in draft.places and len(draft.places) >= draft.rules.max_models:
+        model = OTHER
     if model not in draft.models:
-        always = draft.rules.models
-        taken = (draft.models | always) - {OTHER}  # with a place for each of those that are always admitted
-        if model not in always and len(taken) >= draft.rules.max_models:
-            model = OTHER
         draft.models.add(model)
+        draft.places.update({model} - {OTHER})
         _create_series(draft, model)
     return model
 

@@ -209,8 +209,8 @@ def _locked(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise LedgerRefused(
-            f"the ledger {path} is in use by another exporter; "
-            "stop that one, or give this one its own --ledger.url, such as memory:"
+            f"the ledger {path} is in use by another exporter; stop that one first, "
+            "since a second exporter needs its own --ledger.url, such as memory:"
         ) from None
     return lock
 
