@@ -132,7 +132,7 @@ class Target:
                 snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
-                transaction.commit(_moment(self._clock(), date, snapshot.newest_at))
+                transaction.commit(completed_at(self._clock(), date, snapshot.newest_at))
             except FetchError as error:
                 # Nothing of the list is to be believed.
                 snapshot, ended = None, _failed(error)
@@ -164,12 +164,16 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
     return tally.snapshot(transaction.first_seen_at), date
 
 
-def _moment(clock: float, date: float | None, newest_at: float) -> float:
-    """Return when a list was complete: a clock that is ahead must not settle the future.
+def completed_at(clock: float, date: float | None, newest_at: float) -> float:
+    """Return when a list was complete, by the exporter's clock, the date of the answer and its newest task.
 
-    So it is the date of the answer if that is earlier; but no answer is older than the newest task in it.
+    A clock that is ahead must not settle the future: the earlier one of clock and date holds. But no list is older than
+    its newest task, unless clock and date both say that this task is of the future.
     """
-    return clock if date is None else min(clock, max(date, newest_at))
+    if date is None:
+        return clock
+    earlier, later = sorted((clock, date))
+    return earlier if newest_at > later else max(earlier, newest_at)
 
 
 def _fetch_balance(client: Client) -> Outcome:

@@ -494,7 +494,7 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     rule = "must be 1 to 100 printable characters, no space at either end; choose another"
     told = [
         "4: renews: is not a key; did you mean renews_on_day?",
-        "1: credits: must be a number of at least 0; it is read as text, so look at its spelling and quotes",
+        "1: credits: must be a number from 0 to 1000000000; it is read as text, so look at its spelling and quotes",
     ]
     groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
     own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"

@@ -178,7 +178,9 @@ class Story:
     def _quiet(self, number: int) -> bool:
         now, wait = self.lists[number].now, self.lists[number].rules.settle_after
         since = max(n for n in self._listed if n <= number) + 1
-        long_absent = since <= number and now - self.lists[since].now >= wait
+        gaps = (after.now - before.now for before, after in pairwise(self.lists[since : number + 1]))
+        # One gap, however long, is no more than half of it.
+        long_absent = sum(min(gap, wait / 2) for gap in gaps) >= wait
         if self._finished(number) is None:
             return long_absent
         if number == 0 and self.dated:

@@ -1,7 +1,7 @@
 """What is done to a ledger by hand, and what its counters look like afterwards."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from desk import DAY, STORES, WORKSPACE, Desk, Shared, new_desk
 from creatify_exporter.errors import ConfigError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger import maintenance
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.store import Statements
 from databases import Postgres
 
 
@@ -55,12 +56,16 @@ def test_a_ledger_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, p
     shared.ledger.close()
 
 
-def test_a_backup_is_a_ledger_that_counts_on(desk: Desk, tmp_path: Path) -> None:
+def test_a_backup_is_a_ledger_that_counts_on(desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backup = tmp_path / "backups" / "[1] ledger.db"
     backup.parent.mkdir()
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("late", "done", 9.0)])
     maintenance.backup(desk.store, backup)
+    assert capsys.readouterr().out.splitlines() == [
+        "copied default (text_generator): 2 models, 2 tracked tasks",
+        f"{backup} is written",
+    ]
     transaction.close()
     assert [path.name for path in backup.parent.iterdir()] == ["[1] ledger.db"]
     desk.list(desk.task("later", at=desk.now))
@@ -91,6 +96,35 @@ def test_a_backup_replaces_nothing_and_leaves_no_half(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="no such table"):
         maintenance.backup(desk.store, tmp_path / "new.db")
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
+
+
+def test_two_backups_to_one_name_do_not_spoil_each_other(tmp_path: Path) -> None:
+    desk, file = Desk(tmp_path / "ledger.db"), tmp_path / "backup.db"
+    desk.list(desk.task("a"))
+
+    class Slow(SqliteStore):
+        """Lets another backup run while it is read."""
+
+        @contextmanager
+        def reading(self) -> Iterator[Statements]:
+            maintenance.backup(desk.store, file)
+            with super().reading() as sql:
+                yield sql
+
+    before = set(tmp_path.iterdir())
+    with (
+        closing(Slow(desk.store.path, read_only=True)) as source,
+        pytest.raises(ConfigError, match=r"backup\.db: is there already"),
+    ):
+        maintenance.backup(source, file)
+    assert set(tmp_path.iterdir()) == {*before, file}
+    assert opened(file, desk).counts("submitted") == (1,)
+
+
+def test_a_backup_that_has_no_folder_says_what_to_do(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    with pytest.raises(ConfigError, match=r"ledger\.db/new: cannot be written: .*; name a file in a folder"):
+        maintenance.backup(desk.store, tmp_path / "ledger.db" / "new")
 
 
 def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,8 @@ def test_a_finished_task_that_still_changes_is_tracked_until_it_has_been_quiet_f
 
 def test_an_unfinished_task_that_leaves_the_list_for_a_day_has_vanished(desk: Desk) -> None:
     desk.list()
-    desk.list(after=DAY - 1)
+    desk.list(after=DAY / 2)
+    desk.list(after=DAY / 2 - 1)
     assert (desk.count("vanished"), desk.tracked()) == (0, 1)
     desk.list(after=1)
     assert (desk.count("vanished"), desk.tracked()) == (1, 0)
@@ -134,7 +135,27 @@ def test_a_task_without_a_date_is_kept_for_as_long_as_it_is_listed(desk: Desk) -
     assert (desk.count("credits_used"), desk.tracked()) == (2, 1)
     desk.list(anchor)
     desk.list(anchor, after=DAY)
+    assert desk.tracked() == 1
+    desk.list(anchor, after=DAY)
     assert (desk.count("vanished"), desk.tracked()) == (0, 0)
+
+
+def test_a_clock_that_is_set_is_no_absence() -> None:
+    desk = Desk(new_series_hold=0.0)
+    one, other = desk.task("one", "done", 5.0, at=None), desk.task("other", "done", 1.0, at=None)
+    desk.list(one, other)
+    desk.list(other)  # a page has shifted, so that one is missing for half a minute
+    desk.list(other, after=40 * DAY)
+    desk.list(one, other)
+    assert desk.counts("submitted", "credits_used") == (2, 6)
+
+
+def test_with_lists_that_are_rarer_than_a_settle_time_a_task_still_vanishes(desk: Desk) -> None:
+    vanished = []
+    for _ in range(4):
+        desk.list(after=2 * DAY)
+        vanished.append(desk.count("vanished"))
+    assert vanished == [0, 0, 1, 1]
 
 
 def test_what_is_tracked_does_not_grow_with_history() -> None:

@@ -24,7 +24,7 @@ HEADER = [
 ]
 PRICES = {"default": report.Price(0.15, "USD")}
 LIST = TEXT_GENERATOR.api
-BEGAN = "default (text_generator): counting began on 2026-09-30 at 23:59 UTC."
+BEGAN = f"default ({LIST}): counting began on 2026-09-30 at 23:59 UTC."
 
 
 def at(text: str) -> datetime:
@@ -35,8 +35,8 @@ def task(identity: str, created: datetime, status: str = "done", credits_used: f
     return Task(id=identity, model_name=model, status=status, credits_used=credits_used, created_at=created)
 
 
-def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "default") -> None:
-    with closing(ledger.begin(workspace, TEXT_GENERATOR.api)) as transaction:
+def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "default", api: str = LIST) -> None:
+    with closing(ledger.begin(workspace, api)) as transaction:
         transaction.add(list(tasks))
         assert transaction.commit(moment.timestamp())
 
@@ -81,13 +81,13 @@ def test_a_month_is_told_by_day_then_by_model_then_whole_with_costs_rounded_once
 ) -> None:
     write(path, "2026-10", as_csv=False, prices=PRICES)
     costs = ["0.19", "0.02", "-0.04"]
-    *table, note = lines(capsys)
+    *table, note, _ = lines(capsys)
     assert table == [
         HEADER,
         *([*line[:11], cost, "USD"] for line, cost in zip(OCTOBER, costs, strict=False)),
         OCTOBER[3][:11],
-        ["2026-10", "default", LIST, "pro", "2", "2", "1", "1.25", "0.25", "1", "0", "0.15", "USD"],
         ["2026-10", "default", LIST, 'flash, "fast"', "1", "1", "0", "0.125", "0", "0.125", "0", "0.02", "USD"],
+        ["2026-10", "default", LIST, "pro", "2", "2", "1", "1.25", "0.25", "1", "0", "0.15", "USD"],
         ["2026-10", "second", LIST, "pro", "1", "1", "0", "333333.333333", "0", "333333.333333", "0"],
         # 0.16875, although the costs of its models add up to 0.17 only by chance, and those of its days do not.
         ["2026-10", "default", LIST, "all models", "3", "3", "1", "1.375", "0.25", "1.125", "0", "0.17", "USD"],
@@ -95,7 +95,71 @@ def test_a_month_is_told_by_day_then_by_model_then_whole_with_costs_rounded_once
         ["2026-10", "default", "all lists", "all models", "3", "3", "1", "1.375", "0.25", "1.125", "0", "0.17", "USD"],
         ["2026-10", "second", "all lists", "all models", "1", "1", "0", "333333.333333", "0", "333333.333333", "0"],
     ]
-    assert note[0].startswith("second (text_generator): counting began on 2026-10-02 at 23:59 UTC.")
+    assert note == ["second (text_generator): counting began on 2026-10-02 at 23:59 UTC."]
+
+
+def test_the_lists_of_a_workspace_that_begin_together_share_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, began = tmp_path / "ledger.db", at("2026-10-02T23:58")
+    names = ["aurora", "boreal", "lipsyncs", LIST]
+    with closing(Ledger(SqliteStore(path), rules())) as ledger:
+        for number, name in enumerate(reversed(names)):
+            recorded(ledger, began + timedelta(seconds=20 * number), task("a", began), api=name)
+        recorded(ledger, began, task("a", began), workspace="second")
+    write(path, "2026-10", as_csv=True)
+    printed = capsys.readouterr()
+    *notes, explained = printed.err.splitlines()
+    assert notes == [
+        f"default (boreal, lipsyncs, {LIST}): counting began on 2026-10-02 at 23:58 UTC.",
+        "default (aurora): counting began on 2026-10-02 at 23:59 UTC.",
+        f"second ({LIST}): counting began on 2026-10-02 at 23:58 UTC.",
+    ]
+    assert explained.startswith("What happened before comes from the first list")
+    # So are the sums.
+    write(path, "2026-10", as_csv=False)
+    whole = [line[1:3] for line in lines(capsys) if line[3:4] == ["all models"]]
+    assert whole == [
+        *(["default", name] for name in names),
+        ["second", LIST],
+        ["default", "all lists"],
+        ["second", "all lists"],
+    ]
+
+
+def test_credits_that_a_list_does_not_tell_are_empty_and_not_0(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moment, silent = at("2026-10-02T23:59"), "product_to_videos"
+    with closing(Ledger(SqliteStore(path), rules())) as ledger:
+        for workspace in ("default", "silent"):
+            banner = Task(id="v", model_name="banner", status="failed", created_at=moment)
+            recorded(ledger, moment, banner, workspace=workspace, api=silent)
+    prices = {**PRICES, "silent": report.Price(1, "EUR")}
+    write(path, "2026-10", as_csv=True, prices=prices)
+    told = [line for line in _rows(capsys) if line[2] == silent]
+    unknown = ["", "", "", "", ""]
+    assert told == [
+        ["2026-10-02", "default", silent, "banner", "1", "1", "1", *unknown, "USD"],
+        ["2026-10-02", "silent", silent, "banner", "1", "1", "1", *unknown, "EUR"],
+    ]
+    write(path, "2026-10", as_csv=False, prices=prices)
+    sums = {(*line[1:3], line[3]): line[4:] for line in lines(capsys) if line[0] == "2026-10"}
+    assert sums["default", silent, "all models"] == ["1", "1", "1", "USD"]
+    assert sums["silent", "all lists", "all models"] == ["1", "1", "1", "EUR"]
+    # A sum over lists is that of what is known.
+    assert sums["default", "all lists", "all models"][3:] == ["1.375", "0.25", "1.125", "0", "0.17", "USD"]
+
+
+def test_no_name_in_the_csv_is_a_formula_of_a_spreadsheet(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ['=HYPERLINK("http://example.com")', "+1", "-1", "@SUM(A1)"]
+    moment = at("2026-10-02T23:59")
+    with closing(Ledger(SqliteStore(path), rules())) as ledger:
+        tasks = [task(name, moment, "done", 0.5, model=name) for name in names]
+        recorded(ledger, moment, *tasks, workspace="=odd")
+    write(path, "2026-10", as_csv=True)
+    odd = [line for line in _rows(capsys) if line[1] == "'=odd"]
+    assert {line[3] for line in odd} == {f"'{name}" for name in names}
+    write(path, "2026-10", as_csv=False)
+    assert {line[3] for line in lines(capsys) if line[1:2] == ["=odd"]} == {*names, "all models"}
 
 
 def test_each_workspace_has_a_currency_of_its_own_and_its_smallest_unit(
@@ -104,6 +168,9 @@ def test_each_workspace_has_a_currency_of_its_own_and_its_smallest_unit(
     prices = {"default": report.Price(100.5, "RWF"), "second": report.Price(1e-7, "KWD")}
     write(path, "2026-10", as_csv=False, prices=prices)
     assert [line[-2:] for line in lines(capsys) if "all lists" in line] == [["113", "RWF"], ["0.033", "KWD"]]
+    dearest = report.Price(1e9, "KWD")
+    write(path, "2026-10", as_csv=False, prices={"second": dearest})
+    assert [line[-2:] for line in lines(capsys) if "all lists" in line][1] == ["333333333333000.000", "KWD"]
 
 
 def test_days_of_an_earlier_version_do_not_know_the_credits_of_failed_tasks(
@@ -114,14 +181,14 @@ def test_days_of_an_earlier_version_do_not_know_the_credits_of_failed_tasks(
         for each in ("default", "second"):
             store._write_checksum(sql, each, LIST)  # noqa: SLF001 - the file must look like one of that version
     write(path, "2026-10", as_csv=False)
-    wasted = {(*line[:2], line[3]): line[10:] for line in lines(capsys)[1:-1]}
+    wasted = {(*line[:2], line[3]): line[10:] for line in lines(capsys)[1:-2]}
     assert wasted["2026-10-01", "default", "pro"] == wasted["2026-10", "default", "all models"] == []
     assert wasted["2026-10-02", "second", "pro"] == ["0"]
 
 
 def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(path, "2026-10", as_csv=False, prices={**PRICES, "second": report.Price(1, "EUR")})
-    printed = capsys.readouterr().out.splitlines()[:-1]
+    printed = capsys.readouterr().out.splitlines()[:-2]
     ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
     assert len(ends) == 1
 

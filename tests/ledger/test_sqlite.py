@@ -14,11 +14,12 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed
+from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum
-from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.sqlite import SqliteStore, inspect
+from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import DayKey, SeriesKey
 from creatify_exporter.ledger.store import Day, read_book
 from processes import without_rights
@@ -127,14 +128,54 @@ def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recordi
         flipped = bytearray(good)
         flipped[place] ^= 1 << draw.randrange(8)
         (copy / "ledger.db-wal").write_bytes(flipped)
+        link = path.with_name("link.db")
+        link.unlink(missing_ok=True)
+        link.symlink_to(copy / "ledger.db")
         try:
-            store = SqliteStore(copy / "ledger.db")
+            store = SqliteStore(link if number % 2 else copy / "ledger.db")
         except LedgerRefused:
             assert (copy / "ledger.db-wal").read_bytes() == flipped
         else:
             with closing(store):
                 assert store.load(*WORKSPACE).progress.version >= 39
         shutil.rmtree(copy)
+
+
+def test_what_failed_commits_leave_in_the_log_is_no_damage(path: Path) -> None:
+    """A commit that cannot be synchronised to the disk leaves its frames; a shorter one later does not cover them."""
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    log = path.with_name("ledger.db-wal")
+    end = log.stat().st_size
+    for pages in (9, 3, 1):
+
+        def fail(sql: str, when: When, pages: int = pages) -> None:
+            if sql == "COMMIT" and when == "before":
+                if log.stat().st_size:
+                    leave_frames(log, end, pages)
+                raise sqlite3.OperationalError("disk I/O error")
+
+        desk.store.tap.watcher = fail
+        with pytest.raises(LedgerUnavailable, match="disk I/O error"):
+            desk.list(desk.task("b", "done", 1.0))
+    desk.store.heal()
+    desk.store.leave(path.with_name("killed"))
+    left = Desk(path.with_name("killed") / path.name)
+    assert left.counts("submitted", "finished") == (1, 1)
+    assert left.list(desk.task("b", "done", 1.0))
+    left.ledger.close()
+    assert desk.list(desk.task("b", "done", 1.0))
+    assert desk.counts("submitted", "finished") == (2, 2)
+
+
+def leave_frames(log: Path, end: int, pages: int) -> None:
+    """Write the frames of a commit behind the end of a log, as sqlite.org/fileformat.html describes them."""
+    with log.open("r+b") as opened:
+        salts = opened.read(24)[16:]
+        opened.seek(end)
+        for page in range(1, pages + 1):
+            size_after_commit = 9 if page == pages else 0
+            opened.write(page.to_bytes(4) + size_after_commit.to_bytes(4) + salts + bytes(8 + 4096))
 
 
 def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
@@ -165,7 +206,7 @@ def test_a_ledger_in_use_is_refused_and_free_after_its_end(path: Path) -> None:
     desk.list(desk.task())
     other = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=False)
     assert other.returncode == 1
-    assert "in use by another exporter" in other.stderr
+    assert "in use by another exporter; stop that one first" in other.stderr
     with pytest.raises(LedgerRefused, match="in use by another exporter"):
         SqliteStore(path)
     assert desk.list(desk.task())
@@ -179,6 +220,18 @@ def test_a_link_to_a_ledger_is_that_ledger(path: Path) -> None:
         link.symlink_to(path)
         with pytest.raises(LedgerRefused, match="in use by another exporter"):
             SqliteStore(link)
+
+
+def test_a_link_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    link = tmp_path / "ledger.db"
+    link.symlink_to(link)
+    with pytest.raises(LedgerRefused, match="symbolic links"):
+        SqliteStore(link)
+    with pytest.raises(LedgerRefused, match="symbolic links"):
+        inspect(link)
+    with pytest.raises(LedgerRefused, match="no ledger"):
+        SqliteStore(link, read_only=True)
+    assert list(tmp_path.iterdir()) == [link]
 
 
 def test_a_file_of_no_length_is_taken_as_new(tmp_path: Path) -> None:
@@ -224,15 +277,20 @@ def full_database(desk: Desk) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk(desk: Desk) -> Iterator[None]:
-    """Let no file of this process grow beyond the size that the ledger's log has."""
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 5000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def full_disk(desk: Desk) -> AbstractContextManager[None]:
+    """Let no file grow much beyond the size that the ledger's log has."""
+    log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
+    return files_of_at_most(log.stat().st_size + 5000)
 
 
 @contextmanager
@@ -267,6 +325,13 @@ def test_a_ledger_that_cannot_be_written_serves_what_is_committed_and_recovers(
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
     desk.restart()
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
+
+
+def test_a_list_that_finds_no_room_for_its_temporary_file_says_where_to_make_some() -> None:
+    many = (Observation(f"{number:0250}", "done", 1.0, "flash", "", NOON) for number in range(30_000))
+    told = r"temporary file: .*; make room .* SQLITE_TMPDIR"
+    with closing(StagingTable()) as table, files_of_at_most(2**20), pytest.raises(LedgerUnavailable, match=told):
+        table.add(many)
 
 
 def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_is_counted(path: Path) -> None:
@@ -393,7 +458,8 @@ def test_a_ledger_of_an_earlier_version_opens_and_goes_on_counting(path: Path, v
     desk.restart()
     desk.now += 120
     assert desk.count("credits_used", model="pro") == 0.5
-    desk.list(running, failed, desk.task("new"), after=DAY)
+    for _ in range(2):
+        desk.list(running, failed, desk.task("new"), after=DAY / 2)
     assert desk.count("vanished") == 1
     desk.ledger.close()
     with closing(SqliteStore(path, read_only=True)) as store:
@@ -454,8 +520,9 @@ def written(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
+@pytest.mark.parametrize("named_by", ["ledger.db", "link.db"])
 @pytest.mark.parametrize("left", ["closed", "running", "killed", "killed, without the log's index"])
-def test_reading_needs_no_right_to_write(left: str) -> None:
+def test_reading_needs_no_right_to_write(left: str, named_by: str) -> None:
     # Not in pytest's own folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="ledger-") as home:
         Path(home).chmod(0o755)
@@ -470,8 +537,9 @@ def test_reading_needs_no_right_to_write(left: str) -> None:
             desk.store.leave(read)
         if "index" in left:
             (read / "ledger.db-shm").unlink()
+        (read / "link.db").symlink_to(read / "ledger.db")
         before = written(read)
         with reader_only(read):
-            assert [day.total for day in days(read / "ledger.db")] == ["credits_used", "finished", "submitted"]
+            assert [day.total for day in days(read / named_by)] == ["credits_used", "finished", "submitted"]
         assert written(read) == before
         desk.ledger.close()

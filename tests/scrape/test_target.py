@@ -20,7 +20,7 @@ from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.snapshot import Snapshot
-from creatify_exporter.target import read_list
+from creatify_exporter.target import completed_at, read_list
 
 BATCH = 2000  # bytes
 Entry = dict[str, Any]
@@ -271,3 +271,53 @@ def test_after_a_commit_that_failed_everything_is_read_anew() -> None:
     reader.desk.store.heal()
     reader.read(body, NOW + 3, [512])
     assert reader.decoded == 1000
+
+
+# --- When a list was complete ---------------------------------------------------------------------------------------
+
+NONE = float("-inf")
+
+
+@pytest.mark.parametrize(
+    ("clock", "date", "newest_at", "now"),
+    [
+        pytest.param(NOW, None, NOW + DAY, NOW, id="no date"),
+        pytest.param(NOW, NOW, NONE, NOW, id="no task"),
+        pytest.param(NOW, NOW - 1, NOW - 60, NOW - 1, id="as usual"),
+        pytest.param(NOW + DAY, NOW, NOW - 60, NOW, id="the clock is ahead"),
+        pytest.param(NOW, NOW - DAY, NOW - 60, NOW - 60, id="the date is of an old answer"),
+        pytest.param(NOW - DAY, NOW, NOW - 60, NOW - 60, id="the clock is behind, as the newest task proves"),
+        pytest.param(NOW - DAY, NOW, NOW - 2 * DAY, NOW - DAY, id="the clock or the date is wrong"),
+        pytest.param(NOW + DAY, NOW, NOW + 9 * DAY, NOW, id="the clock is ahead, and a task is of the future"),
+        pytest.param(NOW - DAY, NOW, NOW + 9 * DAY, NOW - DAY, id="the clock is behind, and a task is of the future"),
+    ],
+)
+def test_a_list_was_complete_at_the_earlier_time_that_its_newest_task_does_not_deny(
+    clock: float, date: float | None, newest_at: float, now: float
+) -> None:
+    assert completed_at(clock, date, newest_at) == now
+
+
+def fetched(desk: Desk, clock: float, date: float, *tasks: Task) -> None:
+    newest_at = max(task.created_at.timestamp() for task in tasks if task.created_at)
+    now = completed_at(clock, date, newest_at)
+    desk.list(*tasks, after=now - desk.now)
+
+
+def test_one_task_of_the_future_does_not_let_a_clock_that_is_ahead_settle_the_present() -> None:
+    desk = Desk(new_series_hold=0.0)
+    tasks = [desk.task("odd", at=NOW + 70 * 365 * DAY)]
+    for number in range(4):
+        date = NOW + 15 * number
+        tasks.append(desk.task(f"task {number}", "done", at=date))
+        fetched(desk, date + 2 * DAY, date, *tasks)
+    assert desk.count("submitted") == 5
+
+
+def test_a_clock_that_is_behind_books_no_money_under_a_day_before_the_newest_task() -> None:
+    desk = Desk(new_series_hold=0.0)
+    before = desk.task("before", "done", 1.0, at=NOW - 100)
+    fetched(desk, NOW - 100, NOW - 100, before)
+    fetched(desk, NOW - 40 * DAY, NOW, before, desk.task("new", "done", 50.0, at=NOW - 10))
+    booked = {day.day: day.value for day in desk.store.days(0, 99_999) if day.total == "credits_used"}
+    assert booked == {int(NOW // DAY): 51}

@@ -121,4 +121,5 @@ ListPath = Annotated[str, read_by(_list_path)]
 Currency = Annotated[str, read_by(_currency)]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
 Size = Annotated[ByteSize, read_by(_size, bare_number="has no unit; add one, like 16MiB or 4GiB")]
-Amount = Annotated[float, msgspec.Meta(ge=0)]
+# With more than that, what credits cost has more digits than it is computed with.
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]

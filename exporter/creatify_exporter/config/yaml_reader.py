@@ -238,7 +238,7 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
         raise ValueError(f"must be {' or '.join(map(str, kind.values))}; write one of them")
     expected, plain = _PLAIN[type(kind)]
     least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
-    bounds = (f" of at least {least}" if most is None else f" from {least} to {most}") if least is not None else ""
+    bounds = (f" of at least {least}" if most is None else f" from {least} to {most:.12g}") if least is not None else ""
     try:
         number = msgspec.convert(value, plain, strict=strict)
         if math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most):

@@ -104,8 +104,9 @@ class Ledger:
                 self._end_holds(name, book)
         with self._content_lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
-            runs = {model: book.failure_runs.get(model, 0) for model in book.models}
-            return Counters(values, book.progress, len(book.rows), frozenset(book.models), runs)
+            models = frozenset(book.models)
+            runs = {model: book.failure_runs.get(model, 0) for model in models}
+            return Counters(values, book.progress, len(book.rows), models, runs)
 
     def days(self, since: int, before: int) -> list[Day]:
         """Return the daily totals of all workspaces as `Store.days` does, none during a commit to an unshared store.

@@ -1,10 +1,11 @@
 """Commands on a ledger: show it, copy it, write a backup, forget a model or a workspace."""
 
-import glob
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sized
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from creatify_exporter.errors import ConfigError, LedgerRefused
@@ -25,7 +26,7 @@ def show(store: Store) -> None:
         print(f"  first list:     {_time(book.progress.first_recorded_at)}")
         print(f"  settled before: {_time(book.progress.watermark)}")
         print(f"  tracked tasks:  {len(book.rows)}")
-        lines = [("model", *_COLUMNS), *((model, *_totals(book, model)) for model in sorted(book.models))]
+        lines = [("model", *_COLUMNS), *_totals(book)]
         for line in aligned(lines, names=1):
             print(f"  {line}")
     if not books:
@@ -36,23 +37,34 @@ def copy(source: Store, target: Store) -> None:
     """Copy a ledger into an empty one, and print what was copied. The source is only read."""
     target.copy_from(source)
     for workspace, api, book in target.books():
-        print(f"copied {workspace} ({api}): {len(book.models)} models, {len(book.rows)} tracked tasks")
+        print(f"copied {workspace} ({api}): {_number(book.models, 'model')}, {_number(book.rows, 'tracked task')}")
 
 
 def backup(source: Store, file: Path) -> None:
     """Write a ledger as it is at one moment to a new file, even while an exporter writes to it."""
-    if file.exists():
-        raise ConfigError([f"{file}: is there already; name a file that is not"])
-    # Under another name until it is whole: half a backup would look like one.
-    part = file.with_name(f".{file.name}.part")
-    part.unlink(missing_ok=True)
-    try:
+    _refuse_to_replace(file)
+    # Elsewhere until it is whole: half a backup would look like one. Another one to the same name has its own folder.
+    with _folder_beside(file) as folder:
+        part = Path(folder, file.name)
         with closing(SqliteStore(part)) as target:
             copy(source, target)
+        _refuse_to_replace(file)
         part.rename(file)
-    finally:
-        for rest in part.parent.glob(f"{glob.escape(part.name)}*"):
-            rest.unlink()
+    print(f"{file} is written")
+
+
+def _refuse_to_replace(file: Path) -> None:
+    if file.exists():
+        raise ConfigError([f"{file}: is there already; name a file that is not"])
+
+
+def _folder_beside(file: Path) -> TemporaryDirectory[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent)
+    except OSError as error:
+        remedy = "name a file in a folder that this user may write to"
+        raise ConfigError([f"{file}: cannot be written: {error.strerror}; {remedy}"]) from None
 
 
 class Scope(NamedTuple):
@@ -96,12 +108,17 @@ def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[st
         print(f"forgot {workspace} ({api}) and its daily totals")
 
 
-def _totals(book: Book, model: str) -> list[str]:
-    sums = dict.fromkeys(_COLUMNS, 0.0)
+def _totals(book: Book) -> Iterator[tuple[str, ...]]:
+    """Yield each model with its totals."""
+    sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     for key, series in book.series.items():
-        if key.model == model and key.total in sums:
-            sums[key.total] += series.value
-    return [f"{value:.12g}" for value in sums.values()]
+        sums[key.model, key.total] += series.value
+    for model in sorted(book.models):
+        yield model, *(f"{sums[model, total]:.12g}" for total in _COLUMNS)
+
+
+def _number(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _time(moment: float | None) -> str:

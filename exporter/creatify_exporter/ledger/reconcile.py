@@ -77,9 +77,9 @@ class _Draft(NamedTuple):
     """The changes that one list makes to a book, as far as they are known; the book itself stays as it was.
 
     `now` is the time of the list, `clock` that of the exporter, `today` the UTC day of the list as in `DayKey`, `first`
-    whether no list has been recorded before.
-    `watermark` is the next one. `models` are all that are admitted, `counts` what has been counted by UTC day, model,
-    total and label, `succeeded` the models that have a task that became done.
+    whether no list has been recorded before. `watermark` is the next one. `models` are all that are admitted, `places`
+    those that take a place, admitted or not yet. `counts` is what has been counted by UTC day, model, total and label,
+    `succeeded` are the models that have a task that became done.
     """
 
     book: Book
@@ -90,6 +90,7 @@ class _Draft(NamedTuple):
     first: bool
     watermark: float
     models: set[str]
+    places: set[str]
     counts: defaultdict[tuple[int, str, Total, str], float]
     succeeded: set[str]
     changes: Changes
@@ -139,7 +140,8 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
         today=int(now // DAY),
         first=before.recorded_at is None,
         watermark=watermark,
-        models=set(book.models),
+        models=book.models,
+        places=(book.models | rules.models) - {OTHER},
         counts=defaultdict(float),
         succeeded=set(),
         changes=Changes(progress=progress),
@@ -254,9 +256,7 @@ def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
 
 def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
     """Stop tracking a task, unchanged by this list, once the watermark tells it from a new one."""
-    absent_since = None
-    if not listed:
-        absent_since = draft.now if row.absent_since is None else row.absent_since
+    absent_since = None if listed else _absent_since(draft, row)
     if row.created_at < draft.watermark and _is_over(draft, row, absent_since):
         if not row.finished:
             _count(draft, row, "vanished")
@@ -264,6 +264,18 @@ def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
     elif absent_since != row.absent_since and not (row.finished and row.dated):
         # The absence of a finished task with a date does not matter, so it is not written either.
         draft.changes.rows[task] = replace(row, absent_since=absent_since)
+
+
+def _absent_since(draft: _Draft, row: Row) -> float:
+    """Return since when a task that this list lacks is absent.
+
+    Of the time since the list before, at most half of `settle_after` counts. An outage, or a clock that is set, would
+    make one list without the task a long absence; so it takes three.
+    """
+    previous = draft.book.progress.recorded_at
+    if row.absent_since is None or previous is None:
+        return draft.now
+    return row.absent_since + max(0.0, draft.now - previous - draft.rules.settle_after / 2)
 
 
 def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
@@ -277,12 +289,11 @@ def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
 
 def _admit(draft: _Draft, model: str) -> str:
     """Return the label value for a new task's model, admitting the model if there is room."""
+    if model not in draft.places and len(draft.places) >= draft.rules.max_models:
+        model = OTHER
     if model not in draft.models:
-        always = draft.rules.models
-        taken = (draft.models | always) - {OTHER}  # with a place for each of those that are always admitted
-        if model not in always and len(taken) >= draft.rules.max_models:
-            model = OTHER
         draft.models.add(model)
+        draft.places.update({model} - {OTHER})
         _create_series(draft, model)
     return model
 

@@ -3,6 +3,7 @@
 import csv
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
@@ -13,10 +14,14 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.ledger.state import DAY, DAY_TOTALS, FAILED_BY
 from creatify_exporter.ledger.store import Day, Store
 from creatify_exporter.ledger.table import aligned
+from creatify_exporter.lists import LISTS
 
 _NAMES: Final = ("day", "workspace", "api", "model")
 _COUNTS: Final = ("submitted", "finished", "failed", "used", "refunded", "net", "failed_net")
 _COLUMNS: Final = (*_NAMES, *_COUNTS, "cost", "currency")
+
+# Lists whose credits are unknown, and not 0.
+_WITHOUT_CREDITS: Final = {each.api for each in LISTS.values() if not each.tells_credits}
 
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
@@ -47,7 +52,7 @@ def write(store: Store, prices: Mapping[str, Price], month: str | None, *, as_cs
     notes = list(_notes(totals, store.first_lists()))
     daily = _sums(totals, lambda total: (_day(total), total.api, total.model))
     if as_csv:
-        lines = (sums.line(prices.get(sums.workspace), rounded=False) for sums in daily)
+        lines = (_without_formulas(sums.line(prices.get(sums.workspace), rounded=False)) for sums in daily)
         csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *lines])
         print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
         return
@@ -84,9 +89,11 @@ class _Sums:
         self.workspace = names[1]
         self._values = dict.fromkeys(DAY_TOTALS, Decimal())
         self._explained = Decimal()
+        self._tells_credits = False
 
     def add(self, total: Day) -> None:
         """Add a daily total; `failed` by reason is counted as explained."""
+        self._tells_credits |= total.api not in _WITHOUT_CREDITS
         # What the ledger holds is binary: 12 digits are what was meant.
         value = Decimal(f"{total.value:.12g}")
         if total.total in self._values:
@@ -96,29 +103,38 @@ class _Sums:
 
     def line(self, price: Price | None, *, rounded: bool) -> _Line:
         """Return the cells of a line; one is empty if its value is not known."""
+        tasks = [self._values[total] for total in ("submitted", "finished", "failed")]
+        used, refunded, net, failed_net = self._credits()
+        counts = map(_plain, [*tasks, used, refunded, net, failed_net])
+        return (*self._names, *counts, *_cost(net, price, rounded=rounded))
+
+    def _credits(self) -> tuple[Decimal | None, ...]:
+        """Return the credits used, refunded, net, and net of failed tasks; None stands for what is not known."""
+        if not self._tells_credits:
+            return None, None, None, None
         values = self._values
-        net = values["credits_used"] - values["credits_refunded"]
+        used, refunded = values["credits_used"], values["credits_refunded"]
         failed_net = values["failed_credits_used"] - values["failed_credits_refunded"]
-        counts = [*(values[total] for total in DAY_TOTALS[:5]), net]
         # Days of earlier versions have neither the reasons nor the credits of failed tasks.
-        wasted = _plain(failed_net) if self._explained >= values["failed"] else ""
-        return (*self._names, *map(_plain, counts), wasted, *_cost(net, price, rounded=rounded))
+        return used, refunded, used - refunded, failed_net if self._explained >= values["failed"] else None
 
 
 def _sums(totals: Iterable[Day], names: Callable[[Day], tuple[str, str, str]]) -> list[_Sums]:
-    """Sum the totals up by workspace and by what `names` tells: period, list and model."""
+    """Sum the totals up by workspace and by what `names` tells, period, list and model; return them in that order."""
     sums: dict[_Line, _Sums] = {}
     for total in totals:
         period, api, model = names(total)
         name = (period, total.workspace, api, model)
         sums.setdefault(name, _Sums(name)).add(total)
-    return list(sums.values())
+    return [sums[name] for name in sorted(sums)]
 
 
-def _cost(net: Decimal, price: Price | None, *, rounded: bool) -> tuple[str, str]:
+def _cost(net: Decimal | None, price: Price | None, *, rounded: bool) -> tuple[str, str]:
     """Return what credits cost, and the currency."""
     if price is None:
         return "", ""
+    if net is None:
+        return "", price.currency
     cost = net * Decimal(str(price.per_credit))
     if not rounded:
         return _plain(cost), price.currency
@@ -126,21 +142,32 @@ def _cost(net: Decimal, price: Price | None, *, rounded: bool) -> tuple[str, str
     return f"{cost.quantize(unit, ROUND_HALF_UP) + 0:f}", price.currency
 
 
-def _plain(value: Decimal) -> str:
+def _plain(value: Decimal | None) -> str:
     """Write a number without an exponent and without zeros at its end."""
-    return f"{value.normalize() + 0:f}"
+    return "" if value is None else f"{value.normalize() + 0:f}"
+
+
+def _without_formulas(line: _Line) -> _Line:
+    """Keep a spreadsheet from computing a name: models are named by the API, and texts there can be formulas."""
+    names, numbers = line[: len(_NAMES)], line[len(_NAMES) :]
+    return (*(f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names), *numbers)
 
 
 def _notes(totals: Iterable[Day], first_lists: Mapping[tuple[str, str], float]) -> Iterator[str]:
-    """Say of each list if these days include the first one, under which, or before which, its history stands."""
+    """Say when counting began, if these days include the first list of any, and where the history before stands."""
     earliest: dict[tuple[str, str], int] = {}
     for total in totals:
         name = (total.workspace, total.api)
         earliest[name] = min(total.day, earliest.get(name, total.day))
+    # The lists of a workspace, which have most often begun together, share a line.
+    began: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for (workspace, api), recorded_at in first_lists.items():
         if earliest.get((workspace, api), inf) <= recorded_at // DAY:
-            moment = datetime.fromtimestamp(recorded_at, UTC)
-            yield (
-                f"{workspace} ({api}): counting began on {moment:%Y-%m-%d at %H:%M} UTC. What happened before comes "
-                "from the first list, under the day on which a task was created, or under that day if it has no date."
-            )
+            began[workspace, f"{datetime.fromtimestamp(recorded_at, UTC):%Y-%m-%d at %H:%M}"].append(api)
+    for (workspace, moment), lists in sorted(began.items()):
+        yield f"{workspace} ({', '.join(lists)}): counting began on {moment} UTC."
+    if began:
+        yield (
+            "What happened before comes from the first list, under the day on which a task was created, or under the "
+            "day of that list if the task has no date."
+        )

@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
@@ -76,8 +76,8 @@ class SqliteStore(Store):
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         """Open the ledger at `path`; None is one in memory."""
         self._path = path
-        # A link to a ledger is that ledger.
-        self._lock = _locked(path.resolve()) if path and not read_only else None
+        self._commit_failed = False
+        self._lock = _locked(path) if path and not read_only else None
         try:
             self._database = _opened_to_read(path) if path and read_only else _opened(path)
             self._place = _place(path)
@@ -90,11 +90,13 @@ class SqliteStore(Store):
         """As `Store` says; waits at most 5 s for a lock that another program holds."""
         with unavailable(sqlite3.Error):
             self._check_place()
+            self._tidy_log()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
                 yield self._database
                 self._database.execute("COMMIT")
             except BaseException:
+                self._commit_failed = True
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
@@ -142,6 +144,13 @@ class SqliteStore(Store):
             os.close(self._lock)
             self._lock = None
 
+    def _tidy_log(self) -> None:
+        """Remove what a failed commit may have left in the log: behind a later one it would look like damage."""
+        if self._commit_failed:
+            [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            # A reader can keep it from that; then the next time.
+            self._commit_failed = bool(busy)
+
     def _check_place(self) -> None:
         """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""
         if _place(self._path) != self._place:
@@ -152,7 +161,7 @@ def inspect(path: Path) -> None:
     """Raise `LedgerRefused` if an exporter of this user could not open the file, or make it; touch nothing."""
     _refuse_foreign(path)
     with _refused(path):
-        place = path.resolve()
+        place = _resolved(path)
         # The folders that are missing are made.
         folder = next(each for each in place.parents if each.exists())
         there = [each for each in (place, Path(f"{place}.lock")) if each.exists()]
@@ -177,12 +186,22 @@ def _refused(path: Path | None) -> Iterator[None]:
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
+def _resolved(path: Path) -> Path:
+    """Return the path without links; OSError if a link leads back to itself."""
+    # Some versions of Python raise something else for that, and some nothing.
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()
+    return path.resolve()
+
+
 def _locked(path: Path) -> int:
     """Take the lock that makes this process the only writer; return its file descriptor.
 
     The lock has a file of its own: SQLite loses its own locks on a file that the same process opens and closes.
     """
     with _refused(path):
+        # A link to a ledger is that ledger.
+        path = _resolved(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -190,8 +209,8 @@ def _locked(path: Path) -> int:
     except OSError:
         os.close(lock)
         raise LedgerRefused(
-            f"the ledger {path} is in use by another exporter; "
-            "stop that one, or give this one its own --ledger.url, such as memory:"
+            f"the ledger {path} is in use by another exporter; stop that one first, "
+            "since a second exporter needs its own --ledger.url, such as memory:"
         ) from None
     return lock
 
@@ -233,7 +252,7 @@ def _inspect_log(path: Path) -> None:
     with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
         version = _version(database, path)
         page_size = int(database.execute("PRAGMA page_size").fetchone()[0])
-        read = int.from_bytes(path.with_name(f"{path.name}-shm").read_bytes()[16:20], sys.byteorder)
+        read = int.from_bytes(_beside(path, "-shm").read_bytes()[16:20], sys.byteorder)
         lost = _unreadable(log.read_bytes(), page_size, read)
         damage = f"{lost} of the latest recordings cannot be read" if lost else version and _damage(database, version)
     if damage:
@@ -396,7 +415,13 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
 
 def _log_of(path: Path) -> Path:
     """Return the path of SQLite's write-ahead log."""
-    return path.with_name(f"{path.name}-wal")
+    return _beside(path, "-wal")
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return the path of a file that SQLite keeps beside a ledger: where the ledger is, and not a link to it."""
+    place = path.resolve()
+    return place.with_name(f"{place.name}{ending}")
 
 
 def _has_log(path: Path) -> bool:

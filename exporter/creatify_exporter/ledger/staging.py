@@ -2,11 +2,12 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, NamedTuple
 
 from creatify_exporter.creatify.task import RANK, Status
-from creatify_exporter.ledger.store import unavailable
+from creatify_exporter.errors import LedgerUnavailable
 
 _TABLE: Final = """
 CREATE TABLE observation (
@@ -69,22 +70,22 @@ class StagingTable:
 
     def add(self, observations: Iterable[Observation]) -> None:
         """Add observations; of several of one task the one that is furthest on stays, of equal ones the first."""
-        with unavailable(sqlite3.Error):
+        with _unavailable():
             self._opened().executemany(_ADD, observations)
 
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
         """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
-        with unavailable(sqlite3.Error):
+        with _unavailable():
             yield from map(Observation._make, self._query(_OLDEST_FIRST, settled_before))
 
     def settled(self, before: float) -> Iterator[Settled]:
         """Yield the sums of the finished tasks that were created before a time."""
-        with unavailable(sqlite3.Error):
+        with _unavailable():
             yield from map(Settled._make, self._query(_SETTLED, before))
 
     def models(self, most: int) -> set[str]:
         """Return so many of the models that are observed."""
-        with unavailable(sqlite3.Error):
+        with _unavailable():
             return {model for (model,) in self._query(_MODELS, most)}
 
     def close(self) -> None:
@@ -105,3 +106,12 @@ class StagingTable:
             database.execute(_TABLE)
             self._database = database
         return self._database
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        remedy = "make room in /var/tmp or /tmp, or name another folder in SQLITE_TMPDIR"
+        raise LedgerUnavailable(f"the list cannot be sorted in a temporary file: {error}; {remedy}") from error

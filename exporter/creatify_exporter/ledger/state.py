@@ -81,7 +81,8 @@ class Row(msgspec.Struct, gc=False):
 
     `credits_used` is None as long as no list has told it. `uncounted` is the part of it that was there before counting
     began. `dated` says whether the list tells `created_at`; if not, that is the time of the first recorded list that
-    showed the task. `absent_since` is the time of the first recorded list that lacked the task.
+    showed the task. `absent_since` is the time of the first recorded list that lacked the task, later by the parts of
+    long gaps between lists that do not count as absence.
     """
 
     model: str
@@ -142,8 +143,12 @@ class Book(msgspec.Struct):
     progress: Progress = Progress()
     rows: dict[str, Row] = {}
     series: dict[SeriesKey, Series] = {}
-    models: set[str] = set()
     failure_runs: dict[str, int] = {}
+
+    @property
+    def models(self) -> set[str]:
+        """The models that have series, as label values."""
+        return {key.model for key in self.series}
 
     def apply(self, changes: Changes) -> None:
         """Bring the book to its state after the commit of `changes`."""
@@ -153,7 +158,6 @@ class Book(msgspec.Struct):
             else:
                 self.rows[task] = row
         self.series.update(changes.new_series)
-        self.models.update(key.model for key in changes.new_series)
         for key, increase in changes.totals.items():
             self.series[key].value += increase
         for key in changes.released:

@@ -286,7 +286,6 @@ def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
             book.failure_runs[model] = int(value)
         else:
             book.series[SeriesKey(model, total, label)] = Series(value, born_at, bool(held))
-            book.models.add(model)
     return book
 
 
