@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -70,14 +71,21 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
                 ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
                 for api in simulator.served()
             ),
-            plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
+            # The simulated balance is filled up at midnight.
+            plan=Plan(
+                credits=100_000,
+                renews_on_day=(datetime.now(UTC) + timedelta(days=1)).day,
+                price_per_credit=0.15,
+                currency="USD",
+            ),
         )
         demo = Config(
             workspaces=(workspace,),
             fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
-        _run_server(arguments, lambda: demo, incidents(time.time()))
+        accounts = [served.account for served in simulator.served().values()]
+        _run_server(arguments, lambda: demo, incidents(accounts, time.time()))
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
