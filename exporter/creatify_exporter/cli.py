@@ -153,7 +153,10 @@ def _add_commands(parser: _Parser) -> None:
     command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
     command("serve", "serve metrics (the default)", _serving_flags(), web)
     _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify-exporter.yml)"))
-    command("check", "check the configuration; exit 1 with all that is wrong with it", web)
+    check = command("check", "check the configuration; exit 1 with all that is wrong with it", web)
+    check.add_argument(
+        "--live", action="store_true", help="fetch each list once too, and tell what comes; exit 1 if one does not come"
+    )
     command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))
     _ledger_actions(command("ledger", "look after the ledger"), shared)
@@ -189,6 +192,8 @@ class _Flags(_Parser):
         """Add a flag; the value of --web.listen-address is the attribute `web_listen_address`."""
         name = re.sub("[.-]", "_", flag.removeprefix("--"))
         self.usual[name] = default
+        if isinstance(default, str) and default:
+            settings["help"] += f" (default: {default})"
         self.add_argument(flag, dest=name, **settings)
 
 
@@ -213,30 +218,30 @@ def _serving_flags() -> _Flags:
         default=0.0,
         metavar="DURATION",
         type=_duration,
-        help="how often to look whether the configuration has changed, like 30s; 0s, the default, for never",
+        help="how often to look whether the configuration has changed, like 30s; 0s for never (default: 0s)",
     )
     flags.add(
         "--web.listen-address",
         metavar="HOST:PORT",
         action="append",
-        help="address to listen on, :10081 by default; may be given more than once",
+        help="address to listen on; may be given more than once (default: :10081)",
     )
-    flags.add(
-        "--web.telemetry-path", default="/metrics", metavar="PATH", type=_path, help="path of the metrics: /metrics"
-    )
+    flags.add("--web.telemetry-path", default="/metrics", metavar="PATH", type=_path, help="path of the metrics")
     flags.add("--web.external-url", metavar="URL", type=_url, help="where Prometheus finds this exporter")
     flags.add(
         "--web.systemd-socket",
         action="store_true",
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
-    flags.add("--web.route-prefix", default="", metavar="PATH", type=_prefix, help="what every route begins with: /")
+    flags.add(
+        "--web.route-prefix", default="", metavar="PATH", type=_prefix, help="what every route begins with (default: /)"
+    )
     flags.add(
         "--web.max-requests",
         default=0,
         metavar="N",
         type=_count,
-        help="how many scrapes are answered at once; 0, the default, for any number",
+        help="how many scrapes are answered at once; 0 for any number (default: 0)",
     )
     flags.add("--web.disable-exporter-metrics", action="store_true", help="leave out process_* and python_info")
     return flags
@@ -254,7 +259,9 @@ def _web_flags() -> _Flags:
 
 
 def _init_flags(init: argparse.ArgumentParser) -> None:
-    init.add_argument("--workspace", metavar="NAME", default="default", help="name of the workspace: %(default)s")
+    init.add_argument(
+        "--workspace", metavar="NAME", default="default", help="name of the workspace (default: %(default)s)"
+    )
     init.add_argument("--api-id-file", metavar="FILE", type=_file, help="file with the API id")
     init.add_argument("--api-key-file", metavar="FILE", type=_file, help="file with the API key")
     init.add_argument("--credits", metavar="N", type=float, help="credits of the plan in each period")
@@ -264,7 +271,7 @@ def _init_flags(init: argparse.ArgumentParser) -> None:
 
 
 def _report_flags(report_parser: _Parser) -> None:
-    report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC; this month by default")
+    report_parser.add_argument("--month", metavar="YYYY-MM", help="the month, in UTC (default: this month)")
     report_parser.add_argument("--csv", action="store_true", help="comma-separated values, without sums")
 
 
@@ -289,15 +296,17 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
 
 def _simulate_flags(simulate: _Parser) -> None:
     simulate.add_argument(
-        "--listen", metavar="HOST:PORT", type=_address, default="127.0.0.1:10082", help="address: %(default)s"
+        "--listen", metavar="HOST:PORT", type=_address, default="127.0.0.1:10082", help="address (default: %(default)s)"
     )
-    simulate.add_argument("--seed", type=int, default=1, help="the same seed makes the same account: %(default)s")
-    simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes: %(default)s")
+    simulate.add_argument(
+        "--seed", type=int, default=1, help="the same seed makes the same account (default: %(default)s)"
+    )
+    simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes (default: %(default)s)")
     simulate.add_argument(
         "--tasks",
         type=partial(_count, remedy="write how many tasks to list, such as 40"),
         default=10_000,
-        help="length of the list: %(default)s",
+        help="length of the list (default: %(default)s)",
     )
     simulate.add_argument(
         "--fail",
@@ -306,8 +315,8 @@ def _simulate_flags(simulate: _Parser) -> None:
         action="append",
         help="let a model fail from now on, such as flux-2=0.5; may be given more than once",
     )
-    simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts: %(default)s")
-    simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts: %(default)s")
+    simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts (default: %(default)s)")
+    simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts (default: %(default)s)")
 
 
 def _file(text: str) -> Path | None:

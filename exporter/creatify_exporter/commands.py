@@ -10,25 +10,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
 from prometheus_client import generate_latest
 
-from creatify_exporter import __version__, log
+from creatify_exporter import __version__, live, log
 from creatify_exporter.config import file, template
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.load import KEY_VARIABLES, ledger_at, load
+from creatify_exporter.config.load import KEY_VARIABLES, USUAL_FILE, ledger_at, load
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
-from creatify_exporter.creatify.client import Client
-from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger import maintenance, report, sqlite
@@ -70,14 +69,21 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
                 ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
                 for api in simulator.served()
             ),
-            plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
+            # The simulated balance is filled up at midnight.
+            plan=Plan(
+                credits=100_000,
+                renews_on_day=(datetime.now(UTC) + timedelta(days=1)).day,
+                price_per_credit=0.15,
+                currency="USD",
+            ),
         )
         demo = Config(
             workspaces=(workspace,),
             fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
-        _run_server(arguments, lambda: demo, incidents(time.time()))
+        accounts = [served.account for served in simulator.served().values()]
+        _run_server(arguments, lambda: demo, incidents(accounts, time.time()))
 
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
@@ -150,7 +156,7 @@ def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddlewar
 
 def _init(arguments: argparse.Namespace) -> None:
     """Write a first configuration, and print what to do next."""
-    path = arguments.config_file or Path("creatify-exporter.yml")
+    path = arguments.config_file or USUAL_FILE
     plan = {name: getattr(arguments, name) for name in Plan.__struct_fields__}
     answers = template.Answers(
         workspace=arguments.workspace,
@@ -160,27 +166,38 @@ def _init(arguments: argparse.Namespace) -> None:
         ledger_url=arguments.ledger_url,
     )
     template.write(path, answers)
+    for key_file in dict.fromkeys([arguments.api_id_file, arguments.api_key_file]):
+        if key_file and not key_file.exists():
+            print(f"creatify-exporter: warning: {key_file} is not there yet; put the key into it", file=sys.stderr)
     file = shlex.quote(str(path))
     print(f"{path} is written. Next:")
     keys = {"CREATIFY_API_ID": arguments.api_id_file, "CREATIFY_API_KEY": arguments.api_key_file}
     if variables := [f"{name}=..." for name, key_file in keys.items() if not key_file]:
         print("  export", *variables)
     print(f"  creatify-exporter check --config.file {file}")
-    print(f"  creatify-exporter dump --config.file {file} --ledger.url memory:")
+    print(f"  creatify-exporter check --live --config.file {file}")
     print(f"  creatify-exporter --config.file {file}")
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if _names_only_a_web_configuration(arguments):
+def _check(arguments: argparse.Namespace) -> int:
+    """Print what the configuration means; with --live, return 1 if a list does not come."""
+    if _names_only_a_web_configuration(arguments) and not arguments.live:
         _tell_of_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
-        return
+        return 0
     web = arguments.web_config_file
     loaded, middleware = _both(lambda: _inspected(_loaded(arguments)), lambda: WebMiddleware(web, os.environ))
     for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
+    print(f"ledger: {loaded.ledger.url.masked}{_made_at_the_start(loaded.ledger.url.path)}")
     if web:
         _tell_of_web_configuration(middleware)
+    return live.check(loaded) if arguments.live else 0
+
+
+def _made_at_the_start(path: Path | None) -> str:
+    folder = path.absolute().parent if path else None
+    return f" (the start makes its folder {folder})" if folder and not folder.exists() else ""
 
 
 def _inspected(loaded: Config) -> Config:
@@ -265,28 +282,20 @@ def _forget(arguments: argparse.Namespace) -> None:
             maintenance.forget_workspace(store, scope, fetched)
 
 
-def _classify(arguments: argparse.Namespace) -> None:
+def _classify(arguments: argparse.Namespace) -> int:
     """Print how failure reasons map to classes: how often, the list, the class, the text. The ledger is not touched."""
     loaded = load(arguments.config_file, os.environ, ledger_url="memory:", keys_needed=arguments.live)
-    classify = rules(loaded).classify
+    classify, missing = rules(loaded).classify, list[str]()
     lines = (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
-    failures = _live_failures(loaded) if arguments.live else ((classify(line), line) for line in lines)
+    failures = live.failures(loaded, missing) if arguments.live else ((classify(line), line) for line in lines)
     counted = Counter(failures)
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
     for (*names, text), count in counted.most_common():
         print(count, *names, " ".join(text.split()), sep="\t")
-
-
-def _live_failures(loaded: Config) -> Iterator[tuple[str, ...]]:
-    """Yield workspace, list, reason and text of each failed task that is listed now."""
-    usual = rules(loaded)
-    for workspace in loaded.workspaces:
-        with closing(Client(workspace, loaded.fetch, patient=True)) as client:
-            for task_list in workspace.task_lists().values():
-                classify = usual.with_reasons(task_list.own_reasons).classify
-                for batch in client.fetch_list(Decoder(loaded.fetch.max_task, task_list=task_list)):
-                    texts = (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
-                    yield from ((workspace.name, task_list.api, classify(text), text) for text in texts)
+    sys.stdout.flush()
+    for each in missing:
+        print(f"creatify-exporter: {each}", file=sys.stderr)
+    return int(bool(missing))
 
 
 def _simulate(arguments: argparse.Namespace) -> None:

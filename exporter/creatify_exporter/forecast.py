@@ -1,47 +1,106 @@
 """How long the credits last, if they go as they went in the last days. Times are in seconds since the epoch."""
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from math import isfinite
+from typing import Final, NamedTuple
+
+from creatify_exporter.snapshot import Snapshot
 
 RECENT_DAYS: Final = 7
 """The whole UTC days before today that tell how fast the credits go."""
 
-_DAY: Final = 24 * 3600.0
+_HOUR: Final = 3600.0
+_DAY: Final = 24 * _HOUR
 _YEAR: Final = 365 * _DAY
 
+# Days: the oldest task in a list of one day is a little younger than that.
+_ENOUGH: Final = 0.9
 
-def daily_rate(net_by_day: dict[int, float], counted_since: float, now: float) -> float | None:
-    """Return the credits that go in a day, on the average of the last days and of today; None before a day is known.
 
-    `net_by_day` are the credits used less those refunded by UTC day, 0 being 1970-01-01. Counting began at
-    `counted_since`, but a first list tells of days before.
+class Spending(NamedTuple):
+    """What is known of the credits that go into the tasks of one list.
+
+    `net_by_day` are the credits used less those refunded by UTC day, 0 being 1970-01-01. `counted_since` is when the
+    first list was counted; if it `told_history`, its tasks are among them, under the days on which they were created.
+    `snapshot` is what the list says now, if that is known.
     """
-    today = int(now // _DAY)
-    since = max(today - RECENT_DAYS, min([counted_since / _DAY, *map(float, net_by_day)]))
-    elapsed = now / _DAY - since
-    if elapsed < 1:
-        return None
-    return sum(credits_ for day, credits_ in net_by_day.items() if day >= int(since)) / elapsed
+
+    net_by_day: Mapping[int, float]
+    counted_since: float
+    told_history: bool
+    snapshot: Snapshot | None = None
+
+    def daily_rate(self, now: float) -> float | None:
+        """Return the credits that go in a day, by the last days and today, else by the list; None if neither tells."""
+        today = int(now // _DAY)
+        since = max(today - RECENT_DAYS, self._complete_since())
+        elapsed = now / _DAY - since
+        if elapsed >= _ENOUGH:
+            return sum(net for day, net in self.net_by_day.items() if day >= int(since)) / elapsed
+        return self._listed_rate(now)
+
+    def _complete_since(self) -> float:
+        """Return the day, or the moment in it, since when nothing is missing in the daily totals."""
+        if not self.told_history:
+            return self.counted_since / _DAY
+        # Nobody remembers in which moment of its first day the first list began. Later ones may begin later.
+        began = [self.counted_since // _DAY, *map(float, self.net_by_day)]
+        if self.snapshot and isfinite(self.snapshot.oldest_at):
+            began.append(self.snapshot.oldest_at // _DAY)
+        return min(began) + 1
+
+    def _listed_rate(self, now: float) -> float | None:
+        """Return what the tasks of the list cost in a day; None if the list is much shorter."""
+        if self.snapshot is None:
+            return None
+        if not self.snapshot.tasks:
+            return 0.0
+        days = (now - self.snapshot.oldest_at) / _DAY
+        return self.snapshot.credits_used / days if days >= _ENOUGH else None
 
 
-def outlook(
-    balance: float, rate: float | None, now: float, *, plan: float | None = None, renews_at: float | None = None
+def outlook(  # noqa: PLR0913 - all that the sentence tells
+    balance: float,
+    rate: float | None,
+    now: float,
+    *,
+    plan: float | None = None,
+    renews_at: float | None = None,
+    without: Sequence[str] = (),
 ) -> str:
     """Say how many credits are left, of how many in the `plan`, and whether they last until it renews.
 
-    `rate` is in credits a day; without one, or if no credits go, only the balance and the renewal are told.
+    `rate` is in credits a day; without one, or if no credits go, only the balance and the renewal are told. `without`
+    are the lists that are missing in it.
     """
     left = f"{balance:,.12g}" + (f" of {plan:,.12g} credits" if plan is not None else " credits")
+    if balance <= 0:
+        left += ", used up"
     renewal = f", renewal {_date(renews_at)}" if renews_at is not None else ""
-    if rate is None or rate <= 0:
+    if rate is None or rate <= 0 or balance <= 0:
         return left + renewal
-    ends_at = now + max(balance, 0.0) / rate * _DAY
+    missing = f" (without {', '.join(without)}, not counted for a day yet)" if without else ""
+    ends_at = now + balance / rate * _DAY
     if renews_at is None:
-        return left + (f", last until {_date(ends_at)}" if ends_at - now < _YEAR else ", last for more than a year")
+        return f"{left}, {_end(ends_at, now)}{missing}"
     spare = balance - rate * (renews_at - now) / _DAY
     if spare >= 0:
-        return f"{left}, last until the renewal {_date(renews_at)}: {spare:,.0f} left over"
-    return f"{left}, last until {_date(ends_at)}{renewal}: {-spare:,.0f} short"
+        return f"{left}, last until the renewal {_date(renews_at)}: {spare:,.0f} left over{missing}"
+    return f"{left}, {_end(ends_at, now)}{renewal}: {-spare:,.0f} short{missing}"
+
+
+def _end(moment: float, now: float) -> str:
+    """Say when the credits end: the sooner, the more precisely."""
+    left = moment - now
+    if left >= _YEAR:
+        return "last for more than a year"
+    if left >= 2 * _DAY:
+        return f"last until {_date(moment)}"
+    number, unit = (left / _HOUR, "hour") if left >= _HOUR else (left / 60, "minute")
+    at = f"{datetime.fromtimestamp(moment, UTC):%H:%M} UTC"
+    day = "" if moment // _DAY == now // _DAY else f"{_date(moment)}, "
+    return f"last about {number:.0f} {unit}{'' if round(number) == 1 else 's'}, until {day}{at}"
 
 
 def _date(moment: float) -> str:

@@ -61,6 +61,11 @@ class Snapshot(msgspec.Struct, array_like=True):
         """How many tasks it sums up."""
         return sum(cell.tasks for cell in self.cells.values())
 
+    @property
+    def credits_used(self) -> float:
+        """How many credits these have cost."""
+        return sum(cell.credits_used for cell in self.cells.values())
+
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
         """Sum up some tasks, copies included."""

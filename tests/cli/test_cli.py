@@ -114,6 +114,25 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("serve", ["info", "logfmt", "0s", ":10081", "/metrics", "/", "0"]),
+        ("init", ["info", "logfmt", "default"]),
+        ("report", ["info", "logfmt", "this month"]),
+        ("simulate", ["info", "logfmt", "127.0.0.1:10082", "1", "1.0", "10000", "demo-id", "demo-key"]),
+    ],
+)
+def test_help_tells_what_is_usual_in_one_way(
+    capsys: pytest.CaptureFixture[str], command: str, defaults: list[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.findall(r"\(default: (.*?)\)", text) == defaults
+    assert text.count("default") == len(defaults) + text.count("(default: default)") + text.count("(the default)")
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--nonsense"], "--nonsense"),
@@ -256,8 +275,9 @@ def test_check_warns_and_accepts(here: Here, config: Path) -> None:
     rewritten(config, workspaces=[first, {**first, "name": "twin"}], ledger={"url": "memory:", "history": "count"})
     done = here("check", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
-    *warnings, verdict = done.stdout.splitlines()
+    *warnings, verdict, ledger = done.stdout.splitlines()
     assert verdict == "the configuration is valid: default, twin"
+    assert ledger == "ledger: memory:"
     assert len(warnings) == 2
     assert all(line.startswith("warning: ") for line in warnings)
     assert CANARY not in done.stdout
@@ -305,6 +325,68 @@ def test_check_tells_mistakes_of_the_ledger_and_of_the_web_configuration_at_once
     ledger, rest = mistaken(here("check", *given), 2)
     assert "notes.txt is not a ledger of this exporter; it was not touched" in ledger
     assert "web.yml" in rest
+
+
+COUNTED = ("submitted", "finished", "failed", "credits_used")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:canary-pw@db.example/ledger", "postgresql://<hidden>@db.example/ledger"),
+        ("sqlite:///{folder}/ledger.db", "sqlite:///{folder}/ledger.db"),
+        (
+            "sqlite:///{folder}/no/dir/x.db",
+            "sqlite:///{folder}/no/dir/x.db (the start makes its folder {folder}/no/dir)",
+        ),
+        ("sqlite:///nodir/x.db", "sqlite:///nodir/x.db (the start makes its folder {folder}/nodir)"),
+    ],
+)
+def test_check_tells_which_ledger_is_used(
+    here: Here, config: Path, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+) -> None:
+    monkeypatch.chdir(config.parent)
+    rewritten(config, ledger={"url": url.format(folder=config.parent)})
+    said = here("check", "--config.file", config).stdout.splitlines()
+    assert said[-1] == "ledger: " + told.format(folder=config.parent)
+    warned = [line for line in said if "begins at the working directory" in line]
+    assert len(warned) == (url == "sqlite:///nodir/x.db")
+    assert not (config.parent / "nodir").exists()
+
+
+def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
+    here: Here, config: Path, simulator: Simulator
+) -> None:
+    document = yaml.safe_load(config.read_text())
+    (first,) = document["workspaces"]
+    whole = {**first, "lists": ["text_generator", "product_to_videos"]}
+    (config.parent / "old-key").write_text("expired-0123456789")
+    other = {**first, "name": "other", "api_key_file": "old-key", "remaining_credits": False}
+    rewritten(config, workspaces=[whole, other])
+    tasks = [
+        {"id": "1", "status": "failed", "failed_reason": "429", "credits_used": 1234.5},
+        {"id": "2", "status": "running"},
+        {"id": "3", "status": "done", "credits_used": 2},
+    ]
+    simulator.faults.always(replied(200, json.dumps(tasks).encode()), path="/api/product_to_videos/")
+    listed = replied(200, json.dumps(tasks).encode())
+    simulator.faults.always(lambda answer: listed(answer) if answer.status == 200 else answer)
+    done = here("check", "--live", "--config.file", config)
+    assert done.returncode == 1
+    *_, header, text, video, balance, refused, last = done.stdout.splitlines()
+    assert header.split() == ["workspace", "list", "result", "seconds", "tasks", *COUNTED]
+    cells = [re.sub(r" \d+\.\d\d ", " ", each).split() for each in (text, video, balance, refused)]
+    assert cells == [
+        ["default", "text_generator", "reachable", "3", "3", "2", "1", "1,236.5"],
+        ["default", "product_to_videos", "reachable", "3", "3", "2", "1", "-"],
+        ["default", "remaining_credits", "reachable", *"-----"],
+        ["other", "text_generator", "auth", *"-----"],
+    ]
+    assert last == "This is what a new ledger would count (history: count). None was written."
+    assert "check the API id and key" in done.stderr
+    assert not (config.parent / "ledger.db").exists()
+    rewritten(config, workspaces=[{**first, "lists": ["product_to_videos"]}])
+    assert here("check", "--live", "--config.file", config).returncode == 0
 
 
 def test_check_makes_no_ledger_and_asks_nobody(here: Here, config: Path, simulator: Simulator) -> None:
@@ -367,8 +449,11 @@ def test_init_writes_a_configuration_that_check_accepts(
     assert f"creatify-exporter check --config.file '{path}'" in done.stdout
     monkeypatch.setenv("CREATIFY_API_ID", CANARY)
     monkeypatch.setenv("CREATIFY_API_KEY", CANARY)
-    assert here("check", "--config.file", path).stdout == "the configuration is valid: default\n"
+    verdict, ledger = here("check", "--config.file", path).stdout.splitlines()
+    assert verdict == "the configuration is valid: default"
+    assert re.fullmatch("ledger: sqlite:////.*/ledger.db.*", ledger)
     assert "  export CREATIFY_API_ID=... CREATIFY_API_KEY=...\n" in done.stdout
+    assert f"  creatify-exporter check --live --config.file '{path}'\n" in done.stdout
     done = here("init", "--config.file", tmp_path / "second.yml", "--api-id-file", path)
     assert "  export CREATIFY_API_KEY=...\n" in done.stdout
 
@@ -399,10 +484,28 @@ def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
     done = here("init", "--config.file", path, *told)
     assert (done.returncode, done.stderr) == (0, "")
     assert "  export " not in done.stdout
+    assert "    credits: 2000\n" in path.read_text()
     loaded = load(path, {})
     [workspace] = loaded.workspaces
     assert (workspace.name, workspace.api_id.read(), loaded.ledger.url) == ("Émil 🎬: ${X} & Co", CANARY, "memory:")
     assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.00001, currency="EUR")
+
+
+def test_init_warns_of_keys_that_are_not_there_yet(here: Here, tmp_path: Path) -> None:
+    path, key = tmp_path / "c.yml", tmp_path / "key"
+    done = here("init", "--config.file", path, "--api-id-file", key, "--api-key-file", key)
+    assert (done.returncode, path.exists()) == (0, True)
+    assert done.stderr == f"creatify-exporter: warning: {key} is not there yet; put the key into it\n"
+
+
+def test_a_configuration_that_lies_there_unread_is_asked_for(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here("init")
+    for command in ([], ["check"], ["dump"], ["classify", "--live"]):
+        (line,) = mistaken(here(*command))
+        assert line.endswith("; did you mean --config.file creatify-exporter.yml?")
 
 
 def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tmp_path: Path) -> None:
@@ -560,8 +663,24 @@ def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
 ) -> None:
     simulator.faults.always(replied(200, f"your key is {CANARY}".encode()))
     (line,) = mistaken(here("classify", "--live", "--config.file", config))
+    assert "workspace default, list text_generator: invalid_body: " in line
     assert "expected a list of tasks" in line
     assert CANARY not in line
+
+
+def test_classify_shows_what_comes_although_one_workspace_is_refused(
+    here: Here, config: Path, simulator: Simulator
+) -> None:
+    (first,) = yaml.safe_load(config.read_text())["workspaces"]
+    refused = {**first, "name": "refused", "lists": ["text_generator", "lipsyncs"]}
+    rewritten(config, workspaces=[refused, first])
+    task = {"id": "1", "status": "failed", "failed_reason": "429"}
+    simulator.faults.next(replied(403, b""), replied(200, json.dumps([task]).encode()))
+    simulator.faults.next(replied(403, b""), path="/api/lipsyncs/")
+    done = here("classify", "--live", "--config.file", config)
+    assert done.stdout.splitlines()[1:] == ["1\tdefault\ttext_generator\trate_limited\t429"]
+    for api, line in zip(refused["lists"], mistaken(done, 2), strict=True):
+        assert line.startswith(f"creatify-exporter: workspace refused, list {api}: auth: ")
 
 
 def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator: Simulator) -> None:

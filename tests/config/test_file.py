@@ -21,6 +21,6 @@ def test_a_pipe_is_read_once_and_waited_for_no_longer_than_some_seconds(
     writer.join()
     assert content == b"workspaces: []\n"
     assert file.state(path) == before, "what was written is no change to be read"
-    monkeypatch.setattr(file, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(file, "_PIPE_TIMEOUT", 0.05)
     with pytest.raises(ValueError, match="nothing was written for"):
         file.read(path, 1000, pipe=True)

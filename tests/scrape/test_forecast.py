@@ -1,10 +1,13 @@
 """How long the credits last, from numbers alone."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import inf
 
 import pytest
 
-from creatify_exporter.forecast import daily_rate, outlook
+from creatify_exporter.forecast import Spending, outlook
+from creatify_exporter.snapshot import Cell, Snapshot
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC).timestamp()
 RENEWAL = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
@@ -12,20 +15,49 @@ TODAY = int(NOW // 86400)
 LONG_AGO = NOW - 100 * 86400
 
 
+def rate(net: Mapping[int, float], since: float, *, told_history: bool = True, **listed: float) -> float | None:
+    cell = Cell(1, listed.get("credits_used", 0.0))
+    snapshot = Snapshot(oldest_at=listed["oldest_at"], cells={("pro", "done"): cell}) if listed else None
+    return Spending(net, since, told_history, snapshot).daily_rate(NOW)
+
+
 def test_credits_go_at_the_average_of_the_last_seven_days_and_of_today() -> None:
     by_day = {TODAY - 30: 9000.0, TODAY - 7: 100.0, TODAY - 2: 60.0, TODAY: -10.0}
-    assert daily_rate(by_day, LONG_AGO, NOW) == 150 / 7.5
-    assert daily_rate({}, LONG_AGO, NOW) == 0
+    assert rate(by_day, LONG_AGO) == 150 / 7.5
+    assert rate({}, LONG_AGO) == 0
 
 
-def test_a_young_ledger_is_averaged_over_what_it_knows_and_its_first_list_tells_of_days_before() -> None:
-    assert daily_rate({TODAY - 1: 30.0}, NOW - 2 * 86400, NOW) == 15
-    assert daily_rate({TODAY - 3: 70.0}, NOW - 60, NOW) == 70 / 3.5
+def test_a_young_ledger_is_averaged_over_its_whole_days_and_its_first_list_tells_of_days_before() -> None:
+    assert rate({TODAY - 2: 500.0, TODAY - 1: 20.0, TODAY: 10.0}, NOW - 2 * 86400) == 30 / 1.5
+    assert rate({TODAY - 3: 70.0, TODAY - 1: 50.0}, NOW - 60) == 50 / 2.5
+
+
+def test_a_list_tells_that_days_before_it_were_counted_although_nothing_was_used_on_them() -> None:
+    assert rate({TODAY - 1: 75.0}, NOW - 60, oldest_at=NOW - 30 * 86400) == 75 / 7.5
+
+
+@pytest.mark.parametrize("hours_ago", [0, 1, 12])
+def test_of_the_first_day_the_time_counts_that_the_list_covers(hours_ago: float) -> None:
+    began = NOW - hours_ago * 3600
+    by_day = {int((began - 86400) // 86400): 3000.0, TODAY: 500.0}
+    assert rate(by_day, began, oldest_at=NOW - 86400 * 1.25, credits_used=1000) == 800
+    assert rate(by_day, began, oldest_at=NOW - 86400 * 0.8, credits_used=1000) is None
+
+
+def test_a_ledger_without_the_history_knows_what_was_used_since_it_began() -> None:
+    ages_ago = NOW - 90 * 86400
+    assert rate({TODAY - 1: 30.0}, NOW - 2 * 86400, told_history=False, oldest_at=ages_ago) == 15
+    assert rate({}, NOW - 60, told_history=False, oldest_at=NOW - 2 * 86400, credits_used=300) == 150
 
 
 @pytest.mark.parametrize("by_day", [{}, {TODAY: 500.0}])
-def test_less_than_a_day_tells_nothing(by_day: dict[int, float]) -> None:
-    assert daily_rate(by_day, NOW - 23 * 3600, NOW) is None
+@pytest.mark.parametrize("listed", [{}, {"oldest_at": inf, "credits_used": 40.0}])
+def test_less_than_a_day_tells_nothing(by_day: dict[int, float], listed: dict[str, float]) -> None:
+    assert rate(by_day, NOW - 3600, told_history=True, **listed) is None
+
+
+def test_an_empty_list_costs_nothing() -> None:
+    assert Spending({}, NOW, told_history=True, snapshot=Snapshot()).daily_rate(NOW) == 0
 
 
 def test_credits_that_end_before_the_renewal_are_short_by_what_goes_between_the_two() -> None:
@@ -49,5 +81,27 @@ def test_without_a_rate_nothing_is_foretold(rate: float | None) -> None:
     assert outlook(412, rate, NOW, plan=500, renews_at=RENEWAL) == "412 of 500 credits, renewal 1 January"
 
 
-def test_an_overdrawn_balance_has_ended_now() -> None:
-    assert outlook(-5, 10, NOW) == "-5 credits, last until 10 December"
+@pytest.mark.parametrize(
+    ("balance", "end"),
+    [
+        (1.01, "last about 29 minutes, until 12:29 UTC"),
+        (2.1, "last about 1 hour, until 13:00 UTC"),
+        (20.0, "last about 10 hours, until 21:36 UTC"),
+        (90.0, "last about 43 hours, until 12 December, 07:12 UTC"),
+        (100.0, "last until 12 December"),
+    ],
+)
+def test_an_end_that_is_near_is_told_by_the_minute(balance: float, end: str) -> None:
+    assert outlook(balance, 50, NOW) == f"{balance:g} credits, {end}"
+    short = f"{50 * 21.5 - balance:,.0f} short"
+    assert outlook(balance, 50, NOW, renews_at=RENEWAL) == f"{balance:g} credits, {end}, renewal 1 January: {short}"
+
+
+def test_lists_that_are_missing_in_the_rate_are_named() -> None:
+    missing = " (without aurora, lipsyncs, not counted for a day yet)"
+    assert outlook(412, 50, NOW, without=["aurora", "lipsyncs"]) == f"412 credits, last until 18 December{missing}"
+    assert outlook(412, None, NOW, without=["aurora"]) == "412 credits"
+
+
+def test_an_overdrawn_balance_is_used_up() -> None:
+    assert outlook(-5, 10, NOW, renews_at=RENEWAL) == "-5 credits, used up, renewal 1 January"

@@ -15,7 +15,17 @@ import requests
 from conftest import Here
 from creatify_exporter.simulator import FAIL_PATH, LIST_PATH, PRODUCTS, Account, Clock, Listing, Served, Simulator
 from creatify_exporter.simulator.account import DAY
-from creatify_exporter.simulator.scenes import AGENCY, HOUR, PACKAGE, TIMETABLE, incidents, workspace
+from creatify_exporter.simulator.scenes import (
+    AGENCY,
+    HOUR,
+    PACKAGE,
+    QUIET,
+    TIMETABLE,
+    Occurrence,
+    demo_simulator,
+    incidents,
+    workspace,
+)
 from processes import parsed, total
 
 NOON = 1_760_011_200.0
@@ -40,24 +50,48 @@ def test_somebody_who_watches_sees_numbers_change_within_15_seconds(agency: dict
     assert all(before != after for before, after in pairwise(truths))
 
 
-def test_somebody_who_watches_sees_trouble_within_10_minutes() -> None:
-    assert all(incidents(NOON + 60 * minute, within=600) for minute in range(24 * 60))
+def test_somebody_who_watches_sees_trouble_within_10_minutes(agency: dict[str, Account]) -> None:
+    assert all(incidents(agency.values(), NOON + 60 * minute, within=600) for minute in range(24 * 60))
 
 
-def test_the_timetable_says_what_happens() -> None:
-    text = workspace(1, NOON - HOUR, ["text_generator"], text_bytes=100)["text_generator"]
-    told = incidents(NOON)
+def test_the_timetable_says_what_happens(agency: dict[str, Account]) -> None:
+    text = agency["text_generator"]
+    told = incidents(agency.values(), NOON)
     assert [str(each) for each in told] == [
         "12:05 to 12:15 UTC: 70% of the tasks of gemini-2.5-flash (text_generator) fail (rate_limited)",
         "12:25 to 12:35 UTC: the queue of text_generator is stuck",
         "12:45 to 12:55 UTC: the queue of link_to_videos is stuck",
     ]
     outage, stuck, _ = told
-    assert incidents(outage.end - 1, ["text_generator"], within=0) == [outage]
-    assert incidents(outage.end, ["text_generator"], within=0) == []
+    assert incidents([text], outage.end - 1, within=0) == [outage]
+    assert incidents([text], outage.end, within=0) == []
     assert shares(text, "gemini-2.5-flash", outage.start, outage.end) > 0.6
     assert shares(text, "gemini-2.5-flash", outage.end, outage.end + 600) < 0.2
     assert not [task for task in text.tasks(stuck.end) if stuck.start <= task.finished < stuck.end]
+
+
+@pytest.mark.parametrize("hour", range(0, 24, 3))
+def test_the_first_incident_of_the_demo_is_an_alert_and_so_is_each_other_one_of_a_model_of_texts(hour: int) -> None:
+    began = NOON + hour * HOUR + 777
+    demo = demo_simulator(clock=Clock(real=lambda: began))
+    accounts = [served.account for served in demo.served().values()]
+    failing = [each for each in incidents(accounts, began, within=3 * HOUR) if "(text_generator) fail" in each.sentence]
+    assert failing[0].start == began + QUIET
+    assert [excess(demo.account, each) >= SPIKE for each in failing] == [True] * 3
+    # A window of five minutes is believed as early as that, and enough for the most frequent model.
+    first = failing[0]
+    assert excess(demo.account, first._replace(end=first.start + 300)) >= SPIKE
+
+
+# As in prometheus/rules/thresholds.yaml: so many failed tasks beyond this share of all, for a model that fails rarely.
+SPIKE, TOLERATED = 9, 0.2 * 0.6
+
+
+def excess(account: Account, during: Occurrence) -> float:
+    """Return how many tasks fail during an incident of a model, beyond those that the rules tolerate."""
+    model = during.sentence.partition("the tasks of ")[2].split()[0]
+    tasks = [task for task in account.tasks(during.end, during.start) if task.model == model]
+    return sum(task.failed for task in tasks) - TOLERATED * len(tasks)
 
 
 def test_what_the_timetable_touches_exists() -> None:

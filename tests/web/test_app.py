@@ -395,6 +395,9 @@ def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(
         assert secret not in steps
 
 
+BOTH = ("text_generator", "lipsyncs")
+
+
 def listed(number: int, days_ago: float, **fields: Any) -> dict[str, Any]:
     created_at = datetime.fromtimestamp(NOW - 86400 * days_ago, UTC).isoformat()
     return {"id": str(number), "model_name": "pro", "status": "done", "created_at": created_at, **fields}
@@ -416,8 +419,50 @@ def test_the_landing_page_says_how_long_the_credits_last_and_what_failed_lately_
     # 175 credits in 7.37 days are 24 a day, since the list tells of all of them; it is 9 October, 08:53.
     assert "412 of 500 credits, last until 26 October, renewal 1 November: 125 short" in page
     failures = page.partition("Failed in the last 7 days")[2].partition("</table>")[0]
-    cells = re.findall("<td[^>]*>(.*?)</td>", failures)
+    cells = re.findall("<td[^>]*>(.*?)</td>", failures.replace("_<wbr>", "_"))
     assert cells == [*("rate_limited", "pro", "text_generator", "2"), *("other", "pro", "text_generator", "1")]
+
+
+def test_on_the_first_day_the_credits_go_as_fast_as_in_the_day_that_the_list_covers(simulator: Simulator) -> None:
+    # Begun in the last minutes of a UTC day, NOW being 08:53.
+    tasks = [listed(1, 1.36, credits_used=1200), listed(2, 0.2, credits_used=160)]
+    simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    one = Site(workspace(simulator, remaining_credits=True))
+    one.get("/metrics")
+    assert "412 credits, last about 10 hours, until 18:46 UTC" in one.get("/").text
+
+
+def test_nothing_is_foretold_before_every_list_has_been_counted() -> None:
+    account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
+    video = Served(Account(1, NOW - 600, Traffic(rate=1 / 10), product=PRODUCTS["lipsyncs"]))
+    with Simulator(account, Clock(real=lambda: NOW), lists={"lipsyncs": video}) as simulator:
+        tasks = [listed(1, 3), listed(2, 1, credits_used=60)]
+        simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+        simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+        simulator.faults.always(delayed(3), path="/api/lipsyncs/")
+        one = Site(workspace(simulator, remaining_credits=True, lists=tuple(ListSettings(name=api) for api in BOTH)))
+        one.get("/probe?workspace=default&api=text_generator")
+        one.get("/probe?workspace=default&api=remaining_credits")
+        assert "412 credits</p>" in one.get("/").text
+        until(lambda: "412 credits, last until 25 October (without lipsyncs, not counted" in one.get("/").text)
+
+
+def test_a_table_of_failures_says_how_many_rows_it_leaves_out(simulator: Simulator) -> None:
+    tasks = [listed(n, 1, status="failed", model_name=f"model-{n % 12}") for n in range(36)]
+    simulator.faults.always(replied(200, json.dumps(tasks).encode()))
+    one = Site(workspace(simulator))
+    assert "<p>and 2 more rows, of 6 failed tasks</p>" in one.get("/").text
+
+
+def test_a_table_of_tasks_has_the_statuses_that_there_are_and_names_break_at_underscores(simulator: Simulator) -> None:
+    simulator.faults.next(replied(200, json.dumps([listed(1, 0, model_name="a_<b")]).encode()))
+    simulator.faults.next(replied(200, json.dumps([listed(1, 0, status="new")]).encode()))
+    names = ["pending", "running", "done", "failed"]
+    for more in ([], ["unknown"]):
+        page = Site(workspace(simulator)).get("/").text
+        assert re.findall("<th>(.*?)</th>", page) == [*names, *more, "credits used"]
+        assert more or '<td class="name">a_<wbr>&lt;b</td>' in page
 
 
 def test_a_balance_is_not_green_while_the_list_cannot_be_fetched(simulator: Simulator) -> None:

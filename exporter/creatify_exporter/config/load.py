@@ -15,6 +15,8 @@ from creatify_exporter.errors import ConfigError
 
 _ID: Final = "CREATIFY_API_ID"
 _KEY: Final = "CREATIFY_API_KEY"
+USUAL_FILE: Final = Path("creatify-exporter.yml")
+"""What `init` writes, and the documents name; no command reads it unless it is told to."""
 KEY_VARIABLES: Final = (_ID, f"{_ID}_FILE", _KEY, f"{_KEY}_FILE")
 
 
@@ -42,7 +44,8 @@ def load(
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
         if raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
-            raw["workspaces"] = _from_environment(reader, environ, keys_needed=keys_needed)
+            forgotten = USUAL_FILE if path is None and USUAL_FILE.exists() else None
+            raw["workspaces"] = _from_environment(reader, environ, forgotten, keys_needed=keys_needed)
     config = reader.build(Config, raw)
     in_folders = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
     return msgspec.structs.replace(config, workspaces=config.workspaces + in_folders)
@@ -116,15 +119,21 @@ def _state_folder(environ: Mapping[str, str]) -> Path | None:
     return home / ".local/state/creatify-exporter" if home else None
 
 
-def _from_environment(reader: Reader, environ: Mapping[str, str], *, keys_needed: bool) -> list[dict[str, Given]]:
-    """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
+def _from_environment(
+    reader: Reader, environ: Mapping[str, str], forgotten: Path | None, *, keys_needed: bool
+) -> list[dict[str, Given]]:
+    """Return the workspace that the environment describes, in a list that is empty if it is incomplete.
+
+    `forgotten` is a file that was probably meant to be read.
+    """
     given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
     if not given:
         if keys_needed:
             reader.fault(
                 "workspaces",
                 "there is none; list one with name, api_id and api_key in a file (--config.file), "
-                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment",
+                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
+                + (f"; did you mean --config.file {forgotten}?" if forgotten else ""),
             )
         return []
     problems = list(_mistakes(given))

@@ -271,6 +271,10 @@ class Config(Settings, frozen=True, kw_only=True):
     def _ledger_warnings(self) -> Iterator[str]:
         if self.ledger.url == "memory:" and self.ledger.history == "count":
             yield "ledger.url memory: with history: count counts the whole list again at each start"
+        path = self.ledger.url.path
+        if path and not path.is_absolute():
+            words = "begins at the working directory; write sqlite:////absolute/path.db, with four slashes"
+            yield f"ledger.url {self.ledger.url} {words}"
         if self.ledger.new_series_hold <= 0:
             yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"
 

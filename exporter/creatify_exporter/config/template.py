@@ -86,6 +86,8 @@ def _text(value: object) -> str:
 
 def _yaml(value: object) -> str:
     """Return a value on one line, a text in quotes; JSON's 1e-05 is no number to YAML, and its emoji are no emoji."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     style = '"' if isinstance(value, str) else None
     text: str = yaml.safe_dump(value, default_style=style, allow_unicode=True, width=math.inf)
     return text.partition("\n")[0]

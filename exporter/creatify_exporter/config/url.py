@@ -19,8 +19,13 @@ class HiddenUrl(str):
 
     __slots__ = ()
 
+    @property
+    def masked(self) -> str:
+        """The URL without its password."""
+        return re.sub(r"(//)[^/]*@|(password[^=&]*=)[^&]*", _hide, self)
+
     def __repr__(self) -> str:
-        return repr(re.sub(r"(//)[^/]*@|(password[^=&]*=)[^&]*", _hide, self))
+        return repr(self.masked)
 
 
 def _hide(found: re.Match[str]) -> str:

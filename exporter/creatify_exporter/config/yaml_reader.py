@@ -20,6 +20,9 @@ from creatify_exporter.errors import ConfigError
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 # Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
+_DECIMAL: Final = "a decimal needs a point, not a comma"
+# What may be a key of the API. No name of a file that has an extension, or a folder at its root, is like that.
+_LIKE_A_KEY: Final = re.compile(r"[\w+=~-][\w+=~/-]{15,}")
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
     inspect.BoolType: ("true or false", bool),
     inspect.IntType: ("a whole number", int),
@@ -146,6 +149,10 @@ class Reader:
         known = [name for field in _fields(kind) for name in _names(field)]
         unknown = [key for key in raw if key not in known]
         for key in unknown:
+            # `{price: 0,15}` has a key 15 without a value.
+            if isinstance(key, int | float) and raw[key] is None:
+                self.fault(path, f"has a number for a key; {_DECIMAL}")
+                continue
             name = shown(key)
             near = difflib.get_close_matches(name, known, n=1)
             # `{api_id:x}` is a key of that whole text.
@@ -165,8 +172,11 @@ class Reader:
         elif given == [field.name]:
             return self._read(field.type, raw[field.name], _join(path, field.name))
         elif given:
-            parse = extra["parse_file"]
-            return self._read_leaf(raw[given[0]], _join(path, given[0]), lambda name: self._of_file(name, parse))
+            named, parse = raw[given[0]], extra["parse_file"]
+            variable = named.where.rpartition(" ")[2].removesuffix("_FILE") if isinstance(named, Given) else field.name
+            return self._read_leaf(
+                named, _join(path, given[0]), lambda name: self._of_file(name, parse, literal=variable)
+            )
         else:
             self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
         return _UNREAD
@@ -195,8 +205,11 @@ class Reader:
         value = self._text(raw) if isinstance(raw, str) else raw
         return _scalar(kind, value, strict=value == raw)
 
-    def _of_file(self, raw: object, parse: Callable[[Path], object]) -> object:
-        """Return what `parse` makes of the file or directory that a value names, which its mistakes are told of."""
+    def _of_file(self, raw: object, parse: Callable[[Path], object], *, literal: str = "") -> object:
+        """Return what `parse` makes of the file or directory that a value names, which its mistakes are told of.
+
+        `literal` is where the content of the file could be given itself.
+        """
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; name a file, or leave the key out")
@@ -204,7 +217,8 @@ class Reader:
         try:
             return parse(path)
         except ValueError as error:
-            raise ValueError(f"{_shown_path(text, path)}{error}") from None
+            hint = f"; if this is the key itself, use {literal}" if literal and _is_like_a_key(text, path) else ""
+            raise ValueError(f"{_shown_path(text, path)}{error}{hint}") from None
 
     def _path(self, raw: object, text: str) -> Path:
         return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
@@ -246,7 +260,14 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
     except (msgspec.ValidationError, OverflowError):
         pass
     remedy = "it is read as text, so look at its spelling and quotes" if isinstance(value, str) else "correct it"
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+,\d+", value):
+        remedy = _DECIMAL
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
+
+
+def _is_like_a_key(text: str, path: Path) -> bool:
+    """Return whether a text that should name a file names none and may be a key."""
+    return _LIKE_A_KEY.fullmatch(text) is not None and file.state(path) is None
 
 
 def _shown_path(text: str, path: Path) -> str:

@@ -2,8 +2,8 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import NamedTuple
@@ -28,8 +28,8 @@ AGENCY = ("text_generator", "link_to_videos", "lipsyncs", "asset_generator", "ad
 TIMETABLE: Mapping[str, Sequence[Incident]] = {
     "text_generator": (
         Incident(5 * MINUTE, 15 * MINUTE, "gemini-2.5-flash", 0.7, "rate_limited", every=3 * HOUR),
-        Incident(65 * MINUTE, 75 * MINUTE, "gemini-2.5-pro", 0.7, "model_unavailable", every=3 * HOUR),
-        Incident(125 * MINUTE, 135 * MINUTE, "gemini-3-flash-preview", 0.7, "timeout", every=3 * HOUR),
+        Incident(65 * MINUTE, 75 * MINUTE, "gemini-2.5-pro", 0.9, "model_unavailable", every=3 * HOUR),
+        Incident(125 * MINUTE, 135 * MINUTE, "gemini-3-flash-preview", 0.9, "timeout", every=3 * HOUR),
         Incident(25 * MINUTE, 35 * MINUTE, stuck=True, every=2 * HOUR),
         Incident(85 * MINUTE, 95 * MINUTE, burn=5, every=2 * HOUR),
     ),
@@ -40,8 +40,12 @@ TIMETABLE: Mapping[str, Sequence[Incident]] = {
 }
 """What happens, by list, in minutes and hours since midnight UTC, so that nothing depends on when somebody starts it.
 
-At minutes 5, 25 and 45 of each hour something begins; each model and list has trouble a few times a day only.
+At minutes 5, 25 and 45 of each hour something begins; each model and list has trouble a few times a day only. The rarer
+the model of a text, the more of its tasks fail, so that each of these incidents is enough for an alert also at night.
 """
+
+QUIET = 15 * MINUTE
+"""How long after the start of the demo its first model fails: alerts do not believe the first minutes of a ledger."""
 
 
 class Occurrence(NamedTuple):
@@ -56,17 +60,20 @@ class Occurrence(NamedTuple):
         return f"{start} to {end} UTC: {self.sentence}"
 
 
-def incidents(now: float, apis: Iterable[str] = AGENCY, within: float = HOUR) -> list[Occurrence]:
-    """Return what happens at an instant or begins within so many seconds after it, in order."""
-    return sorted(occurrence for api in apis for occurrence in _occurrences(api, now, within))
+def incidents(accounts: Iterable[Account], now: float, within: float = HOUR) -> list[Occurrence]:
+    """Return what of the timetable happens at an instant or begins within so many seconds after it, in order."""
+    return sorted(occurrence for account in accounts for occurrence in _occurrences(account, now, within))
 
 
-def _occurrences(api: str, now: float, within: float) -> Iterator[Occurrence]:
-    for incident in TIMETABLE.get(api, ()):
+def _occurrences(account: Account, now: float, within: float) -> Iterator[Occurrence]:
+    for incident in account.traffic.incidents:
+        # What somebody asked for does not recur.
+        if not incident.every:
+            continue
         ended = (now - incident.end) // incident.every
         start = incident.start + (ended + 1) * incident.every
         if start <= now + within:
-            yield Occurrence(start, start + incident.end - incident.start, _sentence(api, incident))
+            yield Occurrence(start, start + incident.end - incident.start, _sentence(account.product.api, incident))
 
 
 def _sentence(api: str, incident: Incident) -> str:
@@ -77,16 +84,26 @@ def _sentence(api: str, incident: Incident) -> str:
     return f"new tasks of {api} cost {incident.burn:g} times the credits"
 
 
-def demo_simulator(seed: int = 1) -> Simulator:
-    """Return a simulator of an agency's workspace, in real time, whose lists hold the last day."""
-    now = time.time()
-    accounts = workspace(seed, _early(now, DAY), AGENCY, text_bytes=1000)
-    return _simulator(accounts, Clock(), Listing(younger_than=DAY))
+def demo_simulator(seed: int = 1, clock: Clock | None = None) -> Simulator:
+    """Return a simulator of an agency's workspace, in real time, whose lists hold the last day.
+
+    Its timetable begins with it, not at midnight: see `QUIET`.
+    """
+    clock = clock or Clock()
+    now = clock.now()
+    first = min(incident.start for incident in TIMETABLE[TEXT_GENERATOR.api])
+    accounts = workspace(seed, _early(now, DAY), AGENCY, text_bytes=1000, since=now + QUIET - first)
+    return _simulator(accounts, clock, Listing(younger_than=DAY))
 
 
-def workspace(seed: int, start: float, apis: Iterable[str], text_bytes: int) -> dict[str, Account]:
-    """Return an account for each list; texts come every 3 to 6 s, all else is less frequent."""
-    return {api: Account(seed, start, _traffic(PRODUCTS[api], text_bytes), PACKAGE, PRODUCTS[api]) for api in apis}
+def workspace(seed: int, start: float, apis: Iterable[str], text_bytes: int, since: float = 0.0) -> dict[str, Account]:
+    """Return an account for each list; texts come every 3 to 6 s, all else is less frequent.
+
+    The timetable counts from `since`, which is midnight UTC.
+    """
+    return {
+        api: Account(seed, start, _traffic(PRODUCTS[api], text_bytes, since), PACKAGE, PRODUCTS[api]) for api in apis
+    }
 
 
 def serve(  # noqa: PLR0913 - one for each flag of the command
@@ -122,7 +139,12 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
     for model, ratio in (fail or {}).items():
         simulator.fail(model, ratio)
     with simulator:
-        print(f"Simulated Creatify API on {simulator.url}", *incidents(clock.now()), sep="\n", flush=True)
+        print(
+            f"Simulated Creatify API on {simulator.url}",
+            *incidents(accounts.values(), clock.now()),
+            sep="\n",
+            flush=True,
+        )
         stopped.wait()
 
 
@@ -136,8 +158,12 @@ def _simulator(accounts: dict[str, Account], clock: Clock, listing: Listing) -> 
     return Simulator(accounts[TEXT_GENERATOR.api], clock, listing=listing, lists=others)
 
 
-def _traffic(product: Product, text_bytes: int) -> Traffic:
-    return Traffic(product.rate, rhythm=0.3, incidents=TIMETABLE.get(product.api, ()), text_bytes=text_bytes)
+def _traffic(product: Product, text_bytes: int, since: float) -> Traffic:
+    incidents = [
+        replace(incident, start=since + incident.start, end=since + incident.end)
+        for incident in TIMETABLE.get(product.api, ())
+    ]
+    return Traffic(product.rate, rhythm=0.3, incidents=incidents, text_bytes=text_bytes)
 
 
 def _early(now: float, past: float) -> float:

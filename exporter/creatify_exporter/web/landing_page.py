@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from creatify_exporter import __version__
 from creatify_exporter.config.schema import Labels
-from creatify_exporter.creatify.task import STATUS_LABELS
+from creatify_exporter.creatify.task import STATUS_LABELS, STATUSES
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.fetcher import MAX_STALENESS, Fetcher, Outcome
-from creatify_exporter.forecast import RECENT_DAYS, daily_rate, outlook
+from creatify_exporter.forecast import RECENT_DAYS, Spending, outlook
 from creatify_exporter.ledger.state import FAILED_BY
 from creatify_exporter.ledger.store import Day
 from creatify_exporter.snapshot import Cell
@@ -50,7 +50,8 @@ p { overflow-wrap: anywhere; }
 .good { border-color: var(--good); } .bad { border-color: var(--bad); } .none { border-color: var(--line); }
 nav a { margin-right: 1rem; }
 @media (max-width: 30rem) {
-  table { font-size: .8rem; } th, td { padding: .3rem .25rem; } th.name, td.name { min-width: 5.5rem; }
+  body { padding: 0 .5rem; } table { font-size: .75rem; } th { font-weight: 600; }
+  th, td { padding: .3rem .2rem; } th.name, td.name { min-width: 5rem; }
 }
 @media (prefers-color-scheme: dark) { :root { --good: #81c784; --bad: #ef9a9a; } }
 """
@@ -97,7 +98,7 @@ def _workspace(target: Target, exporter: Exporter, days: Sequence[Day]) -> str:
     return "\n".join(
         [
             f"<section><h2>{escape(name)}</h2>",
-            *_states(target, days, exporter.now()),
+            *_states(target, exporter, days),
             *_failures(days),
             *(line for api in target.lists for line in _tasks(target, api, exporter.config.labels)),
             f"<p>{_link(probe, 'Metrics of this workspace')}</p></section>",
@@ -105,7 +106,7 @@ def _workspace(target: Target, exporter: Exporter, days: Sequence[Day]) -> str:
     )
 
 
-def _states(target: Target, days: Iterable[Day], now: float) -> Iterator[str]:
+def _states(target: Target, exporter: Exporter, days: Iterable[Day]) -> Iterator[str]:
     unreachable = any(fetcher.last and fetcher.last.cause for fetcher in target.fetchers.values())
     for api, fetcher in target.fetchers.items():
         outcome = fetcher.last
@@ -116,7 +117,7 @@ def _states(target: Target, days: Iterable[Day], now: float) -> Iterator[str]:
         elif api == BALANCE and outcome.balance is not None:
             # The balance is asked for less often than a list, whose failure tells sooner that the API is gone.
             kind = "none" if unreachable or _old(fetcher) else "good"
-            yield _state(kind, api, _outlook(target, outcome.balance, days, now) + _ago(fetcher))
+            yield _state(kind, api, _outlook(target, exporter, outcome.balance, days) + _ago(fetcher))
         else:
             yield _state("none" if _old(fetcher) else "good", api, _fetched(outcome) + _ago(fetcher))
 
@@ -134,23 +135,42 @@ def _ago(fetcher: Fetcher) -> str:
     return f" ({minutes} min ago)" if minutes else ""
 
 
-def _outlook(target: Target, balance: float, days: Iterable[Day], now: float) -> str:
+def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day]) -> str:
     """Say how many credits are left, and how long they last."""
-    net: defaultdict[int, float] = defaultdict(float)
-    for day in days:
-        net[day.day] += {"credits_used": day.value, "credits_refunded": -day.value}.get(day.total, 0.0)
-    plan = target.workspace.plan
-    began = [counters.progress.first_recorded_at for api in target.lists if (counters := target.counters(api))]
-    # The first list told of all that it held, also of days on which nothing was used.
-    listed = [last.snapshot.oldest_at for each in target.fetchers.values() if (last := each.last) and last.snapshot]
-    since = min((at for at in [*began, *listed] if at is not None), default=None)
+    plan, now = target.workspace.plan, exporter.now()
+    rates = _rates(target, exporter, days)
+    known = [rate for rate in rates.values() if rate is not None]
     return outlook(
         balance,
-        None if since is None else daily_rate(net, since, now),
+        sum(known) if known else None,
         now,
         plan=plan.credits if plan else None,
         renews_at=plan.renews_at(now) if plan else None,
+        without=[api for api, rate in rates.items() if rate is None],
     )
+
+
+def _rates(target: Target, exporter: Exporter, days: Iterable[Day]) -> dict[str, float | None]:
+    """Return the credits that go in a day by list, None if that is not known; nothing before each list has been tried.
+
+    Lists that tell no credits are left out.
+    """
+    net: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for day in days:
+        net[day.api][day.day] += {"credits_used": day.value, "credits_refunded": -day.value}.get(day.total, 0.0)
+    rates: dict[str, float | None] = {}
+    for api, task_list in target.lists.items():
+        if not task_list.tells_credits:
+            continue
+        last, counters = target.fetchers[api].last, target.counters(api)
+        since = counters.progress.first_recorded_at if counters else None
+        if last is None and since is None:
+            return {}
+        told_history = exporter.config.ledger.first_list == "count"
+        snapshot = last.snapshot if last else None
+        spending = None if since is None else Spending(net[api], since, told_history, snapshot)
+        rates[api] = spending.daily_rate(exporter.now()) if spending else None
+    return rates
 
 
 def _failures(days: Iterable[Day]) -> Iterator[str]:
@@ -162,6 +182,8 @@ def _failures(days: Iterable[Day]) -> Iterator[str]:
     if failed:
         rows = [[*names, f"{count:,}"] for names, count in failed.most_common(_MOST_FAILURES)]
         yield from _table(f"Failed in the last {RECENT_DAYS} days", ["Reason", "Model", "List", "tasks"], rows, names=3)
+    if left := [count for _, count in failed.most_common()[_MOST_FAILURES:]]:
+        yield f"<p>and {len(left):,} more rows, of {sum(left):,} failed tasks</p>"
 
 
 def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
@@ -172,13 +194,15 @@ def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
         yield f"<p>Last list counted: {moment:%Y-%m-%d %H:%M:%S} UTC; {counters.tracked:,} tasks tracked.</p>"
     if not outcome or not outcome.snapshot or not counters:
         return
-    models = outcome.snapshot.by_model(counters.models, labels).items()
-    rows = ([model, *_counts(cells), f"{_credits(cells):,.12g}"] for model, cells in models)
-    yield from _table("Tasks in the list", ["Model", *STATUS_LABELS, "credits used"], rows, names=1)
+    models = outcome.snapshot.by_model(counters.models, labels)
+    there = {status for cells in models.values() for status in cells}
+    statuses = [status for status in STATUS_LABELS if status in STATUSES or status in there]
+    rows = ([model, *_counts(cells, statuses), f"{_credits(cells):,.12g}"] for model, cells in models.items())
+    yield from _table("Tasks in the list", ["Model", *statuses, "credits used"], rows, names=1)
 
 
-def _counts(cells: Mapping[str, Cell]) -> Iterator[str]:
-    return (f"{cells.get(status, Cell()).tasks:,}" for status in STATUS_LABELS)
+def _counts(cells: Mapping[str, Cell], statuses: Iterable[str]) -> Iterator[str]:
+    return (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
 
 
 def _credits(cells: Mapping[str, Cell]) -> float:
@@ -200,7 +224,12 @@ def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names:
 def _row(tag: str, cells: Iterable[str], names: int) -> str:
     kinds = [' class="name"'] * names
     columns = zip_longest(cells, kinds, fillvalue="")
-    return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in columns) + "</tr>"
+    return "<tr>" + "".join(f"<{tag}{kind}>{_breakable(cell)}</{tag}>" for cell, kind in columns) + "</tr>"
+
+
+def _breakable(name: str) -> str:
+    """Escape a name that a narrow screen may break behind an underscore."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _link(target: str, text: str) -> str:
