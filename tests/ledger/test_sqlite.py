@@ -12,12 +12,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.checksum import book_checksum
+from creatify_exporter.ledger.checksum import book_checksum, days_checksum
 from creatify_exporter.ledger.sqlite import SqliteStore, inspect
 from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import DayKey, SeriesKey
@@ -193,6 +194,25 @@ def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) 
     assert desk.counts("submitted", "finished") == (1, 1)
 
 
+def test_years_of_daily_totals_are_read_when_a_ledger_is_opened_and_no_more(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    desk.restart()
+    told = desk.store.statements()
+    assert desk.counts("submitted") == (1,)
+    for number, when in enumerate(get_args(When)):
+        new = desk.task(f"task {number}", "done", 1.0)
+        desk.store.fail(0, when)
+        with pytest.raises(LedgerUnavailable):
+            desk.list(new)
+        told += desk.store.statements()
+        assert desk.list(new)
+        assert desk.counts("submitted") == (number + 2,)
+    assert [sql for sql in told if "SELECT day" in sql] == []
+    desk.restart()
+    assert desk.counts("submitted") == (3,)
+
+
 OPEN = """
 import sys
 from pathlib import Path
@@ -342,7 +362,7 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
         book = read_book(somebody, *WORKSPACE)
         assert book
         days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
-        checksum = book_checksum(WORKSPACE, book, ((DayKey(*key), value) for *key, value in days))
+        checksum = book_checksum(WORKSPACE, book) + days_checksum((DayKey(*key), value) for *key, value in days)
         somebody.execute("UPDATE book SET seal = ?", (checksum,))
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False

@@ -1,7 +1,8 @@
 """The checksum of a book: it shows that a bit of a ledger file has flipped.
 
 SQLite notices that a page is malformed, but not that a number in it has changed. A book's checksum is the sum of one
-CRC-32 for each task, series and day, so that a commit updates it from the rows that it changes.
+CRC-32 for each task, series and day, so that a commit updates it from the rows that it changes. The part of the days,
+which grows with the years, is summed up by itself.
 """
 
 from collections.abc import Iterable
@@ -12,20 +13,24 @@ from msgspec.msgpack import encode
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
 
-def book_checksum(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey, float]]) -> int:
-    """Return the checksum of a whole book; `name` is its workspace and api, `days` are its daily totals."""
+def book_checksum(name: tuple[str, str], book: Book) -> int:
+    """Return the checksum of a book apart from its daily totals; `name` is its workspace and api."""
     return (
         crc32(encode(name))
         + _progress(book.revision, book.progress)
         + sum(_task(task, row) for task, row in book.rows.items())
         + sum(_series(key, series) for key, series in book.series.items())
         + sum(_run(model, failures) for model, failures in book.failure_runs.items())
-        + sum(_day(key, value) for key, value in days)
     )
 
 
-def difference(book: Book, changes: Changes, days: dict[DayKey, float]) -> int:
-    """Return the sum that `changes` add to a book's checksum; `book` and its daily totals `days` are without them."""
+def days_checksum(days: Iterable[tuple[DayKey, float]]) -> int:
+    """Return the part of a book's checksum that is that of its daily totals."""
+    return sum(_day(key, value) for key, value in days)
+
+
+def difference(book: Book, changes: Changes) -> int:
+    """Return the sum that `changes` add to the checksum of a book that is without them; the days are left out."""
     move = _progress(book.revision + 1, changes.progress or book.progress) - _progress(book.revision, book.progress)
     for task, row in changes.rows.items():
         old = book.rows.get(task)
@@ -40,7 +45,13 @@ def difference(book: Book, changes: Changes, days: dict[DayKey, float]) -> int:
     for model, failures in changes.failure_runs.items():
         stored = book.failure_runs.get(model)
         move += _run(model, failures) - (0 if stored is None else _run(model, stored))
-    for day, increase in changes.days.items():
+    return move
+
+
+def days_difference(increases: dict[DayKey, float], days: dict[DayKey, float]) -> int:
+    """Return the sum that `increases` of daily totals add to a checksum; `days` are those totals without them."""
+    move = 0
+    for day, increase in increases.items():
         stood = days.get(day)
         move += _day(day, increase if stood is None else stood + increase) - (0 if stood is None else _day(day, stood))
     return move

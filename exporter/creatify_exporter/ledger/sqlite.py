@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from creatify_exporter.config import file
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.checksum import book_checksum, difference
+from creatify_exporter.ledger.checksum import book_checksum, days_checksum, days_difference, difference
 from creatify_exporter.ledger.state import Book, Changes, DayKey
 from creatify_exporter.ledger.store import Statements, Store, read_book, unavailable
 
@@ -77,6 +77,8 @@ class SqliteStore(Store):
         """Open the ledger at `path`; None is one in memory."""
         self._path = path
         self._commit_failed = False
+        # By a book's number: what its daily totals add to its checksum, before and after its last commit.
+        self._days: dict[int, tuple[int, ...]] = {}
         self._lock = _locked(path) if path and not read_only else None
         try:
             self._database = _opened_to_read(path) if path and read_only else _opened(path)
@@ -113,11 +115,16 @@ class SqliteStore(Store):
                     self._database.execute("ROLLBACK")
 
     def load(self, workspace: str, api: str) -> Book:
-        """As `Store` says; raises `LedgerUnavailable` if the checksum does not match."""
+        """As `Store` says; raises `LedgerUnavailable` if the checksum does not match.
+
+        Years of daily totals are compared when the file is opened; afterwards it is known what they come to.
+        """
         book = super().load(workspace, api)
         with self.reading() as sql:
-            if not _matches(sql, book):
+            days = _stored_checksum(sql, book) - book_checksum((workspace, api), book)
+            if days not in self._days.get(book.number, (days,)) and days != _days_checksum(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
+        self._days[book.number] = (days,)
         return book
 
     def clock(self) -> float:
@@ -134,10 +141,16 @@ class SqliteStore(Store):
         for key in changes.days:
             for (value,) in sql.execute(_DAY, (book.number, *key)):
                 days[key] = value
-        sql.execute(_ADD_TO_CHECKSUM, (difference(book, changes, days), book.number))
+        move = days_difference(changes.days, days)
+        sql.execute(_ADD_TO_CHECKSUM, (difference(book, changes) + move, book.number))
+        if known := self._days.get(book.number):
+            self._days[book.number] = (known[-1], known[-1] + move)
 
-    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:
-        _write_checksum(sql, workspace, api)
+    @staticmethod
+    def _write_checksum(sql: Statements, workspace: str, api: str) -> None:
+        book = read_book(sql, workspace, api)
+        if book:
+            sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -350,20 +363,17 @@ def _refuse_foreign(path: Path) -> None:
 
 def _checksum(sql: Statements, book: Book) -> int:
     [name] = sql.execute("SELECT workspace, api FROM book WHERE number = ?", (book.number,)).fetchall()
+    return book_checksum(name, book) + _days_checksum(sql, book)
+
+
+def _days_checksum(sql: Statements, book: Book) -> int:
     days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-    return book_checksum(name, book, ((DayKey(*key), value) for *key, value in days))
+    return days_checksum((DayKey(*key), value) for *key, value in days)
 
 
-def _matches(sql: Statements, book: Book) -> bool:
-    """Return whether a book's checksum is that of its content."""
+def _stored_checksum(sql: Statements, book: Book) -> int:
     [(stored,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
-    return bool(stored == _checksum(sql, book))
-
-
-def _write_checksum(sql: Statements, workspace: str, api: str) -> None:
-    book = read_book(sql, workspace, api)
-    if book:
-        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
+    return int(stored)
 
 
 def _names(sql: Statements) -> list[tuple[str, str]]:
@@ -388,7 +398,7 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
         return None
     try:
         books = [read_book(database, *name) for name in _names(database)]
-        whole = all(book and _matches(database, book) for book in books)
+        whole = all(book and _checksum(database, book) == _stored_checksum(database, book) for book in books)
     # Values that no exporter has written.
     except (ValueError, TypeError, sqlite3.Error):
         whole = False
@@ -409,7 +419,7 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             database.execute(statement)
         if number == _CHECKSUMS:
             for name in _names(database):
-                _write_checksum(database, *name)
+                SqliteStore._write_checksum(database, *name)  # noqa: SLF001 - a step of its opening
         database.execute("COMMIT")
 
 
