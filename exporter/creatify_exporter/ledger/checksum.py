@@ -26,7 +26,7 @@ def book_checksum(name: tuple[str, str], book: Book, days: Iterable[tuple[DayKey
 
 def difference(book: Book, changes: Changes, days: dict[DayKey, float]) -> int:
     """Return the sum that `changes` add to a book's checksum; `book` and its daily totals `days` are without them."""
-    move = _progress(book.revision + 1, changes.progress or book.progress) - _progress(book.revision, book.progress)
+    move = _progress(changes.revision, changes.progress or book.progress) - _progress(book.revision, book.progress)
     for task, row in changes.rows.items():
         old = book.rows.get(task)
         move += (_task(task, row) if row else 0) - (_task(task, old) if old else 0)
