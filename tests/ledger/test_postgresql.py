@@ -313,6 +313,15 @@ def test_a_database_that_is_made_anew_counts_for_each_workspace_what_is_its_own(
         assert second[SeriesKey("flash", "credits_used")] == 100
 
 
+def test_a_database_that_is_replaced_by_an_empty_one_is_prepared_anew(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    postgres.replace(one.url)
+    with pytest.raises(LedgerUnavailable, match="does not exist"):
+        one.list(one.task("a"))
+    assert one.list(one.task("a"), one.task("b"))
+    assert one.count("submitted") == 2
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGQUIT])
 def test_a_database_that_goes_down_costs_scrapes_but_no_counts(
     postgres: Postgres, one: Shared, signum: signal.Signals

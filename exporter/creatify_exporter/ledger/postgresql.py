@@ -218,6 +218,10 @@ class PostgresqlStore(Store):
             connection = self._reached()
             try:
                 yield self._session(connection)
+            except psycopg.errors.UndefinedTable:
+                # The database has been replaced by one without tables, or lost them; they are made anew.
+                self._prepared = False
+                raise
             finally:
                 self._pool.putconn(connection)
 
