@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import psycopg
 import pytest
-from desk import WORKSPACE, Shared, WatchedPostgresql
+from desk import WORKSPACE, Shared, WatchedPostgresql, When
 
 from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
-from creatify_exporter.ledger.postgresql import PostgresqlStore
+from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
 from creatify_exporter.ledger.state import Changes, SeriesKey
 from creatify_exporter.ledger.store import Conflict
 from databases import PASSWORD, Postgres
@@ -198,6 +199,48 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
         told = sql.execute("SHOW idle_in_transaction_session_timeout").fetchall()
         told += sql.execute("SHOW lock_timeout").fetchall() + sql.execute("SHOW statement_timeout").fetchall()
     assert told == [("10s",), ("5s",), ("30s",)]
+
+
+class Observed(WatchedPostgresql):
+    """A store whose transaction under way can be asked for how long it may idle."""
+
+    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
+        self.connection = connection
+        return super()._session(connection)
+
+    def may_idle(self) -> str:
+        return str(self.connection.execute("SHOW idle_in_transaction_session_timeout").fetchall()[0][0])
+
+
+def test_a_copy_waits_for_the_other_ledger_however_large_a_book_is(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    may_idle = []
+    with closing(Observed(one.url)) as source, closing(Observed(postgres.database())) as target:
+
+        def watch(sql: str, when: When) -> None:
+            if when == "after" and "INSERT INTO task" in sql:
+                may_idle.extend([source.may_idle(), target.may_idle()])
+
+        target.tap.watcher = watch
+        target.copy_from(source)
+    assert may_idle == ["0", "0"]
+
+
+def test_a_copy_is_refused_if_an_exporter_starts_meanwhile(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    with (
+        closing(WatchedPostgresql(postgres.database())) as target,
+        closing(PostgresqlStore(lambda: target.url)) as late,
+    ):
+
+        def watch(sql: str, when: When) -> None:
+            if when == "after" and sql == "SELECT number FROM book":
+                late.load(*WORKSPACE)
+
+        target.tap.watcher = watch
+        with pytest.raises(LedgerRefused, match="empty one, so nothing was written"):
+            target.copy_from(one.store)
+        assert [len(book.rows) for _, _, book in target.books()] == [0]
 
 
 def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careless(postgres: Postgres, url: str) -> None:

@@ -137,6 +137,9 @@ class Store(ABC):
     def close(self) -> None:
         """Close the database."""
 
+    def allow_pauses(self, sql: Statements) -> None:  # noqa: B027 - not every database limits them
+        """Let a transaction go on however long nothing happens in it."""
+
     def load(self, workspace: str, api: str) -> Book:
         """Read a book; make an empty one if there is none."""
         with self.reading() as sql:
@@ -190,12 +193,18 @@ class Store(ABC):
 
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
+        refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
         with self.writing() as sql, other.reading() as theirs:
+            # Each waits while the other one is busy with a book, which may be large.
+            self.allow_pauses(sql)
+            other.allow_pauses(theirs)
             if sql.execute("SELECT number FROM book").fetchall():
-                raise LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
+                raise refusal
             for workspace, api, book in _books(theirs):
                 own = _make_book(sql, workspace, api, book.progress)
-                assert own is not None  # noqa: S101 - the store is empty
+                # An exporter has made one since.
+                if own is None:
+                    raise refusal
                 _put(sql, own, _content(theirs, book))
                 self._write_checksum(sql, workspace, api)
 
