@@ -80,6 +80,33 @@ class Postgres:
             connection.execute(sql.SQL(make).format(role, role, sql.Literal(encoding)))
         return f"postgresql://{name}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{name}"
 
+    def copy(self, url: str) -> str:
+        """Make a copy of a database, which ends the connections to it; return the copy's name."""
+        name = url.rsplit("/", 1)[1]
+        copy = f"{name}_{secrets.token_hex(6)}"
+        self.disconnect(url)
+        with self.admin() as connection:
+            make = "CREATE DATABASE {} TEMPLATE {} OWNER {}"
+            connection.execute(sql.SQL(make).format(*map(sql.Identifier, (copy, name, name))))
+        return copy
+
+    def replace(self, url: str, by: str | None = None) -> None:
+        """Let another database have the name of this one: one that is given by its name, or a new one."""
+        name = sql.Identifier(url.rsplit("/", 1)[1])
+        with self.admin() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            if by:
+                connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(sql.Identifier(by), name))
+            else:
+                make = "CREATE DATABASE {} OWNER {} TEMPLATE template0"
+                connection.execute(sql.SQL(make).format(name, name))
+
+    def disconnect(self, url: str) -> None:
+        """End all connections to a database."""
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        with self.admin() as connection:
+            connection.execute(end, (url.rsplit("/", 1)[1],))
+
     def _answers(self) -> bool:
         try:
             with self.admin():

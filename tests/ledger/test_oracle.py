@@ -39,6 +39,6 @@ def shared_url(postgres: Postgres) -> str:
 
 @pytest.mark.slow
 @settings(max_examples=HISTORIES // 8, phases=PHASES)
-@given(history=histories(on_disk=True))
+@given(history=histories(on_disk=True, shared=True))
 def test_exporters_that_share_a_database_count_what_is_true(history: History, shared_url: str) -> None:
     SharedWorld(history, shared_url).play()

@@ -3,20 +3,23 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import psycopg
 import pytest
-from desk import WORKSPACE, Shared, WatchedPostgresql
+from desk import WORKSPACE, Shared, WatchedPostgresql, When
 
 from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
-from creatify_exporter.ledger.postgresql import PostgresqlStore
-from creatify_exporter.ledger.state import Changes
+from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
+from creatify_exporter.ledger.state import Changes, SeriesKey
 from creatify_exporter.ledger.store import Conflict
 from databases import PASSWORD, Postgres
 from processes import until
@@ -90,7 +93,35 @@ def test_nothing_is_written_on_top_of_changes_that_are_no_longer_in_the_journal(
         connection.execute("DELETE FROM creatify_exporter.journal")
     with pytest.raises(Conflict):
         other.store.write(book, Changes(released=[next(iter(book.series))]))
-    assert other.store.load(*WORKSPACE).revision == book.revision + 1
+    assert other.store.load(*WORKSPACE).progress.version == book.progress.version + 1
+
+
+def test_what_an_earlier_version_has_written_is_read_with_the_book(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    assert other.count("submitted") == 1
+    entry = Path(__file__).with_name("files").joinpath("journal-entry.msgpack").read_bytes()
+    with psycopg.connect(one.url) as earlier:
+        earlier.execute("SET search_path = creatify_exporter")
+        earlier.execute("UPDATE series SET value = value + 7 WHERE total = 'submitted'")
+        earlier.execute("UPDATE book SET revision = revision + 1, generation = generation + 1")
+        earlier.execute("INSERT INTO journal SELECT number, revision, %s FROM book", (entry,))
+    assert (one.count("submitted"), other.count("submitted")) == (8, 8)
+    one.list(one.task("a"), one.task("b"))
+    assert (one.count("submitted"), other.count("submitted")) == (9, 9)
+
+
+def test_a_copy_that_could_not_be_brought_up_to_date_is_read_anew(one: Shared, other: Shared) -> None:
+    one.list(one.task("a"))
+    assert other.count("submitted") == 1
+    one.list(one.task("a"), one.task("b"))
+    with psycopg.connect(one.url) as damage:
+        rows = damage.execute("SELECT changes FROM creatify_exporter.journal ORDER BY revision DESC LIMIT 1").fetchall()
+        changes = msgspec.msgpack.decode(rows[0][0], type=Changes)
+        changes.totals[SeriesKey("flash", "submitted", "no such series")] = 1.0
+        damage.execute("UPDATE creatify_exporter.journal SET changes = %s", (msgspec.msgpack.encode(changes),))
+    with suppress(KeyError):
+        other.count("submitted")
+    assert other.count("submitted") == 2
 
 
 def test_a_list_that_was_fetched_while_another_exporter_recorded_one_is_not_recorded(
@@ -170,6 +201,48 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
     assert told == [("10s",), ("5s",), ("30s",)]
 
 
+class Observed(WatchedPostgresql):
+    """A store whose transaction under way can be asked for how long it may idle."""
+
+    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
+        self.connection = connection
+        return super()._session(connection)
+
+    def may_idle(self) -> str:
+        return str(self.connection.execute("SHOW idle_in_transaction_session_timeout").fetchall()[0][0])
+
+
+def test_a_copy_waits_for_the_other_ledger_however_large_a_book_is(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    may_idle = []
+    with closing(Observed(one.url)) as source, closing(Observed(postgres.database())) as target:
+
+        def watch(sql: str, when: When) -> None:
+            if when == "after" and "INSERT INTO task" in sql:
+                may_idle.extend([source.may_idle(), target.may_idle()])
+
+        target.tap.watcher = watch
+        target.copy_from(source)
+    assert may_idle == ["0", "0"]
+
+
+def test_a_copy_is_refused_if_an_exporter_starts_meanwhile(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    with (
+        closing(WatchedPostgresql(postgres.database())) as target,
+        closing(PostgresqlStore(lambda: target.url)) as late,
+    ):
+
+        def watch(sql: str, when: When) -> None:
+            if when == "after" and sql == "SELECT number FROM book":
+                late.load(*WORKSPACE)
+
+        target.tap.watcher = watch
+        with pytest.raises(LedgerRefused, match="empty one, so nothing was written"):
+            target.copy_from(one.store)
+        assert [len(book.rows) for _, _, book in target.books()] == [0]
+
+
 def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careless(postgres: Postgres, url: str) -> None:
     with postgres.admin() as connection:
         connection.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET synchronous_commit = off")
@@ -228,10 +301,66 @@ def test_names_in_any_script_are_stored_whatever_encoding_the_client_is_set_to(
 
 def test_a_connection_that_was_cut_costs_nothing(postgres: Postgres, one: Shared) -> None:
     one.list(one.task("a"))
-    with postgres.admin() as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (one.url.rsplit("/", 1)[1],)
-        )
+    postgres.disconnect(one.url)
+    assert one.list(one.task("a"), one.task("b"))
+    assert one.count("submitted") == 2
+
+
+@pytest.mark.parametrize("lists", [1, 2, 6])
+def test_what_a_database_has_lost_in_a_failover_is_lost_for_all(
+    postgres: Postgres, one: Shared, other: Shared, lists: int
+) -> None:
+    one.list(one.task("a", "running"))
+    assert other.count("submitted") == 1
+    standby = postgres.copy(one.url)
+    one.list(one.task("a", "done", 3.0))
+    assert one.counts("finished", "credits_used") == (1, 3)
+    postgres.replace(one.url, standby)
+    for number in range(lists):
+        other.list(other.task("a", "running"), *(other.task(f"{each}", "done", 7.0) for each in range(number + 1)))
+    counted = other.counts("submitted", "finished", "credits_used")
+    assert counted == one.counts("submitted", "finished", "credits_used") == (lists + 1, lists, 7 * lists)
+    one.list(one.task("a", "done", 3.0), one.task("0", "done", 7.0))
+    counted = one.counts("submitted", "finished", "credits_used")
+    assert counted == other.counts("submitted", "finished", "credits_used") == (lists + 1, lists + 1, 7 * lists + 3)
+
+
+def test_a_list_that_was_fetched_before_a_failover_and_another_one_is_not_recorded(
+    postgres: Postgres, one: Shared, other: Shared
+) -> None:
+    one.list(one.task("a", "running"))
+    standby = postgres.copy(one.url)
+    one.list(one.task("a", "done", 3.0))
+    transaction = one.ledger.begin(*WORKSPACE)
+    transaction.add([one.task("a", "done", 3.0)])  # no change to what is known, and soon lost
+    postgres.replace(one.url, standby)
+    other.list(other.task("a", "running"))
+    assert transaction.commit(one.now) is False
+    assert one.list(one.task("a", "done", 3.0))
+    assert other.counts("submitted", "finished", "credits_used") == (1, 1, 3)
+
+
+def test_a_database_that_is_made_anew_counts_for_each_workspace_what_is_its_own(
+    postgres: Postgres, one: Shared, other: Shared
+) -> None:
+    one.list(one.task("a", "done", 1.0))
+    transaction = other.ledger.begin("second", "text_generator")
+    postgres.replace(one.url)
+    PostgresqlStore(lambda: one.url).close()  # an exporter that starts
+    transaction.add([other.task("b", "done", 100.0)])
+    assert transaction.commit(other.now)
+    for desk in (one, other):
+        assert desk.list(desk.task("a", "done", 1.0), desk.task("c", "done", 1.0))
+        assert desk.counts("submitted", "credits_used") == (2, 2)
+        second = dict(desk.ledger.counters("second", "text_generator").values)
+        assert second[SeriesKey("flash", "credits_used")] == 100
+
+
+def test_a_database_that_is_replaced_by_an_empty_one_is_prepared_anew(postgres: Postgres, one: Shared) -> None:
+    one.list(one.task("a"))
+    postgres.replace(one.url)
+    with pytest.raises(LedgerUnavailable, match="does not exist"):
+        one.list(one.task("a"))
     assert one.list(one.task("a"), one.task("b"))
     assert one.count("submitted") == 2
 
@@ -325,7 +454,7 @@ def change_password(postgres: Postgres, url: str) -> str:
     name = url.rsplit("/", 1)[1]
     with postgres.admin() as connection:
         connection.execute(f"ALTER ROLE {name} PASSWORD 'new'")
-        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+    postgres.disconnect(url)
     return f"postgresql://{name}:new@127.0.0.1:{postgres.port}/{name}"
 
 

@@ -8,9 +8,11 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 from desk import DAY, HOUR, NOON, WORKSPACE, Killed, WatchedPostgresql, WatchedSqlite, When, moment, rules
 from hypothesis import strategies as st
 from oracle import Name, Recorded, Shown, Truth
+from psycopg import sql
 
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
@@ -57,14 +59,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Step:
-    """Time goes by, some tasks go on, the configuration may change, and a list comes in, with its fate."""
+    """Time goes by, some tasks go on, the configuration may change, and a list comes in, with its fate.
+
+    "failed over": the database loses the last lists, `lost` of them, `when` the list of this step is fetched.
+    """
 
     wait: float
     clock_off: float
     changes: tuple[int, ...]
     entries: tuple[Entry, ...]
     batch: int
-    fate: Literal["recorded", "given up", "overtaken", "failed", "killed", "restarted", "evicted", "no list"]
+    fate: Literal[
+        "recorded", "given up", "overtaken", "failed", "killed", "restarted", "evicted", "no list", "failed over"
+    ]
     reasons: tuple[str, ...]
     rules_change: Literal["never", "before", "meanwhile"]
     statement: int
@@ -72,6 +79,7 @@ class Step:
     torn: float
     hiccup: int
     rival: tuple[Entry, ...]
+    lost: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ AGES = [
 ]
 
 
-def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
+def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[History]:
     credit = st.none() | st.integers(0, 12).map(lambda halves: halves / 2)
     life = st.builds(
         Life,
@@ -129,6 +137,8 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
     )
     entries = st.lists(entry, max_size=10).map(tuple)
     fates = ["recorded"] * 6 + ["given up", "overtaken", "failed", "evicted", "no list"]
+    fates += ["killed", "killed", "restarted", "restarted"] if on_disk else []
+    fates += ["failed over"] * 3 if shared else []
     step = st.builds(
         Step,
         wait=st.sampled_from([*TIMES, SETTLE_AFTER + 1, 3 * DAY, -15.0, -HOUR, -3 * SETTLE_AFTER]),
@@ -136,7 +146,7 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
         changes=st.lists(task, max_size=8).map(tuple),
         entries=entries,
         batch=st.integers(1, 5),
-        fate=st.sampled_from(fates + (["killed", "killed", "restarted", "restarted"] if on_disk else [])),
+        fate=st.sampled_from(fates),
         reasons=st.sampled_from(REASONS),
         rules_change=st.sampled_from(["never", "never", "never", "before", "meanwhile"]),
         statement=st.just(0) | st.integers(1, 8) | st.integers(1, 80),
@@ -144,6 +154,7 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
         torn=st.sampled_from([0.0, 0.3, 0.7, 0.99, 1.0]),
         hiccup=st.sampled_from([0, 0, 0, 1, 2, 5]),
         rival=entries,
+        lost=st.sampled_from([1, 1, 2, 3]),
     )
     return st.builds(
         History,
@@ -168,11 +179,11 @@ def histories(*, on_disk: bool) -> st.SearchStrategy[History]:
 
 @dataclass(frozen=True)
 class Fetch:
-    """A list on its way into a ledger, begun when so many lists had been recorded, under the rules of that moment."""
+    """A list on its way into a ledger; `last` was the last one recorded when it was begun, by the rules of then."""
 
     transaction: Transaction
     tasks: list[Task]
-    begun: int
+    last: Recorded | None
     rules: Rules
 
     def tell(self, batch: int) -> None:
@@ -263,11 +274,14 @@ class World:
 
     def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
         transaction = ledger.begin(*self.name, own_reasons=self.history.own_reasons)
-        return Fetch(transaction, self.listed(entries), len(self.lists), self.told_rules)
+        return Fetch(transaction, self.listed(entries), self.last(), self.told_rules)
+
+    def last(self) -> Recorded | None:
+        return self.lists[-1] if self.lists else None
 
     def commit(self, fetch: Fetch) -> None:
         """Commit, and see that the list is recorded, unless a newer one has been or it must not be believed."""
-        overtaken = fetch.begun != len(self.lists)
+        overtaken = fetch.last is not self.last()
         # After a list with dates, one without any must not be believed.
         dated = any(each.has_dates for each in self.lists)
         dateless = bool(fetch.tasks) and not any(task.created_at for task in fetch.tasks)
@@ -416,11 +430,33 @@ class World:
         assert booked == self.truth.days()
 
 
+# Each table with its column of the book's number; that of the books last, because the others are found by it.
+TABLES = {"task": "book", "series": "book", "day": "book", "journal": "book", "book": "number"}
+
+
+def _rows(action: str, table: str) -> sql.Composed:
+    """Return a statement that reads or deletes the rows of a workspace."""
+    books = "SELECT number FROM creatify_exporter.book WHERE workspace = %s"
+    return sql.SQL(f"{{}} FROM creatify_exporter.{{}} WHERE {{}} IN ({books})").format(
+        sql.SQL(action), sql.Identifier(table), sql.Identifier(TABLES[table])
+    )
+
+
+@dataclass(frozen=True)
+class Standby:
+    """What a standby has received after a list: the rows of each table, and which series were held."""
+
+    tables: dict[str, list[tuple[Any, ...]]]
+    held: dict[Name, float | None]
+
+
 class SharedWorld(World):
     """Plays a history to exporters that share a database: each step to one of them, and all are compared after it."""
 
     def __init__(self, history: History, url: str) -> None:
         self.url = url
+        # After no list, after one list, and so on.
+        self.standbys = [Standby({}, {})]
         self.replicas: list[tuple[WatchedPostgresql, Ledger, float]] = []
         super().__init__(history, None)
         self.name = (secrets.token_hex(8), "text_generator")
@@ -452,7 +488,39 @@ class SharedWorld(World):
 
     def take(self, step: Step) -> None:
         self.use(step.batch)
+        if step.fate == "failed over" and step.when == "before":
+            self.fail_over(step.lost)
         super().take(step)
+
+    def end(self, step: Step, fetch: Fetch) -> None:
+        if step.fate == "failed over" and step.when == "after":
+            self.fail_over(step.lost)
+            rival = self.begin(self.rival(), step.rival)
+            rival.tell(step.batch)
+            self.commit(rival)
+        super().end(step, fetch)
+
+    def record(self, fetch: Fetch) -> None:
+        super().record(fetch)
+        with psycopg.connect(self.url) as database:
+            tables = {table: database.execute(_rows("SELECT *", table), self.name[:1]).fetchall() for table in TABLES}
+        self.standbys.append(Standby(tables, dict(self.held)))
+
+    def fail_over(self, lost: int) -> None:
+        """Lose the last lists; that takes a while, so that no list has the time of one that is lost."""
+        self.now, self.clock = self.now + 1, self.clock + 1
+        left = max(0, len(self.lists) - lost)
+        del self.lists[left:], self.standbys[left + 1 :]
+        self.truth = Truth(self.lists)
+        self.held, self.served = dict(self.standbys[left].held), {}
+        with psycopg.connect(self.url) as database, database.cursor() as cursor:
+            for table in TABLES:
+                cursor.execute(_rows("DELETE", table), self.name[:1])
+            for table, rows in self.standbys[left].tables.items():
+                for row in rows:
+                    values = sql.SQL(", ").join([sql.Placeholder()] * len(row))
+                    insert = sql.SQL("INSERT INTO creatify_exporter.{} OVERRIDING SYSTEM VALUE VALUES ({})")
+                    cursor.execute(insert.format(sql.Identifier(table), values), row)
 
     def kill_at(self, step: Step, fetch: Fetch) -> None:
         before = len(self.lists)
@@ -472,8 +540,8 @@ class SharedWorld(World):
             return super().counters(0)
 
     def compare(self, hiccup: int) -> None:
-        for number in range(REPLICAS):
-            self.use(self.number + number)
+        for _ in range(REPLICAS):
+            self.use(self.number + 1)
             super().compare(hiccup)
 
     def play(self) -> None:

@@ -31,7 +31,7 @@ def days_checksum(days: Iterable[tuple[DayKey, float]]) -> int:
 
 def difference(book: Book, changes: Changes) -> int:
     """Return the sum that `changes` add to the checksum of a book that is without them; the days are left out."""
-    move = _progress(book.revision + 1, changes.progress or book.progress) - _progress(book.revision, book.progress)
+    move = _progress(changes.revision, changes.progress or book.progress) - _progress(book.revision, book.progress)
     for task, row in changes.rows.items():
         old = book.rows.get(task)
         move += (_task(task, row) if row else 0) - (_task(task, old) if old else 0)

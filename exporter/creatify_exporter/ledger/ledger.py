@@ -88,7 +88,7 @@ class Ledger:
                 book = self._book(name)
             except LedgerUnavailable as error:
                 return Transaction(Book(number=0), rules, lambda _contents, _now: False, failure=error)
-            return Transaction(book, rules, partial(self._record, name, book.progress.version, rules))
+            return Transaction(book, rules, partial(self._record, name, book.progress, rules))
 
     def counters(self, workspace: str, api: str) -> Counters:
         """Return what is committed, after ending the holds that are due.
@@ -148,7 +148,7 @@ class Ledger:
             self._books[name] = book = self._store.load(*name)
             self._stale.discard(name)
         else:
-            self._apply(book, changes)
+            self._apply(name, book, changes)
         return book
 
     def _end_holds(self, name: _Name, book: Book) -> None:
@@ -165,12 +165,13 @@ class Ledger:
             if due:
                 self._write(name, book, Changes(released=due))
 
-    def _record(self, name: _Name, version: int, rules: Rules, contents: ListContents, now: float) -> bool:
-        """Record a complete list; return False if another one has been recorded since the book had the version."""
+    def _record(self, name: _Name, begun: Progress, rules: Rules, contents: ListContents, now: float) -> bool:
+        """Record a complete list; return False if another one has been recorded since the book had the progress."""
         with self._locked(name):
             # Read anew if an earlier commit may have succeeded although it said that it failed.
             book = self._book(name)
-            if book.progress.version != version:
+            # Not the version alone: a database that has lost a list in a failover gives the next one the same.
+            if book.progress != begun:
                 trace.step("another list has been recorded meanwhile")
                 return False
             changes = reconcile(book, contents, rules, now=now, clock=self._clock())
@@ -191,10 +192,15 @@ class Ledger:
             # A commit that failed may have been one that succeeded.
             self._stale.add(name)
             raise
-        self._apply(book, written)
+        self._apply(name, book, written)
         return True
 
-    def _apply(self, book: Book, written: Iterable[Changes]) -> None:
+    def _apply(self, name: _Name, book: Book, written: Iterable[Changes]) -> None:
         with self._content_lock:
-            for changes in written:
-                book.apply(changes)
+            try:
+                for changes in written:
+                    book.apply(changes)
+            except BaseException:
+                # Half of them may have been.
+                self._stale.add(name)
+                raise

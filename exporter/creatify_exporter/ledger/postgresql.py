@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import Book, Changes
-from creatify_exporter.ledger.store import Conflict, Rows, Statements, Store, unavailable
+from creatify_exporter.ledger.store import Rows, Statements, Store, unavailable
 
 # At most; a transaction takes milliseconds.
 _CONNECTIONS: Final = 10
@@ -22,7 +22,7 @@ _CONNECTIONS: Final = 10
 _LONGEST_WAIT: Final = 1.5
 # Seconds without another attempt, so that a thousand workspaces do not wait one by one.
 _BREATHER: Final = 1.0
-# Revisions that another exporter may be behind without loading the whole book.
+# Changes that another exporter may be behind without loading the whole book.
 _JOURNAL: Final = 100
 # Bytes; a larger entry takes as long to read as the book.
 _LONGEST_ENTRY: Final = 2**20
@@ -47,6 +47,14 @@ SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_ti
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, true)
+"""
+
+_ENTRIES: Final = """
+SELECT changes FROM creatify_exporter.journal WHERE book = ? AND revision > ? AND revision <= ? ORDER BY revision
+"""
+_PRUNE: Final = """
+DELETE FROM journal WHERE book = ?
+  AND revision <= (SELECT revision FROM journal WHERE book = ? ORDER BY revision DESC OFFSET ? LIMIT 1)
 """
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -86,7 +94,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
 )
-"""As those of SQLite. `journal` holds the `Changes` of a book's last revisions in MessagePack."""
+"""As those of SQLite. `journal` holds the last `Changes` of a book in MessagePack."""
 
 _log = structlog.get_logger()
 
@@ -158,33 +166,40 @@ class PostgresqlStore(Store):
         with self._connection() as sql:
             return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
 
+    def allow_pauses(self, sql: Statements) -> None:
+        """As `Store` says."""
+        sql.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+
     def changes_since(self, book: Book) -> list[Changes] | None:
         """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
             found = sql.execute(
                 "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
             ).fetchall()
-            if found and found[0][0] == book.revision:
-                return []
-            if not found or found[0][0] < book.revision:  # a backup has been restored
-                return None
-            return _entries(sql, book, found[0][0])
+            return self._missed(sql, book, found[0][0]) if found else None
 
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:
-        entries = _entries(sql, book, until)
-        if entries is None:
-            raise Conflict
-        return entries
+    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes] | None:
+        if until == book.revision:
+            return []
+        missed, reached = [], book.revision
+        for (entry,) in sql.execute(_ENTRIES, (book.number, book.revision, until)):
+            changes = msgspec.msgpack.decode(entry, type=Changes)
+            if changes.base != reached:
+                return None
+            missed.append(changes)
+            reached = changes.revision
+        return missed if reached == until else None
 
-    def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:
+    def _publish(self, sql: Statements, number: int, changes: Changes) -> None:
         entry = msgspec.msgpack.encode(changes)
         if len(entry) <= _LONGEST_ENTRY:
-            sql.execute("INSERT INTO journal (book, revision, changes) VALUES (?, ?, ?)", (number, revision, entry))
-        sql.execute("DELETE FROM journal WHERE book = ? AND revision <= ?", (number, revision - _JOURNAL))
+            values = (number, changes.revision, entry)
+            sql.execute("INSERT INTO journal (book, revision, changes) VALUES (?, ?, ?)", values)
+        sql.execute(_PRUNE, (number, number, _JOURNAL))
 
     def _unpublish(self, sql: Statements, number: int) -> None:
         sql.execute("DELETE FROM journal WHERE book = ?", (number,))
@@ -207,6 +222,10 @@ class PostgresqlStore(Store):
             connection = self._reached()
             try:
                 yield self._session(connection)
+            except psycopg.errors.UndefinedTable:
+                # The database has been replaced by one without tables, or lost them; they are made anew.
+                self._prepared = False
+                raise
             finally:
                 self._pool.putconn(connection)
 
@@ -267,20 +286,6 @@ class _Session:
             self._connection.execute("ROLLBACK")
         except psycopg.Error:
             self._connection.close()
-
-
-def _entries(sql: Statements, book: Book, until: int) -> list[Changes] | None:
-    """Read the changes since the book's revision from the journal; None if some of them are no longer there."""
-    rows = sql.execute(
-        """
-        SELECT changes FROM creatify_exporter.journal
-        WHERE book = ? AND revision > ? AND revision <= ? ORDER BY revision
-        """,
-        (book.number, book.revision, until),
-    ).fetchall()
-    if len(rows) != until - book.revision:
-        return None
-    return [msgspec.msgpack.decode(entry, type=Changes) for (entry,) in rows]
 
 
 def _version(sql: Statements) -> int:

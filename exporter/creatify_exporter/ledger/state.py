@@ -119,7 +119,8 @@ class Changes(msgspec.Struct):
     """What is written in one transaction, then applied to the book in memory.
 
     `progress` is that after a recorded list, None if none was recorded. `released` are the series whose hold ends,
-    `failure_runs` the new values of those that change.
+    `failure_runs` the new values of those that change. Once written, they lead from the revision `base` of the book to
+    `revision`; those that an earlier version wrote do not say so.
     """
 
     progress: Progress | None = msgspec.field(default=None, name="marks")
@@ -129,12 +130,15 @@ class Changes(msgspec.Struct):
     days: dict[DayKey, float] = {}
     released: list[SeriesKey] = []
     failure_runs: dict[str, int] = {}
+    base: int = 0
+    revision: int = 0
 
 
 class Book(msgspec.Struct):
     """What is committed of one workspace and api.
 
-    `number` is its key in the database, `revision` the number of `Changes` that have been applied to it.
+    `number` is its key in the database. `revision` names its state: each change brings a higher one, and no other state
+    has it, in any book.
     `failure_runs` says for each model how many tasks have failed since one was last done, unless that is 0.
     """
 
@@ -164,7 +168,7 @@ class Book(msgspec.Struct):
             self.series[key].held = False
         self.failure_runs.update(changes.failure_runs)
         self.progress = changes.progress or self.progress
-        self.revision += 1
+        self.revision = changes.revision
 
 
 def series_of(model: str, reasons: Iterable[str]) -> list[SeriesKey]:

@@ -1,9 +1,10 @@
 """A store: reads books from a database, and writes their changes."""
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Final, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
 from msgspec.structs import astuple
 
@@ -13,8 +14,8 @@ from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, P
 # The names of the columns are those of the first version: `generation` is the version of a book, `dated` its
 # `has_dates`, `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is `credits_used`.
 _NEW_BOOK: Final = """
-INSERT INTO book (workspace, api, generation, dated, created_at, recorded_at, settled_before)
-VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
+INSERT INTO book (workspace, api, revision, generation, dated, created_at, recorded_at, settled_before)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
 """
 _BOOKS_WITH: Final = """
 SELECT DISTINCT number, workspace, api FROM book JOIN series ON series.book = book.number WHERE model = ?
@@ -58,6 +59,9 @@ _PUT_DAY: Final = """
 INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
 """
+
+# Of a revision to the next; 64 bits have room for a thousand years of such steps, one each 15 s.
+_LONGEST_STEP: Final = 2**32
 
 
 class Day(NamedTuple):
@@ -133,6 +137,9 @@ class Store(ABC):
     def close(self) -> None:
         """Close the database."""
 
+    def allow_pauses(self, sql: Statements) -> None:  # noqa: B027 - not every database limits them
+        """Let a transaction go on however long nothing happens in it."""
+
     def load(self, workspace: str, api: str) -> Book:
         """Read a book; make an empty one if there is none."""
         with self.reading() as sql:
@@ -140,7 +147,7 @@ class Store(ABC):
         if found:
             return found
         with self.writing() as sql:
-            sql.execute(_NEW_BOOK, (workspace, api, *astuple(Progress()))).fetchall()
+            _make_book(sql, workspace, api, Progress())
             self._write_checksum(sql, workspace, api)
             made = read_book(sql, workspace, api)
         assert made is not None  # noqa: S101 - it has just been written
@@ -153,12 +160,12 @@ class Store(ABC):
     def write(self, book: Book, changes: Changes) -> list[Changes]:
         """Write `changes`; return all changes that the book in memory then lacks, in order. May raise `Conflict`."""
         with self.writing() as sql:
-            missed = self._advance(sql, book)
+            missed = self._advance(sql, book, changes)
             if changes.progress:
                 _move_progress(sql, book, changes.progress)
             self._update_checksum(sql, book, changes)
             _put(sql, book.number, changes)
-            self._publish(sql, book.number, book.revision + len(missed) + 1, changes)
+            self._publish(sql, book.number, changes)
         return [*missed, changes]
 
     def days(self, since: int, before: int) -> list[Day]:
@@ -186,17 +193,19 @@ class Store(ABC):
 
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
+        refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
         with self.writing() as sql, other.reading() as theirs:
+            # Each waits while the other one is busy with a book, which may be large.
+            self.allow_pauses(sql)
+            other.allow_pauses(theirs)
             if sql.execute("SELECT number FROM book").fetchall():
-                raise LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
+                raise refusal
             for workspace, api, book in _books(theirs):
-                [(own,)] = sql.execute(_NEW_BOOK, (workspace, api, *astuple(book.progress))).fetchall()
-                days = theirs.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-                totals = {DayKey(*key): value for *key, value in days}
-                changes = Changes(
-                    rows={**book.rows}, new_series=book.series, days=totals, failure_runs=book.failure_runs
-                )
-                _put(sql, own, changes)
+                own = _make_book(sql, workspace, api, book.progress)
+                # An exporter has made one since.
+                if own is None:
+                    raise refusal
+                _put(sql, own, _content(theirs, book))
                 self._write_checksum(sql, workspace, api)
 
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
@@ -211,13 +220,14 @@ class Store(ABC):
             for number, workspace, api in (book for book in found if within(*book[1:])):
                 # The version (column `generation`) too: a transaction under way began while the book had the model.
                 sql.execute(
-                    "UPDATE book SET revision = revision + 1, generation = generation + 1 WHERE number = ?", (number,)
+                    "UPDATE book SET revision = revision + ?, generation = generation + 1 WHERE number = ?",
+                    (_revision_step(), number),
                 )
                 one_model = (number, model)
-                tracked = sql.execute("SELECT id FROM task WHERE book = ? AND model = ?", one_model).fetchall()
+                [(tracked,)] = sql.execute("SELECT count(*) FROM task WHERE book = ? AND model = ?", one_model)
                 if tracked:
                     raise LedgerRefused(
-                        f"{len(tracked)} tasks of {model} in the workspace {workspace} may still change, so that "
+                        f"{tracked} tasks of {model} in the workspace {workspace} may still change, so that "
                         "nothing was forgotten; try again when they have settled"
                     )
                 sql.execute("DELETE FROM series WHERE book = ? AND model = ?", one_model)
@@ -236,19 +246,26 @@ class Store(ABC):
                 self._unpublish(sql, number)
             return [(workspace, api) for _, workspace, api in chosen]
 
-    def _advance(self, sql: Statements, book: Book) -> list[Changes]:
-        """Keep other writers out of the book until the transaction ends; return the changes that the book lacks."""
-        numbered = sql.execute(
-            "UPDATE book SET revision = revision + 1 WHERE number = ? RETURNING revision", (book.number,)
-        ).fetchall()
+    def _advance(self, sql: Statements, book: Book, changes: Changes) -> list[Changes]:
+        """Give `changes` their revision, and keep other writers out of the book until the transaction ends.
+
+        Return the changes that the book lacks; raise `Conflict` if they are not known.
+        """
+        step = _revision_step()
+        moved = "UPDATE book SET revision = revision + ? WHERE number = ? RETURNING revision"
+        numbered = sql.execute(moved, (step, book.number)).fetchall()
         if not numbered:
             raise Conflict
-        before = numbered[0][0] - 1
-        return [] if before == book.revision else self._missed(sql, book, before)
+        changes.revision = numbered[0][0]
+        changes.base = changes.revision - step
+        missed = self._missed(sql, book, changes.base)
+        if missed is None:
+            raise Conflict
+        return missed
 
-    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes]:  # noqa: ARG002 - of a shared store
-        """Return the changes of others up to a revision; raise `Conflict` if they are not known."""
-        raise Conflict
+    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes] | None:  # noqa: ARG002 - of a shared store
+        """Return the changes that lead from a book's revision to another one, None if they are not known."""
+        return [] if until == book.revision else None
 
     def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:  # noqa: B027 - not every store has one
         """Update a book's checksum for changes that are about to be written."""
@@ -256,11 +273,26 @@ class Store(ABC):
     def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - as above
         """Compute a book's checksum from all that it now holds."""
 
-    def _publish(self, sql: Statements, number: int, revision: int, changes: Changes) -> None:  # noqa: B027 - not shared
-        """Tell the other exporters the changes of a book's new revision."""
+    def _publish(self, sql: Statements, number: int, changes: Changes) -> None:  # noqa: B027 - not shared
+        """Tell the other exporters the changes of a book."""
 
     def _unpublish(self, sql: Statements, number: int) -> None:  # noqa: B027 - as above
         """Remove what `_publish` has kept of a book."""
+
+
+def _revision_step() -> int:
+    """Return how much higher a book's next revision is.
+
+    Drawn, because a database that has lost its last changes, in a failover or a restore, goes on from an earlier
+    revision: what it then writes must not look like what an exporter has seen.
+    """
+    return secrets.randbelow(_LONGEST_STEP) + 1
+
+
+def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) -> int | None:
+    """Make an empty book; return its number, None if there is one already."""
+    made = sql.execute(_NEW_BOOK, (workspace, api, _revision_step(), *astuple(progress))).fetchall()
+    return made[0][0] if made else None
 
 
 def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
@@ -287,6 +319,17 @@ def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
         else:
             book.series[SeriesKey(model, total, label)] = Series(value, born_at, bool(held))
     return book
+
+
+def _content(sql: Statements, book: Book) -> Changes:
+    """Return what a book holds, with its daily totals, as changes of an empty one."""
+    days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
+    return Changes(
+        rows=cast("dict[str, Row | None]", book.rows),
+        new_series=book.series,
+        days={DayKey(*key): value for *key, value in days},
+        failure_runs=book.failure_runs,
+    )
 
 
 def _move_progress(sql: Statements, book: Book, progress: Progress) -> None:
