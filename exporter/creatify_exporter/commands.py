@@ -30,7 +30,7 @@ from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.exporter import Exporter, rules
-from creatify_exporter.ledger import maintenance, report, sqlite
+from creatify_exporter.ledger import maintenance, report, sqlite, sqlite_file
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.lists import LISTS
@@ -204,7 +204,7 @@ def _inspected(loaded: Config) -> Config:
     """Return the configuration; ConfigError if its ledger is a file that cannot be used, which stays as it is."""
     try:
         if loaded.ledger.url.path:
-            sqlite.inspect(loaded.ledger.url.path)
+            sqlite_file.inspect(loaded.ledger.url.path)
     except LedgerRefused as error:
         raise ConfigError([str(error)]) from None
     return loaded

@@ -19,7 +19,8 @@ from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.checksum import book_checksum, days_checksum
-from creatify_exporter.ledger.sqlite import SqliteStore, inspect
+from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.sqlite_file import inspect
 from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import DayKey, SeriesKey
 from creatify_exporter.ledger.store import Day, read_book
