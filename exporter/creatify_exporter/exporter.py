@@ -129,13 +129,13 @@ class Exporter:
         if config.ledger.url.place != self.config.ledger.url.place:
             raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
         if config.ledger.conninfo:
-            self._ledger.connect_by(config.ledger.conninfo)
+            self._ledger.store.connect_by(config.ledger.conninfo)
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 
     def ready(self) -> bool:
         """Return whether the ledger has been opened, so that counters can be served. May take seconds."""
-        return self._ledger.ready()
+        return self._ledger.store.ready()
 
     def reload_failed(self) -> None:
         """Show that the last attempt to load the configuration failed."""

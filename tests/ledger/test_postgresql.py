@@ -380,13 +380,13 @@ def test_a_database_that_goes_down_costs_scrapes_but_no_counts(
         with pytest.raises(LedgerUnavailable):
             transaction.commit(one.now)
         late = Shared(one.url, one)
-        assert not late.ledger.ready()
+        assert not late.ledger.store.ready()
     finally:
         postgres.start()
     assert until(lambda: _counted(one)) == (1, 1, 1)
     assert transaction.commit(one.now)
     assert until(lambda: _counted(late)) == (2, 2, 2)
-    assert late.ledger.ready()
+    assert late.ledger.store.ready()
     late.ledger.close()
 
 

@@ -57,7 +57,7 @@ class Ledger:
         held_since: float | None = None,
     ) -> None:
         self.rules = rules
-        self._store, self._clock = store, clock or store.clock
+        self.store, self._clock = store, clock or store.clock
         self._locks: defaultdict[_Name | None, threading.Lock] = defaultdict(threading.Lock)
         # Guards the books' content; held for moments only, so that no answer waits for a disk.
         self._content_lock = threading.Lock()
@@ -68,14 +68,6 @@ class Ledger:
             # If the store cannot be asked yet, it is the first time that it can be.
             with suppress(LedgerUnavailable):
                 self._held_since = self._clock()
-
-    def ready(self) -> bool:
-        """Return whether the store has been opened; try to open it if it could not be reached. May take seconds."""
-        return self._store.ready()
-
-    def connect_by(self, conninfo: Callable[[], str]) -> None:
-        """Ask `conninfo` for the URL of the database from now on, as `Store` says."""
-        self._store.connect_by(conninfo)
 
     def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
         """Begin to follow a fetch; if the book cannot be read, the commit will say so.
@@ -97,7 +89,7 @@ class Ledger:
         write, so that an answer waits for that store only to end a hold. During a commit there, a hold may last longer.
         """
         name = (workspace, api)
-        known = None if self._store.shared else self._books.get(name)
+        known = None if self.store.shared else self._books.get(name)
         with self._locked(name, wait=known is None) as locked:
             book = known or self._book(name)
             if locked:
@@ -113,10 +105,10 @@ class Ledger:
 
         So they keep no scrape waiting for a disk.
         """
-        if self._store.shared:
-            return self._store.days(since, before)
+        if self.store.shared:
+            return self.store.days(since, before)
         with self._locked(None, wait=False) as locked:
-            return self._store.days(since, before) if locked else []
+            return self.store.days(since, before) if locked else []
 
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""
@@ -127,12 +119,12 @@ class Ledger:
         with ExitStack() as locked:
             for lock in list(self._locks.values()):
                 locked.enter_context(lock)
-            self._store.close()
+            self.store.close()
 
     @contextmanager
     def _locked(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
         """Lock one book of a shared store, the whole of another one; yield whether the lock is held."""
-        lock = self._locks[name if self._store.shared else None]
+        lock = self._locks[name if self.store.shared else None]
         locked = lock.acquire(blocking=wait)
         try:
             yield locked
@@ -143,9 +135,9 @@ class Ledger:
     def _book(self, name: _Name) -> Book:
         """Return the book as it is committed now."""
         book = self._books.get(name)
-        changes = None if book is None or name in self._stale else self._store.changes_since(book)
+        changes = None if book is None or name in self._stale else self.store.changes_since(book)
         if book is None or changes is None:
-            self._books[name] = book = self._store.load(*name)
+            self._books[name] = book = self.store.load(*name)
             self._stale.discard(name)
         else:
             self._apply(name, book, changes)
@@ -182,10 +174,10 @@ class Ledger:
     def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
         """Write to the store and then to the book; return False if another list has been recorded before."""
         try:
-            written = self._store.write(book, changes)
+            written = self.store.write(book, changes)
         except Conflict:
             # Without a journal of others' changes the book has to be loaded.
-            if not self._store.shared:
+            if not self.store.shared:
                 self._stale.add(name)
             return False
         except BaseException:
