@@ -60,8 +60,8 @@ INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
 """
 
-# Of a revision to the next; 64 bits have room for a thousand years of such steps, one each 15 s.
-_LONGEST_STEP: Final = 2**32
+# Of the longest step from a revision to the next; 64 bits have room for a thousand years of such steps, one each 15 s.
+_STEP_BITS: Final = 32
 
 
 class Day(NamedTuple):
@@ -286,7 +286,7 @@ def _revision_step() -> int:
     Drawn, because a database that has lost its last changes, in a failover or a restore, goes on from an earlier
     revision: what it then writes must not look like what an exporter has seen.
     """
-    return secrets.randbelow(_LONGEST_STEP) + 1
+    return secrets.randbits(_STEP_BITS) + 1
 
 
 def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) -> int | None:
