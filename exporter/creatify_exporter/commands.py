@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -69,13 +68,8 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
                 ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
                 for api in simulator.served()
             ),
-            # The simulated balance is filled up at midnight.
-            plan=Plan(
-                credits=100_000,
-                renews_on_day=(datetime.now(UTC) + timedelta(days=1)).day,
-                price_per_credit=0.15,
-                currency="USD",
-            ),
+            # The simulated balance is filled up each midnight, and no plan renews as often.
+            plan=Plan(credits=100_000, price_per_credit=0.15, currency="USD"),
         )
         demo = Config(
             workspaces=(workspace,),

@@ -112,13 +112,13 @@ class Exporter:
             self._add_own(registry)
         return registry
 
-    def recent_days(self) -> list[Day]:
-        """Return the daily totals of the last days; none if the ledger cannot be read just now."""
+    def recent_days(self) -> list[Day] | None:
+        """Return the daily totals of the last days; None if the ledger cannot be read just now."""
         today = int(self._clock() // DAY)
         try:
             return self._ledger.days(today - RECENT_DAYS, today + 1)
         except LedgerUnavailable:
-            return []
+            return None
 
     def now(self) -> float:
         """Return the time in seconds since the epoch, by the clock of the metrics."""

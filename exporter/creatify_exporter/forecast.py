@@ -22,13 +22,12 @@ class Spending(NamedTuple):
     """What is known of the credits that go into the tasks of one list.
 
     `net_by_day` are the credits used less those refunded by UTC day, 0 being 1970-01-01. `counted_since` is when the
-    first list was counted; if it `told_history`, its tasks are among them, under the days on which they were created.
-    `snapshot` is what the list says now, if that is known.
+    first list was recorded; unless it was skipped, its tasks are under the days on which they were created. `snapshot`
+    is what the list says now, if that is known.
     """
 
     net_by_day: Mapping[int, float]
     counted_since: float
-    told_history: bool
     snapshot: Snapshot | None = None
 
     def daily_rate(self, now: float) -> float | None:
@@ -41,13 +40,12 @@ class Spending(NamedTuple):
         return self._listed_rate(now)
 
     def _complete_since(self) -> float:
-        """Return the day, or the moment in it, since when nothing is missing in the daily totals."""
-        if not self.told_history:
-            return self.counted_since / _DAY
-        # Nobody remembers in which moment of its first day the first list began. Later ones may begin later.
+        """Return the first day of which nothing is missing in the daily totals."""
         began = [self.counted_since // _DAY, *map(float, self.net_by_day)]
-        if self.snapshot and isfinite(self.snapshot.oldest_at):
+        # Only a first list that was not skipped tells of days before its own, and then of all that it covered.
+        if min(began) < began[0] and self.snapshot and isfinite(self.snapshot.oldest_at):
             began.append(self.snapshot.oldest_at // _DAY)
+        # Nobody remembers in which moment of its first day a list began.
         return min(began) + 1
 
     def _listed_rate(self, now: float) -> float | None:
@@ -72,7 +70,7 @@ def outlook(  # noqa: PLR0913 - all that the sentence tells
     """Say how many credits are left, of how many in the `plan`, and whether they last until it renews.
 
     `rate` is in credits a day; without one, or if no credits go, only the balance and the renewal are told. `without`
-    are the lists that are missing in it.
+    are the lists that are missing in it, whatever the reason.
     """
     left = f"{balance:,.12g}" + (f" of {plan:,.12g} credits" if plan is not None else " credits")
     if balance <= 0:
@@ -80,12 +78,12 @@ def outlook(  # noqa: PLR0913 - all that the sentence tells
     renewal = f", renewal {_date(renews_at)}" if renews_at is not None else ""
     if rate is None or rate <= 0 or balance <= 0:
         return left + renewal
-    missing = f" (without {', '.join(without)}, not counted for a day yet)" if without else ""
+    missing = f" (without {', '.join(without)}: not known)" if without else ""
     ends_at = now + balance / rate * _DAY
     if renews_at is None:
         return f"{left}, {_end(ends_at, now)}{missing}"
     spare = balance - rate * (renews_at - now) / _DAY
-    if spare >= 0:
+    if round(spare) >= 0:
         return f"{left}, last until the renewal {_date(renews_at)}: {spare:,.0f} left over{missing}"
     return f"{left}, {_end(ends_at, now)}{renewal}: {-spare:,.0f} short{missing}"
 

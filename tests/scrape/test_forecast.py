@@ -15,10 +15,10 @@ TODAY = int(NOW // 86400)
 LONG_AGO = NOW - 100 * 86400
 
 
-def rate(net: Mapping[int, float], since: float, *, told_history: bool = True, **listed: float) -> float | None:
+def rate(net: Mapping[int, float], since: float, **listed: float) -> float | None:
     cell = Cell(1, listed.get("credits_used", 0.0))
     snapshot = Snapshot(oldest_at=listed["oldest_at"], cells={("pro", "done"): cell}) if listed else None
-    return Spending(net, since, told_history, snapshot).daily_rate(NOW)
+    return Spending(net, since, snapshot).daily_rate(NOW)
 
 
 def test_credits_go_at_the_average_of_the_last_seven_days_and_of_today() -> None:
@@ -46,18 +46,19 @@ def test_of_the_first_day_the_time_counts_that_the_list_covers(hours_ago: float)
 
 def test_a_ledger_without_the_history_knows_what_was_used_since_it_began() -> None:
     ages_ago = NOW - 90 * 86400
-    assert rate({TODAY - 1: 30.0}, NOW - 2 * 86400, told_history=False, oldest_at=ages_ago) == 15
-    assert rate({}, NOW - 60, told_history=False, oldest_at=NOW - 2 * 86400, credits_used=300) == 150
+    assert rate({TODAY - 1: 30.0}, NOW - 2 * 86400, oldest_at=ages_ago) == 30 / 1.5
+    assert rate({TODAY - 2: 99.0, TODAY - 1: 50.0}, NOW - 2 * 86400, oldest_at=ages_ago) == 50 / 1.5
+    assert rate({}, NOW - 60, oldest_at=NOW - 2 * 86400, credits_used=300) == 150
 
 
 @pytest.mark.parametrize("by_day", [{}, {TODAY: 500.0}])
 @pytest.mark.parametrize("listed", [{}, {"oldest_at": inf, "credits_used": 40.0}])
 def test_less_than_a_day_tells_nothing(by_day: dict[int, float], listed: dict[str, float]) -> None:
-    assert rate(by_day, NOW - 3600, told_history=True, **listed) is None
+    assert rate(by_day, NOW - 3600, **listed) is None
 
 
 def test_an_empty_list_costs_nothing() -> None:
-    assert Spending({}, NOW, told_history=True, snapshot=Snapshot()).daily_rate(NOW) == 0
+    assert Spending({}, NOW, snapshot=Snapshot()).daily_rate(NOW) == 0
 
 
 def test_credits_that_end_before_the_renewal_are_short_by_what_goes_between_the_two() -> None:
@@ -98,7 +99,7 @@ def test_an_end_that_is_near_is_told_by_the_minute(balance: float, end: str) -> 
 
 
 def test_lists_that_are_missing_in_the_rate_are_named() -> None:
-    missing = " (without aurora, lipsyncs, not counted for a day yet)"
+    missing = " (without aurora, lipsyncs: not known)"
     assert outlook(412, 50, NOW, without=["aurora", "lipsyncs"]) == f"412 credits, last until 18 December{missing}"
     assert outlook(412, None, NOW, without=["aurora"]) == "412 credits"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import structlog
 
 from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
@@ -28,6 +29,7 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.store import Day
 from creatify_exporter.simulator import (
     BALANCE_PATH,
     PRODUCTS,
@@ -445,7 +447,33 @@ def test_nothing_is_foretold_before_every_list_has_been_counted() -> None:
         one.get("/probe?workspace=default&api=text_generator")
         one.get("/probe?workspace=default&api=remaining_credits")
         assert "412 credits</p>" in one.get("/").text
-        until(lambda: "412 credits, last until 25 October (without lipsyncs, not counted" in one.get("/").text)
+        until(lambda: "412 credits, last until 25 October (without lipsyncs: not known)" in one.get("/").text)
+
+
+def test_a_list_that_tells_no_credits_is_named_where_it_is_missing() -> None:
+    account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
+    silent = Served(Account(1, NOW - 600, Traffic(rate=1 / 10), product=PRODUCTS["product_to_videos"]))
+    with Simulator(account, Clock(real=lambda: NOW), lists={"product_to_videos": silent}) as simulator:
+        simulator.faults.always(replied(200, json.dumps([listed(1, 3), listed(2, 1, credits_used=60)]).encode()))
+        simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+        lists = tuple(ListSettings(name=api) for api in ("text_generator", "product_to_videos"))
+        one = Site(workspace(simulator, remaining_credits=True, lists=lists))
+        one.get("/metrics")
+        assert "last until 25 October (without product_to_videos: not known)" in one.get("/").text
+
+
+def test_during_a_commit_nothing_is_foretold_and_the_page_shows_itself_again(simulator: Simulator) -> None:
+    class Committing(Ledger):
+        def days(self, since: int, before: int) -> list[Day] | None:  # noqa: ARG002 - as the ledger has it
+            return None
+
+    simulator.faults.always(replied(200, json.dumps([listed(1, 3), listed(2, 1, credits_used=60)]).encode()))
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    one = Site(workspace(simulator, remaining_credits=True), ledger=Committing)
+    one.get("/metrics")
+    page = one.get("/").text
+    assert "412 credits</p>" in page
+    assert 'http-equiv="refresh"' in page
 
 
 def test_a_table_of_failures_says_how_many_rows_it_leaves_out(simulator: Simulator) -> None:
@@ -729,7 +757,7 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
     asyncio.run(serve())
 
 
-def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_tried_once(
+def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_told_once_until_it_fits(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.yml"
@@ -742,16 +770,14 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
 
     for name in ("api-id", "api-key"):
         write("acme", name, f"simulated-{name}")
-    outcomes: list[Config | ConfigError] = []
+    refused: list[ConfigError] = []
 
     def loaded() -> Config:
         try:
-            config = load(path, {})
+            return load(path, {})
         except ConfigError as error:
-            outcomes.append(error)
+            refused.append(error)
             raise
-        outcomes.append(config)
-        return config
 
     settings = RouteSettings(config_file=path, config_state=file.state(path), auto_reload_interval=0.01)
     first = load(path, {})
@@ -765,15 +791,25 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
         write("acme", "plan.yml", "credits: 700")
         await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))
         write("globex", "api-id", "simulated-id-of-globex")
-        await asyncio.to_thread(until, lambda: isinstance(outcomes[-1], ConfigError))
-        tries = len(outcomes)
-        await asyncio.sleep(0.2)
-        assert len(outcomes) == tries
+        write("globex", "api-key", "")
+        await asyncio.to_thread(until, lambda: len(refused) >= 3)
         assert list(exporter.targets) == ["acme"]
+        # What a look cannot see: there was a file before.
         write("globex", "api-key", "simulated-key-of-globex")
         await asyncio.to_thread(until, lambda: list(exporter.targets) == ["acme", "globex"])
+        (tmp_path / "keys/initech").mkdir()
+        await asyncio.to_thread(until, lambda: "initech" in str(refused[-1]))
+        assert not reloaded()
+        (tmp_path / "keys/initech").rmdir()
+        await asyncio.to_thread(until, reloaded)
         signal.raise_signal(signal.SIGTERM)
         await serving
 
-    with closing(exporter):
+    def reloaded() -> bool:
+        families = {each.name: each for each in exporter.collect(exporter.begin_scrape([]), own=True).collect()}
+        return bool(families["creatify_exporter_config_last_reload_successful"].samples[0].value)
+
+    with closing(exporter), structlog.testing.capture_logs() as logs:
         asyncio.run(change())
+    told = [line["problem"] for line in logs if line["event"] == "configuration not reloaded"]
+    assert len(told) == len(set(told)), "each mistake is told once"

@@ -100,15 +100,15 @@ class Ledger:
             runs = {model: book.failure_runs.get(model, 0) for model in models}
             return Counters(values, book.progress, len(book.rows), models, runs)
 
-    def days(self, since: int, before: int) -> list[Day]:
-        """Return the daily totals of all workspaces as `Store.days` does, none during a commit to an unshared store.
+    def days(self, since: int, before: int) -> list[Day] | None:
+        """Return the daily totals of all workspaces as `Store.days` does, None during a commit to an unshared store.
 
         So they keep no scrape waiting for a disk.
         """
         if self.store.shared:
             return self.store.days(since, before)
         with self._locked(None, wait=False) as locked:
-            return self.store.days(since, before) if locked else []
+            return self.store.days(since, before) if locked else None
 
     def evict(self, workspace: str, api: str) -> None:
         """Drop a book from memory; it is read again when it is needed."""

@@ -61,11 +61,8 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
     """Return the page, which shows the last fetches. All that comes from elsewhere is escaped."""
     days = exporter.recent_days()
     targets = list(exporter.targets.values())
-    is_whole = all(fetcher.last for target in targets for fetcher in target.fetchers.values())
-    sections = (
-        _workspace(target, exporter, [day for day in days if day.workspace == target.workspace.name])
-        for target in targets
-    )
+    is_whole = days is not None and all(fetcher.last for target in targets for fetcher in target.fetchers.values())
+    sections = (_workspace(target, exporter, days) for target in targets)
     links = {
         telemetry_path: "Metrics",
         f"{telemetry_path.rstrip('/')}/exporter": "Exporter metrics",
@@ -92,21 +89,22 @@ starts one only of what has not been fetched yet. Dates are in UTC.</small></p>
 """
 
 
-def _workspace(target: Target, exporter: Exporter, days: Sequence[Day]) -> str:
+def _workspace(target: Target, exporter: Exporter, all_days: Sequence[Day] | None) -> str:
     name = target.workspace.name
+    days = None if all_days is None else [day for day in all_days if day.workspace == name]
     probe = f"probe?workspace={quote(name, safe='')}"
     return "\n".join(
         [
             f"<section><h2>{escape(name)}</h2>",
             *_states(target, exporter, days),
-            *_failures(days),
+            *_failures(days or ()),
             *(line for api in target.lists for line in _tasks(target, api, exporter.config.labels)),
             f"<p>{_link(probe, 'Metrics of this workspace')}</p></section>",
         ]
     )
 
 
-def _states(target: Target, exporter: Exporter, days: Iterable[Day]) -> Iterator[str]:
+def _states(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> Iterator[str]:
     unreachable = any(fetcher.last and fetcher.last.cause for fetcher in target.fetchers.values())
     for api, fetcher in target.fetchers.items():
         outcome = fetcher.last
@@ -135,7 +133,7 @@ def _ago(fetcher: Fetcher) -> str:
     return f" ({minutes} min ago)" if minutes else ""
 
 
-def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day]) -> str:
+def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day] | None) -> str:
     """Say how many credits are left, and how long they last."""
     plan, now = target.workspace.plan, exporter.now()
     rates = _rates(target, exporter, days)
@@ -150,26 +148,25 @@ def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[
     )
 
 
-def _rates(target: Target, exporter: Exporter, days: Iterable[Day]) -> dict[str, float | None]:
-    """Return the credits that go in a day by list, None if that is not known; nothing before each list has been tried.
+def _rates(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> dict[str, float | None]:
+    """Return the credits that go in a day by list, None if that is not known.
 
-    Lists that tell no credits are left out.
+    Nothing before each list has been tried, or while the daily totals cannot be read.
     """
+    if days is None:
+        return {}
     net: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
     for day in days:
         net[day.api][day.day] += {"credits_used": day.value, "credits_refunded": -day.value}.get(day.total, 0.0)
     rates: dict[str, float | None] = {}
     for api, task_list in target.lists.items():
-        if not task_list.tells_credits:
-            continue
         last, counters = target.fetchers[api].last, target.counters(api)
         since = counters.progress.first_recorded_at if counters else None
         if last is None and since is None:
             return {}
-        told_history = exporter.config.ledger.first_list == "count"
         snapshot = last.snapshot if last else None
-        spending = None if since is None else Spending(net[api], since, told_history, snapshot)
-        rates[api] = spending.daily_rate(exporter.now()) if spending else None
+        spending = None if since is None else Spending(net[api], since, snapshot)
+        rates[api] = spending.daily_rate(exporter.now()) if spending and task_list.tells_credits else None
     return rates
 
 

@@ -32,13 +32,14 @@ class Reloader:
     ) -> None:
         self._exporter, self._load, self._middleware = exporter, load, middleware
         self._path, self._state = path, state
+        self._refused = ""
         self._lock = asyncio.Lock()
         # A task that nobody refers to may be collected before it ends.
         self._tasks: set[asyncio.Task[str]] = set()
 
-    def begin(self) -> asyncio.Task[str]:
-        """Reload in a task, which returns what is wrong with the configuration."""
-        task = asyncio.get_running_loop().create_task(self._reload())
+    def begin(self, told: str = "") -> asyncio.Task[str]:
+        """Reload in a task, which returns what is wrong with the configuration, and logs it unless it was `told`."""
+        task = asyncio.get_running_loop().create_task(self._reload(told))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -46,15 +47,15 @@ class Reloader:
     async def watch(self, interval: float) -> None:
         """Reload when a file has changed and looks the same twice, `interval` seconds apart: it may be half written.
 
-        A configuration that is refused is not tried again before the next change.
+        A configuration that is refused is tried at each look, since what it lacks may come without a change of it.
         """
-        before = refused = None
+        before = None
         while self._path:
             await asyncio.sleep(interval)
             now = await asyncio.to_thread(self._look, self._path)
             is_settled, before = now == before, now
-            if is_settled and now not in (self._read_states(), refused):
-                refused = now if await self.begin() else None
+            if is_settled and (self._refused or now != self._read_states()):
+                await self.begin(told=self._refused)
 
     def _look(self, path: Path) -> list[object]:
         groups = self._exporter.config.workspaces_from
@@ -64,23 +65,26 @@ class Reloader:
         """Return what `_look` returned, had it looked when the configuration was read."""
         return [self._state, *(group.directory.state for group in self._exporter.config.workspaces_from)]
 
-    async def _reload(self) -> str:
+    async def _reload(self, told: str) -> str:
         # In the order in which they are asked for, so that the latest one holds.
         async with self._lock:
             try:
                 await self._apply()
             except ConfigError as error:
-                self._exporter.reload_failed()
-                for problem in error.problems:
+                self._refused = f"the configuration was not reloaded, the old one holds:\n{error}\n"
+                for problem in error.problems if self._refused != told else ():
                     _log.error("configuration not reloaded", problem=problem)
-                return f"the configuration was not reloaded, the old one holds:\n{error}\n"
             # A mistake of the exporter must neither look like success nor end the watch over the files.
             except Exception:  # noqa: BLE001 - as above
+                self._refused = "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
+                if self._refused != told:
+                    _log.exception("configuration not reloaded")
+            else:
+                self._refused = ""
+                _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
+            if self._refused:
                 self._exporter.reload_failed()
-                _log.exception("configuration not reloaded")
-                return "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
-        _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
-        return ""
+            return self._refused
 
     async def _apply(self) -> None:
         state, config, web = await asyncio.to_thread(self._read)
