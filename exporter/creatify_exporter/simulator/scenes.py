@@ -38,11 +38,7 @@ TIMETABLE: Mapping[str, Sequence[Incident]] = {
     "asset_generator": (Incident(165 * MINUTE, 175 * MINUTE, "flux-2", 0.7, "content_filtered", every=4 * HOUR),),
     "ads_clone": (Incident(225 * MINUTE, 235 * MINUTE, burn=3, every=4 * HOUR),),
 }
-"""What happens, by list, in minutes and hours since midnight UTC, so that nothing depends on when somebody starts it.
-
-At minutes 5, 25 and 45 of each hour something begins; each model and list has trouble a few times a day only. The rarer
-the model of a text, the more of its tasks fail, so that each of these incidents is enough for an alert also at night.
-"""
+"""What goes wrong, by list; seconds since midnight UTC, in the demo since a quiet while after its start."""
 
 QUIET = 15 * MINUTE
 """How long after the start of the demo its first model fails: alerts do not believe the first minutes of a ledger."""
