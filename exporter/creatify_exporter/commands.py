@@ -258,6 +258,8 @@ def _copy(arguments: argparse.Namespace) -> None:
 
 
 def _backup(arguments: argparse.Namespace) -> None:
+    # A timer that loses its patience must not leave half a backup behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _reading(arguments) as store:
         maintenance.backup(store, arguments.file)
 

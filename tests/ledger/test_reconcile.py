@@ -150,6 +150,18 @@ def test_a_clock_that_is_set_is_no_absence() -> None:
     assert desk.counts("submitted", "credits_used") == (2, 6)
 
 
+def test_a_clock_that_was_ahead_for_long_lengthens_no_absence() -> None:
+    desk = Desk(new_series_hold=0.0)
+    one, other = desk.task("one", "running", at=None), desk.task("other", "done", 1.0, at=None)
+    desk.list(one, other)
+    desk.list(other)
+    desk.list(other, after=30 * DAY)
+    desk.now -= 30 * DAY
+    for _ in range(30):
+        desk.list(other, after=HOUR)
+    assert desk.count("vanished") == 1
+
+
 def test_with_lists_that_are_rarer_than_a_settle_time_a_task_still_vanishes(desk: Desk) -> None:
     vanished = []
     for _ in range(4):

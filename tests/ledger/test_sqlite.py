@@ -18,6 +18,7 @@ import pytest
 from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
+from creatify_exporter.ledger import sqlite_file
 from creatify_exporter.ledger.checksum import book_checksum, days_checksum
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.sqlite_file import inspect
@@ -195,12 +196,39 @@ def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) 
     assert desk.counts("submitted", "finished") == (1, 1)
 
 
-def test_years_of_daily_totals_are_read_when_a_ledger_is_opened_and_no_more(path: Path) -> None:
+def test_what_is_damaged_before_a_book_is_first_read_is_not_read(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))
     desk.restart()
-    told = desk.store.statements()
+    with closing(sqlite3.connect(path)) as damage:
+        damage.execute("UPDATE series SET value = value + 64 WHERE total = 'finished'")
+        damage.commit()
+    with pytest.raises(LedgerUnavailable, match="damaged"):
+        desk.counts("finished")
+
+
+def test_a_reader_of_the_log_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "LOCK_TIMEOUT", 1000.0)
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM book").fetchall()
+        desk.store.fail(0, "before")
+        with pytest.raises(LedgerUnavailable):
+            desk.list(desk.task("b", "done", 1.0))
+        desk.store.heal()
+        assert desk.list(desk.task("b", "done", 1.0))
+    assert desk.list(desk.task("c", "done", 1.0))
+    assert desk.counts("submitted") == (3,)
+
+
+def test_years_of_daily_totals_are_read_at_first_and_no_more(path: Path) -> None:
+    desk = Desk(path)
+    desk.list(desk.task("a", "done", 1.0))
+    desk.restart()
     assert desk.counts("submitted") == (1,)
+    told = desk.store.statements()
     for number, when in enumerate(get_args(When)):
         new = desk.task(f"task {number}", "done", 1.0)
         desk.store.fail(0, when)

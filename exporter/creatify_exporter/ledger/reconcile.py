@@ -275,7 +275,7 @@ def _absent_since(draft: _Draft, row: Row) -> float:
     previous = draft.book.progress.recorded_at
     if row.absent_since is None or previous is None:
         return draft.now
-    return row.absent_since + max(0.0, draft.now - previous - draft.rules.settle_after / 2)
+    return min(draft.now, row.absent_since + max(0.0, draft.now - previous - draft.rules.settle_after / 2))
 
 
 def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:

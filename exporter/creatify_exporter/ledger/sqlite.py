@@ -71,12 +71,12 @@ class SqliteStore(Store):
     def load(self, workspace: str, api: str) -> Book:
         """As `Store` says; raises `LedgerUnavailable` if the checksum does not match.
 
-        Years of daily totals are compared when the file is opened; afterwards it is known what they come to.
+        Years of daily totals are summed up the first time; afterwards it is known what they come to.
         """
         book = super().load(workspace, api)
         with self.reading() as sql:
             days = sqlite_file.stored_checksum(sql, book) - book_checksum((workspace, api), book)
-            if days not in self._days.get(book.number, (days,)) and days != sqlite_file.checksum_of_days(sql, book):
+            if days not in self._days.get(book.number, ()) and days != sqlite_file.checksum_of_days(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
         self._days[book.number] = (days,)
         return book
@@ -111,8 +111,12 @@ class SqliteStore(Store):
     def _tidy_log(self) -> None:
         """Remove what a failed commit may have left in the log: behind a later one it would look like damage."""
         if self._commit_failed:
-            [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            # A reader can keep it from that; then the next time.
+            # A reader can keep it from that, and is not waited for; then the next time.
+            self._database.execute("PRAGMA busy_timeout = 0")
+            try:
+                [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._database.execute(f"PRAGMA busy_timeout = {sqlite_file.LOCK_TIMEOUT * 1000:.0f}")
             self._commit_failed = bool(busy)
 
     def _check_place(self) -> None:

@@ -20,8 +20,8 @@ from creatify_exporter.ledger.store import Statements, read_book
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
 # The first version in which books have checksums, in the column `seal`.
 _CHECKSUMS: Final = 3
-# Seconds for a lock that another program holds on the file.
-_LOCK_TIMEOUT: Final = 5.0
+LOCK_TIMEOUT: Final = 5.0
+"""Seconds for a lock that another program holds on the file."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -127,7 +127,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         if path and not path.exists():
             path.touch(mode=0o600)  # SQLite gives its other files the same mode
         database = sqlite3.connect(
-            path or ":memory:", timeout=_LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
+            path or ":memory:", timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         with _closed_on_error(database):
             _migrate(database, path)
