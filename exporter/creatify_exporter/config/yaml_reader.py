@@ -20,7 +20,7 @@ from creatify_exporter.errors import ConfigError
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 # Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
-_DECIMAL: Final = "a decimal needs a point, not a comma"
+_COMMA: Final = "write thousands without a comma, and a decimal with a point"
 # What may be a key of the API. No name of a file that has an extension, or a folder at its root, is like that.
 _LIKE_A_KEY: Final = re.compile(r"[\w+=~-][\w+=~/-]{15,}")
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
@@ -149,9 +149,9 @@ class Reader:
         known = [name for field in _fields(kind) for name in _names(field)]
         unknown = [key for key in raw if key not in known]
         for key in unknown:
-            # `{price: 0,15}` has a key 15 without a value.
+            # `{price: 0,15}` has a key 15 without a value, and `{credits: 2,000}` a key 0.
             if isinstance(key, int | float) and raw[key] is None:
-                self.fault(path, f"has a number for a key; {_DECIMAL}")
+                self.fault(path, f"has a number for a key; {_COMMA}")
                 continue
             name = shown(key)
             near = difflib.get_close_matches(name, known, n=1)
@@ -260,8 +260,8 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
     except (msgspec.ValidationError, OverflowError):
         pass
     remedy = "it is read as text, so look at its spelling and quotes" if isinstance(value, str) else "correct it"
-    if isinstance(value, str) and re.fullmatch(r"[\d.]+,\d+", value):
-        remedy = _DECIMAL
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+(,[\d.]+)+", value):
+        remedy = _COMMA
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
 
 
