@@ -516,6 +516,11 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
     said = mistaken(here("init", "--config.file", path, *wrong), 4)
     assert all(name in line for name, line in zip(("--workspace", "credits", "renews", "currency"), said, strict=True))
     mistaken(here("init", "--config.file", path, "--ledger.url", "redis://x"))
+    said = mistaken(here("init", "--config.file", path, "--api-id-file", CANARY * 2, "--api-key-file", CANARY * 2), 2)
+    for line, name in zip(said, ("api-id", "api-key"), strict=True):
+        assert f"--{name}-file: there is no such file; " in line
+        assert f"set CREATIFY_{name.upper().replace('-', '_')}" in line
+        assert CANARY not in line
     assert not path.exists()
     path.write_text("mine")
     (line,) = mistaken(here("init", "--config.file", path))
