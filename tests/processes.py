@@ -1,5 +1,6 @@
 """Real processes for end-to-end tests: the exporter as a user starts it, and Prometheus."""
 
+import importlib
 import json
 import os
 import re
@@ -45,6 +46,9 @@ def reset(connection: socket.socket) -> None:
 @contextmanager
 def without_rights() -> Iterator[None]:
     """Be no root for a while."""
+    # Python itself may be where only root can read.
+    for name in ("concurrent.futures.thread", "creatify_exporter.commands"):
+        importlib.import_module(name)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)

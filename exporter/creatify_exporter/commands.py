@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 from prometheus_client import generate_latest
 
-from creatify_exporter import __version__, live, log
+from creatify_exporter import __version__, live, log, redaction
 from creatify_exporter.config import file, template
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import KEY_VARIABLES, USUAL_FILE, ledger_at, load
@@ -186,7 +186,7 @@ def _check(arguments: argparse.Namespace) -> int:
     print(f"ledger: {loaded.ledger.url.masked}{_made_at_the_start(loaded.ledger.url.path)}")
     if web:
         _tell_of_web_configuration(middleware)
-    return live.check(loaded) if arguments.live else 0
+    return _tell_missing(live.check(loaded)) if arguments.live else 0
 
 
 def _made_at_the_start(path: Path | None) -> str:
@@ -284,10 +284,16 @@ def _classify(arguments: argparse.Namespace) -> int:
     classify, missing = rules(loaded).classify, list[str]()
     lines = (line.decode(errors="replace").rstrip("\r\n") for line in sys.stdin.buffer)
     failures = live.failures(loaded, missing) if arguments.live else ((classify(line), line) for line in lines)
-    counted = Counter(failures)
+    # A reason may quote a key, or move the cursor of a terminal.
+    counted = Counter((*names, log.printable(" ".join(redaction.mask(text).split()))) for *names, text in failures)
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
-    for (*names, text), count in counted.most_common():
-        print(count, *names, " ".join(text.split()), sep="\t")
+    for columns, count in counted.most_common():
+        print(count, *columns, sep="\t")
+    return _tell_missing(missing)
+
+
+def _tell_missing(missing: Sequence[str]) -> int:
+    """Print why lists do not come, behind those that do; return the exit code."""
     sys.stdout.flush()
     for each in missing:
         print(f"creatify-exporter: {each}", file=sys.stderr)

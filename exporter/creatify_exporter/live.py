@@ -6,7 +6,7 @@ from concurrent.futures import wait
 from contextlib import closing
 from typing import Final
 
-from creatify_exporter import redaction
+from creatify_exporter import fetcher, log, redaction
 from creatify_exporter.config.schema import Config, Workspace
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
@@ -25,20 +25,29 @@ _HEADER: Final = ("workspace", "list", "result", "seconds", "tasks", *_COUNTED)
 _TURN: Final = 61.0
 
 
-def check(config: Config) -> int:
-    """Fetch each list and balance once, and print what came and what a new ledger counts; return 1 if one failed."""
-    with closing(Exporter(config, Ledger(SqliteStore(None), rules(config), held_since=0.0))) as exporter:
+def check(config: Config) -> list[str]:
+    """Fetch each list and balance once, and print what came and what a new ledger counts.
+
+    Return a line for each that does not come, which the log then needs not tell.
+    """
+    ledger = Ledger(SqliteStore(None), rules(config), held_since=0.0)
+    with log.silenced(fetcher.__name__), closing(Exporter(config, ledger)) as exporter:
         lines: list[Sequence[str]] = [_HEADER]
-        failed = False
+        missing = list[str]()
         for target, tickets in exporter.begin_scrape().tickets:
             for api, ticket in tickets.items():
                 wait([ticket.future], timeout=config.fetch.timeout + _TURN)
                 outcome = ticket.outcome()
-                failed |= outcome.cause is not None
+                if outcome.cause:
+                    missing.append(_why_missing(target.workspace, api, outcome.cause, outcome.reason or ""))
                 lines.append((target.workspace.name, api, *_row(target, api, outcome)))
     print(*aligned(lines, names=3), sep="\n")
     print(f"This is what a new ledger would count (history: {config.ledger.first_list}). None was written.")
-    return int(failed)
+    return missing
+
+
+def _why_missing(workspace: Workspace, api: str, cause: str, reason: str) -> str:
+    return log.printable(redaction.mask(f"workspace {workspace.name}, list {api}: {cause}: {reason}"))
 
 
 def _row(target: Target, api: str, outcome: Outcome) -> tuple[str, ...]:
@@ -71,8 +80,7 @@ def failures(config: Config, missing: list[str]) -> Iterator[tuple[str, ...]]:
                 try:
                     yield from _failures(config, client, workspace, task_list, usual)
                 except FetchError as error:
-                    why = redaction.mask(str(error))
-                    missing.append(f"workspace {workspace.name}, list {task_list.api}: {error.cause}: {why}")
+                    missing.append(_why_missing(workspace, task_list.api, error.cause, str(error)))
 
 
 def _failures(

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Final, Literal, TextIO
 
@@ -95,9 +95,25 @@ def _plain(value: object, depth: int) -> object:
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     r"""Escape control characters: a reply must not write lines of its own, nor colours. The renderer escapes \n."""
     for key, value in event.items():
-        if isinstance(value, str) and not value.isprintable():
-            event[key] = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in value)
+        if isinstance(value, str):
+            event[key] = "\n".join(map(printable, value.split("\n")))
     return event
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are escaped, so that it moves no cursor and changes no colour."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+@contextlib.contextmanager
+def silenced(module: str) -> Iterator[None]:
+    """Log nothing of a module, for a command that tells in its own words what the module would log."""
+    logger = logging.getLogger(module)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -14,15 +14,18 @@ _TERMINATED = 143
 
 
 class _Held:
-    """What was there before the signals were held, and whether SIGTERM has come since."""
+    """What was there before the signals were held, and which have come since."""
 
     def __init__(self) -> None:
         self.hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.terminated = False
-        signal.signal(signal.SIGTERM, self._note)
+        self.terminated = self.hung_up = False
+        signal.signal(signal.SIGTERM, self._note_termination)
 
-    def _note(self, *_: object) -> None:
+    def _note_termination(self, *_: object) -> None:
         self.terminated = True
+
+    def note_hangup(self, *_: object) -> None:
+        self.hung_up = True
 
 
 _held: _Held | None = None
@@ -37,19 +40,26 @@ def hold() -> None:
 def release(*, serving: bool) -> None:
     """Let SIGTERM end the process from now on: with exit code 0 if it serves, as an operator's wish.
 
-    Any other command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if
-    no signals are held, as in a test that calls a command.
+    From now on the configuration may be read, so a SIGHUP is noted for the server that will read it again. Any other
+    command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if no signals
+    are held, as in a test that calls a command.
     """
     if _held is None:
         return
-    if not serving:
-        signal.signal(signal.SIGHUP, _held.hangup)
+    signal.signal(signal.SIGHUP, _held.note_hangup if serving else _held.hangup)
+    # What the start waits for, such as a database, goes on.
+    signal.siginterrupt(signal.SIGHUP, False)
     if serving or os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda *_: _exit(serving=serving))
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if _held.terminated:
         _exit(serving=serving)
+
+
+def hung_up() -> bool:
+    """Return whether a SIGHUP has come that asks for another look at what the start may have read before."""
+    return _held is not None and _held.hung_up
 
 
 def _exit(*, serving: bool) -> None:

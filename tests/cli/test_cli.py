@@ -354,8 +354,9 @@ def test_check_tells_which_ledger_is_used(
     assert not (config.parent / "nodir").exists()
 
 
+@pytest.mark.parametrize("level", ["info", "error"])
 def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
-    here: Here, config: Path, simulator: Simulator
+    here: Here, config: Path, simulator: Simulator, level: str
 ) -> None:
     document = yaml.safe_load(config.read_text())
     (first,) = document["workspaces"]
@@ -371,8 +372,10 @@ def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
     simulator.faults.always(replied(200, json.dumps(tasks).encode()), path="/api/product_to_videos/")
     listed = replied(200, json.dumps(tasks).encode())
     simulator.faults.always(lambda answer: listed(answer) if answer.status == 200 else answer)
-    done = here("check", "--live", "--config.file", config)
-    assert done.returncode == 1
+    done = here("check", "--live", "--config.file", config, "--log.level", level)
+    (line,) = mistaken(done)
+    assert line.startswith("creatify-exporter: workspace other, list text_generator: auth: ")
+    assert "check the API id and key" in line
     *_, header, text, video, balance, refused, last = done.stdout.splitlines()
     assert header.split() == ["workspace", "list", "result", "seconds", "tasks", *COUNTED]
     cells = [re.sub(r" \d+\.\d\d ", " ", each).split() for each in (text, video, balance, refused)]
@@ -383,7 +386,6 @@ def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
         ["other", "text_generator", "auth", *"-----"],
     ]
     assert last == "This is what a new ledger would count (history: count). None was written."
-    assert "check the API id and key" in done.stderr
     assert not (config.parent / "ledger.db").exists()
     rewritten(config, workspaces=[{**first, "lists": ["product_to_videos"]}])
     assert here("check", "--live", "--config.file", config).returncode == 0
@@ -516,6 +518,11 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
     said = mistaken(here("init", "--config.file", path, *wrong), 4)
     assert all(name in line for name, line in zip(("--workspace", "credits", "renews", "currency"), said, strict=True))
     mistaken(here("init", "--config.file", path, "--ledger.url", "redis://x"))
+    said = mistaken(here("init", "--config.file", path, "--api-id-file", CANARY * 2, "--api-key-file", CANARY * 2), 2)
+    for line, name in zip(said, ("api-id", "api-key"), strict=True):
+        assert f"--{name}-file: there is no such file; " in line
+        assert f"set CREATIFY_{name.upper().replace('-', '_')}" in line
+        assert CANARY not in line
     assert not path.exists()
     path.write_text("mine")
     (line,) = mistaken(here("init", "--config.file", path))
@@ -651,11 +658,13 @@ def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(
     assert done.stdout.splitlines()[1:] == ["1\tdefault\tlink_to_videos\trejected\trejected"]
 
 
-def test_classify_shows_texts_that_no_terminal_can(config: Path, simulator: Simulator) -> None:
-    simulator.faults.always(inserted(status=b'"failed"', failed_reason=b'"\\ud83d timed out"'))
+def test_classify_shows_texts_that_no_terminal_can_and_no_key(config: Path, simulator: Simulator) -> None:
+    text = f'"\\ud83d {CANARY} \\u001b[2J timed out"'
+    simulator.faults.always(inserted(status=b'"failed"', failed_reason=text.encode()))
     done = run("classify", "--live", "--config.file", config)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "timeout" in done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if "ud83d" in line)
+    assert line.endswith("\ttimeout\t\\ud83d <hidden> \\x1b[2J timed out")
 
 
 def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(

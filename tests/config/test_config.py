@@ -125,6 +125,16 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
             {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
             "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; name a readable file",
         ),
+        *(
+            (
+                KEYS | {"CREATIFY_LEDGER_URL_FILE": content},
+                (
+                    "environment: CREATIFY_LEDGER_URL_FILE: cannot be read: No such file or directory; "
+                    "name a readable file; if this is the content itself, use CREATIFY_LEDGER_URL"
+                ),
+            )
+            for content in ("postgresql://user:canary@host/ledger", "canary-0123456789abcdef")
+        ),
         (
             KEYS | {"CREATIFY_API_ID": "canary\n"},
             "environment: CREATIFY_API_ID: starts or ends with white space; remove it",

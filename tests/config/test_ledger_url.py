@@ -61,4 +61,20 @@ def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
     parsed = LedgerUrl.parse(url)
     assert parsed.shows_password
     assert "canary-pass" not in redaction.mask(f"cannot reach {url}")
-    assert "canary-pass" not in repr(LedgerUrl.parse(url.replace("pass%77ord", "password")))
+    assert "canary-pass" not in repr(parsed)
+
+
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("postgresql://u:canary-pass@h:5432/d?sslmode=require", "postgresql://<hidden>@h:5432/d?sslmode=require"),
+        ("postgresql://u:canary?x=pass@h/d", "postgresql://<hidden>@h/d"),
+        ("postgresql://h/d?p%61ssword=canary-pass&user=u", "postgresql://h/d?p%61ssword=<hidden>&user=u"),
+        ("postgresql://h/d=e?sslpassword=canary-pass", "postgresql://h/d=e?sslpassword=<hidden>"),
+        ("sqlite:////home/u@h/password=x.db", "sqlite:////home/u@h/password=x.db"),
+        ("sqlite:///u@h.db", "sqlite:///u@h.db"),
+        ("memory:", "memory:"),
+    ],
+)
+def test_a_url_is_shown_as_it_is_but_for_its_passwords(url: str, masked: str) -> None:
+    assert LedgerUrl.parse(url).masked == masked

@@ -454,7 +454,8 @@ QUOTING: dict[str, Fault] = {
     "a number": replied(200, f"42 {PROMPT}".encode()),
     "a JSON literal": replied(200, f"null {PROMPT}".encode()),
     "an empty body": replied(200, b" \n"),
-    "the list is not valid JSON": replied(200, f'[{{"id": "{PROMPT}" "}}]'.encode()),
+    "the list is not valid JSON: ": replied(200, f'[{{"id": "{PROMPT}" "}}]'.encode()),
+    "the list is not valid JSON: it cannot be read": replied(200, f'{{"results": ["{PROMPT}"'.encode()),
     "the answer is not HTTP": said(PROMPT.encode() + b"\r\n\r\n"),
     "redirected 5 times": said(f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()),
 }

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import structlog
 
+from creatify_exporter import signals
 from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import load
@@ -755,6 +756,40 @@ def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site
             await serving
 
     asyncio.run(serve())
+
+
+@pytest.mark.parametrize("hangups", [0, 2])
+def test_a_sighup_between_reading_the_configuration_and_serving_it_is_a_reload(
+    idle: Site, monkeypatch: pytest.MonkeyPatch, hangups: int
+) -> None:
+    reloaded = threading.Event()
+
+    def load() -> Config:
+        reloaded.set()
+        return idle.config
+
+    async def serve() -> None:
+        serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
+        await asyncio.sleep(0)
+        assert not hangups or await asyncio.to_thread(reloaded.wait, 30)
+        signal.raise_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            await serving
+
+    monkeypatch.setattr(signals, "_held", None)
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signals.hold()
+        # Nothing has been read yet.
+        signal.raise_signal(signal.SIGHUP)
+        signals.release(serving=True)
+        for _ in range(hangups):
+            signal.raise_signal(signal.SIGHUP)
+        asyncio.run(serve())
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    assert reloaded.is_set() == bool(hangups)
 
 
 def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_told_once_until_it_fits(

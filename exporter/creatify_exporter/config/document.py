@@ -18,6 +18,10 @@ _LARGEST: Final = 2**20
 _QUOTED: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # A character, as it is or escaped, or the name of a token of PyYAML.
 _HARMLESS: Final = re.compile(r"\\?.|<[a-z ]+>")
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,60}(?![^\s:])")
+# A key of the file that has no value may be one of the API whose `api_key: ` was forgotten.
+_NAME_WITHOUT_VALUE: Final = re.compile(r"([A-Za-z0-9_.-]{1,15}|[a-z_]{16,60})(?![^\s:])")
+NO_NAME: Final = "a key that is no name"
 
 
 class Document(NamedTuple):
@@ -100,10 +104,11 @@ class _Loader(yaml.SafeLoader):
         # Here and not at construction, where merged keys (<<) already stand among the mapping's own.
         node = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], int] = {}
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+        for key, value in [pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode)]:
             line, column = key.start_mark.line + 1, key.start_mark.column + 1
             if earlier := first.get((key.tag, key.value)):
-                words = f"{shown(key.value)} was already given in line {earlier}; remove one of them"
+                name = shown(key.value, has_value=not value.tag.endswith(":null"))
+                words = f"{name} was already given in line {earlier}; remove one of them"
                 self.mistakes.append(_Mistake(words, line, column))
             first.setdefault((key.tag, key.value), line)
         return node
@@ -177,7 +182,8 @@ def _masked(words: str) -> str:
     return _QUOTED.sub(lambda quoted: quoted[0] if _HARMLESS.fullmatch(quoted[0][1:-1]) else "<hidden>", words)
 
 
-def shown(key: object) -> str:
+def shown(key: object, *, has_value: bool) -> str:
     """Return what may be shown of a key: `{api_key:x}` is one key to YAML, and x no name."""
-    match = re.match(r"[A-Za-z0-9_.-]{1,60}", key) if isinstance(key, str) else None
-    return match[0] if match else "a key that is no name"
+    name = _NAME if has_value else _NAME_WITHOUT_VALUE
+    match = name.match(key) if isinstance(key, str) else None
+    return match[0] if match else NO_NAME

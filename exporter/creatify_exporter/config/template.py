@@ -12,7 +12,7 @@ from creatify_exporter.config.document import Document
 from creatify_exporter.config.load import ledger_at
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.values import Label
-from creatify_exporter.config.yaml_reader import Given, Reader, Settings
+from creatify_exporter.config.yaml_reader import Given, Reader, Settings, is_like_content
 from creatify_exporter.errors import ConfigError
 
 _TEMPLATE: Final = """\
@@ -50,6 +50,14 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
         if self.ledger_url is not None:
             ledger_at(self.ledger_url)
         reader = Reader(Document({}), "the command line", Path(), {})
+        for name, key_file in (("api-id", self.api_id_file), ("api-key", self.api_key_file)):
+            # It would be written into the file, and shown by whatever reads that.
+            if key_file and is_like_content(str(key_file), key_file):
+                variable = f"CREATIFY_{name.upper().replace('-', '_')}"
+                reader.problems.append(
+                    f"--{name}-file: there is no such file; write the key into one first, "
+                    f"or if this is the key itself, leave the flag out and set {variable}"
+                )
         reader.build(_Told, {"workspace": Given("--workspace", self.workspace), "plan": dict(self.plan)})
 
 

@@ -21,15 +21,16 @@ class HiddenUrl(str):
 
     @property
     def masked(self) -> str:
-        """The URL without its password."""
-        return re.sub(r"(//)[^/]*@|(password[^=&]*=)[^&]*", _hide, self)
+        """The URL without its login, and without the values of its options that are passwords."""
+        scheme, colon, _ = self.partition("://")
+        login, address, query = _split(self)
+        return f"{scheme}{colon}{'<hidden>@' if login else ''}{address}{'?' if query else ''}" + "&".join(
+            f"{name}=<hidden>" if _is_password(name) else f"{name}{equals}{value}"
+            for name, equals, value in _options(query)
+        )
 
     def __repr__(self) -> str:
         return repr(self.masked)
-
-
-def _hide(found: re.Match[str]) -> str:
-    return f"{found[1]}<hidden>@" if found[1] else f"{found[2]}<hidden>"
 
 
 def _http(text: str) -> SplitResult:
@@ -137,8 +138,8 @@ def _passwords(text: str) -> list[str]:
     login, address, _ = _split(text)
     if "@" in address.partition("/")[0] or not text.isprintable() or " " in text:
         raise ValueError("is no PostgreSQL URL; in a user or password, write @ as %40, a space as %20 and / as %2F")
-    options = (option.partition("=") for option in text.partition("?")[2].split("&"))
-    passwords = [login.partition(":")[2], *(value for name, _, value in options if "password" in unquote(name))]
+    options = _options(text.partition("?")[2])
+    passwords = [login.partition(":")[2], *(value for name, _, value in options if _is_password(name))]
     return [password for password in passwords if password]
 
 
@@ -146,8 +147,7 @@ def _database(url: str) -> tuple[object, ...]:
     """Return the servers and the database that a URL means."""
     login, address, query = _split(url)
     servers, _, database = address.partition("/")
-    given = (option.partition("=") for option in query.split("&"))
-    options = {unquote(name): unquote(value) for name, _, value in given}
+    options = {unquote(name): unquote(value) for name, _, value in _options(query)}
     names = [
         server.rpartition(":") if re.search(r":\d*$", server) else (server, "", "") for server in servers.split(",")
     ]
@@ -157,6 +157,16 @@ def _database(url: str) -> tuple[object, ...]:
     pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
     where = frozenset((host.strip("[]"), port or "5432") for host, port in pairs)
     return where, options.get("dbname") or unquote(database) or user, options.get("hostaddr"), options.get("service")
+
+
+def _options(query: str) -> list[tuple[str, str, str]]:
+    """Return name, equals sign and value of each option of a URL, as they stand there."""
+    return [option.partition("=") for option in query.split("&")]
+
+
+def _is_password(option: str) -> bool:
+    """Return whether an option of this name is a password, however the name is written."""
+    return "password" in unquote(option)
 
 
 def _split(url: str) -> tuple[str, str, str]:

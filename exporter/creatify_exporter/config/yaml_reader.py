@@ -14,15 +14,15 @@ import msgspec
 from msgspec import inspect
 
 from creatify_exporter.config import file
-from creatify_exporter.config.document import Document, place, shown
+from creatify_exporter.config.document import NO_NAME, Document, place, shown
 from creatify_exporter.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 # Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
-_DECIMAL: Final = "a decimal needs a point, not a comma"
-# What may be a key of the API. No name of a file that has an extension, or a folder at its root, is like that.
-_LIKE_A_KEY: Final = re.compile(r"[\w+=~-][\w+=~/-]{15,}")
+_COMMA: Final = "write thousands without a comma, and a decimal with a point"
+# What may be a key of the API, or a URL. A file's name that has an extension, or begins with a slash, is neither.
+_LIKE_CONTENT: Final = re.compile(r"[\w+=~-][\w+=~/-]{15,}|\w+://.*")
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
     inspect.BoolType: ("true or false", bool),
     inspect.IntType: ("a whole number", int),
@@ -149,18 +149,12 @@ class Reader:
         known = [name for field in _fields(kind) for name in _names(field)]
         unknown = [key for key in raw if key not in known]
         for key in unknown:
-            # `{price: 0,15}` has a key 15 without a value.
+            # `{price: 0,15}` has a key 15 without a value, and `{credits: 2,000}` a key 0.
             if isinstance(key, int | float) and raw[key] is None:
-                self.fault(path, f"has a number for a key; {_DECIMAL}")
+                self.fault(path, f"has a number for a key; {_COMMA}")
                 continue
-            name = shown(key)
-            near = difflib.get_close_matches(name, known, n=1)
-            # `{api_id:x}` is a key of that whole text.
-            if name in known:
-                remedy = "put a space after its colon"
-            else:
-                remedy = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-            self.fault(_join(path, name), f"is not a key; {remedy}")
+            name = shown(key, has_value=raw[key] is not None)
+            self.fault(_join(path, name), f"is not a key; {_remedy(name, known, has_value=raw[key] is not None)}")
         return unknown
 
     def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
@@ -217,7 +211,7 @@ class Reader:
         try:
             return parse(path)
         except ValueError as error:
-            hint = f"; if this is the key itself, use {literal}" if literal and _is_like_a_key(text, path) else ""
+            hint = f"; if this is the content itself, use {literal}" if literal and is_like_content(text, path) else ""
             raise ValueError(f"{_shown_path(text, path)}{error}{hint}") from None
 
     def _path(self, raw: object, text: str) -> Path:
@@ -260,14 +254,25 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
     except (msgspec.ValidationError, OverflowError):
         pass
     remedy = "it is read as text, so look at its spelling and quotes" if isinstance(value, str) else "correct it"
-    if isinstance(value, str) and re.fullmatch(r"[\d.]+,\d+", value):
-        remedy = _DECIMAL
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+(,[\d.]+)+", value):
+        remedy = _COMMA
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
 
 
-def _is_like_a_key(text: str, path: Path) -> bool:
-    """Return whether a text that should name a file names none and may be a key."""
-    return _LIKE_A_KEY.fullmatch(text) is not None and file.state(path) is None
+def _remedy(name: str, known: Sequence[str], *, has_value: bool) -> str:
+    """Return what to do about a key that is none of the known ones; `name` is what may be shown of it."""
+    # `{api_id:x}` is a key of that whole text.
+    if name in known:
+        return "put a space after its colon"
+    if name == NO_NAME and not has_value and "api_key" in known:
+        return "if this is the key itself, write api_key: before it"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+
+
+def is_like_content(text: str, path: Path) -> bool:
+    """Return whether a text that should name a file names none, and may be what the file should hold."""
+    return _LIKE_CONTENT.fullmatch(text) is not None and file.state(path) is None
 
 
 def _shown_path(text: str, path: Path) -> str:

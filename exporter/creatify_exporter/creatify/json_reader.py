@@ -28,7 +28,7 @@ def read(body: bytes) -> Any:  # noqa: ANN401 - any JSON
         text = body.decode("utf-8", "surrogateescape")
         return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
     except ValueError:
-        raise malformed("an entry is not valid JSON") from None
+        raise malformed("it cannot be read") from None
 
 
 def _refuse(constant: str) -> NoReturn:

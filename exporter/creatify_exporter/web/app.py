@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from creatify_exporter import metrics
+from creatify_exporter import metrics, signals
 from creatify_exporter.config.file import State
 from creatify_exporter.config.schema import Config
 from creatify_exporter.exporter import Exporter, Scrape
@@ -109,6 +109,8 @@ class Application:
         for signum in (signal.SIGTERM, signal.SIGINT):
             _handle(signum, self._stop.set)
         _handle(signal.SIGHUP, self._reloader.begin)
+        if signals.hung_up():
+            self._reloader.begin()
         watches = [self._middleware.watch()]
         if interval := self._settings.auto_reload_interval:
             watches.append(self._reloader.watch(interval))
