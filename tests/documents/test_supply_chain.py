@@ -4,6 +4,8 @@ import re
 from importlib.metadata import metadata
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 SPELLINGS = {"MIT License": "MIT"}
@@ -19,6 +21,13 @@ def listed() -> dict[str, str]:
     table = (ROOT / "SECURITY.md").read_text()
     rows = re.findall(r"^\| ([a-z0-9-]+) \| ([A-Za-z0-9. -]+) \|$", table, re.MULTILINE)
     return {str(name): str(licence) for name, licence in rows}
+
+
+@pytest.mark.xdist_group("kept together")
+def test_tests_of_a_group_are_kept_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """Else each worker would start the servers that they share."""
+    if request.config.getoption("loadgroup", default=False):
+        assert request.node.nodeid.endswith("@kept together")
 
 
 def test_every_requirement_has_a_version_and_hashes_and_no_address() -> None:

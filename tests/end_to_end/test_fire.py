@@ -171,11 +171,11 @@ Trouble = Callable[[Scene, ExporterProcess], AbstractContextManager[None]]
 
 
 @contextmanager
-def full_disk(scene: Scene, exporter: ExporterProcess) -> Iterator[None]:
-    """Let no file of the exporter grow any more."""
-    pid, size = exporter.process.pid, scene.ledger.with_name("ledger.db-wal").stat().st_size
+def full_disk(_scene: Scene, exporter: ExporterProcess) -> Iterator[None]:
+    """Let the exporter write to no file any more."""
+    pid = exporter.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
     yield
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
