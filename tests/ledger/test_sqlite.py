@@ -353,7 +353,8 @@ def read_only(desk: Desk) -> Iterator[None]:
 def locked(desk: Desk) -> Iterator[None]:
     """Let somebody else hold the file's lock for longer than anybody waits."""
     desk.store.execute("PRAGMA busy_timeout = 20")
-    with closing(sqlite3.connect(desk.store.path, isolation_level=None)) as other:
+    with pytest.MonkeyPatch.context() as now, closing(sqlite3.connect(desk.store.path, isolation_level=None)) as other:
+        now.setattr(sqlite_file, "LOCK_TIMEOUT", 0.02)
         other.execute("BEGIN IMMEDIATE")
         yield
 
