@@ -104,16 +104,17 @@ class WebMiddleware:
 
         A file that is being written may be well-formed and lack its users: it has to be the same in two polls.
         """
-        before: Files = {}
+        if not self._path:
+            return
         problems: tuple[str, ...] = ()
-        while self._path:
-            await asyncio.sleep(self._poll_interval)
-            now = await asyncio.to_thread(lambda: {path: file.state(path) for path in self._loaded.files})
-            is_settled, before = now == before, now
+        async for now, is_settled in file.looks(self._states, self._poll_interval):
             if now == self._loaded.files:
                 self.last_reload_successful, problems = True, ()
             elif is_settled:
                 problems = await self._try(problems)
+
+    def _states(self) -> Files:
+        return {path: file.state(path) for path in self._loaded.files}
 
     async def _try(self, told: tuple[str, ...]) -> tuple[str, ...]:
         """Apply the configuration as it is now; return what is wrong with it, logged unless it is what was `told`."""

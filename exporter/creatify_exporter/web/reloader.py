@@ -49,11 +49,9 @@ class Reloader:
 
         A configuration that is refused is tried at each look, since what it lacks may come without a change of it.
         """
-        before = None
-        while self._path:
-            await asyncio.sleep(interval)
-            now = await asyncio.to_thread(self._look, self._path)
-            is_settled, before = now == before, now
+        if not (path := self._path):
+            return
+        async for now, is_settled in file.looks(lambda: self._look(path), interval):
             if is_settled and (self._refused or now != self._read_states()):
                 await self.begin(told=self._refused)
 
