@@ -163,14 +163,14 @@ def _init(arguments: argparse.Namespace) -> None:
     for key_file in dict.fromkeys([arguments.api_id_file, arguments.api_key_file]):
         if key_file and not key_file.exists():
             print(f"creatify-exporter: warning: {key_file} is not there yet; put the key into it", file=sys.stderr)
-    file = shlex.quote(str(path))
+    quoted = shlex.quote(str(path))
     print(f"{path} is written. Next:")
     keys = {"CREATIFY_API_ID": arguments.api_id_file, "CREATIFY_API_KEY": arguments.api_key_file}
     if variables := [f"{name}=..." for name, key_file in keys.items() if not key_file]:
         print("  export", *variables)
-    print(f"  creatify-exporter check --config.file {file}")
-    print(f"  creatify-exporter check --live --config.file {file}")
-    print(f"  creatify-exporter --config.file {file}")
+    print(f"  creatify-exporter check --config.file {quoted}")
+    print(f"  creatify-exporter check --live --config.file {quoted}")
+    print(f"  creatify-exporter --config.file {quoted}")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -735,46 +735,45 @@ def test_the_landing_page_is_for_a_browser(exporter: ExporterProcess, tmp_path: 
     assert '<a href="metrics">' in page.text
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site, signum: signal.Signals) -> None:
+def serve_until_stopped(site: Site, meanwhile: Callable[[threading.Event], Awaitable[None]]) -> bool:
+    """Serve, do something meanwhile that has to stop the server; return whether the configuration was reloaded."""
     reloaded = threading.Event()
 
     def load() -> Config:
         reloaded.set()
-        return idle.config
+        return site.config
 
     async def serve() -> None:
-        serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
+        serving = asyncio.create_task(Application(site.exporter, load).run(listen(["127.0.0.1:0"])))
         await asyncio.sleep(0)
+        await meanwhile(reloaded)
+        async with asyncio.timeout(30):
+            await serving
+
+    asyncio.run(serve())
+    return reloaded.is_set()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_no_signal_is_lost_while_the_pipe_that_wakes_the_loop_is_full(idle: Site, signum: signal.Signals) -> None:
+    async def signalled(reloaded: threading.Event) -> None:
         for _ in range(10_000):  # each is a byte in the pipe, as from a thread that has ended
             asyncio.get_running_loop().call_soon_threadsafe(int)
         signal.raise_signal(signum)
         if signum is signal.SIGHUP:
             assert await asyncio.to_thread(reloaded.wait, 30)
             signal.raise_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            await serving
 
-    asyncio.run(serve())
+    serve_until_stopped(idle, signalled)
 
 
 @pytest.mark.parametrize("hangups", [0, 2])
 def test_a_sighup_between_reading_the_configuration_and_serving_it_is_a_reload(
     idle: Site, monkeypatch: pytest.MonkeyPatch, hangups: int
 ) -> None:
-    reloaded = threading.Event()
-
-    def load() -> Config:
-        reloaded.set()
-        return idle.config
-
-    async def serve() -> None:
-        serving = asyncio.create_task(Application(idle.exporter, load).run(listen(["127.0.0.1:0"])))
-        await asyncio.sleep(0)
+    async def stopped(reloaded: threading.Event) -> None:
         assert not hangups or await asyncio.to_thread(reloaded.wait, 30)
         signal.raise_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
-            await serving
 
     monkeypatch.setattr(signals, "_held", None)
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGTERM, signal.SIGHUP)}
@@ -785,11 +784,10 @@ def test_a_sighup_between_reading_the_configuration_and_serving_it_is_a_reload(
         signals.release(serving=True)
         for _ in range(hangups):
             signal.raise_signal(signal.SIGHUP)
-        asyncio.run(serve())
+        assert serve_until_stopped(idle, stopped) == bool(hangups)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-    assert reloaded.is_set() == bool(hangups)
 
 
 def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_told_once_until_it_fits(

@@ -103,7 +103,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
     Errors of the observations' iterator are passed on.
     """
     draft = _draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
-    for model in book.models:
+    for model in list(draft.models):
         _create_series(draft, model)  # those of reasons that the configuration has added
     compared = set()
     for observation in _to_compare(draft, contents.observations):
@@ -132,6 +132,7 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
         recorded_at=now,
         watermark=watermark,
     )
+    models = book.models
     return _Draft(
         book=book,
         rules=rules,
@@ -140,8 +141,8 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
         today=int(now // DAY),
         first=before.recorded_at is None,
         watermark=watermark,
-        models=book.models,
-        places=(book.models | rules.models) - {OTHER},
+        models=models,
+        places=(models | rules.models) - {OTHER},
         counts=defaultdict(float),
         succeeded=set(),
         changes=Changes(progress=progress),

@@ -38,7 +38,10 @@ TIMETABLE: Mapping[str, Sequence[Incident]] = {
     "asset_generator": (Incident(165 * MINUTE, 175 * MINUTE, "flux-2", 0.7, "content_filtered", every=4 * HOUR),),
     "ads_clone": (Incident(225 * MINUTE, 235 * MINUTE, burn=3, every=4 * HOUR),),
 }
-"""What goes wrong, by list; seconds since midnight UTC, in the demo since a quiet while after its start."""
+"""What goes wrong, by list; seconds since midnight UTC, in the demo since a quiet while after its start.
+
+The rarer the model of a text, the more of its tasks fail, so that each of these is enough for an alert also at night.
+"""
 
 QUIET = 15 * MINUTE
 """How long after the start of the demo its first model fails: alerts do not believe the first minutes of a ledger."""
@@ -95,7 +98,7 @@ def demo_simulator(seed: int = 1, clock: Clock | None = None) -> Simulator:
 def workspace(seed: int, start: float, apis: Iterable[str], text_bytes: int, since: float = 0.0) -> dict[str, Account]:
     """Return an account for each list; texts come every 3 to 6 s, all else is less frequent.
 
-    The timetable counts from `since`, which is midnight UTC.
+    The timetable counts from `since`, by default from midnight UTC.
     """
     return {
         api: Account(seed, start, _traffic(PRODUCTS[api], text_bytes, since), PACKAGE, PRODUCTS[api]) for api in apis

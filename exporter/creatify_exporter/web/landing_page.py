@@ -176,10 +176,11 @@ def _failures(days: Iterable[Day]) -> Iterator[str]:
     for day in days:
         if day.total.startswith(FAILED_BY):
             failed[day.total.removeprefix(FAILED_BY), day.model, day.api] += int(day.value)
-    if failed:
-        rows = [[*names, f"{count:,}"] for names, count in failed.most_common(_MOST_FAILURES)]
+    most = failed.most_common()
+    if most:
+        rows = [[*names, f"{count:,}"] for names, count in most[:_MOST_FAILURES]]
         yield from _table(f"Failed in the last {RECENT_DAYS} days", ["Reason", "Model", "List", "tasks"], rows, names=3)
-    if left := [count for _, count in failed.most_common()[_MOST_FAILURES:]]:
+    if left := [count for _, count in most[_MOST_FAILURES:]]:
         yield f"<p>and {len(left):,} more rows, of {sum(left):,} failed tasks</p>"
 
 
