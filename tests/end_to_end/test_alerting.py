@@ -154,7 +154,7 @@ def test_a_failing_model_is_told_to_the_webhook_and_so_is_its_recovery(
                 until(lambda: spikes(alerts, "firing"), 90)
                 for expression in expressions(settings["rule_files"]):
                     prometheus.query(expression)
-                assert not [query for query in runbook("CreatifyFailureSpike") if not prometheus.query(query)]
+                until(lambda: all(prometheus.query(query) for query in runbook("CreatifyFailureSpike")))
                 until(lambda: spikes(alerts, "resolved"), 90)
     [labels] = {tuple(sorted(alert["labels"].items())) for alert in spikes(alerts, "firing")}
     assert dict(labels) == {

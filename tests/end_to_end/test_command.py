@@ -243,7 +243,7 @@ def test_prometheus_discovers_a_target_for_each_workspace_and_the_exporter(
     settings = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}
     with running_prometheus(tool("prometheus", "prometheus"), tmp_path / "prometheus", settings) as prometheus:
         until(lambda: prometheus.value("count(up == 1)") == 2)
-        assert prometheus.value('creatify_up{api="text_generator",workspace="default"}') == 1
+        until(lambda: prometheus.value('creatify_up{api="text_generator",workspace="default"}') == 1)
         assert prometheus.value("count(creatify_exporter_build_info)") == 1
 
 
