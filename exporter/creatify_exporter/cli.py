@@ -157,12 +157,12 @@ def _add_commands(parser: _Parser) -> None:
     check.add_argument(
         "--live", action="store_true", help="fetch each list once too, and tell what comes; exit 1 if one does not come"
     )
-    command("dump", "print one scrape, as for the textfile collector; exit 1 when a fetch failed")
+    command("dump", "print one scrape, as for the textfile collector; exit 1 if a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))
     _ledger_actions(command("ledger", "look after the ledger"), shared)
     classify = command("classify", "show to which classes failure reasons belong")
     classify.add_argument(
-        "--live", action="store_true", help="those in the lists now, with their list, not those on standard input"
+        "--live", action="store_true", help="classify the reasons in the lists now, not those on standard input"
     )
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
 

@@ -1,7 +1,7 @@
 """The lists of tasks that Creatify has, as data: the name and path of each, and what it says of a task.
 
-A new list is one entry here, its row in docs/lists.md and a reply of it in the tests. That page also says how well each
-fact is known.
+A new list is one entry here, its row in docs/lists.md and a product of the simulated API (`simulator/products.py`).
+That page also says how well each fact is known.
 """
 
 from collections.abc import Mapping

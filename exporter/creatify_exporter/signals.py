@@ -38,7 +38,7 @@ def hold() -> None:
 
 
 def release(*, serving: bool) -> None:
-    """Let SIGTERM end the process from now on: with exit code 0 if it serves, as an operator's wish.
+    """Let SIGTERM end the process from now on: with exit code 0 if it serves, since an operator asks for it.
 
     From now on the configuration may be read, so a SIGHUP is noted for the server that will read it again. Any other
     command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if no signals

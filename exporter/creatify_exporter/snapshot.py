@@ -138,7 +138,7 @@ class Tally:
 
     An API may repeat an entry, and does if tasks arrive between two pages: they push others onto the next page. Of an
     unfinished task the copy counts that is furthest on, as in the ledger; of a finished one the first. The memory is
-    bounded: a copy is recognised at least 16,000 entries after the first, of 10,000 unfinished tasks the furthest.
+    bounded: a copy is recognised if it comes at most 16,000 entries after the first; 10,000 unfinished tasks can wait.
     """
 
     def __init__(self) -> None:

@@ -455,6 +455,14 @@ def test_the_values_that_the_readme_gives_to_argo_cd_and_flux_are_values_of_the_
     assert f"oci://{source['repoURL']}/{source['chart']} " in README
 
 
+def test_the_values_for_several_workspaces_are_values_of_the_chart() -> None:
+    page = (ROOT / "docs/workspaces.md").read_text("utf-8").partition("## In Kubernetes\n")[2]
+    values = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    objects = rendered(values)
+    assert [each["name"] for each in yaml.safe_load(configuration(objects))["workspaces"]] == ["acme", "globex"]
+    assert all(kinds(objects, kind) for kind in ("Deployment", "ScrapeConfig", "PrometheusRule"))
+
+
 def test_the_readme_names_the_selecting_label_of_each_kind() -> None:
     for kind in ("serviceMonitor", "scrapeConfig", "prometheusRule"):
         assert f"`{kind}.labels.release=prometheus`" in README

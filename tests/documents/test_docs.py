@@ -444,6 +444,17 @@ def test_decisions_are_numbered_without_gaps_and_have_one_shape() -> None:
         assert len(path.read_text().splitlines()) <= 60, "a decision is one short page"
 
 
+def test_a_decision_that_is_replaced_says_by_which() -> None:
+    heads = {path.name: path.read_text().partition("## Context")[0] for path in DECISIONS}
+    replaced = {
+        (old, new)
+        for new, head in heads.items()
+        for old in re.findall(r"\]\((\d+-[\w-]+\.md)\)", head.partition("Replaces")[2])
+    }
+    assert len(replaced) > 5
+    assert [pair for pair in sorted(replaced) if pair[0] < pair[1] and f"({pair[1]})" not in heads[pair[0]]] == []
+
+
 def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -312,6 +312,12 @@ def test_denominators_are_guarded_and_ratios_clamped() -> None:
     assert not [name for name, node in outermost.items() if node.func.name != "clamp_max"]
 
 
+def test_the_groups_that_mimir_refuses_by_default_are_documented() -> None:
+    text = (ROOT / "docs/alerts.md").read_text()
+    large = {f"`{group['name']}` ({len(group['rules'])})" for group in groups() if len(group["rules"]) > 20}
+    assert set(re.findall(r"`creatify-[a-z-]+` \(\d+\)", text)) == large
+
+
 def test_each_threshold_is_constant_used_and_documented() -> None:
     text = (ROOT / "docs/alerts.md").read_text()
     others = " ".join(rule["expr"] for rule in rules("record") + rules("alert"))

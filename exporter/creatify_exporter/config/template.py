@@ -23,7 +23,7 @@ workspaces:
     # A key in a file (api_id_file, api_key_file) is read for each request: a new key needs no restart.
     {api_id}
     {api_key}
-    # The kinds of tasks to fetch, by the names in docs/lists.md, or `all` that Creatify documents.
+    # The kinds of tasks to fetch, by the names in docs/lists.md; `all` stands for those that Creatify documents.
     # lists: [text_generator, link_to_videos, lipsyncs]
     # What the API does not tell: credits of a period, day of the month it starts on, price of a credit.
     {plan}

@@ -287,7 +287,7 @@ def _fields(kind: inspect.StructType) -> list[inspect.Field]:
 
 
 def _names(field: inspect.Field) -> list[str]:
-    """Return the keys under which a field may be given: NAME, and NAME_file where its text may come from a file."""
+    """Return the keys under which a field may be given: NAME, and NAME_file if its text may come from a file."""
     return [field.name, f"{field.name}_file"] if "parse_file" in _extra(field.type) else [field.name]
 
 

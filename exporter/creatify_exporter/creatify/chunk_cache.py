@@ -24,7 +24,7 @@ _SHORT: Final = 16
 # There are at most two short chunks for each group of tasks that may still change, and a few more.
 _SPARE_CHUNKS: Final = 64
 _MAX_SHORT: Final = 8192
-# How often at most the candidates are not searched after a search that found none.
+# Searches for candidates that are left out, at most, after one that found none.
 _MAX_SKIPS: Final = 16
 
 

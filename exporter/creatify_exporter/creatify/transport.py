@@ -57,7 +57,7 @@ class Body:
     """Reads a body until the deadline, decodes it, and counts its decoded bytes as `received`.
 
     It and the bodies `before` it may be as long as `most`, in bytes. Every failure is a `FetchError`.
-    Read raw, since `requests` reads in pieces of 10 KB, and if it is not encoded, right to its place.
+    It is read raw, since `requests` reads in pieces of 10 KB, and straight into the buffer if it is not encoded.
     """
 
     def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
@@ -258,7 +258,7 @@ class _Session(requests.Session):
 
 def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
     session = _Session()
-    # Neither ~/.netrc, which would add an Authorization header, nor proxies that nobody has configured.
+    # It would read ~/.netrc, which adds an Authorization header, and the proxies of the environment.
     session.trust_env = False
     session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
     session.headers["Accept"] = "application/json"

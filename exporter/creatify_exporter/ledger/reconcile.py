@@ -1,6 +1,7 @@
 """What a complete list changes in a book.
 
-`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules and promises are in docs/ledger.md.
+`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules are in docs/ledger.md, what they
+promise is in docs/guarantees.md.
 """
 
 from bisect import bisect_left

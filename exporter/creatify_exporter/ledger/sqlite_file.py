@@ -166,8 +166,8 @@ def _inspect_log(path: Path) -> None:
 def _unreadable(log: bytes, page_size: int, read: int) -> int:
     """Return how many commits stand in a log behind the `read` frames that SQLite could read.
 
-    It takes the first frame that is wrong for the end, since a power failure leaves such a one. That can only be part
-    of the last commit, so one is none. Offsets: sqlite.org/fileformat.html, the WAL file format.
+    SQLite takes the first wrong frame for the end, since a power failure leaves such a frame in the last commit. So a
+    single commit there counts as none. Offsets: sqlite.org/fileformat.html, the WAL file format.
     """
     size = 24 + page_size
     frames = [log[start : start + 16] for start in range(32 + read * size, len(log) - size + 1, size)]

@@ -49,7 +49,7 @@ PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 
 
 def load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
-    """Make `context` show a certificate; SSLError where the two are no pair, or cannot be read."""
+    """Make `context` show a certificate; SSLError if the two are no pair, or cannot be read."""
     with _as_file(cert.content) as cert_file, _as_file(key.content) as key_file:
         # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
         context.load_cert_chain(cert_file, key_file, password="")
