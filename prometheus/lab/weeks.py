@@ -32,6 +32,7 @@ COUNTERS: Final = (
     "failed_tasks_credits_used_total",
     "failed_tasks_credits_refunded_total",
     *(f"task_duration_seconds_bucket {le}" for le in (*BUCKETS, "+Inf")),
+    "task_duration_seconds_count",
 )
 FAILURES: Final = frozenset({"CreatifyFailureSpike", "CreatifyFailuresHigh", "CreatifyModelFailing"})
 OUT_OF_CREDITS: Final = frozenset({"CreatifyCreditsRunOut", "CreatifyCreditsLow"})
@@ -205,6 +206,7 @@ class Model:
             for i, le in enumerate(BUCKETS):
                 if duration <= le:
                     totals[9 + i] += 1
+            totals[-2] += 1
             totals[-1] += 1
 
 
