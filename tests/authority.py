@@ -20,7 +20,7 @@ class Authority:
         self.pem, self._key = folder / f"{name}.pem", folder / f"{name}.key"
         self._run("req", "-x509", *self._new(name, self._key), "-out", self.pem, "-days", "2")
 
-    def issue(self, name: str, *names: str, days: int = 2) -> Pair:
+    def issue(self, name: str, *names: str, days: int = 2, usage: str = "serverAuth,clientAuth") -> Pair:
         """Return a certificate and its key; `names` are written as openssl has them, like `DNS:localhost`.
 
         With negative `days`, it is one that has expired.
@@ -28,7 +28,7 @@ class Authority:
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         request, extensions = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
         sans = f"subjectAltName={','.join(names)}\n" if names else ""
-        extensions.write_text(f"{sans}basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(f"{sans}basicConstraints=critical,CA:FALSE\nextendedKeyUsage={usage}\n")
         self._run("req", *self._new(name, pair.key), "-out", request)
         signer = ("-CA", self.pem, "-CAkey", self._key, "-CAcreateserial", "-extfile", extensions)
         self._run("x509", "-req", "-in", request, "-out", pair.cert, "-days", str(days), *signer)

@@ -94,9 +94,18 @@ def prometheus_tool(request: pytest.FixtureRequest) -> Callable[[str], str]:
     """Return how to find a program of Prometheus: the one that is installed, then that of Prometheus 3."""
     if request.param == "installed":
         return lambda name: tool(name, "prometheus-alertmanager" if "alertmanager" in name else "prometheus")
-    if not (PROMETHEUS_3 / "promtool").exists():
+    return _of_prometheus_3
+
+
+@pytest.fixture
+def prometheus_3() -> str:
+    return _of_prometheus_3("prometheus")
+
+
+def _of_prometheus_3(name: str) -> str:
+    if not (PROMETHEUS_3 / name).exists():
         _skip("Prometheus 3 is not there; on Debian: .ci/prometheus-3")
-    return lambda name: str(PROMETHEUS_3 / name)
+    return str(PROMETHEUS_3 / name)
 
 
 @pytest.fixture

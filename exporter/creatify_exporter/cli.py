@@ -343,8 +343,9 @@ def _name(text: str) -> str:
 
 
 def _level(text: str) -> str:
-    """Return the name of a level; the family writes warn."""
-    return "warning" if text == "warn" else text
+    """Return the name of a level; the family writes warn, in letters of any case."""
+    level = text.lower()
+    return "warning" if level == "warn" else level
 
 
 def _path(text: str) -> str:

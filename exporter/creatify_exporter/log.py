@@ -40,6 +40,8 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
     root.setLevel(level.upper())
     # Its debug messages hold URLs it was redirected to, in which an API may spell a key in any way.
     logging.getLogger("urllib3").setLevel(logging.INFO)
+    # It quotes what stands where headers should, which may be a prompt; that a fetch failed is told anyway.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

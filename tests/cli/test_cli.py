@@ -212,7 +212,7 @@ def test_flags_stand_before_the_command_or_behind_it(here: Here, config: Path, a
 
 
 def test_the_familys_spellings_of_flags_are_understood(here: Here, config: Path) -> None:
-    given = ("--config.file", config, "--web.config.file=", "--log.level=warn")
+    given = ("--config.file", config, "--web.config.file=", "--log.level=WARN")
     assert here("check", *given).returncode == 0
     quiet = run("dump", "--config.file=", "--ledger.url=memory:", "--log.level=warn", CREATIFY_API_ID="x")
     assert "CREATIFY_API_KEY" in quiet.stderr, "no file is read"

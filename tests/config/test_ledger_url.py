@@ -16,6 +16,7 @@ ONE_DATABASE = [
     "postgresql://ledger@/counts?host=db.example",
     "postgresql://ledger@db.example?dbname=counts",
     "postgresql://counts@db.example",
+    "postgresql://ledger@DB.Example/counts",
 ]
 OTHERS = [
     "postgresql://ledger:old@db.example/other",
@@ -24,6 +25,9 @@ OTHERS = [
     "postgresql://ledger:old@db.example",
     "postgresql://ledger:old@db.example,other.example/counts",
     "postgresql://ledger:old@db.example/counts?hostaddr=192.0.2.1",
+    "postgresql://user:old@db.example/counts?dbname=",
+    "postgresql://%2Frun%2Fa/counts",
+    "postgresql://%2Frun%2FA/counts",
     "sqlite:///counts",
     "memory:",
 ]

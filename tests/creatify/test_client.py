@@ -1,6 +1,7 @@
 """The client against a simulated API that does what it should not, and against servers that are no API at all."""
 
 import gzip
+import io
 import itertools
 import json
 import re
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authority import Authority
-from creatify_exporter import redaction
+from creatify_exporter import log, redaction
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import TLS, Fetch, Workspace
 from creatify_exporter.config.values import ByteSize, Seconds
@@ -414,6 +415,7 @@ FRAMED: dict[str, tuple[bytes, str | None]] = {
     "a length three times": (b"HTTP/1.1 200 OK\r\nContent-Length: 2 ,02,2\r\n\r\n[]", None),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\n[]", "invalid_body"),
     "two lengths in two lines": (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n" + FINAL, "invalid_body"),
+    "an empty length": (b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n[]", "invalid_body"),
     "no number": (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n[]", "invalid_body"),
     "a number that only Python reads": (b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n[]", "invalid_body"),
     "less than nothing": (b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n[]", "invalid_body"),
@@ -467,6 +469,16 @@ def test_a_refused_answer_is_told_by_its_shape_and_not_quoted(simulator: Simulat
     told = str(failure(simulator.url))
     assert shape in told
     assert not [word for word in PROMPT.split() if len(word) > 3 and word in told]
+
+
+def test_the_log_quotes_nothing_of_a_head_that_cannot_be_read(simulator: Simulator) -> None:
+    logged = io.StringIO()
+    log.configure("debug", "logfmt", logged)
+    simulator.faults.always(said(f"HTTP/1.1 200 OK\r\n{PROMPT}\r\n\r\n[]".encode()), path=None)
+    with suppress(FetchError):
+        fetch(simulator.url)
+    assert simulator.requests
+    assert PROMPT not in logged.getvalue()
 
 
 def test_a_silent_first_address_costs_a_moment_and_not_the_timeout(

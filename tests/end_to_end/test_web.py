@@ -294,6 +294,30 @@ def test_prometheus_scrapes_with_certificate_and_password(site: Site, serving: E
     assert PASSWORD not in site.log
 
 
+def test_prometheus_3_finds_every_series_by_its_name_in_each_escaping_scheme_and_keeps_classic_buckets_if_told_to(
+    tmp_path: Path, serving: ExitStack, prometheus_3: str
+) -> None:
+    exporter = serving.enter_context(running_exporter("--demo", "--web.listen-address", "127.0.0.1:0"))
+    targets = {"static_configs": [{"targets": [exporter.url.removeprefix("http://")]}]}
+    native = {"convert_classic_histograms_to_nhcb": True}
+    ways: dict[str, dict[str, Any]] = {
+        **{each: {"metric_name_escaping_scheme": each} for each in ("allow-utf-8", "underscores", "dots", "values")},
+        "text": {"scrape_protocols": ["PrometheusText0.0.4"]},
+        "native": native,
+        "both": {**native, "always_scrape_classic_histograms": True},
+    }
+    jobs = [{"job_name": name, **way, **targets} for name, way in ways.items()]
+    settings = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+    with running_prometheus(prometheus_3, tmp_path / "prometheus", settings) as prometheus:
+        until(lambda: prometheus.value('count(creatify_up{api="text_generator"} == 1)') == len(ways))
+        found = prometheus.query('group by (job, __name__) ({__name__=~".*creatify.*"})')
+    names = {way: {each["metric"]["__name__"] for each in found if each["metric"]["job"] == way} for way in ways}
+    native_names = names.pop("native")
+    assert [way for way, these in names.items() if these != names["text"]] == []
+    assert {name for name in names["text"] - native_names if not name.endswith(("_bucket", "_sum", "_count"))} == set()
+    assert "creatify_task_duration_seconds_bucket" in names["text"] - native_names
+
+
 def test_check_and_start_tell_every_mistake_of_both_files(site: Site) -> None:
     site.path.write_text("rate_limit: {burst: -1}\nbasic_auth_users: {alice: canary-password}\n")
     main = site.folder / "config.yml"

@@ -16,6 +16,8 @@ from creatify_exporter.web.listener import inherited, listen
         ("localhost:0", socket.AF_INET, "127.0.0.1", True),
         ("[::1]:0", socket.AF_INET6, "::1", False),
         ("[::]:0", socket.AF_INET6, "::", True),
+        ("[::0]:0", socket.AF_INET6, "::", True),
+        ("[0:0:0:0:0:0:0:0]:0", socket.AF_INET6, "::", True),
         (":0", socket.AF_INET6, "::", True),
         ("0.0.0.0:0", socket.AF_INET, "0.0.0.0", True),  # noqa: S104  the test's own machine
     ],

@@ -34,6 +34,11 @@ PROMETHEUS_3 = (
         (f"{NAME};q=0.5, */*;q=0.9", TEXT),
         (f"{NAME};q=oops, text/plain;q=0.1", TEXT),
         (f"{NAME};version=0.0.1;q=0.3,{NAME};version=1.0.0;q=0.8,text/plain;q=0.5", OPENMETRICS),
+        (f"{NAME};version=1.0.0;q=0,{NAME};q=0.5,text/plain;q=0.1", TEXT),
+        (f"{NAME};version=2.0.0;q=0.9,{NAME};version=1.0.0;q=0.1,text/plain;q=0.5", TEXT),
+        (f"{NAME};version=2.0.0;q=0,{NAME};q=0.5,text/plain;q=0.1", OPENMETRICS),
+        (f"text/plain;version=0.0.4;q=0,text/plain;q=1,{NAME};q=0.1", OPENMETRICS),
+        (f"{NAME};version=,text/plain", OPENMETRICS),
         ("application/*", OPENMETRICS),
         ("application/*;q=0.1, text/*;q=0.2", TEXT),
         ("text/plain;q=0, */*", OPENMETRICS),
@@ -42,6 +47,7 @@ PROMETHEUS_3 = (
         (f"{NAME};escaping=unheard-of", OPENMETRICS),
         ("text/plain;version=1.0.0;escaping=allow-utf-8", f"{TEXT}; escaping=allow-utf-8"),
         (PROMETHEUS_3, f"{OPENMETRICS}; escaping=allow-utf-8"),
+        (f"{NAME};version=2.0.0;escaping=allow-utf-8;q=0.7,{PROMETHEUS_3}", f"{OPENMETRICS}; escaping=allow-utf-8"),
     ],
 )
 def test_a_client_gets_the_format_that_it_prefers(accept: str, expected: str) -> None:

@@ -161,6 +161,15 @@ def test_a_client_needs_a_certificate_of_the_authority(
     assert "certificate" in refused(required, client(authority, stranger.issue("same", *SANS)))
 
 
+@pytest.mark.parametrize("usage", ["anyExtendedKeyUsage", "serverAuth"])
+def test_a_certificate_that_does_not_name_clients_is_refused_with_the_reason_of_the_document(
+    configured: Configured, authority: Authority, usage: str
+) -> None:
+    required = configured("client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}")
+    pair = authority.issue(usage, *SANS, usage=usage)
+    assert "certificate purpose" in refused(required, client(authority, pair))
+
+
 def test_a_certificate_may_be_left_out_but_not_be_wrong(
     configured: Configured, authority: Authority, stranger: Authority, prometheus: Pair
 ) -> None:

@@ -155,8 +155,13 @@ def _database(url: str) -> tuple[object, ...]:
     ports = options.get("port", ",".join(port for _, _, port in names)).split(",")
     user = options.get("user") or unquote(login.partition(":")[0])
     pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
-    where = frozenset((host.strip("[]"), port or "5432") for host, port in pairs)
-    return where, options.get("dbname") or unquote(database) or user, options.get("hostaddr"), options.get("service")
+    where = frozenset((_server(host), port or "5432") for host, port in pairs)
+    return where, options.get("dbname", unquote(database)) or user, options.get("hostaddr"), options.get("service")
+
+
+def _server(host: str) -> str:
+    """Return a host as it is compared: the letters of a name have no case, those of a socket's folder do."""
+    return host if host.startswith("/") else host.strip("[]").lower()
 
 
 def _options(query: str) -> list[tuple[str, str, str]]:

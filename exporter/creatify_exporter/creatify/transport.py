@@ -237,9 +237,10 @@ class _Response(http.client.HTTPResponse):
     def begin(self) -> None:
         """Read the head; a length may be repeated if it is the same each time (8.6)."""
         super().begin()
-        values = ",".join(self.headers.get_all("Content-Length", [])).split(",")
-        if self.chunked or values == [""]:
+        lengths = self.headers.get_all("Content-Length")
+        if self.chunked or lengths is None:
             return
+        values = ",".join(lengths).split(",")
         if not all(value.strip().isascii() and value.strip().isdigit() for value in values):
             raise urllib3.exceptions.InvalidHeader("Content-Length")
         length, *others = {int(value) for value in values}

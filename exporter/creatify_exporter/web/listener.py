@@ -83,16 +83,18 @@ def _port(text: str) -> int:
 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a listening socket; OSError if the system refuses, ValueError if there is no such host."""
-    if host in ("", "::") and socket.has_dualstack_ipv6():
+    both = socket.has_dualstack_ipv6()
+    if not host and both:
         try:
             return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
         except OSError as error:
             # IPv6 may be compiled in, but switched off.
-            if host or error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104  as was asked for
     except (OSError, UnicodeError):
         raise ValueError("there is no such host; write an address of this machine, or none for all") from None
     family, *_, sockaddr = min(found, key=lambda each: each[0] != socket.AF_INET)
-    return socket.create_server(sockaddr, family=family)
+    # All interfaces, however that is written: `[::]`, `[::0]` or in full.
+    return socket.create_server(sockaddr, family=family, dualstack_ipv6=both and sockaddr[0] == "::")

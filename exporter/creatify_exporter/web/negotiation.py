@@ -22,6 +22,11 @@ class Range(NamedTuple):
     quality: float
     parameters: Mapping[str, str]
 
+    @property
+    def version(self) -> str:
+        """The version of a format that is asked for, empty if any will do."""
+        return self.parameters.get("version", "")
+
 
 def content_type(accept: str) -> str:
     """Return the format for an `Accept` header: OpenMetrics if the client prefers it, else the classic text format.
@@ -30,8 +35,8 @@ def content_type(accept: str) -> str:
     answer helps more than a 406. All names here are legal in every escaping scheme, so that the one that is asked for
     holds for the text as it is.
     """
-    ranges = [each for each in _ranges(accept) if _is_version(each.parameters.get("version", "1"))]
-    openmetrics, text = _best(ranges, "application/openmetrics-text"), _best(ranges, "text/plain")
+    ranges = [each for each in _ranges(accept) if _is_version(each.version)]
+    openmetrics, text = _best(ranges, "application/openmetrics-text", "1.0.0"), _best(ranges, "text/plain", "0.0.4")
     if openmetrics is None or openmetrics.quality == 0:
         return _with_escaping(TEXT, text)
     # Of two that are equally welcome, OpenMetrics is for those that name it.
@@ -59,17 +64,20 @@ def _ranges(header: str) -> Iterator[Range]:
         yield Range(name.lower(), float(quality) if _QUALITY.fullmatch(quality) else 0.0, values)
 
 
-def _best(ranges: list[Range], media_type: str) -> Range | None:
-    """Return the most specific range for a media type, of equally specific ones the one of the highest quality."""
+def _best(ranges: list[Range], media_type: str, version: str) -> Range | None:
+    """Return the most specific range for a version of a media type, of equally specific ones that of highest quality.
+
+    One that names another version says what is wanted only if there is no other.
+    """
     for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
         matching = [each for each in ranges if each.name == name]
         if matching:
-            return max(matching, key=lambda each: each.quality)
+            return max(matching, key=lambda each: (each.version == version, not each.version, each.quality))
     return None
 
 
 def _is_version(text: str) -> bool:
-    return re.fullmatch(r"\d+(\.\d+)*", text, re.ASCII) is not None
+    return re.fullmatch(r"(\d+(\.\d+)*)?", text, re.ASCII) is not None
 
 
 def _with_escaping(media_type: str, asked: Range | None) -> str:

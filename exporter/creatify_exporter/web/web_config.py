@@ -72,7 +72,9 @@ class HTTP(Settings, frozen=True, kw_only=True):
 class RateLimit(Settings, frozen=True, kw_only=True):
     """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
 
-    interval: Annotated[Interval, read_by(Interval.parse)] = Interval()
+    interval: Annotated[Interval, read_by(Interval.parse, bare_number="needs a unit; write it like 1s or 250ms")] = (
+        Interval()
+    )
     burst: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
