@@ -11,7 +11,7 @@ from grafana import panels
 from grafana.limits import RATIO_STEPS
 from grafana.palette import BAD, FAIR, PLAIN
 from grafana.panels import RUNBOOKS, Column, Key
-from grafana.queries import BALANCE, OF_LIST, OF_MODEL, cost, failing_now, lists, main, summed, wasted
+from grafana.queries import BALANCE, OF_LIST, OF_MODEL, OF_WORKSPACE, cost, failing_now, known, main, summed, wasted
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
 LOADED: Final = "creatify:threshold:gap_seconds"
@@ -40,7 +40,7 @@ FIRING: Final = select('alertstate="firing"')
 
 def count() -> str:
     """Count them for each workspace; absent if Prometheus has not loaded the rules, so that nothing can fire."""
-    none = f"0 * count by (workspace) ({lists()}) and on () {LOADED}"
+    none = f"0 * {known(OF_WORKSPACE)} and on () {LOADED}"
     return f"count by (workspace) ({_firing()}) or {none}"
 
 
