@@ -203,15 +203,28 @@ def test_a_cost_has_one_price_after_its_currency_has_changed(tmp_path: Path) -> 
     after_an_hour(tmp_path, asked, series, {f'{{{labels},currency="USD"}}': 180})
 
 
-def after_an_hour(folder: Path, asked: Asked, series: dict[str, str], answer: dict[str, float]) -> None:
-    """Ask an hour after the first sample; `answer` has the values by their labels."""
+def test_an_alert_of_tasks_that_failed_yesterday_has_their_reason(tmp_path: Path) -> None:
+    asked = queries_of("creatify-overview", panel_of("overview", "Firing alerts"))[1]
+    labels = 'workspace="a",api="x",model="m"'
+    of_alert = f'alertname="CreatifyModelFailing",severity="critical",{labels}'
+    series = {
+        f'ALERTS{{{of_alert},alertstate="firing"}}': "1x1800",
+        f'creatify_tasks_failed_total{{{labels},reason="timeout"}}': "0x5 1x1795",
+        f"creatify_tasks_finished_total{{{labels}}}": "0+1x1800",
+    }
+    answer = {f'{{{of_alert},reason="timeout",runbook="CreatifyModelFailing"}}': 0.0}
+    after_an_hour(tmp_path, asked, series, answer, hours=30)
+
+
+def after_an_hour(folder: Path, asked: Asked, series: dict[str, str], answer: dict[str, float], hours: int = 1) -> None:
+    """Ask an hour, or more, after the first sample; `answer` has the values by their labels."""
     test = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
         "promql_expr_test": [
             {
                 "expr": asked.filled(),
-                "eval_time": "1h",
+                "eval_time": f"{hours}h",
                 "exp_samples": [{"labels": labels, "value": value} for labels, value in answer.items()],
             }
         ],
