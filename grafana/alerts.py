@@ -11,7 +11,7 @@ from grafana import panels
 from grafana.limits import RATIO_STEPS
 from grafana.palette import BAD, FAIR, PLAIN
 from grafana.panels import RUNBOOKS, Column, Key
-from grafana.queries import BALANCE, OF_LIST, OF_MODEL, cost, failing_now, lists, main, summed, wasted
+from grafana.queries import BALANCE, OF_LIST, OF_MODEL, OF_WORKSPACE, cost, failing_now, known, main, summed, wasted
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
 LOADED: Final = "creatify:threshold:gap_seconds"
@@ -40,7 +40,7 @@ FIRING: Final = select('alertstate="firing"')
 
 def count() -> str:
     """Count them for each workspace; absent if Prometheus has not loaded the rules, so that nothing can fire."""
-    none = f"0 * count by (workspace) ({lists()}) and on () {LOADED}"
+    none = f"0 * {known(OF_WORKSPACE)} and on () {LOADED}"
     return f"count by (workspace) ({_firing()}) or {none}"
 
 
@@ -54,8 +54,8 @@ def alerts_table(height: int = 9) -> table.Panel:
     panel = panels.table(
         "Firing alerts",
         "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the"
-        " list, in the last hour. Lost: what failed tasks of the model cost. A click on an alert leads to its"
-        " runbook, one on a model to its failures.",
+        " list, in the last hour; if no task failed in it, in three days. Lost: what failed tasks of the model cost."
+        " A click on an alert leads to its runbook, one on a model to its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
             Key("severity", "Severity", 87, words=states),
@@ -105,7 +105,8 @@ def _unnamed(expression: str) -> str:
 def _with_reasons() -> str:
     """Return the alerts, each as 1, with a label for the reason of those that have one."""
     causes = f'label_replace({main("cause", OF_LIST, FETCH_FAILURES, "1h")}, "reason", "$1", "cause", "(.*)")'
-    reasons = main("reason", OF_MODEL, TASKS_FAILED, "1h")
+    lately, before = (main("reason", OF_MODEL, TASKS_FAILED, window) for window in ("1h", "3d"))
+    reasons = f"({lately} or on ({OF_MODEL}) {before})"
     tasks = f"{_firing(OF_TASKS)} * on ({OF_MODEL}) group_left (reason) ({reasons} > bool 0)"
     fetches = f"{_firing(OF_FETCHES)} * on ({OF_LIST}) group_left (reason) ({causes} > bool 0)"
     return _without_balance(f"{tasks} or ignoring (reason) {fetches} or ignoring (reason) {_firing()}")

@@ -34,12 +34,13 @@ from grafana.queries import (
     OF_LIST,
     OF_MODEL,
     counted,
-    folded,
     gauge,
     increase,
+    known,
     main,
     others,
     rate,
+    read,
     selector,
     share,
     summed,
@@ -69,8 +70,7 @@ def build() -> models.Dashboard:
 
 
 def _lists() -> table.Panel:
-    read = folded(f"max_over_time({selector(UP)}[5m])")
-    known = folded(f"last_over_time({selector(UP)}[6h])")
+    oldest = f"min by ({OF_LIST}) ({gauge(LAST_SUCCESS, window='6h')})"
     ledger = increase(FETCH_FAILURES, "1h", 'cause="ledger"')
     return panels.table(
         "Lists",
@@ -81,12 +81,12 @@ def _lists() -> table.Panel:
         (WORKSPACE, FETCHED),
         Column(
             "Read",
-            f"{read} or 0 * {known}",
+            f"min by ({OF_LIST}) ({read()} or 0 * {gauge(UP, window='6h')})",
             decimals=None,
             width=64,
             words={"1": ("yes", GOOD), "0": ("no", BAD)},
         ),
-        Column("Age", f"time() - {gauge(LAST_SUCCESS, window='6h')}", "s", 0, 80, steps=AGE_STEPS, empty="never"),
+        Column("Age", f"time() - {oldest}", "s", 0, 80, steps=AGE_STEPS, empty="never"),
         Column(
             "Failed, 1 h",
             share(OF_LIST, increase(FETCH_FAILURES, "1h"), increase(FETCHES, "1h")),
@@ -97,10 +97,11 @@ def _lists() -> table.Panel:
         ),
         Column("", main("cause", OF_LIST, FETCH_FAILURES, "1h")),
         Column("Ledger, 1 h", summed(OF_LIST, ledger), width=90, steps=steps(PLAIN, (1, BAD))),
-        Column("Tracked", gauge(LEDGER_TASKS), width=80),
-        Column("Since", f"1000 * {gauge(LEDGER_CREATED)}", "dateTimeFromNow", None, 120),
+        Column("Tracked", summed(OF_LIST, gauge(LEDGER_TASKS)), width=80),
+        Column("Since", f"1000 * max by ({OF_LIST}) ({gauge(LEDGER_CREATED)})", "dateTimeFromNow", None, 120),
         extra=(CAUSE,),
         sort=("+Read", "Failed, 1 h"),
+        known=known(OF_LIST),
         empty="no exporter has told of a list for six hours",
         height=9,
         runbooks=("CreatifyDown", "CreatifyCredentialsRefused", "CreatifyRateLimited", "CreatifyLedgerFailing"),

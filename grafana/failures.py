@@ -67,7 +67,7 @@ def _models() -> table.Panel:
 
 def _in_a_row() -> str:
     """Return how many tasks have failed since one was last done: it needs no window and no volume."""
-    return summed(OF_MODEL, gauge(CONSECUTIVE_FAILED_TASKS))
+    return f"max by ({OF_MODEL}) ({gauge(CONSECUTIVE_FAILED_TASKS)})"
 
 
 def _near_a_spike() -> str:

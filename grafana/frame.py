@@ -7,11 +7,11 @@ from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as models
 
-from creatify_exporter.metrics import TASKS_SUBMITTED, UP, Family
+from creatify_exporter.metrics import TASKS_SUBMITTED, UP
 from grafana.alerts import FIRING
 from grafana.palette import BAD
 from grafana.panels import RUNBOOKS, SOURCE
-from grafana.queries import selector
+from grafana.queries import BALANCE, selector
 
 TAG: Final = "creatify-exporter"
 TITLES: Final = {"overview": "Overview", "failures": "Failures", "credits": "Credits", "exporter": "Exporter"}
@@ -28,7 +28,7 @@ def framed(page: str, description: str, *rows: Row) -> models.Dashboard:
     board = dashboard.Dashboard(f"Creatify / {TITLES[page]}").uid(f"creatify-{page}").description(description)
     board.tags([TAG]).readonly()
     board.time("now-6h", "now").refresh("1m").timezone("browser").tooltip(models.DashboardCursorSync.CROSSHAIR)
-    board.variables(_variables(TASKS_SUBMITTED if _shows_tasks(page) else UP))
+    board.variables(_variables(page))
     board.annotations([_starts_of_alerts()])
     board.links([*(_sibling(page, other) for other in TITLES if other != page), _runbooks()])
     for title, panels in rows:
@@ -44,12 +44,14 @@ def _shows_tasks(page: str) -> bool:
     return page != "exporter"
 
 
-def _variables(family: Family) -> list[Builder[models.VariableModel]]:
+def _variables(page: str) -> list[Builder[models.VariableModel]]:
+    """Offer what an exporter told of, read or not: Grafana takes All for a choice that it does not know."""
     source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+    fetched = selector(UP, *([f'api!="{BALANCE}"'] if _shows_tasks(page) else []), scope=("workspace",))
     return [
         source.description("The Prometheus that scrapes the exporter."),
-        _variable("workspace", "Workspace", f"label_values({family.name}, workspace)"),
-        _variable("api", "List", f'label_values({family.name}{{workspace=~"$workspace"}}, api)'),
+        _variable("workspace", "Workspace", f"label_values({UP.name}, workspace)"),
+        _variable("api", "List", f"label_values({fetched}, api)"),
         _variable("model", "Model", f"label_values({selector(TASKS_SUBMITTED, scope=('workspace', 'api'))}, model)"),
     ]
 

@@ -35,11 +35,18 @@ FAILING: Final = "Failed ≤1h"
 """The heading of a failure ratio of 15 minutes if five tasks finished in them, else of an hour."""
 UNCOUNTED: Final = "nothing was counted: see Down on Overview"
 UNREAD: Final = "no list was read: see Down on Overview"
+UNSAID: Final = "-"
+"""What a cell without a value shows if nobody need care."""
 HALF: Final = 12
 """Grid columns of a graph that has a neighbour; a wider one has room for its legend at the right."""
 MOST_BARS: Final = 120
 """Bars of a graph, however long the time shown is: more would be hairlines."""
+LEAST_STEP: Final = "1m"
+"""Of a graph without an interval: its rates are then of four minutes or more. Grafana takes 15 s for the interval of
+scrapes unless the data source says otherwise, and a rate of one minute has gaps if there is a scrape a minute."""
 
+_MISSING: Final = "-Infinity"
+"""How Grafana writes the value of a row that has none. NaN would not do: VictoriaMetrics leaves it out."""
 # What has no value has the colour of the first step, so all values need one of their own.
 _LOWEST: Final = -1e15
 # Milliseconds: gaps from a failed fetch or two are no news, longer ones are shown.
@@ -77,7 +84,7 @@ class Column:
     width: int = 80
     steps: Steps | None = None
     words: dict[str, tuple[str, str]] | None = None
-    empty: str = "-"
+    empty: str = UNSAID
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ def table(  # noqa: PLR0913 - a panel has so many parts, and each call names the
     keys: Sequence[Key],
     *columns: Column,
     empty: str,
+    known: str = "",
     sort: Sequence[str] = (),
     extra: Sequence[Key] = (),
     span: int = 24,
@@ -132,12 +140,13 @@ def table(  # noqa: PLR0913 - a panel has so many parts, and each call names the
     """Show a row for each value of the keys, and a column for each expression, whose labels have to be the keys.
 
     Labels in `extra` come from single expressions and are shown behind the columns. Rows are sorted by the columns that
-    `sort` names, the largest first, or the smallest if its name has a `+` in front.
+    `sort` names, the largest first, or the smallest if its name has a `+` in front. `known` has a row for all that
+    ought to be there: without it Grafana leaves out a column that has no value in any row, and its word for that.
     """
     panel = tables.Panel().min_width(60).no_value(empty)
     _frame(panel, (title, description), (span, height), runbooks)
-    panel.targets(_lettered([_now(each.expression) for each in columns])).thresholds(_thresholds(steps(PLAIN)))
-    panel.override_by_regexp(".*", [option("noValue", "-")])
+    panel.targets(_lettered([_now(_complete(each, known)) for each in columns])).thresholds(_thresholds(steps(PLAIN)))
+    panel.override_by_regexp(".*", [option("noValue", UNSAID)])
     for key in (*keys, *extra):
         panel.override_by_name(key.heading, _options_of_key(key, wide=key is keys[-1]))
     for column in filter(lambda each: each.heading, columns):
@@ -182,9 +191,17 @@ def _options_of_column(column: Column) -> list[models.DynamicConfigValue]:
         options.append(option("decimals", column.decimals))
     if column.steps:
         options.append(option("thresholds", _thresholds(column.steps).build()))
-    if column.words:
-        options.append(option("mappings", words(column.words)))
-    return [*options, _COLORED_TEXT] if column.steps or column.words else options
+    meanings = column.words or {}
+    if column.empty != UNSAID:
+        meanings = meanings | {_MISSING: (column.empty, column.steps[2] if column.steps else PLAIN)}
+    if meanings:
+        options.append(option("mappings", words(meanings)))
+    return [*options, _COLORED_TEXT] if column.steps or meanings else options
+
+
+def _complete(column: Column, known: str) -> str:
+    """Give each known row a value, so that the column is there even if no row has one."""
+    return f"{column.expression} or {known} * -Inf" if known and column.empty != UNSAID else column.expression
 
 
 def graph(  # noqa: PLR0913 - as above
@@ -204,7 +221,8 @@ def graph(  # noqa: PLR0913 - as above
     """Draw lines, or with `stacked` areas upon each other; a dashed line at `limit`; values up to `most`."""
     panel = timeseries.Panel().unit(unit).no_value(empty).axis_soft_min(0)
     _frame(panel, (title, description), (span, height), runbooks)
-    panel.targets(_lettered([_over_time(line) for line in lines])).legend(_legend(span))
+    queries = [_over_time(line) if interval else _over_time(line).interval(LEAST_STEP) for line in lines]
+    panel.targets(_lettered(queries)).legend(_legend(span))
     panel.line_width(1.5).fill_opacity(8).show_points(VisibilityMode.AUTO).span_nulls(_BRIDGED)
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     panel.thresholds(_thresholds(steps(PLAIN, limit) if limit else steps(PLAIN)))

@@ -25,6 +25,8 @@ from creatify_exporter.metrics import FAILED_CREDITS_USED as FAILED_USED
 
 REPLICA: Final = "instance, job, pod, container, endpoint, service, node"
 """The labels that tell one exporter from another."""
+ENVIRONMENT: Final = "cluster, environment, namespace"
+"""The labels that tell environments apart, as in the rules. Workspaces of one name share a row: the worst is shown."""
 SCOPE: Final = ("workspace", "api", "model")
 """The labels that are variables of the dashboards."""
 OF_WORKSPACE: Final = "workspace"
@@ -52,7 +54,12 @@ def folded(expression: str) -> str:
 
 def gauge(family: Family, *matchers: str, window: str = "5m") -> str:
     """Return the latest values of a window: a failed fetch or two do not make them unknown, more do."""
-    return folded(f"last_over_time({selector(family, *matchers)}[{window}])")
+    return _of_family(family, f"last_over_time({selector(family, *matchers)}[{window}])")
+
+
+def _of_family(family: Family, expression: str) -> str:
+    """Take the largest that an exporter of an environment says; a label that came with an upgrade does not matter."""
+    return f"max by ({', '.join((ENVIRONMENT, *family.labels))}) ({expression})"
 
 
 def rate(family: Family, *matchers: str, part: str = "") -> str:
@@ -100,21 +107,29 @@ def others(lines: str, labels: str, total: str) -> str:
 # --- Lists, and what is in them.
 
 
+def known(labels: str) -> str:
+    """Return a row for each workspace or list, balances included, that an exporter has told of within six hours."""
+    return f"count by ({labels}) ({gauge(UP, window='6h')})"
+
+
 def lists() -> str:
     """Return the lists that an exporter has told of within six hours: they are shown although none answers now."""
     return gauge(UP, f'api!="{BALANCE}"', window="6h")
 
 
+def read() -> str:
+    """Return 1 for each list and balance that a fetch has read within five minutes, and 0 for others that it tried."""
+    return _of_family(UP, f"max_over_time({selector(UP)}[5m])")
+
+
 def lists_read() -> str:
-    """Return those of them that a fetch has read within five minutes."""
-    read = folded(f"max_over_time({selector(UP)}[5m])")
-    return f"({lists()} and on ({OF_LIST}) {read} == 1)"
+    """Return the lists that a fetch has read within five minutes."""
+    return f"({lists()} and {read()} == 1)"
 
 
 def down() -> str:
     """Return for each workspace how many of its lists no fetch has read for five minutes."""
-    known = f"count by (workspace) ({lists()})"
-    return f"count by (workspace) ({lists()} unless on ({OF_LIST}) {lists_read()}) or 0 * {known}"
+    return f"count by (workspace) ({lists()} unless {lists_read()}) or 0 * count by (workspace) ({lists()})"
 
 
 def oldest_waiting(labels: str) -> str:
@@ -126,14 +141,17 @@ def oldest_waiting(labels: str) -> str:
 
 def failed_ratio(labels: str, window: str) -> str:
     """Return the share of the tasks finished within a window that failed."""
-    return share(labels, increase(TASKS_FAILED, window), increase(TASKS_FINISHED, window))
+    return f"max by ({labels}) ({_failed_ratio(labels, window)})"
+
+
+def _failed_ratio(labels: str, window: str) -> str:
+    return share(f"{ENVIRONMENT}, {labels}", increase(TASKS_FAILED, window), increase(TASKS_FINISHED, window))
 
 
 def failing_now(labels: str) -> str:
     """Return the failure ratio of the worst model: of 15 minutes if five tasks finished in them, else of an hour."""
-    enough = f"{summed(OF_MODEL, increase(TASKS_FINISHED, '15m'))} > 4.5"
-    lately = f"{failed_ratio(OF_MODEL, '15m')} and {enough} or {failed_ratio(OF_MODEL, '1h')}"
-    return lately if labels == OF_MODEL else f"max by ({labels}) ({lately})"
+    enough = f"{summed(f'{ENVIRONMENT}, {OF_MODEL}', increase(TASKS_FINISHED, '15m'))} > 4.5"
+    return f"max by ({labels}) ({_failed_ratio(OF_MODEL, '15m')} and {enough} or {_failed_ratio(OF_MODEL, '1h')})"
 
 
 def main(label: str, labels: str, family: Family, window: str) -> str:
@@ -171,7 +189,8 @@ def per_task(labels: str, window: str) -> str:
     return f"{summed(labels, spent(window))} / ({summed(labels, increase(TASKS_FINISHED, window))} > 0)"
 
 
-PRICE: Final = f"max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[15m]))"
+PRICE: Final = f"topk by (workspace) (1, max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[15m])))"
+"""Of two prices, one: for a quarter of an hour after a change of the currency both are known."""
 PLAN: Final = f"max by (workspace) (last_over_time({selector(PLAN_CREDITS)}[15m]))"
 RENEWAL: Final = f"max by (workspace) (last_over_time({selector(PLAN_RENEWAL)}[15m]))"
 
@@ -186,30 +205,39 @@ def cost(credit: str) -> str:
     return f'{priced(credit)} or label_replace({credit} unless on (workspace) {PRICE}, "currency", "credits", "", "")'
 
 
-def balance(offset: str = "") -> str:
+def balance() -> str:
     """Return the latest balance of a quarter of an hour: a fetch that failed does not make it unknown."""
-    return f"max by (workspace) (last_over_time({selector(REMAINING_CREDITS)}[15m]{offset}))"
+    return f"min by (workspace) ({_balances()})"
 
 
 def balance_falling() -> str:
     """Return the credits a second by which the balance fell over the last day; a purchase hides its five minutes."""
-    return f"(avg_over_time(clamp_min({balance(' offset 5m')} - {balance()}, 0)[1d:5m]) / 300)"
+    return summed(OF_WORKSPACE, _falling())
 
 
 def balance_fallen() -> str:
     """Return the credits by which the balance fell within the last hour, purchases left out."""
-    return f"sum_over_time(clamp_min({balance(' offset 5m')} - {balance()}, 0)[1h:5m])"
+    return summed(OF_WORKSPACE, f"sum_over_time(clamp_min({_balances(' offset 5m')} - {_balances()}, 0)[1h:5m])")
 
 
 def balance_risen() -> str:
     """Return the credits by which the balance rose within the last hour."""
-    return f"sum_over_time(clamp_min({balance()} - {balance(' offset 5m')}, 0)[1h:5m])"
+    return summed(OF_WORKSPACE, f"sum_over_time(clamp_min({_balances()} - {_balances(' offset 5m')}, 0)[1h:5m])")
 
 
 def lasts() -> str:
     """Return the seconds that the balance lasts, ten years at most. Nothing left is over, which 0 / 0 would not say."""
     ten_years = 10 * 365 * 86400
-    return f"clamp_max(({balance()} > 0) / {balance_falling()}, {ten_years}) or ({balance()} <= 0) * 0"
+    left = f"clamp_max(({_balances()} > 0) / {_falling()}, {ten_years}) or ({_balances()} <= 0) * 0"
+    return f"min by (workspace) ({left})"
+
+
+def _balances(offset: str = "") -> str:
+    return _of_family(REMAINING_CREDITS, f"last_over_time({selector(REMAINING_CREDITS)}[15m]{offset})")
+
+
+def _falling() -> str:
+    return f"(avg_over_time(clamp_min({_balances(' offset 5m')} - {_balances()}, 0)[1d:5m]) / 300)"
 
 
 def recorded(name: str) -> str:

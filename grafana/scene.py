@@ -294,9 +294,9 @@ def _sample(family: Family, labels: Labels, value: float, at: float) -> Sample:
 
 
 def _told_by(instances: Sequence[str], sample: Sample) -> Iterator[str]:
-    """Write a sample as each exporter would tell it, with the labels of a target."""
+    """Write a sample as each exporter would tell it, with the labels of a target, of which one is the site's own."""
     name, labels, value, at = sample
     for instance in instances:
-        target = {"instance": instance, "job": "creatify-exporter", **labels}
+        target = {"instance": instance, "job": "creatify-exporter", "namespace": "live", "team": "video", **labels}
         written = ",".join(f'{label}="{text}"' for label, text in target.items())
         yield f"{name}{{{written}}} {value:.10g} {at:.3f}\n"

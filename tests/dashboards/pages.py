@@ -12,6 +12,8 @@ PAGES: dict[str, dict[str, Any]] = {
 VARIABLES = {"datasource", "workspace", "api", "model"}
 SCRAPE = 60
 """Seconds between two scrapes of what the queries are asked of."""
+TOLD = 15
+"""What Grafana takes for that, unless its data source tells otherwise."""
 HOURS = 3
 """How long the time shown is."""
 
@@ -24,15 +26,17 @@ class Asked(NamedTuple):
     expr: str
     instant: bool = False
     interval: str = ""
+    least_step: str = ""
 
     def __str__(self) -> str:
         return f"{self.page}: {self.panel}: {self.expr}"
 
     def filled(self, workspace: str = ".*", api: str = ".*", model: str = ".*") -> str:
         """Return it as Grafana would send it, with this chosen."""
-        step = int(self.interval.removesuffix("m")) * 60 if self.interval else SCRAPE
+        step = max(minutes(self.interval), minutes(self.least_step)) or TOLD
+        scrape = minutes(self.least_step) or TOLD
         values = {
-            "__rate_interval": f"{max(step + SCRAPE, 4 * SCRAPE)}s",
+            "__rate_interval": f"{max(step + scrape, 4 * scrape)}s",
             "__interval_ms": str(step * 1000),
             "__interval": f"{step}s",
             "__range": f"{HOURS}h",
@@ -41,6 +45,11 @@ class Asked(NamedTuple):
             "model": model,
         }
         return re.sub(r"\$([a-z_]+)", lambda found: values[found[1]], self.expr)
+
+
+def minutes(interval: str) -> int:
+    """Return the seconds of an interval in minutes, 0 without one."""
+    return int(interval.removesuffix("m") or 0) * 60
 
 
 def panels_of(page: dict[str, Any]) -> list[dict[str, Any]]:
@@ -57,7 +66,14 @@ def panel_of(page: str, title: str) -> dict[str, Any]:
 def queries_of(page: str, panel: dict[str, Any]) -> list[Asked]:
     """Return the queries of a panel."""
     return [
-        Asked(page, panel["title"], target["expr"], target.get("instant", False), panel.get("interval", ""))
+        Asked(
+            page,
+            panel["title"],
+            target["expr"],
+            target.get("instant", False),
+            panel.get("interval", ""),
+            target.get("interval", ""),
+        )
         for target in panel["targets"]
     ]
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +44,9 @@ class Prometheus(NamedTuple):
         return found
 
     def values(self, asked: Asked, at: float = 0, **chosen: str) -> list[float]:
-        """Return all values of an answer that are numbers."""
+        """Return all values of an answer that are finite numbers."""
         pairs = [pair for each in self.series(asked, at, **chosen) for pair in each.get("values") or [each["value"]]]
-        return [number for _, text in pairs if (number := float(text)) == number]
+        return [number for _, text in pairs if isfinite(number := float(text))]
 
 
 @contextmanager

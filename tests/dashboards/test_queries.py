@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from itertools import groupby
+from math import inf
 from pathlib import Path
 
 import promql_parser
@@ -14,7 +15,19 @@ import yaml
 from grafana import queries
 from grafana.history import Past
 from grafana.scene import night
-from pages import ANNOTATIONS, PAGES, QUERIES, ROOT, SCRAPE, VARIABLES, Asked, panel_of, queries_of
+from pages import (
+    ANNOTATIONS,
+    PAGES,
+    QUERIES,
+    ROOT,
+    SCRAPE,
+    VARIABLES,
+    Asked,
+    columns_of,
+    panel_of,
+    panels_of,
+    queries_of,
+)
 from promql import innermost, selectors, unguarded
 from server import RULES, Prometheus
 
@@ -40,6 +53,9 @@ UNGUARDED_IS_RIGHT = {
 """(dashboard, panel): why a denominator of it is not compared with zero."""
 NIGHT = pytest.mark.xdist_group("prometheus with a night")
 """One worker asks the one server."""
+
+TARGET = {"instance", "job", "namespace", "team"}
+"""Labels of the night's targets."""
 
 
 def names_of(family: Family) -> set[str]:
@@ -101,6 +117,7 @@ def test_denominators_are_not_zero() -> None:
 
 LOADED = {"creatify:threshold:gap_seconds": "300x60"}
 KNOWN = {f'creatify_up{{workspace="{name}",api="text_generator"}}': "1x60" for name in ("a", "b")}
+ONLY_BALANCE = {'creatify_up{workspace="c",api="remaining_credits"}': "1x60"}
 FIRE = {
     'ALERTS{alertname="CreatifyDown",alertstate="firing",workspace="a",api="text_generator"}': "1x60",
     'ALERTS{alertname="CreatifyCreditsLow",alertstate="firing",workspace="a"}': "1x60",
@@ -114,15 +131,31 @@ FAILING = {
     'creatify_tasks_failed_total{workspace="a",api="x",model="m",reason="other"}': "0x44 0+1x15",
     'creatify_tasks_failed_total{workspace="a",api="y",model="m",reason="other"}': "0x60",
 }
+TWO_ENVIRONMENTS = {
+    'creatify_up{namespace="test",workspace="a",api="x"}': "1x60",
+    'creatify_up{namespace="live",workspace="a",api="x"}': "1x40 0x20",
+    'creatify_tasks_finished_total{namespace="test",workspace="a",api="x",model="m"}': "0+1x60",
+    'creatify_tasks_finished_total{namespace="live",workspace="a",api="x",model="m"}': "0+1x60",
+    'creatify_tasks_failed_total{namespace="test",workspace="a",api="x",model="m",reason="other"}': "0x60",
+    'creatify_tasks_failed_total{namespace="live",workspace="a",api="x",model="m",reason="other"}': "0+1x60",
+    'creatify_remaining_credits{namespace="test",workspace="a"}': "9000x60",
+    'creatify_remaining_credits{namespace="live",workspace="a"}': "70-1x60",
+}
+"""Workspaces of one name. Of the second all tasks fail, its list is down, and its balance lasts ten minutes."""
 
 
 @pytest.mark.parametrize(
     ("letter", "series", "answer"),
     [
-        pytest.param("A", KNOWN, {}, id="no alert is counted if no rule is loaded"),
+        pytest.param("A", KNOWN, {"a": -inf, "b": -inf}, id="no alert is counted if no rule is loaded"),
+        pytest.param("A", ONLY_BALANCE | LOADED, {"c": 0}, id="none fires of a workspace without lists"),
         pytest.param("A", KNOWN | LOADED, {"a": 0, "b": 0}, id="none fires"),
         pytest.param("A", KNOWN | LOADED | FIRE, {"a": 2, "b": 0, "All": 1}, id="those that fire"),
         pytest.param("B", FAILING, {"a": 1}, id="the worst model of the last 15 minutes"),
+        pytest.param("B", TWO_ENVIRONMENTS, {"a": 1}, id="the worst environment fails"),
+        pytest.param("D", TWO_ENVIRONMENTS, {"a": 1}, id="the worst environment is down"),
+        pytest.param("E", TWO_ENVIRONMENTS, {"a": 10}, id="the worst environment's balance"),
+        pytest.param("F", TWO_ENVIRONMENTS, {"a": 600}, id="the worst environment's balance lasts shortest"),
         pytest.param(
             "D",
             {'creatify_up{workspace="a",api="x"}': "1x60", 'creatify_up{workspace="a",api="y"}': "1x57 0x2"},
@@ -135,6 +168,7 @@ FAILING = {
             {"a": 2},
             id="lists of which nobody tells are down",
         ),
+        pytest.param("E", KNOWN, {"a": -inf, "b": -inf}, id="a column of which nothing is known is there"),
         pytest.param("F", {'creatify_remaining_credits{workspace="a"}': "0x60"}, {"a": 0}, id="used up"),
         pytest.param(
             "F",
@@ -154,14 +188,49 @@ def test_a_column_of_workspaces_says_what_is_so(
     tmp_path: Path, letter: str, series: dict[str, str], answer: dict[str, float]
 ) -> None:
     asked = queries_of("creatify-overview", panel_of("overview", "Workspaces"))[ord(letter) - ord("A")]
-    samples = [{"labels": f'{{workspace="{workspace}"}}', "value": value} for workspace, value in answer.items()]
+    after_an_hour(tmp_path, asked, series, {f'{{workspace="{name}"}}': value for name, value in answer.items()})
+
+
+def test_a_cost_has_one_price_after_its_currency_has_changed(tmp_path: Path) -> None:
+    [asked] = queries_of("creatify-overview", panel_of("overview", "Cost, 24 h"))
+    labels = 'workspace="a",api="x",model="m"'
+    series = {
+        f"creatify_credits_used_total{{{labels}}}": "0+1x60",
+        f"creatify_credits_refunded_total{{{labels}}}": "0x60",
+        'creatify_credit_price{workspace="a",currency="USD"}': "3x50",
+        'creatify_credit_price{workspace="a",currency="EUR"}': "_x51 2x9",
+    }
+    after_an_hour(tmp_path, asked, series, {f'{{{labels},currency="USD"}}': 180})
+
+
+def test_an_alert_of_tasks_that_failed_yesterday_has_their_reason(tmp_path: Path) -> None:
+    asked = queries_of("creatify-overview", panel_of("overview", "Firing alerts"))[1]
+    labels = 'workspace="a",api="x",model="m"'
+    of_alert = f'alertname="CreatifyModelFailing",severity="critical",{labels}'
+    series = {
+        f'ALERTS{{{of_alert},alertstate="firing"}}': "1x1800",
+        f'creatify_tasks_failed_total{{{labels},reason="timeout"}}': "0x5 1x1795",
+        f"creatify_tasks_finished_total{{{labels}}}": "0+1x1800",
+    }
+    answer = {f'{{{of_alert},reason="timeout",runbook="CreatifyModelFailing"}}': 0.0}
+    after_an_hour(tmp_path, asked, series, answer, hours=30)
+
+
+def after_an_hour(folder: Path, asked: Asked, series: dict[str, str], answer: dict[str, float], hours: int = 1) -> None:
+    """Ask an hour, or more, after the first sample; `answer` has the values by their labels."""
     test = {
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": asked.filled(), "eval_time": "1h", "exp_samples": samples}],
+        "promql_expr_test": [
+            {
+                "expr": asked.filled(),
+                "eval_time": f"{hours}h",
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in answer.items()],
+            }
+        ],
     }
-    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}), "utf-8")
-    command = [tool("promtool", "prometheus"), "test", "rules", f"{tmp_path}/test.yaml"]
+    (folder / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}), "utf-8")
+    command = [tool("promtool", "prometheus"), "test", "rules", f"{folder}/test.yaml"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -181,7 +250,7 @@ def test_the_night_has_all_that_the_contract_tells_of_a_workspace(prometheus: Pr
         for name in names_of(family):
             found = prometheus.ask("query", query=name, time=prometheus.end)["result"]
             assert found, name
-            labels = {label for each in found for label in each["metric"]} - {"__name__", "instance", "job", "le"}
+            labels = {label for each in found for label in each["metric"]} - {"__name__", "le", *TARGET}
             assert labels == set(family.labels), name
 
 
@@ -192,8 +261,18 @@ def test_every_query_finds_data_of_several_workspaces_and_lists(prometheus: Prom
 
 
 @NIGHT
+def test_a_table_has_no_columns_but_its_own(prometheus: Prometheus) -> None:
+    """Labels of targets would be columns without a heading or a place."""
+    for name, page in PAGES.items():
+        for panel in (each for each in panels_of(page) if each["type"] == "table"):
+            columns = set(panel["transformations"][1]["options"]["indexByName"])
+            for asked in queries_of(name, panel):
+                assert {label for each in prometheus.series(asked) for label in each["metric"]} <= columns, asked
+
+
+@NIGHT
 def test_variables_offer_lists_and_on_the_page_of_the_exporter_the_balance(prometheus: Prometheus) -> None:
-    lists = {each.name for workspace in night() for each in workspace.lists if each.models}
+    lists = {each.name for workspace in night() for each in workspace.lists}
     expected = {
         "workspace": {workspace.name for workspace in night()},
         "api": lists,
@@ -204,9 +283,8 @@ def test_variables_offer_lists_and_on_the_page_of_the_exporter_the_balance(prome
             found = re.fullmatch(r"label_values\((.+), (\w+)\)", re.sub(r"\$\w+", ".*", variable["query"]["query"]))
             assert found, name
             values = set(prometheus.ask(f"label/{found[2]}/values", **{"match[]": found[1]}))
-            of_tasks = values | ({"dark"} if found[2] == "workspace" else set())
             more = {"remaining_credits"} if (name, found[2]) == ("creatify-exporter", "api") else set()
-            assert of_tasks == expected[found[2]] | more, name
+            assert values == expected[found[2]] | more, name
 
 
 @NIGHT
@@ -265,10 +343,14 @@ def answered(prometheus: Prometheus) -> str:
 
 def said(prometheus: Prometheus, together: list[Asked], at: float, **chosen: str) -> str:
     # A graph without a point of the last minutes has an old line; what counts is whether it goes on.
-    ends = [each._replace(instant=True) for each in together]
-    having = sum(bool(prometheus.values(each, at, **chosen)) for each in ends if "ALERTS" not in each.expr)
+    ends = [each._replace(instant=True) for each in together if "ALERTS" not in each.expr]
     panel = panel_of(together[0].page.removeprefix("creatify-"), together[0].panel)
-    return f"{having} of {len(together)}" if having else str(panel["fieldConfig"]["defaults"]["noValue"])
+    if having := sum(bool(prometheus.values(each, at, **chosen)) for each in ends):
+        return f"{having} of {len(together)}"
+    if any(prometheus.series(each, at, **chosen) for each in ends):
+        words = {column["noValue"] for column in columns_of(panel).values() if column.get("noValue", "-") != "-"}
+        return f"rows of: {', '.join(sorted(words))}"
+    return str(panel["fieldConfig"]["defaults"]["noValue"])
 
 
 @NIGHT
