@@ -779,7 +779,7 @@ def variables_of_the_dump_unit(page: str, keys: Path, credentials: Path) -> dict
 def dump_script(page: str, folder: Path, config: Path, command: str) -> str:
     """Return the documented script, with this command and with paths of a test."""
     [script] = [
-        block for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
+        str(block) for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
     ]
     for documented, here in (
         ("/var/lib/prometheus/node-exporter", str(folder)),
