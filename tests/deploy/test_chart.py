@@ -316,8 +316,8 @@ def test_no_stateful_set_takes_the_ledger_with_it() -> None:
     assert len(policies) > 10
     retained = {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert {name: policy for name, policy in policies.items() if policy != retained} == {}
-    emptied = {"persistence": {"whenDeleted": None}}
-    assert refusal(emptied) == "it was taken", "by which a release that had the value gets rid of it"
+    for policy in (None, "Retain"):
+        assert refusal({"persistence": {"whenDeleted": policy}}) == "it was taken", "old releases reuse their values"
 
 
 def test_a_claim_with_a_name_replaces_the_template() -> None:
@@ -468,6 +468,16 @@ def notes(values: Object) -> str:
 
 def test_the_notes_name_the_address_and_the_path_to_scrape() -> None:
     assert ".svc:10081, path /creatify." in notes({"web": {"telemetryPath": "/creatify"}})
+
+
+def test_the_notes_name_a_way_to_scrape_that_the_chart_takes() -> None:
+    for ledger, monitor in (
+        ({}, "serviceMonitor"),
+        ({"existingUrlSecret": "url", "replicas": 1}, "serviceMonitor"),
+        ({"existingUrlSecret": "url"}, "scrapeConfig"),
+    ):
+        assert f"--set {monitor}.enabled=true. Without" in notes({"ledger": ledger})
+        assert rendered({**KEYS, "ledger": ledger, monitor: {"enabled": True}})
 
 
 def test_a_ledger_in_a_volume_moves_to_postgresql_as_the_readme_tells() -> None:
@@ -637,6 +647,16 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"extraArgs": ["--web.telemetry-path=/foo"]},
         "would not know of --web.telemetry-path; set web.telemetryPath",
     ),
+    "such a flag and its value one after the other": (
+        {"extraArgs": ["--log.level", "debug"]},
+        "would not know of --log.level; set log.level",
+    ),
+    "a flag and its value in one text": ({"extraArgs": ["--web.max-requests 3"]}, "at '/extraArgs/0'"),
+    "sockets that no pod has": ({"extraArgs": ["--web.systemd-socket"]}, "set web.port"),
+    "a variable that is no text": ({"extraEnv": [{"name": "A", "value": 1}]}, "at '/extraEnv/0/value'"),
+    "a toleration of what is no text": ({"tolerations": [{"key": "a", "value": True}]}, "at '/tolerations/0/value'"),
+    "a repository with a tag": ({"image": {"repository": "mirror.example/exporter:1"}}, "at '/image/repository'"),
+    "a budget of nothing": ({"podDisruptionBudget": {"maxUnavailable": ""}}, "at '/podDisruptionBudget/maxUnavailable"),
     "endpoints of workspaces that only the exporter knows": (
         {**SHARED_KEYS, "serviceMonitor": {"enabled": True, "perWorkspace": True}},
         "set scrapeConfig.enabled, which asks the exporter",

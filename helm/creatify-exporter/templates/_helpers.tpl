@@ -87,9 +87,18 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: exporter
 {{- end -}}
 
+{{- /*
+What selects this exporter and no other of its namespace. The selector of the workload cannot change and is shared by releases of one
+name that values bring into one namespace, and by aliases with one `nameOverride`; a workload knows its pods by their owner too.
+*/ -}}
+{{- define "creatify-exporter.ownLabels" -}}
+{{ include "creatify-exporter.selectorLabels" . }}
+creatify-exporter/name: {{ include "creatify-exporter.fullname" . | quote }}
+{{- end -}}
+
 {{- /* The labels of every object. Takes `root`, and the `labels` that this one has beside them; the chart's own win. */ -}}
 {{- define "creatify-exporter.labels" -}}
-{{- $own := include "creatify-exporter.selectorLabels" .root | fromYaml -}}
+{{- $own := include "creatify-exporter.ownLabels" .root | fromYaml -}}
 {{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
 {{- $_ := set $own "helm.sh/chart" ($chart | trunc 63 | trimAll "-_.") -}}
 {{- $_ := set $own "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_.") -}}
@@ -180,10 +189,11 @@ imagePullSecrets:
   "--web.external-url" "web.externalUrl"
   "--web.listen-address" "web.port"
   "--web.route-prefix" "web.externalUrl, and let the proxy cut the prefix off"
+  "--web.systemd-socket" "web.port"
   "--web.telemetry-path" "web.telemetryPath"
 -}}
 {{- range .Values.extraArgs -}}
-{{- $flag := splitList "=" . | first -}}
+{{- $flag := regexFind "^[^=\\s]+" . -}}
 {{- if hasKey $values $flag -}}
 {{- fail (printf "extraArgs: probes, monitor and test would not know of %s; set %s" $flag (get $values $flag)) -}}
 {{- end -}}
