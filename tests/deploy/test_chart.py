@@ -669,6 +669,14 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"serviceMonitor": {"basicAuth": {"username": "me"}}},
         "at '/serviceMonitor/basicAuth/username'",
     ),
+    "a password in the configuration": (
+        {"existingSecret": "", "workspaces": [{"existingSecret": "a", "proxy_url": "http://me:canary@proxy"}]},
+        "write ${PROXY_PASSWORD}, and set that with extraEnv",
+    ),
+    "such a password for directories of keys": (
+        {"workspaces_from": [{"directory": "/keys", "proxy_url": 'http://me:{{ "canary" }}@proxy'}]},
+        "write ${PROXY_PASSWORD}, and set that with extraEnv",
+    ),
     "scraping twice": (
         {"serviceMonitor": {"enabled": True}, "scrapeConfig": {"enabled": True}},
         "serviceMonitor and scrapeConfig exclude each other",
@@ -695,6 +703,7 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
 def test_what_cannot_be_meant_is_refused_with_the_place_or_the_remedy() -> None:
     said = {case: refusal(values) for case, (values, _) in REFUSED.items()}
     assert {case: words for case, words in said.items() if REFUSED[case][1] not in words} == {}
+    assert "canary" not in str(said)
 
 
 # The project's rules and dashboards

@@ -268,6 +268,11 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- $keys := dict "api_id_file" (printf "%s/api-id" $folder) "api_key_file" (printf "%s/api-key" $folder) -}}
 {{- $workspaces = append $workspaces (merge (dict "name" $each.name) $keys $each.settings) -}}
 {{- end -}}
+{{- range concat $workspaces .Values.workspaces_from -}}
+{{- if regexMatch "://[^/@:]*:[^/@$][^@]*@" (default "" .proxy_url) -}}
+{{- fail "proxy_url: its password would lie in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
+{{- end -}}
+{{- end -}}
 {{- $ledger := dict "url" "sqlite:////var/lib/creatify-exporter/ledger.db" -}}
 {{- if .Values.ledger.existingUrlSecret -}}
 {{- $ledger = dict "url_file" "/etc/creatify-exporter/ledger/url" -}}
