@@ -182,6 +182,7 @@ def test_nulls_within_maps_of_the_user_remove_entries() -> None:
         "podLabels": {"team": None},
         "probes": {"liveness": None},
         "config": {"fetch": {"timeout": None}},
+        "serviceMonitor": {"enabled": True, "basicAuth": {"username": None, "password": None}},
         "prometheusRule": {"enabled": True, "alertLabels": {"team": None}, "alerts": {"CreatifyDown": None}},
     }
     objects = rendered(values)
