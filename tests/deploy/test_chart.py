@@ -333,6 +333,23 @@ def test_an_upgrade_of_the_chart_leaves_the_template_of_the_claim_as_it_was() ->
     assert "helm.sh/chart" not in claims
 
 
+def test_an_upgrade_leaves_what_kubernetes_does_not_let_it_change() -> None:
+    labels = {
+        "app.kubernetes.io/name": "creatify-exporter",
+        "app.kubernetes.io/instance": "release",
+        "app.kubernetes.io/component": "exporter",
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "ledger", "labels": labels},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    spec = the(scenario("minimal"), "StatefulSet")["spec"]
+    assert spec["selector"] == the(scenario("postgresql"), "Deployment")["spec"]["selector"] == {"matchLabels": labels}
+    assert (spec["serviceName"], spec["volumeClaimTemplates"]) == ("release-creatify-exporter", [claim])
+
+
 def test_a_pod_that_never_became_ready_is_replaced_by_an_upgrade() -> None:
     assert the(scenario("minimal"), "StatefulSet")["spec"]["podManagementPolicy"] == "Parallel"
 
