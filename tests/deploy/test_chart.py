@@ -706,6 +706,10 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"prometheusRule": {"enabled": True, "thresholds": {"tasks_stuck": 1}}},
         'there is no threshold "tasks_stuck"; there are credentials_refused_fetches,',
     ),
+    "an empty threshold": (
+        {"prometheusRule": {"enabled": True, "thresholds": {"gap_seconds": ""}}},
+        "at '/prometheusRule/thresholds/gap_seconds'",
+    ),
     "a Grafana without https": (
         {"prometheusRule": {"enabled": True, "grafanaUrl": "grafana.example"}},
         "'grafana.example' does not match pattern",
@@ -782,6 +786,14 @@ def test_a_threshold_that_is_a_text_is_the_expression(promtool: str, tmp_path: P
     assert rule["expr"] == own
     put(tmp_path / "rules.yml", yaml.safe_dump(spec))
     subprocess.run([promtool, "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("number", [0.25, "0.25", "{{ 0.25 }}"])
+def test_a_threshold_that_is_a_number_holds_for_every_list_though_set_makes_it_a_text(number: float | str) -> None:
+    objects = rendered({**KEYS, "prometheusRule": {"enabled": True, "thresholds": {"gap_seconds": number}}})
+    rules = rules_of(the(objects, "PrometheusRule")["spec"]["groups"])
+    [expr] = [rule["expr"] for rule in rules if rule.get("record") == "creatify:threshold:gap_seconds"]
+    assert expr == "0.25 * workspace:creatify_list:known"
 
 
 def test_the_dashboards_are_the_projects_own() -> None:

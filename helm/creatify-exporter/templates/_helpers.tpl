@@ -353,7 +353,9 @@ through as they are.
 {{- $_ := set $thresholds $name true -}}
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
 {{- $value := index $.Values.prometheusRule.thresholds $name -}}
-{{- if not (kindIs "string" $value) -}}{{- $value = printf "%s * workspace:creatify_list:known" (toJson $value) -}}{{- end -}}
+{{- if not (kindIs "string" $value) -}}{{- $value = toJson $value -}}{{- end -}}
+{{- /* By --set a fraction is a text. */ -}}
+{{- if regexMatch "^[-+0-9.eE]+$" $value -}}{{- $value = printf "%s * workspace:creatify_list:known" $value -}}{{- end -}}
 {{- $_ := set $rule "expr" $value -}}
 {{- end -}}
 {{- end -}}
