@@ -177,6 +177,7 @@ def test_a_value_that_is_null_is_its_default_or_empty(depth: int, keys: Object) 
 def test_nulls_within_maps_of_the_user_remove_entries() -> None:
     values = {
         **KEYS,
+        "enabled": None,
         "podSecurityContext": {"runAsUser": None, "fsGroup": None},
         "resources": {"limits": None},
         "podLabels": {"team": None},
