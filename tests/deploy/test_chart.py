@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -397,7 +398,7 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
     assert (first.name, first.api_id.read()) == ("marketing", "creatify-marketing/id")
     assert (second.name, second.api_key.read()) == (
         'research $1 "ünd" more',
-        "release-creatify-exporter-keys/api-key-1",
+        "release-creatify-exporter-keys/research-1-nd-more-ce1b962f-api-key",
     )
     assert [(name, each.path, each.min_interval) for name, each in first.task_lists().items()] == [
         ("text_generator", LISTS["text_generator"].path, LISTS["text_generator"].min_interval),
@@ -405,6 +406,22 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
         ("music", "/api/music/", other_list("music", "/").min_interval),
     ]
     assert first.plan == Plan(credits=2_000_000, renews_on_day=1, price_per_credit=0.15, currency="USD")
+
+
+def test_a_pod_that_outlives_a_change_of_workspaces_takes_the_keys_of_no_other() -> None:
+    """It sees the new secret and, if its container starts again, the new configuration, but mounts as before."""
+    first, second, third = ({"name": name, "apiId": name, "apiKey": name} for name in ("1", "1.", "one"))
+    before = rendered({"workspaces": [first, second]})
+    [volume] = [each for each in pod_of(before)["spec"]["volumes"] if each["name"] == "keys"]
+    items = [item for source in volume["projected"]["sources"] for item in source["secret"]["items"]]
+    mounted = {f"/etc/creatify-exporter/keys/{item['path']}": item["key"] for item in items}
+    for workspaces in ([first, second], [second, first], [third, second], [second]):
+        after = rendered({"workspaces": workspaces})
+        data = the(after, "Secret")["data"]
+        for each in [*json.loads(configuration(before))["workspaces"], *json.loads(configuration(after))["workspaces"]]:
+            read = data.get(mounted.get(each["api_id_file"], "none"), "")
+            assert b64decode(read).decode() in (each["name"], ""), workspaces
+        assert len(data) == 2 * len(workspaces)
 
 
 def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
@@ -524,7 +541,7 @@ def test_the_keys_are_in_a_secret_and_nowhere_else() -> None:
     objects = rendered(values)
     others = [each for each in objects if each["kind"] != "Secret"]
     assert "canary" not in json.dumps(others)
-    assert the(objects, "Secret")["data"] == {"api-id-0": "Y2FuYXJ5LWlk", "api-key-0": "Y2FuYXJ5LWtleQ=="}
+    assert the(objects, "Secret")["data"] == {"default-api-id": "Y2FuYXJ5LWlk", "default-api-key": "Y2FuYXJ5LWtleQ=="}
 
 
 def test_a_change_of_what_is_read_at_the_start_replaces_the_pod() -> None:

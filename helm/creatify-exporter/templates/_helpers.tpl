@@ -219,8 +219,9 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- /*
-The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
-`apiKey`), and `settings` for the configuration file.
+The workspaces as a JSON list of `name`, `folder`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
+`apiKey`), and `settings` for the configuration file. Folders and keys are named after the workspace, not numbered: a pod that
+outlives an upgrade sees the new secret and configuration, and must not take another workspace's keys.
 */ -}}
 {{- define "creatify-exporter.workspaces" -}}
 {{- if and .Values.existingSecret .Values.workspaces -}}
@@ -236,8 +237,9 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- $made := printf "%s-keys" (include "creatify-exporter.fullname" .) -}}
 {{- $found := list -}}
 {{- $names := list -}}
-{{- range $index, $each := $given -}}
+{{- range $each := $given -}}
 {{- $name := default "default" $each.name -}}
+{{- $folder := include "creatify-exporter.objectName" $name -}}
 {{- if has $name $names -}}
 {{- fail (printf "workspaces: two of them are named %q; their series would mix" $name) -}}
 {{- end -}}
@@ -248,10 +250,10 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- if and $each.existingSecret (or $each.apiId $each.apiKey) -}}
 {{- fail (printf "workspaces: %q has existingSecret and keys; keep one of them" $name) -}}
 {{- end -}}
-{{- $entry := dict "name" $name "own" (not $each.existingSecret) -}}
+{{- $entry := dict "name" $name "folder" $folder "own" (not $each.existingSecret) -}}
 {{- $_ := set $entry "secret" (default $made $each.existingSecret) -}}
-{{- $_ := set $entry "idKey" (ternary (default "api-id" $each.apiIdKey) (printf "api-id-%d" $index) (not $entry.own)) -}}
-{{- $_ := set $entry "keyKey" (ternary (default "api-key" $each.apiKeyKey) (printf "api-key-%d" $index) (not $entry.own)) -}}
+{{- $_ := set $entry "idKey" (ternary (default "api-id" $each.apiIdKey) (printf "%s-api-id" $folder) (not $entry.own)) -}}
+{{- $_ := set $entry "keyKey" (ternary (default "api-key" $each.apiKeyKey) (printf "%s-api-key" $folder) (not $entry.own)) -}}
 {{- $_ := set $entry "settings" (omit $each "name" "existingSecret" "apiIdKey" "apiKeyKey" "apiId" "apiKey") -}}
 {{- $_ := set $entry "apiId" (default "" $each.apiId) -}}
 {{- $_ := set $entry "apiKey" (default "" $each.apiKey) -}}
@@ -263,8 +265,8 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- /* The configuration file, as JSON, which is YAML too: the `toYaml` of Helm 3 writes 2000000 as 2e+06, which YAML 1.1 takes for a text. */ -}}
 {{- define "creatify-exporter.config" -}}
 {{- $workspaces := list -}}
-{{- range $index, $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
-{{- $folder := printf "/etc/creatify-exporter/keys/%d" $index -}}
+{{- range $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
+{{- $folder := printf "/etc/creatify-exporter/keys/%s" $each.folder -}}
 {{- $keys := dict "api_id_file" (printf "%s/api-id" $folder) "api_key_file" (printf "%s/api-key" $folder) -}}
 {{- $workspaces = append $workspaces (merge (dict "name" $each.name) $keys $each.settings) -}}
 {{- end -}}
