@@ -295,6 +295,12 @@ def test_a_replaced_pod_starts_no_new_series() -> None:
     ]
 
 
+def test_a_monitor_finds_the_service_though_argo_cd_puts_its_own_name_into_the_label_of_the_instance() -> None:
+    objects = scenario("service-monitor")
+    labels = {**the(objects, "Service")["metadata"]["labels"], "app.kubernetes.io/instance": "the-application"}
+    assert the(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
 def test_series_by_a_scrape_config_have_the_namespace_that_a_monitor_would_give_them() -> None:
     def first(namespace: str, **values: Any) -> Any:
         given = {**KEYS, "scrapeConfig": {"enabled": True}, **values}
