@@ -13,6 +13,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,7 +65,7 @@ class Grafana:
             with self._opener.open(request, timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            raise Refused(f"{self._url}{path}: {error.code} {error.reason}; {_remedy(error.code)}") from None
+            raise Refused(f"{self._url}{path}: {error.code} {error.reason}; {_remedy(error)}") from None
         except (OSError, ValueError) as error:
             raise Refused(f"{self._url}{path}: {error}; is it a Grafana?") from None
 
@@ -78,11 +80,15 @@ def _setting(environ: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _remedy(status: int) -> str:
-    if status in (401, 403):
+def _remedy(error: urllib.error.HTTPError) -> str:
+    if error.code in (401, 403):
         return "GRAFANA_TOKEN has to belong to a service account with the role Editor"
-    if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects
+    if 300 <= error.code < 400:  # noqa: PLR2004 - the class of redirects
         return "set GRAFANA_URL to the address that it redirects to"
+    # Such as that a dashboard was provisioned from a file, and cannot be replaced.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if error.code != HTTPStatus.NOT_FOUND:
+            return f"Grafana says: {json.load(error)['message']}"
     return "is GRAFANA_URL the address that the browser shows?"
 
 

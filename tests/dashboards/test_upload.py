@@ -23,6 +23,7 @@ class Grafana(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/grafana"
         self.folders: dict[str, str] = {}
         self.dashboards: dict[str, tuple[str, Any]] = {}
+        self.provisioned: set[str] = set()
 
 
 class GrafanaRequest(BaseHTTPRequestHandler):
@@ -41,6 +42,8 @@ class GrafanaRequest(BaseHTTPRequestHandler):
             uid = f"folder-{len(self.server.folders)}"
             self.server.folders[uid] = body["title"]
             self._answer(200, {"uid": uid, **body})
+        elif body["folderUid"] in self.server.provisioned:
+            self._answer(400, {"message": "Cannot save provisioned dashboard"})
         elif self.path == "/grafana/api/dashboards/db" and body["overwrite"]:
             uid = body["dashboard"]["uid"]
             self.server.dashboards[uid] = (body["folderUid"], body["dashboard"])
@@ -126,3 +129,10 @@ def test_what_goes_wrong_is_one_line_with_a_remedy_and_without_the_token(
         assert said.err.count("\n") == 1
         assert "a-secret" not in said.err + said.out
     assert grafana.dashboards == {}
+
+
+def test_what_grafana_says_against_a_dashboard_is_told(grafana: Grafana, capsys: pytest.CaptureFixture[str]) -> None:
+    grafana.folders["from-files"] = "Creatify"
+    grafana.provisioned.add("from-files")
+    assert main({"GRAFANA_URL": grafana.url, "GRAFANA_TOKEN": "the-token"}) == 1
+    assert capsys.readouterr().err.endswith("400 Bad Request; Grafana says: Cannot save provisioned dashboard\n")
