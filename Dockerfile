@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Both stages stand on BASE, which has to bring Python 3.11 or later as python3; the first one needs its pip, venv and a shell too.
 # The digest counts, not the tag, which can be moved: docs/deployment.md tells how to look one up.
 ARG BASE=docker.io/library/python:3.13.9-slim-trixie@sha256:326df678c20c78d465db501563f3492d17c42a4afe33a1f2bf5406a1d56b0e86

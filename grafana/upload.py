@@ -13,6 +13,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,41 +48,47 @@ class Grafana:
 
     def ensure_folder(self, title: str) -> str:
         """Return the uid of a folder, which is made if there is none."""
-        uid = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-        self._post("/api/folders", {"uid": uid, "title": title}, there_already=(409, 412))
-        return uid
+        found = [each for each in self._ask("GET", "/api/folders?limit=1000") if each["title"] == title]
+        [folder, *_] = found or [self._ask("POST", "/api/folders", {"title": title})]
+        return str(folder["uid"])
 
     def put_dashboard(self, dashboard: Json, folder: str) -> str:
         """Make or replace a dashboard; return its address."""
-        done = self._post("/api/dashboards/db", {"dashboard": dashboard, "folderUid": folder, "overwrite": True})
-        return urllib.parse.urljoin(f"{self._url}/", str(done.get("url", "")))
+        body = {"dashboard": dashboard, "folderUid": folder, "overwrite": True}
+        return urllib.parse.urljoin(f"{self._url}/", str(self._ask("POST", "/api/dashboards/db", body)["url"]))
 
-    def _post(self, path: str, body: Json, there_already: tuple[int, ...] = ()) -> Json:
+    def _ask(self, method: str, path: str, body: Json | None = None) -> Any:  # noqa: ANN401 - whatever JSON it is
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self._url}{path}", json.dumps(body).encode(), headers, method="POST")  # noqa: S310 - http or https
+        data = json.dumps(body).encode() if body else None
+        request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)  # noqa: S310 - http or https
         try:
             with self._opener.open(request, timeout=TIMEOUT) as answer:
-                found: Json = json.load(answer)
-                return found
+                return json.load(answer)
         except urllib.error.HTTPError as error:
-            if error.code in there_already:
-                return {}
-            raise Refused(f"{self._url}{path}: {error.code} {error.reason}; {_remedy(error.code)}") from None
+            raise Refused(f"{self._url}{path}: {error.code} {error.reason}; {_remedy(error)}") from None
         except (OSError, ValueError) as error:
             raise Refused(f"{self._url}{path}: {error}; is it a Grafana?") from None
 
 
 def _setting(environ: Mapping[str, str], name: str) -> str:
-    if not environ.get(name):
+    value = environ.get(name, "").strip()
+    if not value:
         raise Refused(f"{name} is not set: give it in the environment")
-    return environ[name]
+    # A header with another character would be refused by a message that quotes it.
+    if not re.fullmatch("[!-~]+", value):
+        raise Refused(f"{name} has characters that belong into no address and no token: give it alone")
+    return value
 
 
-def _remedy(status: int) -> str:
-    if status in (401, 403):
+def _remedy(error: urllib.error.HTTPError) -> str:
+    if error.code in (401, 403):
         return "GRAFANA_TOKEN has to belong to a service account with the role Editor"
-    if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects
+    if 300 <= error.code < 400:  # noqa: PLR2004 - the class of redirects
         return "set GRAFANA_URL to the address that it redirects to"
+    # Such as that a dashboard was provisioned from a file, and cannot be replaced.
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        if error.code != HTTPStatus.NOT_FOUND:
+            return f"Grafana says: {json.load(error)['message']}"
     return "is GRAFANA_URL the address that the browser shows?"
 
 

@@ -50,6 +50,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from creatify_exporter import commands  # noqa: PLC0415  takes a second, in which a wrong flag is told already
 
     if isinstance(sys.stdout, io.TextIOWrapper):
+        if isinstance(sys.stdout.buffer, io.RawIOBase):
+            # Under PYTHONUNBUFFERED a full disk may take the half of what is written without an error.
+            sys.stdout = os.fdopen(sys.stdout.fileno(), "w", encoding=sys.stdout.encoding, closefd=False)
         # Names and reasons may hold what cannot be encoded.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = commands.run(arguments)

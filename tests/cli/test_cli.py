@@ -721,6 +721,16 @@ def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_of_which_a_part_is_written_is_no_success(config: Path, tmp_path: Path, unbuffered: str) -> None:
+    limits = f"trap '' XFSZ; ulimit -f 2; export PYTHONUNBUFFERED={unbuffered}"
+    done = shell(f"{limits}; $X dump --config.file {config} --ledger.url memory: > {tmp_path}/out")
+    assert (tmp_path / "out").stat().st_size in (1024, 2048)
+    assert done.returncode == 1
+    assert re.search("creatify-exporter: .*File too large\n", done.stderr)
+
+
+@pytest.mark.slow
 def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path, simulator: Simulator) -> None:
     rewritten(config, fetch={"timeout": "500ms"})
     simulator.faults.always("silence", path=None)
@@ -766,22 +776,48 @@ def variables_of_the_dump_unit(page: str, keys: Path, credentials: Path) -> dict
     return {**path, "CREDENTIALS_DIRECTORY": str(credentials)} if loaded else path
 
 
+def dump_script(page: str, folder: Path, config: Path, command: str) -> str:
+    """Return the documented script, with this command and with paths of a test."""
+    [script] = [
+        str(block) for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
+    ]
+    for documented, here in (
+        ("/var/lib/prometheus/node-exporter", str(folder)),
+        ("/etc/creatify-exporter.yml", str(config)),
+        ("/var/lib/creatify-dump", str(folder)),
+        ("/opt/creatify-exporter/bin/creatify-exporter", command),
+    ):
+        assert documented in script
+        script = script.replace(documented, here)
+    return script
+
+
+def test_the_script_of_the_textfile_collector_leaves_the_file_as_it_is_if_the_disk_is_full(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
+    command, folder = tmp_path / "dump", tmp_path / "collector"
+    command.write_text("#!/bin/sh\nprintf %.3000d 1\n")
+    command.chmod(0o755)
+    folder.mkdir()
+    (folder / "creatify.prom").write_text("whole\n")
+    script = dump_script(page, folder, tmp_path, str(command))
+
+    def code(before: str = "") -> int:
+        done = subprocess.run(["/bin/sh", "-c", before + script], capture_output=True, check=False)
+        assert [each.name for each in folder.iterdir()] == ["creatify.prom"]
+        return done.returncode
+
+    assert code("trap '' XFSZ; ulimit -f 2\n") == 1, "a file may have two blocks, of 512 bytes or 1,024"
+    assert (folder / "creatify.prom").read_text() == "whole\n"
+    assert code() == 0
+    assert len((folder / "creatify.prom").read_text()) == 3001
+
+
 @pytest.mark.slow
 def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
     config: Path, simulator: Simulator, tmp_path: Path
 ) -> None:
     page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
-    [script] = [
-        block for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
-    ]
-    for documented, here in (
-        ("/var/lib/prometheus/node-exporter", tmp_path),
-        ("/etc/creatify-exporter.yml", config),
-        ("/var/lib/creatify-dump", tmp_path),
-        ("/opt/creatify-exporter/bin/creatify-exporter", COMMAND),
-    ):
-        assert documented in script
-        script = script.replace(documented, str(here))
+    script = dump_script(page, tmp_path, config, str(COMMAND))
     for key in ("api-id", "api-key"):
         documented = f"{key.replace('-', '_')}_file: ${{CREDENTIALS_DIRECTORY}}/{key}"
         assert documented in page

@@ -23,26 +23,42 @@ class Grafana(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/grafana"
         self.folders: dict[str, str] = {}
         self.dashboards: dict[str, tuple[str, Any]] = {}
+        self.provisioned: set[str] = set()
 
 
 class GrafanaRequest(BaseHTTPRequestHandler):
     server: Grafana
 
+    def do_GET(self) -> None:
+        found = [{"uid": uid, "title": title} for uid, title in self.server.folders.items()]
+        if self._is_let_in():
+            self._answer(200 if self.path == "/grafana/api/folders?limit=1000" else 404, found)
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.startswith("/moved/"):
-            self._answer(302, {}, Location=self.server.url)
-        elif self.headers["Authorization"] != "Bearer the-token":
-            self._answer(401, {"message": "Invalid API key"})
-        elif self.path == "/grafana/api/folders":
-            self._answer(412 if body["uid"] in self.server.folders else 200, {})
-            self.server.folders[body["uid"]] = body["title"]
+        if not self._is_let_in():
+            return
+        if self.path == "/grafana/api/folders":
+            uid = f"folder-{len(self.server.folders)}"
+            self.server.folders[uid] = body["title"]
+            self._answer(200, {"uid": uid, **body})
+        elif body["folderUid"] in self.server.provisioned:
+            self._answer(400, {"message": "Cannot save provisioned dashboard"})
         elif self.path == "/grafana/api/dashboards/db" and body["overwrite"]:
             uid = body["dashboard"]["uid"]
             self.server.dashboards[uid] = (body["folderUid"], body["dashboard"])
             self._answer(200, {"uid": uid, "url": f"/grafana/d/{uid}"})
         else:
             self._answer(404, {})
+
+    def _is_let_in(self) -> bool:
+        if self.path.startswith("/moved/"):
+            self._answer(302, {}, Location=self.server.url)
+        elif self.headers["Authorization"] != "Bearer the-token":
+            self._answer(401, {"message": "Invalid API key"})
+        else:
+            return True
+        return False
 
     def _answer(self, status: int, body: object, **headers: str) -> None:
         self.send_response(status)
@@ -69,8 +85,8 @@ def test_every_dashboard_is_sent_and_sent_again(grafana: Grafana, capsys: pytest
         assert main({"GRAFANA_URL": f"{grafana.url}/", "GRAFANA_TOKEN": "the-token"}) == 0
         said = capsys.readouterr().out.splitlines()
         assert said == [f"{grafana.url}/d/{each['uid']}" for each in originals]
-    assert grafana.dashboards == {each["uid"]: ("creatify", each) for each in originals}
-    assert grafana.folders == {"creatify": "Creatify"}
+    assert grafana.dashboards == {each["uid"]: ("folder-0", each) for each in originals}
+    assert grafana.folders == {"folder-0": "Creatify"}
 
 
 def test_the_script_needs_nothing_but_pythons_standard_library(grafana: Grafana) -> None:
@@ -79,7 +95,15 @@ def test_the_script_needs_nothing_but_pythons_standard_library(grafana: Grafana)
         [sys.executable, "-I", "-S", str(SCRIPT)], env=environ, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert grafana.folders == {"video-more": "Video & more"}
+    assert grafana.folders == {"folder-0": "Video & more"}
+
+
+@pytest.mark.parametrize("title", ["Видео", "Video more", "A title of more than the forty characters of a uid"])
+def test_dashboards_lie_in_the_folder_of_that_title_whatever_its_uid(grafana: Grafana, title: str) -> None:
+    grafana.folders |= {"folder-0": "Video & more", "made-by-hand": "Creatify"}
+    for folder, expected in ((title, "folder-2"), ("Creatify", "made-by-hand")):
+        assert main({"GRAFANA_URL": grafana.url, "GRAFANA_TOKEN": "the-token\r\n", "GRAFANA_FOLDER": folder}) == 0
+        assert {uid for uid, _ in grafana.dashboards.values()} == {expected}
 
 
 def test_what_goes_wrong_is_one_line_with_a_remedy_and_without_the_token(
@@ -97,6 +121,7 @@ def test_what_goes_wrong_is_one_line_with_a_remedy_and_without_the_token(
         (f"{grafana.url}/elsewhere", "the-token", "is GRAFANA_URL the address that the browser shows?"),
         (grafana.url.replace("/grafana", "/moved"), "a-secret", "302 Found; set GRAFANA_URL to the address"),
         ("http://127.0.0.1:1", "a-secret", "Connection refused"),
+        (grafana.url, "a-secret\nand more", "GRAFANA_TOKEN has characters"),
     ):
         assert main({"GRAFANA_URL": url, "GRAFANA_TOKEN": token}) == 1
         said = capsys.readouterr()
@@ -104,3 +129,10 @@ def test_what_goes_wrong_is_one_line_with_a_remedy_and_without_the_token(
         assert said.err.count("\n") == 1
         assert "a-secret" not in said.err + said.out
     assert grafana.dashboards == {}
+
+
+def test_what_grafana_says_against_a_dashboard_is_told(grafana: Grafana, capsys: pytest.CaptureFixture[str]) -> None:
+    grafana.folders["from-files"] = "Creatify"
+    grafana.provisioned.add("from-files")
+    assert main({"GRAFANA_URL": grafana.url, "GRAFANA_TOKEN": "the-token"}) == 1
+    assert capsys.readouterr().err.endswith("400 Bad Request; Grafana says: Cannot save provisioned dashboard\n")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -294,6 +295,12 @@ def test_a_replaced_pod_starts_no_new_series() -> None:
     ]
 
 
+def test_a_monitor_finds_the_service_though_argo_cd_puts_its_own_name_into_the_label_of_the_instance() -> None:
+    objects = scenario("service-monitor")
+    labels = {**the(objects, "Service")["metadata"]["labels"], "app.kubernetes.io/instance": "the-application"}
+    assert the(objects, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
 def test_series_by_a_scrape_config_have_the_namespace_that_a_monitor_would_give_them() -> None:
     def first(namespace: str, **values: Any) -> Any:
         given = {**KEYS, "scrapeConfig": {"enabled": True}, **values}
@@ -316,8 +323,8 @@ def test_no_stateful_set_takes_the_ledger_with_it() -> None:
     assert len(policies) > 10
     retained = {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert {name: policy for name, policy in policies.items() if policy != retained} == {}
-    emptied = {"persistence": {"whenDeleted": None}}
-    assert refusal(emptied) == "it was taken", "by which a release that had the value gets rid of it"
+    for policy in (None, "Retain"):
+        assert refusal({"persistence": {"whenDeleted": policy}}) == "it was taken", "old releases reuse their values"
 
 
 def test_a_claim_with_a_name_replaces_the_template() -> None:
@@ -331,6 +338,23 @@ def test_an_upgrade_of_the_chart_leaves_the_template_of_the_claim_as_it_was() ->
     claims = json.dumps(the(scenario("minimal"), "StatefulSet")["spec"]["volumeClaimTemplates"])
     assert "version" not in claims.replace("apiVersion", "")
     assert "helm.sh/chart" not in claims
+
+
+def test_an_upgrade_leaves_what_kubernetes_does_not_let_it_change() -> None:
+    labels = {
+        "app.kubernetes.io/name": "creatify-exporter",
+        "app.kubernetes.io/instance": "release",
+        "app.kubernetes.io/component": "exporter",
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "ledger", "labels": labels},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    spec = the(scenario("minimal"), "StatefulSet")["spec"]
+    assert spec["selector"] == the(scenario("postgresql"), "Deployment")["spec"]["selector"] == {"matchLabels": labels}
+    assert (spec["serviceName"], spec["volumeClaimTemplates"]) == ("release-creatify-exporter", [claim])
 
 
 def test_a_pod_that_never_became_ready_is_replaced_by_an_upgrade() -> None:
@@ -380,7 +404,7 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
     assert (first.name, first.api_id.read()) == ("marketing", "creatify-marketing/id")
     assert (second.name, second.api_key.read()) == (
         'research $1 "ünd" more',
-        "release-creatify-exporter-keys/api-key-1",
+        "release-creatify-exporter-keys/research-1-nd-more-ce1b962f-api-key",
     )
     assert [(name, each.path, each.min_interval) for name, each in first.task_lists().items()] == [
         ("text_generator", LISTS["text_generator"].path, LISTS["text_generator"].min_interval),
@@ -388,6 +412,22 @@ def test_each_workspace_has_the_keys_of_its_own_secret(tmp_path: Path) -> None:
         ("music", "/api/music/", other_list("music", "/").min_interval),
     ]
     assert first.plan == Plan(credits=2_000_000, renews_on_day=1, price_per_credit=0.15, currency="USD")
+
+
+def test_a_pod_that_outlives_a_change_of_workspaces_takes_the_keys_of_no_other() -> None:
+    """It sees the new secret and, if its container starts again, the new configuration, but mounts as before."""
+    first, second, third = ({"name": name, "apiId": name, "apiKey": name} for name in ("1", "1.", "one"))
+    before = rendered({"workspaces": [first, second]})
+    [volume] = [each for each in pod_of(before)["spec"]["volumes"] if each["name"] == "keys"]
+    items = [item for source in volume["projected"]["sources"] for item in source["secret"]["items"]]
+    mounted = {f"/etc/creatify-exporter/keys/{item['path']}": item["key"] for item in items}
+    for workspaces in ([first, second], [second, first], [third, second], [second]):
+        after = rendered({"workspaces": workspaces})
+        data = the(after, "Secret")["data"]
+        for each in [*json.loads(configuration(before))["workspaces"], *json.loads(configuration(after))["workspaces"]]:
+            read = data.get(mounted.get(each["api_id_file"], "none"), "")
+            assert b64decode(read).decode() in (each["name"], ""), workspaces
+        assert len(data) == 2 * len(workspaces)
 
 
 def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
@@ -478,6 +518,16 @@ def test_the_notes_name_the_address_and_the_path_to_scrape() -> None:
     assert ".svc:10081, path /creatify." in notes({"web": {"telemetryPath": "/creatify"}})
 
 
+def test_the_notes_name_a_way_to_scrape_that_the_chart_takes() -> None:
+    for ledger, monitor in (
+        ({}, "serviceMonitor"),
+        ({"existingUrlSecret": "url", "replicas": 1}, "serviceMonitor"),
+        ({"existingUrlSecret": "url"}, "scrapeConfig"),
+    ):
+        assert f"--set {monitor}.enabled=true. Without" in notes({"ledger": ledger})
+        assert rendered({**KEYS, "ledger": ledger, monitor: {"enabled": True}})
+
+
 def test_a_ledger_in_a_volume_moves_to_postgresql_as_the_readme_tells() -> None:
     manifest = readme_manifests()["Pod"]
     importlib.import_module("kubernetes_validate").validate(manifest, VERSIONS[0], strict=True)
@@ -505,7 +555,7 @@ def test_the_keys_are_in_a_secret_and_nowhere_else() -> None:
     objects = rendered(values)
     others = [each for each in objects if each["kind"] != "Secret"]
     assert "canary" not in json.dumps(others)
-    assert the(objects, "Secret")["data"] == {"api-id-0": "Y2FuYXJ5LWlk", "api-key-0": "Y2FuYXJ5LWtleQ=="}
+    assert the(objects, "Secret")["data"] == {"default-api-id": "Y2FuYXJ5LWlk", "default-api-key": "Y2FuYXJ5LWtleQ=="}
 
 
 def test_a_change_of_what_is_read_at_the_start_replaces_the_pod() -> None:
@@ -645,6 +695,16 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"extraArgs": ["--web.telemetry-path=/foo"]},
         "would not know of --web.telemetry-path; set web.telemetryPath",
     ),
+    "such a flag and its value one after the other": (
+        {"extraArgs": ["--log.level", "debug"]},
+        "would not know of --log.level; set log.level",
+    ),
+    "a flag and its value in one text": ({"extraArgs": ["--web.max-requests 3"]}, "at '/extraArgs/0'"),
+    "sockets that no pod has": ({"extraArgs": ["--web.systemd-socket"]}, "set web.port"),
+    "a variable that is no text": ({"extraEnv": [{"name": "A", "value": 1}]}, "at '/extraEnv/0/value'"),
+    "a toleration of what is no text": ({"tolerations": [{"key": "a", "value": True}]}, "at '/tolerations/0/value'"),
+    "a repository with a tag": ({"image": {"repository": "mirror.example/exporter:1"}}, "at '/image/repository'"),
+    "a budget of nothing": ({"podDisruptionBudget": {"maxUnavailable": ""}}, "at '/podDisruptionBudget/maxUnavailable"),
     "endpoints of workspaces that only the exporter knows": (
         {**SHARED_KEYS, "serviceMonitor": {"enabled": True, "perWorkspace": True}},
         "set scrapeConfig.enabled, which asks the exporter",
@@ -657,6 +717,14 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
         {"serviceMonitor": {"basicAuth": {"username": "me"}}},
         "at '/serviceMonitor/basicAuth/username'",
     ),
+    "a password in the configuration": (
+        {"existingSecret": "", "workspaces": [{"existingSecret": "a", "proxy_url": "http://me:canary@proxy"}]},
+        "write ${PROXY_PASSWORD}, and set that with extraEnv",
+    ),
+    "such a password for directories of keys": (
+        {"workspaces_from": [{"directory": "/keys", "proxy_url": 'http://me:{{ "canary" }}@proxy'}]},
+        "write ${PROXY_PASSWORD}, and set that with extraEnv",
+    ),
     "scraping twice": (
         {"serviceMonitor": {"enabled": True}, "scrapeConfig": {"enabled": True}},
         "serviceMonitor and scrapeConfig exclude each other",
@@ -668,6 +736,10 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
     "an unknown threshold": (
         {"prometheusRule": {"enabled": True, "thresholds": {"tasks_stuck": 1}}},
         'there is no threshold "tasks_stuck"; there are credentials_refused_fetches,',
+    ),
+    "an empty threshold": (
+        {"prometheusRule": {"enabled": True, "thresholds": {"gap_seconds": ""}}},
+        "at '/prometheusRule/thresholds/gap_seconds'",
     ),
     "a Grafana without https": (
         {"prometheusRule": {"enabled": True, "grafanaUrl": "grafana.example"}},
@@ -683,6 +755,7 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
 def test_what_cannot_be_meant_is_refused_with_the_place_or_the_remedy() -> None:
     said = {case: refusal(values) for case, (values, _) in REFUSED.items()}
     assert {case: words for case, words in said.items() if REFUSED[case][1] not in words} == {}
+    assert "canary" not in str(said)
 
 
 # The project's rules and dashboards
@@ -744,6 +817,14 @@ def test_a_threshold_that_is_a_text_is_the_expression(promtool: str, tmp_path: P
     assert rule["expr"] == own
     put(tmp_path / "rules.yml", yaml.safe_dump(spec))
     subprocess.run([promtool, "check", "rules", str(tmp_path / "rules.yml")], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("number", [0.25, "0.25", "{{ 0.25 }}"])
+def test_a_threshold_that_is_a_number_holds_for_every_list_though_set_makes_it_a_text(number: float | str) -> None:
+    objects = rendered({**KEYS, "prometheusRule": {"enabled": True, "thresholds": {"gap_seconds": number}}})
+    rules = rules_of(the(objects, "PrometheusRule")["spec"]["groups"])
+    [expr] = [rule["expr"] for rule in rules if rule.get("record") == "creatify:threshold:gap_seconds"]
+    assert expr == "0.25 * workspace:creatify_list:known"
 
 
 def test_the_dashboards_are_the_projects_own() -> None:

@@ -1,5 +1,6 @@
 """The chart with values that are odd, left empty, templates, or those of a chart above it."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -176,11 +177,13 @@ def test_a_value_that_is_null_is_its_default_or_empty(depth: int, keys: Object) 
 def test_nulls_within_maps_of_the_user_remove_entries() -> None:
     values = {
         **KEYS,
+        "enabled": None,
         "podSecurityContext": {"runAsUser": None, "fsGroup": None},
         "resources": {"limits": None},
         "podLabels": {"team": None},
         "probes": {"liveness": None},
         "config": {"fetch": {"timeout": None}},
+        "serviceMonitor": {"enabled": True, "basicAuth": {"username": None, "password": None}},
         "prometheusRule": {"enabled": True, "alertLabels": {"team": None}, "alerts": {"CreatifyDown": None}},
     }
     objects = rendered(values)
@@ -240,6 +243,52 @@ def test_a_chart_above_turns_exporters_on_and_off_and_shares_its_values(umbrella
     assert first["app.kubernetes.io/name"] != second["app.kubernetes.io/name"]
 
 
+@pytest.mark.parametrize(
+    "more", [EVERYTHING, {**EVERYTHING, "serviceMonitor": None, "ledger": {"existingUrlSecret": "url"}}]
+)
+def test_no_selector_of_an_exporter_takes_another_in_its_namespace(umbrella: Path, more: Object) -> None:
+    first, second = ({**KEYS, **EVERYTHING, **more, "fullnameOverride": name} for name in ("first", "second"))
+    name, namespace = {"nameOverride": "exporter"}, {"namespaceOverride": "there"}
+    aliases = {"creatify-exporter": {**first, **name}, "second": {**second, **name, "enabled": True}}
+    for objects in (
+        rendered(aliases, chart=umbrella),
+        [*rendered({**first, **namespace}), *rendered({**second, **namespace}, namespace="elsewhere")],
+    ):
+        assert complaints(objects) == []
+        pods = [each["spec"]["template"] for kind in ("StatefulSet", "Deployment") for each in kinds(objects, kind)]
+        found = [
+            *((each["spec"]["selector"], pods) for each in kinds(objects, "Service")),
+            *((each["spec"]["podSelector"]["matchLabels"], pods) for each in kinds(objects, "NetworkPolicy")),
+            *((each["spec"]["selector"]["matchLabels"], pods) for each in kinds(objects, "PodDisruptionBudget")),
+            *(
+                (each["spec"]["selector"]["matchLabels"], kinds(objects, "Service"))
+                for each in kinds(objects, "ServiceMonitor")
+            ),
+        ]
+        assert len(found) == 6
+        for selector, those in found:
+            assert [selector.items() <= each["metadata"]["labels"].items() for each in those].count(True) == 1
+
+
+CHECKED_TEXTS: Final = {
+    "config.fetch.timeout": "20s",
+    "config.fetch.max_body": "1GiB",
+    "config.ledger.history": "skip",
+    "dnsPolicy": "Default",
+    "image.digest": f"sha256:{'0' * 64}",
+    "image.pullPolicy": "Always",
+    "log.format": "json",
+    "log.level": "debug",
+    "persistence.size": "2Gi",
+    "service.ipFamilyPolicy": "PreferDualStack",
+    "service.type": "NodePort",
+    "serviceMonitor.interval": "30s",
+    "serviceMonitor.scheme": "https",
+    "tmp.sizeLimit": "1Gi",
+}
+"""Texts of which the schema knows more than that they are texts."""
+
+
 def test_texts_in_values_are_templates() -> None:
     name = "{{ .Release.Name }}-{{ .Values.global.team }}"
     values: Object = {
@@ -251,10 +300,16 @@ def test_texts_in_values_are_templates() -> None:
         "hostAliases": [{"ip": "192.0.2.1", "hostnames": [name]}],
     }
     values["workspaces"][0]["base_url"] = "https://{{ .Values.global.team }}.example"
+    for place, text in CHECKED_TEXTS.items():
+        *path, last = place.split(".")
+        functools.reduce(lambda found, key: found.setdefault(key, {}), path, values)[last] = f'{{{{ "{text}" }}}}'
     del values["prometheusRule"]["alertLabels"]  # these are templates of Prometheus
     objects = rendered(values)
     assert complaints(objects) == []
     written_out = json.loads(json.dumps(values).replace(name, "release-video"))
+    for place, text in CHECKED_TEXTS.items():
+        *path, last = place.split(".")
+        functools.reduce(dict.__getitem__, path, written_out)[last] = text
     assert objects == rendered(written_out)
     assert json.loads(configuration(objects))["workspaces"][0]["base_url"] == "https://video.example"
 

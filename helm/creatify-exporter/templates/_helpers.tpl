@@ -87,9 +87,18 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: exporter
 {{- end -}}
 
+{{- /*
+What selects this exporter and no other of its namespace. The selector of the workload cannot change and is shared by releases of one
+name that values bring into one namespace, and by aliases with one `nameOverride`; a workload knows its pods by their owner too.
+*/ -}}
+{{- define "creatify-exporter.ownLabels" -}}
+{{ include "creatify-exporter.selectorLabels" . }}
+creatify-exporter/name: {{ include "creatify-exporter.fullname" . | quote }}
+{{- end -}}
+
 {{- /* The labels of every object. Takes `root`, and the `labels` that this one has beside them; the chart's own win. */ -}}
 {{- define "creatify-exporter.labels" -}}
-{{- $own := include "creatify-exporter.selectorLabels" .root | fromYaml -}}
+{{- $own := include "creatify-exporter.ownLabels" .root | fromYaml -}}
 {{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
 {{- $_ := set $own "helm.sh/chart" ($chart | trunc 63 | trimAll "-_.") -}}
 {{- $_ := set $own "app.kubernetes.io/version" (.root.Chart.AppVersion | replace "+" "_" | trunc 63 | trimAll "-_.") -}}
@@ -180,10 +189,11 @@ imagePullSecrets:
   "--web.external-url" "web.externalUrl"
   "--web.listen-address" "web.port"
   "--web.route-prefix" "web.externalUrl, and let the proxy cut the prefix off"
+  "--web.systemd-socket" "web.port"
   "--web.telemetry-path" "web.telemetryPath"
 -}}
 {{- range .Values.extraArgs -}}
-{{- $flag := splitList "=" . | first -}}
+{{- $flag := regexFind "^[^=\\s]+" . -}}
 {{- if hasKey $values $flag -}}
 {{- fail (printf "extraArgs: probes, monitor and test would not know of %s; set %s" $flag (get $values $flag)) -}}
 {{- end -}}
@@ -209,8 +219,9 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- /*
-The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
-`apiKey`), and `settings` for the configuration file.
+The workspaces as a JSON list of `name`, `folder`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
+`apiKey`), and `settings` for the configuration file. Folders and keys are named after the workspace, not numbered: a pod that
+outlives an upgrade sees the new secret and configuration, and must not take another workspace's keys.
 */ -}}
 {{- define "creatify-exporter.workspaces" -}}
 {{- if and .Values.existingSecret .Values.workspaces -}}
@@ -226,8 +237,9 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- $made := printf "%s-keys" (include "creatify-exporter.fullname" .) -}}
 {{- $found := list -}}
 {{- $names := list -}}
-{{- range $index, $each := $given -}}
+{{- range $each := $given -}}
 {{- $name := default "default" $each.name -}}
+{{- $folder := include "creatify-exporter.objectName" $name -}}
 {{- if has $name $names -}}
 {{- fail (printf "workspaces: two of them are named %q; their series would mix" $name) -}}
 {{- end -}}
@@ -238,10 +250,10 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- if and $each.existingSecret (or $each.apiId $each.apiKey) -}}
 {{- fail (printf "workspaces: %q has existingSecret and keys; keep one of them" $name) -}}
 {{- end -}}
-{{- $entry := dict "name" $name "own" (not $each.existingSecret) -}}
+{{- $entry := dict "name" $name "folder" $folder "own" (not $each.existingSecret) -}}
 {{- $_ := set $entry "secret" (default $made $each.existingSecret) -}}
-{{- $_ := set $entry "idKey" (ternary (default "api-id" $each.apiIdKey) (printf "api-id-%d" $index) (not $entry.own)) -}}
-{{- $_ := set $entry "keyKey" (ternary (default "api-key" $each.apiKeyKey) (printf "api-key-%d" $index) (not $entry.own)) -}}
+{{- $_ := set $entry "idKey" (ternary (default "api-id" $each.apiIdKey) (printf "%s-api-id" $folder) (not $entry.own)) -}}
+{{- $_ := set $entry "keyKey" (ternary (default "api-key" $each.apiKeyKey) (printf "%s-api-key" $folder) (not $entry.own)) -}}
 {{- $_ := set $entry "settings" (omit $each "name" "existingSecret" "apiIdKey" "apiKeyKey" "apiId" "apiKey") -}}
 {{- $_ := set $entry "apiId" (default "" $each.apiId) -}}
 {{- $_ := set $entry "apiKey" (default "" $each.apiKey) -}}
@@ -253,10 +265,15 @@ The workspaces as a JSON list of `name`, `secret`, `idKey`, `keyKey`, `own` (the
 {{- /* The configuration file, as JSON, which is YAML too: the `toYaml` of Helm 3 writes 2000000 as 2e+06, which YAML 1.1 takes for a text. */ -}}
 {{- define "creatify-exporter.config" -}}
 {{- $workspaces := list -}}
-{{- range $index, $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
-{{- $folder := printf "/etc/creatify-exporter/keys/%d" $index -}}
+{{- range $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
+{{- $folder := printf "/etc/creatify-exporter/keys/%s" $each.folder -}}
 {{- $keys := dict "api_id_file" (printf "%s/api-id" $folder) "api_key_file" (printf "%s/api-key" $folder) -}}
 {{- $workspaces = append $workspaces (merge (dict "name" $each.name) $keys $each.settings) -}}
+{{- end -}}
+{{- range concat $workspaces .Values.workspaces_from -}}
+{{- if regexMatch "://[^/@:]*:[^/@$][^@]*@" (default "" .proxy_url) -}}
+{{- fail "proxy_url: its password would lie in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
+{{- end -}}
 {{- end -}}
 {{- $ledger := dict "url" "sqlite:////var/lib/creatify-exporter/ledger.db" -}}
 {{- if .Values.ledger.existingUrlSecret -}}
@@ -338,7 +355,9 @@ through as they are.
 {{- $_ := set $thresholds $name true -}}
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
 {{- $value := index $.Values.prometheusRule.thresholds $name -}}
-{{- if not (kindIs "string" $value) -}}{{- $value = printf "%s * workspace:creatify_list:known" (toJson $value) -}}{{- end -}}
+{{- if not (kindIs "string" $value) -}}{{- $value = toJson $value -}}{{- end -}}
+{{- /* By --set a fraction is a text. */ -}}
+{{- if regexMatch "^[-+0-9.eE]+$" $value -}}{{- $value = printf "%s * workspace:creatify_list:known" $value -}}{{- end -}}
 {{- $_ := set $rule "expr" $value -}}
 {{- end -}}
 {{- end -}}
