@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,12 +59,21 @@ class Replay:
 
     def write(self, texts: Iterable[str]) -> None:
         """Add one block's worth of samples."""
-        with self.text.open("w") as file:
+        self.store(self.exposed(texts, 0))
+
+    def exposed(self, texts: Iterable[str], number: int) -> Path:
+        """Write the samples of a block to a file."""
+        path = self.text.with_suffix(f".{number}")
+        with path.open("w") as file:
             file.writelines(texts)
             file.write("# EOF\n")
+        return path
+
+    def store(self, path: Path) -> None:
+        """Make a block of the samples in a file, and remove it."""
         command = ["promtool", "tsdb", "create-blocks-from", f"--max-block-duration={BLOCK}s", "openmetrics", "--quiet"]
-        done = subprocess.run([*command, self.text, self.data], capture_output=True, text=True, check=False)  # noqa: S603
-        self.text.unlink()
+        done = subprocess.run([*command, path, self.data], capture_output=True, text=True, check=False)  # noqa: S603
+        path.unlink()
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
 
@@ -113,27 +123,24 @@ class Replay:
         """Evaluate the recording rules, those that lean on others after them."""
         for level in by_level(rules):
             with self.server() as url:
-                for number, (begin, end) in enumerate(self.windows()):
-                    lines = (line for rule in level for line in self.evaluated(url, rule, begin, end))
-                    waiting = self.text.with_suffix(f".{number}")
-                    with waiting.open("w") as file:
-                        file.writelines(lines)
-            for number, _ in enumerate(self.windows()):
-                waiting = self.text.with_suffix(f".{number}")
-                with waiting.open() as file:
-                    self.write(file)
-                waiting.unlink()
+                files = [
+                    self.exposed((line for rule in level for line in self.evaluated(url, rule, *window)), number)
+                    for number, window in enumerate(self.windows())
+                ]
+            for path in files:
+                self.store(path)
 
     def evaluated(self, url: str, rule: dict[str, Any], begin: int, end: int) -> Iterator[str]:
         """Yield the samples of one recording rule; one side of an `or` may have kept its metric's name."""
-        samples: dict[str, list[tuple[int, str]]] = {}
+        samples: dict[str, list[list[tuple[int, str]]]] = {}
         for series in self.query(url, rule["expr"], begin, end):
             labels = {**series["metric"], **rule.get("labels", {})}
             labels.pop("__name__", None)
             text = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(labels.items()))
-            samples.setdefault(f"{rule['record']}{{{text}}}", []).extend((at, value) for at, value in series["values"])
-        for prefix, values in samples.items():
-            yield "".join([f"{prefix} {value} {at}\n" for at, value in sorted(values)])
+            samples.setdefault(f"{rule['record']}{{{text}}}", []).append(series["values"])
+        for prefix, parts in samples.items():
+            values = parts[0] if len(parts) == 1 else sorted(chain(*parts))
+            yield "".join([f"{prefix} {value} {at}\n" for at, value in values])
 
     def fire(self, rules: list[dict[str, Any]]) -> list[Firing]:
         """Evaluate the alert rules."""
