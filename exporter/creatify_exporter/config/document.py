@@ -145,6 +145,11 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
         context += f" from line {error.context_mark.line + 1} on"
     words = ", ".join(filter(None, (context, error.problem)))
     remedy = "mend the YAML there, or put the text in quotes"
+    if error.problem and r"'\t'" in error.problem:
+        remedy = "indent with spaces, not with tabs"
+    elif error.context == "while scanning a simple key":
+        # PyYAML notices only where the next line begins.
+        mark, remedy = error.context_mark, "write KEY: VALUE there, with a space after the colon"
     if error.context_mark and re.search("end of stream|stream end|document separator", words):
         # Whatever is not ended is looked for at its beginning.
         mark, remedy = error.context_mark, "end what begins there"
