@@ -21,8 +21,8 @@ def _status(codes: str) -> str:
 
 # What services of videos, voices and images are given.
 _GIVEN: Final = (
-    r"(?:avatar|voice|template|image|photo|video|audio|file|media|asset|script|text|url|link|page|website)(?:[ _]id|s)?"
-    r"|format|ratio|resolution|codec|language"
+    r"(?:avatar|voice|template|image|photo|video|audio|music|file|media|asset|script|text|url|link|(?:web)?page|website)"
+    r"(?:[ _]id|s)?|product|face|speech|format|ratio|resolution|codec|language"
 )
 
 
@@ -39,7 +39,8 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         "content_filtered",
         r"\bblock_?\s?reason\W{1,20}(?:\w{1,20}\.)?(?:safety|other|blocklist)\b",
         r"\bfinish_?\s?reason\W{1,20}(?:\w{1,20}\.)?(?:safety|blocklist|recitation|spii|language)\b",
-        r"\b(?:prohibited_content|image_safety|content_filter)|\brecitation\b|\bharm_category_\w{1,40}\W{1,40}probability",
+        r"\b(?:prohibited_content|image_safety|content_filter)|\brecitation\b",
+        r"\bharm_category_\w{1,40}\W{1,40}probability",
         r"\b(?:prompt|response|candidate|content|output) (?:was|is|has been|is being) (?:blocked|filtered|flagged)",
         r"\bblocked\b.{0,30}\b(?:safety|content|policy|recitation|prohibited|filter|moderation)",
         r"\b(?:prompt|request|response|output|input|content|message|text|script|image|video|audio)\b.{0,60}\bflagged\b",
@@ -47,19 +48,22 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bresponsible ai\b|\bsensitive words\b|\binappropriate content\b|\bcontent moderation\b",
         r"\b(?:content|safety|usage) (?:policy|policies|filters?|guidelines|systems?)\b",
         r"\b(?:flagged|rejected|refused|fail\w{0,4}|not pass)\b.{0,30}\b(?:moderation|safety)\b",
-        r"\bnsfw\b|\bhate speech\b|\boutput blocked\b|\bmoderation (?:blocked|(?:check )?failed)\b",
+        r"\bnsfw\b|\bhate speech\b|\boutput blocked\b|\bmoderated\b|\bmoderation (?:blocked|failed)\b",
+        r"\b(?:content|safety|moderation) check\b|\b(?:banned|forbidden) words?\b|\bcontent (?:is )?not allowed\b",
         r"\bcontains? (?:an? )?(?:minors?|celebrit(?:y|ies)|public figures?)\b",
-        r"\b(?:nudity|violence|minors?|celebrit(?:y|ies)|public figures?)\b.{0,20}\bdetected\b",
-        r"\b(?:sensitive|explicit|adult|sexual|violent|offensive|harmful|unsafe|inappropriate|copyrighted|prohibited)"
-        r" (?:content|material|information|images?|videos?|audio|text|language)\b",
+        r"\bnudity\b|\bprofanity\b",
+        r"\b(?:violence|weapons?|minors?|celebrit(?:y|ies)|public figures?)\b.{0,20}\bdetected\b",
+        r"\b(?:sensitive|explicit|adult|sexual|violent|offensive|harmful|unsafe|inappropriate|copyrighted|prohibited|disallowed)"
+        r" (?:content|prompt|material|information|images?|videos?|audio|text|language)\b",
     ),
     _rule(
         "insufficient_credits",
         r"\b(?:insufficient|no|out of|too few|low on|not enough|have enough)\s(?:\w{1,20}\s)?credits?\b",
         r"\bcredits?\b.{0,30}\b(?:insufficient|exhausted|depleted|too low|used up|exceeded|run out)\b",
-        r"\binsufficient[_ ](?:credits?|balance|funds)\b|\bpayment required\b|\bcredits?\b.{0,60}\brequired\b",
+        r"\binsufficient[_ ](?:credits?|balance|funds)\b|\bpayment (?:required|failed)\b",
+        r"\bcredits?\b.{0,60}\brequired\b",
         r"\bbalance\b.{0,20}\b(?:too low|insufficient|not enough|exhausted)\b|\bbilling\b.{0,30}\blimit\b",
-        r"\bsubscription\b.{0,30}\b(?:expired|ended|inactive|required)\b",
+        r"\b(?:subscription|trial)\b.{0,30}\b(?:expired|ended|inactive|required)\b|\bupgrade your plan\b",
         _status("402"),
     ),
     _rule(
@@ -82,7 +86,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
     ),
     _rule(
         "model_unavailable",
-        r"\boverloaded|\bhigh demand\b|\bno healthy upstream\b|\bstatus\W{1,6}unavailable\b",
+        r"\boverloaded|\bhigh demand\b|\bno healthy upstream\b|\b(?:status|code)\W{1,6}unavailable\b",
         r"\b(?:service|server|system|engine|provider|gpu)s? (?:is )?(?:currently |temporarily )?"
         r"(?:unavailable|busy|down|offline)\b",
         r"\b(?:at|no) capacity\b|\bqueue (?:is )?full\b|\bmaintenance\b|\bmodel\b.{0,30}\bloading\b",
@@ -114,34 +118,38 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bvalidation ?error|\bthis field\b|\bensure this\b|\bfield required\b|\bis required\b",
         r"\bnot a valid\b|\bmust (?:be|not|have|contain)\b|\bfailed.?precondition\b|\bout.of.range\b",
         # Services of videos, voices and images, about what they were given.
-        r"\bcould ?not (?:be )?(?:pars|read|open|load|decod|download|find|found|fetch|process|scrap|crawl)",
+        r"\bcould ?not (?:be )?(?:pars|read|open|load|decod|download|find|found|fetch|process|scrap|crawl|extract)",
         r"\b(?:cannot|can't|couldn't|unable to|failed to) (?:be )?"
-        r"(?:pars|read|open|load|decod|download|find|fetch|scrap|crawl|access|identify)\w{0,3}\b"
+        r"(?:pars|read|open|load|decod|download|find|fetch|scrap|crawl|access|identify|detect|extract)\w{0,3}\b"
         rf".{{0,30}}\b(?:{_GIVEN})\b",
-        rf"\b(?:{_GIVEN})\b.{{0,60}}\bnot (?:found|available|accessible|exist|ready)\b",
-        rf"\b(?:{_GIVEN})\b.{{0,60}}\b(?:not contain|unreachable|broken|deleted|missing)\b",
+        rf"\b(?:{_GIVEN})\b.{{0,60}}\bnot (?:found|available|allowed|accessible|exist|ready)\b",
+        rf"\b(?:{_GIVEN})\b.{{0,60}}\b(?:not contain|unreachable|unavailable|private|broken|deleted|missing)\b",
         rf"\b(?:{_GIVEN})\b.{{0,30}}\b(?:empty|silent|too (?:low|noisy|dark|blurry))\b|\bcorrupt(?:ed)?\b",
         rf"\bmissing (?:\w{{1,20}} )?(?:field|parameter|argument|{_GIVEN})\b|\b(?:unknown|no such) (?:{_GIVEN})\b",
         r"\b(?:no|multiple) (?:faces?|speech|voice|audio|people|person)\b|\bfaces? not\b",
-        r"\btoo short\b|\b(?:longer|shorter) than \d|\bmax_tokens\b|\bmoov atom\b",
+        r"\btoo short\b|\b(?:longer|shorter) than \d|\bmax_tokens\b|\bmoov atom\b|\brobots\.txt\b|\bcaptcha\b",
         _status("400|404|405|413|414|415|422"),
     ),
     _rule(
         "internal_error",
         r"\binternal\b|\bserver error\b|\bbad gateway\b|\bupstream\b|\btraceback\b",
         r"\bunexpected (?:error|exception|condition|token|end)|\b(?:unknown|storage) error\b",
-        r"\bsomething went wrong\b|\berror occurred\b|\bno space left\b|\bfailed to (?:upload|save|store)\b",
+        r"\bsomething went wrong\b|\berror occurred\b|\bno space left\b",
+        r"\b(?:upload failed|failed to (?:upload|save|store))\b",
         r"\b(?:could not|cannot|unable to|failed to) connect\b|\bcrashed\b",
         r"\bconnection\b.{0,30}\b(?:reset|aborted|refused|closed|error|termination|lost)",
-        r"\bserver disconnected\b|\bclosed connection\b|\bbroken pipe\b|\bsocket hang ?up\b",
-        r"\bnetwork error\b|\bfetch failed\b|\bdns\b|\bname resolution\b|\bcertificate.verify|\bretr(?:ies|y limit)\b",
+        r"\bserver disconnected\b|\bhandshake failed\b|\b(?:host|network) (?:is )?unreachable\b|\bclosed connection\b",
+        r"\bbroken pipe\b|\bsocket hang ?up\b",
+        r"\bnetwork error\b|\bfetch failed\b|\bdns\b|\bname resolution\b|\bcertificate.(?:verify|has expired)",
+        r"\bretr(?:ies|y limit)\b",
         r"\b(?:econn\w{1,10}|enotfound|epipe|eai_again)\b|\bexit(?:ed with)? (?:code|status)\b",
-        r"\b(?:key|type|value|attribute|index|runtime|assertion|os|memory|connect|read|protocol|\w{0,20}decode)error\b",
+        # The exceptions of Python and of JavaScript.
+        r"\b\w{2,40}error\b|\b(?:database|inference|model|cudnn|nccl) error\b|\bdeadlock\b|\bmemory exhausted\b",
         r"\bobject (?:has no attribute|is not)\b|\bundefined\b|\bdivision by zero\b|\bnull pointer\b",
         r"\bexpecting value\b",
         r"\b(?:no|not (?:return|contain) an?) (?:output|image|video|audio|candidates?)\b",
         r"\bcuda\b|\bout of memory\b|\boom\w{0,6}\b|\bsig(?:kill|term|segv)\b|\bsegmentation fault\b",
-        r"\bworker\b.{0,20}\b(?:died|killed|lost)\b|\bffmpeg\b",
+        r"\bworker\b.{0,20}\b(?:died|killed|lost)\b|\bpreempted\b|\bffmpeg\b",
         r"\bunauthorized\b|\bforbidden\b|\baccess denied\b|\bauthentication failed\b",
         _status(r"5\d\d"),
     ),
@@ -173,5 +181,5 @@ class Classifier:
 
     def _find(self, head: str) -> str:
         # The built-in rules have the words of a sentence; codes such as `AVATAR_NOT_FOUND` have the same words.
-        texts = (head, head.replace("_", " ")) if self._built_in else (head,)
+        texts = dict.fromkeys((head, head.replace("_", " ")) if self._built_in else (head,))
         return next((rule.reason for text in texts for rule in self._rules if rule.match.search(text)), OTHER)
