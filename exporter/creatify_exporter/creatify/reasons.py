@@ -104,7 +104,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\binvalid (?:\w{1,20} )?token\b",
         r"\bindex out of range\b|\bproperties of (?:undefined|null)\b|\bpars(?:e|ing)\b.{0,30}\bresponse\b",
         r"\bempty (?:response|output)\b|\b(?:response|output) (?:is|was) empty\b|\binvalid response\b",
-        r"\bno such file or directory\b",
+        r"\bno such file or directory\b|\binternal (?:server )?error\b|\bconnection\b.{0,30}\b(?:reset|aborted|lost)\b",
         _status("401|403"),
     ),
     _rule(
@@ -137,7 +137,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bsomething went wrong\b|\berror occurred\b|\bno space left\b",
         r"\b(?:upload failed|failed to (?:upload|save|store))\b",
         r"\b(?:could not|cannot|unable to|failed to) connect\b|\bcrashed\b",
-        r"\bconnection\b.{0,30}\b(?:reset|aborted|refused|closed|error|termination|lost)",
+        r"\bconnection\b.{0,30}\b(?:refused|closed|error|termination)",
         r"\bserver disconnected\b|\bhandshake failed\b|\b(?:host|network) (?:is )?unreachable\b|\bclosed connection\b",
         r"\bbroken pipe\b|\bsocket hang ?up\b",
         r"\bnetwork error\b|\bfetch failed\b|\bdns\b|\bname resolution\b|\bcertificate.(?:verify|has expired)",
