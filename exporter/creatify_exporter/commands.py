@@ -115,6 +115,8 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
                 address=address,
                 url=f"{'https' if middleware.context else 'http'}://{local}/",
                 version=__version__,
+                config="demo" if arguments.demo else str(arguments.config_file or "environment"),
+                ledger=loaded.ledger.url.masked,
                 workspaces=len(loaded.workspaces),
                 web=middleware.config.summary,
             )

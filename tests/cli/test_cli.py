@@ -246,6 +246,8 @@ def test_every_address_that_is_named_is_listened_on(config: Path) -> None:
     ) as exporter:
         assert exporter.get("/-/healthy").status_code == 200
         assert requests.get(f"http://[::1]:{port}/-/healthy", timeout=10).status_code == 200
+    for line in [line for line in exporter.log if "msg=listening" in line]:
+        assert f"config={config} ledger=sqlite:///" in line
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------------

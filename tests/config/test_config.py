@@ -239,6 +239,14 @@ def test_one_list_counted_twice_is_a_warning() -> None:
     )
 
 
+def test_keys_that_two_workspaces_share_for_other_lists_show_one_balance_twice() -> None:
+    first = Workspace(name="first", api_id=Credential("canary-id"), api_key=Credential("canary-key"))
+    balance = Workspace(name="balance", api_id=first.api_id, api_key=first.api_key, lists=())
+    config = Config(workspaces=(first, balance))
+    words = "workspaces 'first' and 'balance' have the same keys: their balance is shown twice"
+    assert words in config.warnings
+
+
 def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
     access = "base_url: 'http://api.example', allow_insecure: true"
     clear = f"workspaces: [{{name: a, api_id: canary-id, api_key: canary-key, {access}}}]"
@@ -518,7 +526,7 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
         *(f"[0].directory: folder 'twin': {tmp_path}/secrets/twin/plan.yml:{line}" for line in told),
         "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
         "[2].directory: cannot be read: No such file or directory; name a readable directory",
-        "[3].directory: cannot be read: Not a directory; name a readable directory",
+        f"[3].directory: {tmp_path}/config.yml cannot be read: Not a directory; name a readable directory",
         "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
     ]
     path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")

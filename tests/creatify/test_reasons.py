@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from creatify_exporter.config.schema import ReasonRule
-from creatify_exporter.creatify.reasons import DEFAULT_RULES, LONGEST, Classifier
+from creatify_exporter.creatify.reasons import LONGEST, Classifier
 
 # One wording a line, a file for each class, as services and libraries have it; most were seen in public reports.
 # Creatify's own words are not published.
@@ -23,7 +23,7 @@ WORDINGS = {
     ids=lambda value: value[:40].encode("ascii", "replace").decode(),
 )
 def test_a_wording_seen_in_the_wild_finds_its_class(reason: str, text: str) -> None:
-    assert Classifier(DEFAULT_RULES).classify(text) == reason
+    assert Classifier().classify(text) == reason
 
 
 @pytest.mark.parametrize("text", [None, "", " \n\t", "\u00a0"])
@@ -42,6 +42,11 @@ def test_the_first_rule_that_matches_wins() -> None:
     classifier = Classifier([first, second])
     assert [classifier.classify(text) for text in ("xa", "b", "c")] == ["first", "second", "other"]
     assert classifier.reasons == ("first", "second", "other", "unspecified")
+
+
+def test_a_rule_of_a_user_is_searched_in_the_text_as_it_is() -> None:
+    classifier = Classifier([ReasonRule(reason="spaced", match=re.compile("not found"))])
+    assert [classifier.classify(text) for text in ("not found", "not_found")] == ["spaced", "other"]
 
 
 def test_no_rules_leave_two_classes() -> None:

@@ -18,7 +18,7 @@ import pytest
 from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger import sqlite_file
+from creatify_exporter.ledger import maintenance, sqlite_file
 from creatify_exporter.ledger.checksum import book_checksum, days_checksum
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.sqlite_file import inspect
@@ -568,6 +568,15 @@ def written(folder: Path) -> dict[str, bytes]:
     """Return the files and their content, but for the log's index, in which a reader notes how far it reads."""
     files = (part for part in folder.iterdir() if part.is_file() and not part.name.endswith("-shm"))
     return {file.name: file.read_bytes() for file in files}
+
+
+def test_reading_a_ledger_that_nobody_has_open_leaves_no_file_beside_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    desk.list(desk.task("a", "done", 2.0))
+    maintenance.backup(desk.store, tmp_path / "backups" / "ledger.db")
+    assert [day.total for day in days(tmp_path / "backups" / "ledger.db")] == ["credits_used", "finished", "submitted"]
+    assert [path.name for path in (tmp_path / "backups").iterdir()] == ["ledger.db"]
+    desk.ledger.close()
 
 
 @pytest.mark.parametrize("named_by", ["ledger.db", "link.db"])

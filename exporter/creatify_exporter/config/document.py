@@ -145,9 +145,15 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
         context += f" from line {error.context_mark.line + 1} on"
     words = ", ".join(filter(None, (context, error.problem)))
     remedy = "mend the YAML there, or put the text in quotes"
+    if error.problem and r"'\t'" in error.problem:
+        remedy = "indent with spaces, not with tabs"
+    elif error.context == "while scanning a simple key":
+        # PyYAML notices only where the next line begins.
+        mark, remedy = error.context_mark, "write KEY: VALUE there, with a space after the colon"
     if error.context_mark and re.search("end of stream|stream end|document separator", words):
         # Whatever is not ended is looked for at its beginning.
-        mark, remedy = error.context_mark, "end what begins there"
+        # PyYAML takes the end itself for the beginning of an item behind a bracket or a comma.
+        mark, remedy = _open_bracket(text) or error.context_mark, "end what begins there"
     elif mark and (quote := _long_quote(text, mark)):
         return _Mistake(
             f"the quote that begins here ends in line {quote.end_mark.line + 1}, and then: {_masked(words)}; "
@@ -157,6 +163,20 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
         )
     line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
     return _Mistake(f"{_masked(words)}; {remedy}", line, column)
+
+
+def _open_bracket(text: str) -> yaml.Mark | None:
+    """Return where the innermost list or mapping begins whose bracket is not closed at the end of the text."""
+    opened = list[yaml.Mark]()
+    try:
+        for token in yaml.scan(text, yaml.SafeLoader):
+            if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
+                opened.append(token.start_mark)
+            elif opened and isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
+                opened.pop()
+    except yaml.YAMLError:
+        return None
+    return opened[-1] if opened else None
 
 
 def _long_quote(text: str, mark: yaml.Mark) -> yaml.ScalarToken | None:

@@ -255,11 +255,13 @@ class Config(Settings, frozen=True, kw_only=True):
         return (*self._workspace_warnings(), *self._ledger_warnings())
 
     def _workspace_warnings(self) -> Iterator[str]:
-        first: dict[tuple[str, str, str], str] = {}
+        first: dict[tuple[str, str, str], Workspace] = {}
         for each in self.workspaces:
-            other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each.name)
-            if other != each.name:
-                yield f"workspaces {other!r} and {each.name!r} have the same keys: their tasks are counted twice"
+            other = first.setdefault((each.base_url, each.api_id.read(), each.api_key.read()), each)
+            if other is not each:
+                shared = other.task_lists().keys() & each.task_lists().keys()
+                twice = "tasks are counted" if shared else "balance is shown"
+                yield f"workspaces {other.name!r} and {each.name!r} have the same keys: their {twice} twice"
             yield from each.short_keys()
             unproven = sorted(api for api in each.task_lists() if api in LISTS and not LISTS[api].is_documented)
             if unproven:

@@ -277,8 +277,9 @@ def is_like_content(text: str, path: Path) -> bool:
 
 def _shown_path(text: str, path: Path) -> str:
     """Return how a message begins about a file: with its name, unless that may be a key put under the wrong setting."""
-    is_path = re.fullmatch(r"(/|\./|\.\./|~/)[^+=]*", text) and text.isprintable()
-    return f"{path} " if is_path else ""
+    is_path = re.fullmatch(r"(/|\./|\.\./|~/)[^+=]*|[\w/-]{1,60}\.[a-z]{2,4}", text)
+    in_folder = "/" in text[1:] and text[0] != "/" and file.state(path.parent)
+    return f"{path} " if (is_path or in_folder) and text.isprintable() else ""
 
 
 def _fields(kind: inspect.StructType) -> list[inspect.Field]:

@@ -205,9 +205,11 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 def _connected_to_read(path: Path) -> sqlite3.Connection:
     """Connect to a ledger that may be on a read-only medium, or that only its owner may write.
 
-    Unless an exporter has the ledger open, SQLite has to make an index of the log beside it, even to read it. If it
-    cannot, a copy in memory is read.
+    Unless an exporter has the ledger open, SQLite has to make a log and its index beside it, even to read it, and
+    leaves them there. If there are none yet, or if it cannot make them, a copy in memory is read.
     """
+    if not _log_of(path).exists() and not _beside(path, "-shm").exists():
+        return _copied_into_memory(path)
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         with _closed_on_error(database):
