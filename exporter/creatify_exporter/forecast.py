@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from math import isfinite
+from math import inf, isfinite
 from typing import Final, NamedTuple
 
 from creatify_exporter.snapshot import Snapshot
@@ -56,6 +56,34 @@ class Spending(NamedTuple):
             return 0.0
         days = (now - self.snapshot.oldest_at) / _DAY
         return self.snapshot.credits_used / days if days >= _ENOUGH else None
+
+
+class Balance:
+    """By how much the balance of a workspace fell, by UTC day; what is bought is left out.
+
+    It tells how fast credits go where no list is fetched. It is kept in memory, so that it begins anew at each start.
+    """
+
+    def __init__(self) -> None:
+        self._since = inf
+        self._last = -inf
+        self._fallen_by_day: dict[int, float] = {}
+
+    def note(self, balance: float, now: float) -> None:
+        """Note what was read."""
+        self._since = min(self._since, now)
+        if balance < self._last:
+            day = int(now // _DAY)
+            recent = {each: fallen for each, fallen in self._fallen_by_day.items() if each >= day - RECENT_DAYS}
+            self._fallen_by_day = {**recent, day: recent.get(day, 0.0) + self._last - balance}
+        self._last = balance
+
+    def daily_rate(self, now: float) -> float | None:
+        """Return the credits that go in a day, by the last days and today; None before a day is known."""
+        first = int(now // _DAY) - RECENT_DAYS
+        elapsed = now / _DAY - max(first, self._since / _DAY)
+        fallen = sum(fallen for day, fallen in self._fallen_by_day.items() if day >= first)
+        return fallen / elapsed if elapsed >= _ENOUGH else None
 
 
 def outlook(  # noqa: PLR0913 - all that the sentence tells

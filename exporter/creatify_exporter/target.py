@@ -19,6 +19,7 @@ from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
+from creatify_exporter.forecast import Balance
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
 from creatify_exporter.lists import TaskList
@@ -54,6 +55,7 @@ class Target:
         self.pacer = Pacer(fetch.max_requests_per_minute)
         if before and same_account and before.pacer.max_per_minute == fetch.max_requests_per_minute:
             self.pacer = before.pacer
+        self.balance: Balance = before.balance if before and same_account else Balance()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, since they are fetched one after the other.
         self._patient_client = self._client(patient=True)
@@ -101,7 +103,7 @@ class Target:
 
     def _balance_fetcher(self) -> Fetcher:
         interval = max(self._limits.min_interval, _BALANCE_INTERVAL)
-        return self._fetcher(BALANCE, partial(_fetch_balance, self._own_client()), self._lanes, interval)
+        return self._fetcher(BALANCE, partial(self._fetch_balance, self._own_client()), self._lanes, interval)
 
     def _fetcher(
         self,
@@ -141,6 +143,14 @@ class Target:
                 ended = _failed(error)
         return replace(ended, snapshot=snapshot, received=decoder.received, invalid=dict(decoder.invalid))
 
+    def _fetch_balance(self, client: Client) -> Outcome:
+        try:
+            balance = client.fetch_balance()
+        except FetchError as error:
+            return _failed(error)
+        self.balance.note(balance, self._clock())
+        return Outcome(balance=balance)
+
 
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
     """Read a list to its end; return what it says now, and the date of the answer.
@@ -174,13 +184,6 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
         return clock
     earlier, later = sorted((clock, date))
     return earlier if newest_at > later else max(earlier, newest_at)
-
-
-def _fetch_balance(client: Client) -> Outcome:
-    try:
-        return Outcome(balance=client.fetch_balance())
-    except FetchError as error:
-        return _failed(error)
 
 
 def _remember(tasks: list[Task], content: Content, changing: Sequence[int], cache: ChunkCache) -> None:

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from creatify_exporter.forecast import Spending, outlook
+from creatify_exporter.forecast import Balance, Spending, outlook
 from creatify_exporter.snapshot import Cell, Snapshot
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC).timestamp()
@@ -59,6 +59,19 @@ def test_less_than_a_day_tells_nothing(by_day: dict[int, float], listed: dict[st
 
 def test_an_empty_list_costs_nothing() -> None:
     assert Spending({}, NOW, snapshot=Snapshot()).daily_rate(NOW) == 0
+
+
+def test_a_balance_tells_how_fast_credits_go_once_it_was_read_for_a_day_whatever_was_bought() -> None:
+    balance = Balance()
+    assert balance.daily_rate(NOW) is None
+    for days_ago, left in [(2.0, 500), (1.5, 460), (1.2, 2460), (1.1, 2500), (0.5, 2450), (0.0, 2450)]:
+        balance.note(left, NOW - days_ago * 86400)
+    assert balance.daily_rate(NOW) == (40 + 50) / 2
+    assert balance.daily_rate(NOW + 7 * 86400) == 50 / 7.5
+    young = Balance()
+    young.note(10, NOW - 0.8 * 86400)
+    young.note(5, NOW)
+    assert young.daily_rate(NOW) is None
 
 
 def test_credits_that_end_before_the_renewal_are_short_by_what_goes_between_the_two() -> None:

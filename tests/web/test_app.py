@@ -436,6 +436,16 @@ def test_on_the_first_day_the_credits_go_as_fast_as_in_the_day_that_the_list_cov
     assert "412 credits, last about 10 hours, until 18:46 UTC" in one.get("/").text
 
 
+def test_without_lists_the_fall_of_the_balance_tells_how_long_the_credits_last(simulator: Simulator) -> None:
+    simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
+    one = Site(workspace(simulator, remaining_credits=True, lists=()))
+    one.exporter.targets["default"].balance.note(500, NOW - 2 * 86400)
+    assert "500" not in one.get("/").text
+    one.get("/metrics")
+    # 88 credits in two days.
+    assert "412 credits, last until 18 October" in one.get("/").text
+
+
 def test_nothing_is_foretold_before_every_list_has_been_counted() -> None:
     account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
     video = Served(Account(1, NOW - 600, Traffic(rate=1 / 10), product=PRODUCTS["lipsyncs"]))
