@@ -267,9 +267,9 @@ def _init_flags(init: argparse.ArgumentParser) -> None:
     )
     init.add_argument("--api-id-file", metavar="FILE", type=_file, help="file with the API id")
     init.add_argument("--api-key-file", metavar="FILE", type=_file, help="file with the API key")
-    init.add_argument("--credits", metavar="N", type=float, help="credits of the plan in each period")
+    init.add_argument("--credits", metavar="N", type=_amount, help="credits of the plan in each period")
     init.add_argument("--renews-on-day", metavar="DAY", type=int, help="day of the month on which the plan renews")
-    init.add_argument("--price-per-credit", metavar="PRICE", type=float, help="price of one credit; needs --currency")
+    init.add_argument("--price-per-credit", metavar="PRICE", type=_amount, help="price of one credit; needs --currency")
     init.add_argument("--currency", metavar="CODE", help="three capital letters, such as USD")
 
 
@@ -373,6 +373,14 @@ def _duration(text: str) -> float:
         return Seconds.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def _amount(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        remedy = "write thousands without a comma, and a decimal with a point"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; {remedy}") from None
 
 
 def _count(text: str, remedy: str = "write one like 40, or 0 for no limit") -> int:

@@ -170,6 +170,7 @@ def test_help_tells_what_is_usual_in_one_way(
         (["--web.external-url", "http://["], "--web.external-url"),
         (["--web.external-url", "http://x:99999"], "--web.external-url"),
         (["--web.external-url", "http://user:pw@x/"], "--web.external-url"),
+        (["init", "--credits", "2,000"], "--credits: '2,000' is not a number; write thousands without a comma"),
         (["simulate", "--speed", "fast"], "--speed"),
         (["simulate", "--tasks", "many"], "--tasks"),
         (["simulate", "--speed", "0"], "--speed"),

@@ -643,6 +643,15 @@ def test_a_reload_that_breaks_shows_and_is_not_the_last_one(simulator: Simulator
     assert list(one.exporter.targets) == ["reloaded"]
 
 
+def test_a_reload_tells_what_is_odd_about_a_configuration_that_it_takes(simulator: Simulator) -> None:
+    twice = Config(workspaces=(workspace(simulator), workspace(simulator, name="again")))
+    one = Site(workspace(simulator), load=lambda: twice)
+    with structlog.testing.capture_logs() as logs:
+        assert one.get("/-/reload", "POST").status == 200
+    assert [line["warning"] for line in logs if line["event"] == "configuration warning"] == list(twice.warnings)
+    assert twice.warnings
+
+
 def test_only_a_post_reloads(simulator: Simulator) -> None:
     loads: list[Config] = []
 

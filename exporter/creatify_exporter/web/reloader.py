@@ -89,6 +89,8 @@ class Reloader:
         self._exporter.reload(config)
         self._middleware.apply(web)
         self._state = state
+        for warning in (*config.warnings, *web.config.warnings):
+            _log.warning("configuration warning", warning=warning)
 
     def _read(self) -> tuple[file.State | None, Config, Loaded]:
         # The state first, so that a change that comes while the file is read is seen later.
