@@ -89,6 +89,11 @@ LISTS: Final[Mapping[str, TaskList]] = {
 }
 
 
+def tells_credits(api: str) -> bool:
+    """Return whether the credits of a list are known, and not 0; of one that is not in the table they are."""
+    return api not in LISTS or LISTS[api].tells_credits
+
+
 def other_list(api: str, path: str) -> TaskList:
     """Return a list that is not in the table: its model, if it says one, is in `model_name`."""
     return TaskList(api, path, "model_name", default_model=api, has_previews=True, is_documented=False)

@@ -83,8 +83,10 @@ def meaning(entry: dict[str, Any], fields: dict[str, Any], task_list: TaskList) 
     if status == "pending" and task_list.has_previews and waits_for_a_person:
         status = "preview"
     if word == "rejected" and status == "failed":
-        reason = reason or "rejected"
-    return {"model_name": fields["model_name"] or task_list.default_model, "status": status, "failed_reason": reason}
+        reason = reason if reason and reason.strip() else "rejected"
+    model = fields["model_name"]
+    model = model if model and model.strip() else task_list.default_model
+    return {"model_name": model, "status": status, "failed_reason": reason}
 
 
 PREVIEWS = ("preview", "previews")
@@ -181,10 +183,10 @@ preview = st.deferred(lambda: scalar | string | joined(b"[]", string | task_of(s
 task_lists = st.sampled_from([TEXT_GENERATOR, *LISTS.values(), other_list("new_videos", "/api/new_videos/")])
 FIELDS: dict[bytes, st.SearchStrategy[bytes]] = {
     b'"id"': text("a", "b", "x" * 255, "x" * 256, "a\0b", "é") | number | scalar,
-    **{f'"{name}"'.encode(): text("flash", "pro") | scalar for name in MODEL_FIELDS},
+    **{f'"{name}"'.encode(): text("flash", "pro", " ") | scalar for name in MODEL_FIELDS},
     **{f'"{name}"'.encode(): preview for name in PREVIEWS},
     b'"status"': text("pending", *WORDS) | scalar,
-    b'"failed_reason"': string | scalar,
+    b'"failed_reason"': text(" ") | string | scalar,
     b'"credits_used"': number | text("2.5", "1e3", "-1", "nan", "inf", "", "x", "5 ", "1_0") | scalar,
     b'"created_at"': text(*DATES, "yesterday", "2026-13-01T00:00:00Z", "2026-10-31", "0001-01-01T00:00:00+14:00")
     | scalar,

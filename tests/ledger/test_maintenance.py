@@ -142,6 +142,15 @@ def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.Ca
     ]
 
 
+def test_show_has_no_credits_of_a_list_that_tells_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    transaction = desk.ledger.begin("default", "product_to_videos")
+    transaction.add([desk.task("a", "done")])
+    assert transaction.commit(desk.now)
+    maintenance.show(desk.store)
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["flash", "1", "1", "0", "0", "-", "-"]
+
+
 def test_an_empty_ledger_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(SqliteStore(tmp_path / "new.db")) as store:
         maintenance.show(store)

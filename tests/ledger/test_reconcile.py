@@ -9,6 +9,7 @@ from desk import DAY, HOUR, NOON, WORKSPACE, Desk, rules
 
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError
+from creatify_exporter.ledger.staging import StagingTable
 
 
 def replaced(task: Task, **changes: Any) -> Task:
@@ -126,6 +127,13 @@ def test_an_unfinished_task_does_not_vanish_while_it_is_listed(status: str | Non
     assert (desk.count("vanished"), desk.tracked()) == (0, 1)
     desk.list(desk.task("b", "done", 2.0), after=60)
     assert desk.counts("finished", "duration_sum") == (1, desk.now - NOON)
+
+
+def test_what_the_ledger_takes_for_the_same_is_not_compared_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [desk.task("p", "preview", 5.0, at=None), desk.task("u", "queued"), desk.task("n", None)]
+    desk.list(*tasks)
+    monkeypatch.delattr(StagingTable, "add")
+    assert desk.list(*tasks)
 
 
 def test_a_task_without_a_date_is_kept_for_as_long_as_it_is_listed(desk: Desk) -> None:

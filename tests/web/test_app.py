@@ -470,7 +470,10 @@ def test_a_list_that_tells_no_credits_is_named_where_it_is_missing() -> None:
         lists = tuple(ListSettings(name=api) for api in ("text_generator", "product_to_videos"))
         one = Site(workspace(simulator, remaining_credits=True, lists=lists))
         one.get("/metrics")
-        assert "last until 25 October (without product_to_videos: not known)" in one.get("/").text
+        page = one.get("/").text
+        assert "last until 25 October (without product_to_videos: not known)" in page
+        # Only the table of the other list has a column for them.
+        assert (page.count("Tasks in the list"), page.count("<th>credits used</th>")) == (2, 1)
 
 
 def test_during_a_commit_nothing_is_foretold_and_the_page_shows_itself_again(simulator: Simulator) -> None:

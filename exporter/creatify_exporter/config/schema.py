@@ -4,7 +4,6 @@ A rule of one value stands with the type of that value (`values`, `url`, `creden
 values in `validate`, which runs only on a struct that was read whole.
 """
 
-import difflib
 import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFi
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import (
+    ALL,
     ByteSize,
     Label,
     ListName,
@@ -29,6 +29,7 @@ from creatify_exporter.config.values import (
     Seconds,
     Size,
     duration,
+    near_lists,
 )
 from creatify_exporter.config.yaml_reader import Settings
 from creatify_exporter.lists import LISTS, TaskList, other_list
@@ -39,9 +40,6 @@ _HOUR: Final = 3600
 _YEAR: Final = 365 * 24 * 3600
 
 History = Literal["count", "skip"]
-
-ALL: Final = "all"
-"""Stands for all lists that Creatify documents."""
 
 
 class TLS(Settings, frozen=True, kw_only=True):
@@ -76,8 +74,7 @@ class ListSettings(Settings, frozen=True, kw_only=True):
     def validate(self) -> Iterator[tuple[str, str]]:
         """Ask for the path of a list that is not known."""
         if self.path is None and self.name != ALL and self.name not in LISTS:
-            near = difflib.get_close_matches(self.name, LISTS, n=3, cutoff=0.5)
-            yield "name", f"is not a known list; write {' or '.join(near or LISTS)}, or add its path"
+            yield "name", f"is not a known list; write {' or '.join(near_lists(self.name) or LISTS)}, or add its path"
         if self.path is not None and self.name == ALL:
             yield "path", "cannot be the path of all lists; name one"
 
@@ -112,12 +109,15 @@ class Access(Settings, frozen=True, kw_only=True):
         url = urlsplit(self.base_url)
         if url.scheme != "https" and not self.allow_insecure and not _is_loopback(url.hostname or ""):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
-        seen = set[str]()
+        names, paths = set[str](), dict[str, str]()
         for index, settings in enumerate(self.lists):
-            names = {each.api for each in settings.task_lists()}
-            if twice := seen & names:
+            lists = settings.task_lists()
+            if twice := names & {each.api for each in lists}:
                 yield f"lists[{index}]", f"names {min(twice)} a second time; name each list once"
-            seen |= names
+            elif shared := [paths[each.path] for each in lists if each.path in paths]:
+                yield f"lists[{index}]", f"has the path of {shared[0]}, whose tasks would count twice; keep one of them"
+            names |= {each.api for each in lists}
+            paths |= {each.path: each.api for each in lists}
         if not self.lists and not self.remaining_credits:
             yield "lists", "is empty, and remaining_credits is false: nothing is fetched; name a list"
 

@@ -1,5 +1,6 @@
 """Single values as people write them, and what each becomes: times, sizes, names, expressions."""
 
+import difflib
 import math
 import re
 import warnings
@@ -9,6 +10,10 @@ from typing import Annotated, Final, Self
 import msgspec
 
 from creatify_exporter.config.yaml_reader import read_by
+from creatify_exporter.lists import LISTS
+
+ALL: Final = "all"
+"""Stands for all lists that Creatify documents."""
 
 _LONGEST_LABEL: Final = 100
 _WORD: Final = rf"(?=.{{1,{_LONGEST_LABEL}}}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*"
@@ -67,7 +72,6 @@ def _matching(pattern: str, mistake: str) -> Callable[[str], str]:
 
 _reason = _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")
 _currency = _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")
-_list_word = _matching(_WORD, "is not the name of a list; write small letters, digits and _, like link_to_videos")
 _list_path = _matching(
     r"/([A-Za-z0-9._~-]+/)+",
     "is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends",
@@ -101,10 +105,18 @@ def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math
     return read_by(parse, bare_number="has no unit; add one, like 30s, 2m or 24h")
 
 
+def near_lists(name: str) -> list[str]:
+    """Return the lists that may be meant by a name, the nearest first."""
+    return difflib.get_close_matches(name.lower(), [ALL, *LISTS], n=3, cutoff=0.5)
+
+
 def _list_name(text: str) -> str:
     if text == "remaining_credits":
         raise ValueError("is the name of the balance; give the list another one")
-    return _list_word(text)
+    if not re.fullmatch(_WORD, text):
+        like = " or ".join(near_lists(text)) or "link_to_videos"
+        raise ValueError(f"is not the name of a list; write small letters, digits and _, like {like}")
+    return text
 
 
 def _size(text: str) -> ByteSize:

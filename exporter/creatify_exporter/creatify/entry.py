@@ -68,13 +68,13 @@ class EntryDecoder:
         """Replace the list's words by statuses, and give the default model to tasks without one."""
         statuses, default_model = self._list.statuses, self._list.default_model
         for task in tasks:
-            if not task.model_name:
+            if not (task.model_name and task.model_name.strip()):
                 task.model_name = default_model
             word = task.status
             if word is None:
                 continue
             task.status = statuses.get(word, "unknown")
-            if word == REJECTED and task.status == "failed" and not task.failed_reason:
+            if word == REJECTED and task.status == "failed" and not (task.failed_reason or "").strip():
                 task.failed_reason = REJECTED
         if self._list.has_previews:
             _mark_previews(tasks)

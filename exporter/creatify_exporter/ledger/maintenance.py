@@ -13,6 +13,7 @@ from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import Book, Total
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.ledger.table import aligned
+from creatify_exporter.lists import tells_credits
 
 _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanished", "credits_used", "credits_refunded")
 
@@ -26,7 +27,7 @@ def show(store: Store) -> None:
         print(f"  first list:     {_time(book.progress.first_recorded_at)}")
         print(f"  settled before: {_time(book.progress.watermark)}")
         print(f"  tracked tasks:  {len(book.rows)}")
-        lines = [("model", *_COLUMNS), *_totals(book)]
+        lines = [("model", *_COLUMNS), *_totals(book, has_credits=tells_credits(api))]
         for line in aligned(lines, names=1):
             print(f"  {line}")
     if not books:
@@ -108,13 +109,16 @@ def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[st
         print(f"forgot {workspace} ({api}) and its daily totals")
 
 
-def _totals(book: Book) -> Iterator[tuple[str, ...]]:
-    """Yield each model with its totals."""
+def _totals(book: Book, *, has_credits: bool) -> Iterator[tuple[str, ...]]:
+    """Yield each model with its totals; credits that no task tells are not 0."""
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     for key, series in book.series.items():
         sums[key.model, key.total] += series.value
     for model in sorted(book.models):
-        yield model, *(f"{sums[model, total]:.12g}" for total in _COLUMNS)
+        yield (
+            model,
+            *("-" if "credits" in total and not has_credits else f"{sums[model, total]:.12g}" for total in _COLUMNS),
+        )
 
 
 def _number(things: Sized, name: str) -> str:

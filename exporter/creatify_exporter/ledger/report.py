@@ -14,14 +14,11 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.ledger.state import DAY, DAY_TOTALS, FAILED_BY
 from creatify_exporter.ledger.store import Day, Store
 from creatify_exporter.ledger.table import aligned
-from creatify_exporter.lists import LISTS
+from creatify_exporter.lists import tells_credits
 
 _NAMES: Final = ("day", "workspace", "api", "model")
 _COUNTS: Final = ("submitted", "finished", "failed", "used", "refunded", "net", "failed_net")
 _COLUMNS: Final = (*_NAMES, *_COUNTS, "cost", "currency")
-
-# Lists whose credits are unknown, and not 0.
-_WITHOUT_CREDITS: Final = {each.api for each in LISTS.values() if not each.tells_credits}
 
 _EPOCH: Final = date(1970, 1, 1).toordinal()
 
@@ -93,7 +90,7 @@ class _Sums:
 
     def add(self, total: Day) -> None:
         """Add a daily total; `failed` by reason is counted as explained."""
-        self._tells_credits |= total.api not in _WITHOUT_CREDITS
+        self._tells_credits |= tells_credits(total.api)
         # What the ledger holds is binary: 12 digits are what was meant.
         value = Decimal(f"{total.value:.12g}")
         if total.total in self._values:

@@ -195,8 +195,10 @@ def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
     models = outcome.snapshot.by_model(counters.models, labels)
     there = {status for cells in models.values() for status in cells}
     statuses = [status for status in STATUS_LABELS if status in STATUSES or status in there]
-    rows = ([model, *_counts(cells, statuses), f"{_credits(cells):,.12g}"] for model, cells in models.items())
-    yield from _table("Tasks in the list", ["Model", *statuses, "credits used"], rows, names=1)
+    # The last column is left out if no task tells its credits: what is unknown is not 0.
+    columns = len(statuses) + (2 if target.lists[api].tells_credits else 1)
+    rows = ([model, *_counts(cells, statuses), f"{_credits(cells):,.12g}"][:columns] for model, cells in models.items())
+    yield from _table("Tasks in the list", ["Model", *statuses, "credits used"][:columns], rows, names=1)
 
 
 def _counts(cells: Mapping[str, Cell], statuses: Iterable[str]) -> Iterator[str]:
