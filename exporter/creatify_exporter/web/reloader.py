@@ -86,10 +86,12 @@ class Reloader:
 
     async def _apply(self) -> None:
         state, config, web = await asyncio.to_thread(self._read)
+        # Keys are compared, and so read: what cannot be read now is refused as a whole.
+        warnings = await asyncio.to_thread(lambda: (*config.warnings, *web.config.warnings))
         self._exporter.reload(config)
         self._middleware.apply(web)
         self._state = state
-        for warning in (*config.warnings, *web.config.warnings):
+        for warning in warnings:
             _log.warning("configuration warning", warning=warning)
 
     def _read(self) -> tuple[file.State | None, Config, Loaded]:
