@@ -307,9 +307,9 @@ def test_prometheus_3_finds_every_series_by_its_name_in_each_escaping_scheme_and
         "both": {**native, "always_scrape_classic_histograms": True},
     }
     jobs = [{"job_name": name, **way, **targets} for name, way in ways.items()]
-    settings = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
+    settings = {"global": {"scrape_interval": "5s", "scrape_timeout": "5s"}, "scrape_configs": jobs}
     with running_prometheus(prometheus_3, tmp_path / "prometheus", settings) as prometheus:
-        until(lambda: prometheus.value('count(creatify_up{api="text_generator"} == 1)') == len(ways))
+        until(lambda: prometheus.value('count(creatify_up{api="text_generator"} == 1)') == len(ways), 60)
         found = prometheus.query('group by (job, __name__) ({__name__=~".*creatify.*"})')
     names = {way: {each["metric"]["__name__"] for each in found if each["metric"]["job"] == way} for way in ways}
     native_names = names.pop("native")

@@ -123,9 +123,8 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(tmp_path: Path
     (tmp_path / "server.key").write_text(f"{key}-----END RSA PRIVATE KEY-----\n")
     cert = CASES.parents[1] / "certificates/server.pem"
     path = written(tmp_path, f"tls_server_config: {{cert_file: {cert}, key_file: server.key}}\n")
-    assert [line.partition("; ")[0] for line in mistakes(path)] == [
-        f"{path}:1: tls_server_config.key_file: is encrypted, and there is no terminal to ask for its password"
-    ]
+    told = f"{path}:1: tls_server_config.key_file: {tmp_path}/server.key is encrypted, and there is no terminal"
+    assert [line.partition(" to ask")[0] for line in mistakes(path)] == [told]
 
 
 def test_a_certificate_that_is_not_ascii_is_refused(tmp_path: Path) -> None:
