@@ -238,7 +238,7 @@ def after_an_hour(folder: Path, asked: Asked, series: dict[str, str], answer: di
 # --- Against a real Prometheus.
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     with server.with_a_night(tmp_path_factory.mktemp("night")) as prometheus:
         yield prometheus
@@ -361,7 +361,7 @@ def test_what_is_not_counted_is_no_good_news(prometheus: Prometheus) -> None:
             assert not prometheus.values(asked, prometheus.end, workspace="nobody"), asked
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, Past]]:
     """An hour that a real exporter told of a simulated account, twice, as two replicas would."""
     folder = tmp_path_factory.mktemp("exported")
