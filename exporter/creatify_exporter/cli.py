@@ -376,11 +376,12 @@ def _duration(text: str) -> float:
 
 
 def _amount(text: str) -> float:
+    from creatify_exporter.config.yaml_reader import NO_COMMAS  # noqa: PLC0415  as above
+
     try:
         return float(text)
     except ValueError:
-        remedy = "write thousands without a comma, and a decimal with a point"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; {remedy}") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; {NO_COMMAS}") from None
 
 
 def _count(text: str, remedy: str = "write one like 40, or 0 for no limit") -> int:

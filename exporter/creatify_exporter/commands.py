@@ -84,7 +84,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
     config_state = file.state(arguments.config_file) if arguments.config_file else None
     loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
     # A demo's configuration is not its user's.
-    _warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
+    log.warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
     _allow_files()
     sockets = (
         inherited(os.environ) if arguments.web_systemd_socket else listen(arguments.web_listen_address or [":10081"])
@@ -220,7 +220,7 @@ def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
 def _dump(arguments: argparse.Namespace) -> int:
     """Print one scrape; return 1 if a fetch failed."""
     loaded = _loaded(arguments)
-    _warn(loaded.warnings)
+    log.warn(loaded.warnings)
     with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
         scrape = exporter.begin_scrape()
         wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
@@ -352,11 +352,6 @@ def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
             ["ledger.url: PostgreSQL needs the package psycopg; from a checkout: pip install '.[postgresql]'"]
         ) from None
     return PostgresqlStore(ledger.conninfo, read_only=read_only)
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        _log.warning("configuration warning", warning=warning)
 
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int | None]]] = {

@@ -58,7 +58,7 @@ class Spending(NamedTuple):
         return self.snapshot.credits_used / days if days >= _ENOUGH else None
 
 
-class Balance:
+class BalanceFall:
     """By how much the balance of a workspace fell, by UTC day; what is bought is left out.
 
     It tells how fast credits go where no list is fetched. It is kept in memory, so that it begins anew at each start.

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Final, Literal, TextIO
 
@@ -100,6 +100,13 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
         if isinstance(value, str):
             event[key] = "\n".join(map(printable, value.split("\n")))
     return event
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Log what is odd about a configuration that is taken."""
+    logger = structlog.get_logger()
+    for warning in warnings:
+        logger.warning("configuration warning", warning=warning)
 
 
 def printable(text: str) -> str:

@@ -19,7 +19,7 @@ from creatify_exporter.creatify.pacer import Pacer
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
-from creatify_exporter.forecast import Balance
+from creatify_exporter.forecast import BalanceFall
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
 from creatify_exporter.lists import TaskList
@@ -55,7 +55,7 @@ class Target:
         self.pacer = Pacer(fetch.max_requests_per_minute)
         if before and same_account and before.pacer.max_per_minute == fetch.max_requests_per_minute:
             self.pacer = before.pacer
-        self.balance: Balance = before.balance if before and same_account else Balance()
+        self.balance_fall: BalanceFall = before.balance_fall if before and same_account else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, since they are fetched one after the other.
         self._patient_client = self._client(patient=True)
@@ -148,7 +148,7 @@ class Target:
             balance = client.fetch_balance()
         except FetchError as error:
             return _failed(error)
-        self.balance.note(balance, self._clock())
+        self.balance_fall.note(balance, self._clock())
         return Outcome(balance=balance)
 
 

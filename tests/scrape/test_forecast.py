@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from creatify_exporter.forecast import Balance, Spending, outlook
+from creatify_exporter.forecast import BalanceFall, Spending, outlook
 from creatify_exporter.snapshot import Cell, Snapshot
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC).timestamp()
@@ -62,13 +62,13 @@ def test_an_empty_list_costs_nothing() -> None:
 
 
 def test_a_balance_tells_how_fast_credits_go_once_it_was_read_for_a_day_whatever_was_bought() -> None:
-    balance = Balance()
+    balance = BalanceFall()
     assert balance.daily_rate(NOW) is None
     for days_ago, left in [(2.0, 500), (1.5, 460), (1.2, 2460), (1.1, 2500), (0.5, 2450), (0.0, 2450)]:
         balance.note(left, NOW - days_ago * 86400)
     assert balance.daily_rate(NOW) == (40 + 50) / 2
     assert balance.daily_rate(NOW + 7 * 86400) == 50 / 7.5
-    young = Balance()
+    young = BalanceFall()
     young.note(10, NOW - 0.8 * 86400)
     young.note(5, NOW)
     assert young.daily_rate(NOW) is None

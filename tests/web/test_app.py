@@ -439,7 +439,7 @@ def test_on_the_first_day_the_credits_go_as_fast_as_in_the_day_that_the_list_cov
 def test_without_lists_the_fall_of_the_balance_tells_how_long_the_credits_last(simulator: Simulator) -> None:
     simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
     one = Site(workspace(simulator, remaining_credits=True, lists=()))
-    one.exporter.targets["default"].balance.note(500, NOW - 2 * 86400)
+    one.exporter.targets["default"].balance_fall.note(500, NOW - 2 * 86400)
     assert "500" not in one.get("/").text
     one.get("/metrics")
     # 88 credits in two days.

@@ -20,7 +20,7 @@ from creatify_exporter.errors import ConfigError
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 # Stands for a value that could not be read; why not was noted.
 _UNREAD: Final = object()
-_COMMA: Final = "write thousands without a comma, and a decimal with a point"
+NO_COMMAS: Final = "write thousands without a comma, and a decimal with a point"
 # What may be a key of the API, or a URL. A file's name that has an extension, or begins with a slash, is neither.
 _LIKE_CONTENT: Final = re.compile(r"[\w+=~-][\w+=~/-]{15,}|\w+://.*")
 _PLAIN: Final[Mapping[type, tuple[str, type[float]]]] = {
@@ -151,7 +151,7 @@ class Reader:
         for key in unknown:
             # `{price: 0,15}` has a key 15 without a value, and `{credits: 2,000}` a key 0.
             if isinstance(key, int | float) and raw[key] is None:
-                self.fault(path, f"has a number for a key; {_COMMA}")
+                self.fault(path, f"has a number for a key; {NO_COMMAS}")
                 continue
             name = shown(key, has_value=raw[key] is not None)
             self.fault(_join(path, name), f"is not a key; {_remedy(name, known, has_value=raw[key] is not None)}")
@@ -255,7 +255,7 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
         pass
     remedy = "it is read as text, so look at its spelling and quotes" if isinstance(value, str) else "correct it"
     if isinstance(value, str) and re.fullmatch(r"[\d.]+(,[\d.]+)+", value):
-        remedy = _COMMA
+        remedy = NO_COMMAS
     raise ValueError(f"must be {expected}{bounds}; {remedy}")
 
 

@@ -136,7 +136,7 @@ def _ago(fetcher: Fetcher) -> str:
 def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day] | None) -> str:
     """Say how many credits are left, and how long they last."""
     plan, now = target.workspace.plan, exporter.now()
-    rates = _rates(target, exporter, days) if target.lists else {BALANCE: target.balance.daily_rate(now)}
+    rates = _rates(target, exporter, days) if target.lists else {BALANCE: target.balance_fall.daily_rate(now)}
     known = [rate for rate in rates.values() if rate is not None]
     return outlook(
         balance,

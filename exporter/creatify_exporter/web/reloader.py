@@ -6,6 +6,7 @@ from pathlib import Path
 
 import structlog
 
+from creatify_exporter import log
 from creatify_exporter.config import directory, file
 from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
@@ -91,8 +92,7 @@ class Reloader:
         self._exporter.reload(config)
         self._middleware.apply(web)
         self._state = state
-        for warning in warnings:
-            _log.warning("configuration warning", warning=warning)
+        log.warn(warnings)
 
     def _read(self) -> tuple[file.State | None, Config, Loaded]:
         # The state first, so that a change that comes while the file is read is seen later.
