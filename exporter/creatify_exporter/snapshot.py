@@ -149,10 +149,12 @@ class Tally:
         self._older: set[int] = set()
         self._unfinished: dict[str, Task] = {}
 
-    def add(self, tasks: list[Task]) -> None:
-        """Add a batch."""
+    def add(self, tasks: list[Task]) -> Snapshot:
+        """Add a batch; return the sums of those of its tasks that count at once: no copies, and none to hold."""
         counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
-        self._sums.merge(Snapshot.of(counted))
+        sums = Snapshot.of(counted)
+        self._sums.merge(sums)
+        return sums
 
     def merge(self, part: Snapshot) -> None:
         """Add the sums of a part that is known from the list before."""

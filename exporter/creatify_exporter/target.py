@@ -164,10 +164,10 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
             tally.merge(Snapshot.unpacked(batch.summary))
             transaction.skip()
             continue
-        tally.add(batch.tasks)
+        sums = tally.add(batch.tasks)
         changing = transaction.add(batch.tasks)
         if batch.content:
-            _remember(batch.tasks, batch.content, changing, cache)
+            _remember(batch.tasks, batch.content, changing, sums, cache)
     # A task in two chunks counts in one of them only, so that neither summary holds without the other chunk.
     if tally.has_copies or cache.is_fragmented:
         cache.discard()
@@ -186,14 +186,19 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
     return earlier if newest_at > later else max(earlier, newest_at)
 
 
-def _remember(tasks: list[Task], content: Content, changing: Sequence[int], cache: ChunkCache) -> None:
-    """Store the chunks between the tasks at the places `changing`, which a later list may show otherwise."""
+def _remember(tasks: list[Task], content: Content, changing: Sequence[int], sums: Snapshot, cache: ChunkCache) -> None:
+    """Store the chunks between the tasks at the places `changing`, which a later list may show otherwise.
+
+    `sums` are those of all tasks, if none changes and none is a copy.
+    """
     runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), set(changing).__contains__)]
     settled = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
     cache.note_batch(len(content), len(runs) - len(settled), has_settled=bool(settled))
     for begin, end in settled:
         if chunk := content.chunk(begin, end):
-            cache.store(chunk, Snapshot.of(tasks[begin:end]).packed())
+            # Most batches settle as a whole, and are summed up already.
+            whole = end - begin == len(tasks) == sums.tasks
+            cache.store(chunk, (sums if whole else Snapshot.of(tasks[begin:end])).packed())
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:
