@@ -137,7 +137,7 @@ def _reasons() -> table.Panel:
         "Reasons, 24 h",
         "Failed tasks of the last 24 hours. Much under other: texts that no class knows yet.",
         (REASON, WORKSPACE, LIST, MODEL),
-        Column("24 h", f"{failed} > 0.5 or topk(1, 0 * {failed})", width=62),
+        Column("24 h", f"{failed} > 0.5 or topk(1, 0 * {failed})", width=78),
         sort=("24 h",),
         empty=UNCOUNTED,
         span=14,

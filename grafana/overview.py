@@ -1,5 +1,7 @@
 """Overview: which workspace, list and model fails, why, since when, what it costs, and whether the balance lasts."""
 
+from dataclasses import replace
+
 from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -74,14 +76,14 @@ def _workspaces() -> table.Panel:
         (WORKSPACE,),
         Column("Alerts", alerts.count(), width=71, steps=NONE_STEPS, empty="no rules"),
         Column(FAILING, failing_now(OF_WORKSPACE), "percentunit", 1, 87, steps=RATIO_STEPS),
-        Column("Waits", oldest_waiting(OF_WORKSPACE), "s", 0, 64, steps=STUCK_STEPS, words=NONE_WAITS),
+        Column("Waits", oldest_waiting(OF_WORKSPACE), "s", 0, 72, steps=STUCK_STEPS, words=NONE_WAITS),
         Column("Down", down(), width=55, steps=NONE_STEPS),
-        Column("Balance", balance(), width=68, steps=BALANCE_STEPS, empty="unknown"),
-        Column("Lasts for", lasts(), "s", 1, 75, steps=LASTS_STEPS, empty="unknown"),
+        Column("Balance", balance(), width=78, steps=BALANCE_STEPS, empty="unknown"),
+        Column("Lasts for", lasts(), "s", 1, 83, steps=LASTS_STEPS, empty="unknown"),
         known=known(OF_WORKSPACE),
         sort=("Alerts",),
         empty="no exporter has told of a workspace for six hours",
-        span=12,
+        span=13,
         height=7,
         runbooks=("CreatifyExporterAbsent", "CreatifyDown", "CreatifyCreditsLow", "CreatifyCreditsRunOut"),
     )
@@ -92,12 +94,12 @@ def _cost() -> table.Panel:
         "Cost, 24 h",
         "What the tasks of each model cost in the last 24 hours, refunds subtracted: in the currency of the workspace's"
         " plan, or in credits if its configuration has no price.",
-        (WORKSPACE, LIST, MODEL),
-        Column("24 h", cost(summed(OF_MODEL, spent("1d"))), decimals=2, width=85),
+        (WORKSPACE, replace(LIST, width=117), replace(MODEL, width=110)),
+        Column("24 h", cost(summed(OF_MODEL, spent("1d"))), width=78),
         extra=(CURRENCY,),
         sort=("24 h",),
         empty=UNCOUNTED,
-        span=12,
+        span=11,
         height=7,
         runbooks=("CreatifyCreditBurnHigh",),
     )
@@ -109,13 +111,13 @@ def _by_day(labels: str) -> tuple[Column, ...]:
     return (
         Column(FAILING, failing_now(labels), "percentunit", 1, 103, steps=RATIO_STEPS),
         Column("Waiting", summed(labels, gauge(TASKS, WAITING)), width=67, empty="unread"),
-        Column("Waits", oldest_waiting(labels), "s", 0, 64, steps=STUCK_STEPS, words=NONE_WAITS, empty="unread"),
+        Column("Waits", oldest_waiting(labels), "s", 0, 72, steps=STUCK_STEPS, words=NONE_WAITS, empty="unread"),
         Column("Tasks, 24 h", summed(labels, increase(TASKS_SUBMITTED, "1d")), width=94),
         Column("Failed, 24 h", failed_ratio(labels, "1d"), "percentunit", 1, 94, steps=RATIO_STEPS),
         Column("90 % within", quantile(0.9, labels, durations), "s", 0, 98, steps=SLOW_STEPS),
         Column("Credits, 24 h", summed(labels, spent("1d")), width=103),
         Column("Each", per_task(labels, "1d"), panels.DIGITS, 2, 60),
-        Column("Cost, 24 h", cost(summed(labels, spent("1d"))), decimals=2, width=86),
+        Column("Cost, 24 h", cost(summed(labels, spent("1d"))), decimals=2, width=87),
     )
 
 

@@ -115,13 +115,13 @@ def _colored(colors: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 
 WORKSPACE: Final = Key("workspace", "Workspace", 92, _page("overview", "workspace"))
-LIST: Final = Key("api", "List", 145, _page("failures", "workspace", "api"))
-MODEL: Final = Key("model", "Model", 118, _page("failures", "workspace", "api", "model"))
-FETCHED: Final = Key("api", "List", 145)
+LIST: Final = Key("api", "List", 135, _page("failures", "workspace", "api"))
+MODEL: Final = Key("model", "Model", 116, _page("failures", "workspace", "api", "model"))
+FETCHED: Final = Key("api", "List", 135)
 """A list or the balance, which has no page of tasks."""
-REASON: Final = Key("reason", "Reason", 145, words=_colored(REASONS | CAUSES))
+REASON: Final = Key("reason", "Reason", 142, words=_colored(REASONS | CAUSES))
 CAUSE: Final = Key("cause", "Cause", 110, words=_colored(CAUSES))
-CURRENCY: Final = Key("currency", "Unit", 56)
+CURRENCY: Final = Key("currency", "Unit", 54)
 
 
 def table(  # noqa: PLR0913 - a panel has so many parts, and each call names them

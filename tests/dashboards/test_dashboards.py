@@ -17,12 +17,15 @@ from creatify_exporter.errors import CAUSES
 TARGET_LABELS = ("job", "instance")
 ALL_PANELS = [(name, panel) for name, page in PAGES.items() for panel in panels_of(page)]
 
-# A screen 1400 pixels wide, less the docked menu and the margins of the page; all in pixels.
-PAGE_WIDTH, GAP = 1068, 8
+# A screen 1400 pixels wide, less the docked menu, the margins of the page and its scrollbar; all in pixels.
+SCROLLBAR = 11
+PAGE_WIDTH, GAP = 1068 - SCROLLBAR, 8
 PADDING = 14
 ARROW = 16
 BORDER = 18
 """Of a heading: its margins, and the arrow of a sorted column; of a panel: its border and margins."""
+EDGE = 7
+"""Of a cell: the border and the one margin that its text must not reach."""
 ICON, MENU = 24, 32
 """Of a title: each of the icons for the description and the links, and the menu that a pointer brings."""
 LETTERS = {
@@ -120,13 +123,43 @@ def test_no_table_is_wider_than_its_panel_and_no_heading_than_its_column() -> No
             for heading, column in columns_of(panel).items()
             if not column.get("custom.hidden")
         }
-        if sum(widths.values()) > width_of(panel) - BORDER:
+        if sum(widths.values()) > width_of(panel) - BORDER - SCROLLBAR:
             wide.append((name, panel["title"], sum(widths.values())))
         ordered = {each["displayName"] for each in panel["options"]["sortBy"]}
         needed = {heading: width_of_text(heading) + PADDING + ARROW * (heading in ordered) for heading in widths}
         cut += [(name, panel["title"], heading) for heading in widths if needed[heading] > widths[heading]]
     assert not wide
     assert not cut
+
+
+LONGEST: dict[tuple[object, object], str] = {
+    ("s", 0): "24 hours",
+    ("s", 1): "23.9 hours",
+    ("percentunit", 0): "999%",
+    ("percentunit", 1): "100.0%",
+    ("locale", 0): "9,999,999",
+    ("locale", 2): "999,999.99",
+    ("none", 2): "999.99",
+    ("none", 3): "9.999",
+}
+"""Unit and decimals → what a column of them must be able to show: a number that is cut at its left is another one."""
+FEW = {"Alerts": "99", "Down": "999", "Waiting": "9,999", "In a row": "9,999"}
+"""Columns whose numbers are never as large."""
+
+
+def test_no_column_is_narrower_than_its_numbers() -> None:
+    cut = []
+    for name, panel in tables():
+        for heading, column in columns_of(panel).items():
+            shown = [column.get("noValue") or "", *words_of(column)]
+            shown.append(FEW.get(heading) or LONGEST.get((column.get("unit"), column.get("decimals")), ""))
+            width = column.get("custom.width") or width_of(panel)
+            cut += [(name, panel["title"], heading, each) for each in shown if width_of_text(each) + EDGE > width]
+    assert not cut
+
+
+def words_of(column: dict[str, Any]) -> list[str]:
+    return [meaning["text"] for meaning in (column.get("mappings") or [{"options": {}}])[0]["options"].values()]
 
 
 def tables() -> list[tuple[str, dict[str, Any]]]:
