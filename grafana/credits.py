@@ -55,6 +55,8 @@ from grafana.queries import (
 
 DAY: Final = 86400
 UNKNOWN: Final = "unknown"
+HOURS: Final = 1000
+"""Points of a graph of single hours: with fewer, a purchase of last month would fall between two of them."""
 MOST_SPENT: Final = spent("$__range", at=AT_END)
 
 
@@ -127,7 +129,7 @@ def _lists() -> table.Panel:
 
 
 def _balance() -> timeseries.Panel:
-    return panels.graph(
+    panel = panels.graph(
         "Balance",
         "Credits left. A rise is a purchase, the plan's renewal or a refund.",
         Line(balance(), "{{workspace}}"),
@@ -135,11 +137,12 @@ def _balance() -> timeseries.Panel:
         empty="no balance was known: see Balance on Overview",
         span=8,
     )
+    return panel.decimals(0)
 
 
 def _unexplained() -> timeseries.Panel:
     everything = summed(OF_WORKSPACE, spent("1h", scope=("workspace",)))
-    return panels.graph(
+    panel = panels.graph(
         "Unexplained, 1 h",
         "Credits that the balance lost within an hour and no listed task explains, purchases left out. Known causes:"
         " lists that are not configured or cannot be read, products without a list, tasks of before the ledger,"
@@ -150,10 +153,11 @@ def _unexplained() -> timeseries.Panel:
         empty="no hour of balances and counted tasks",
         span=8,
     )
+    return panel.decimals(0).max_data_points(HOURS)
 
 
 def _risen() -> timeseries.Panel:
-    return panels.graph(
+    panel = panels.graph(
         "Bought, 1 h",
         "Credits by which the balance rose within an hour: purchases, renewals of the plan, and refunds.",
         Line(balance_risen(), "{{workspace}}"),
@@ -161,11 +165,12 @@ def _risen() -> timeseries.Panel:
         empty="no balance was known: see Balance on Overview",
         span=8,
     )
+    return panel.decimals(0).max_data_points(HOURS)
 
 
 def _burn() -> timeseries.Panel:
     burn = f"clamp_min(3600 * {summed(OF_MODEL, spending())}, 0)"
-    return panels.graph(
+    panel = panels.graph(
         "Credits an hour",
         "The rate at which tasks use credits, refunds subtracted, of the ten models that use most, and of the others.",
         Line(top(burn, OF_MODEL, MOST_SPENT), MODEL_LINE),
@@ -177,6 +182,7 @@ def _burn() -> timeseries.Panel:
         span=24,
         runbooks=("CreatifyCreditBurnHigh",),
     )
+    return panel.decimals(1)
 
 
 def _per_task() -> timeseries.Panel:

@@ -221,6 +221,12 @@ def test_bars_and_ratios_stay_readable_over_a_month() -> None:
     assert not unbounded
 
 
+def test_a_graph_of_single_hours_has_a_point_for_each_hour_of_a_month() -> None:
+    hourly = [panel for _, panel in ALL_PANELS if panel["type"] == "timeseries" and panel["title"].endswith(", 1 h")]
+    assert [panel["title"] for panel in hourly if panel.get("maxDataPoints", 0) < 30 * 24] == []
+    assert len(hourly) > 1
+
+
 def test_alerts_mark_only_their_start_and_only_if_asked_for() -> None:
     for page in PAGES.values():
         [annotation] = page["annotations"]["list"]
