@@ -71,12 +71,12 @@ def _workspaces() -> table.Panel:
         "Workspaces",
         "A row for each workspace that an exporter told of in the last six hours, the one with most alerts first."
         " Failed: of the worst model, in 15 minutes if five tasks finished in them, else in an hour. Waits: how long"
-        " the oldest waiting task has. Down: lists that no fetch has read for five minutes. Lasts for: at the rate"
-        " of the last 24 hours; unknown if no balance could be read for a quarter of an hour.",
+        " the oldest waiting task has; unread if no list was read for five minutes. Down: lists that were not. Lasts"
+        " for: at the rate of the last 24 hours; unknown if no balance could be read for a quarter of an hour.",
         (WORKSPACE,),
         Column("Alerts", alerts.count(), width=71, steps=NONE_STEPS, empty="no rules"),
         Column(FAILING, failing_now(OF_WORKSPACE), "percentunit", 1, 87, steps=RATIO_STEPS),
-        Column("Waits", oldest_waiting(OF_WORKSPACE), "s", 0, 72, steps=STUCK_STEPS, words=NONE_WAITS),
+        Column("Waits", oldest_waiting(OF_WORKSPACE), "s", 0, 72, steps=STUCK_STEPS, words=NONE_WAITS, empty="unread"),
         Column("Down", down(), width=55, steps=NONE_STEPS),
         Column("Balance", balance(), width=78, steps=BALANCE_STEPS, empty="unknown"),
         Column("Lasts for", lasts(), "s", 1, 83, steps=LASTS_STEPS, empty="unknown"),
@@ -141,9 +141,11 @@ def _models() -> table.Panel:
     columns = [column for column in _by_day(OF_MODEL) if column.heading not in ("Credits, 24 h", "Waits")]
     return panels.table(
         "Models",
-        "Each model, the one with the worst failures first. Each: credits for a finished task.",
+        "Each model, the one with the worst failures first. Each: credits for a finished task. Unread: no fetch has"
+        " read its list for five minutes.",
         (WORKSPACE, LIST, MODEL),
         *columns,
+        known=f"count by ({OF_MODEL}) ({increase(TASKS_SUBMITTED, '1d')})",
         extra=(CURRENCY,),
         sort=(FAILING,),
         empty=UNCOUNTED,

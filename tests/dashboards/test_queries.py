@@ -153,6 +153,7 @@ TWO_ENVIRONMENTS = {
         pytest.param("A", KNOWN | LOADED | FIRE, {"a": 2, "b": 0, "All": 1}, id="those that fire"),
         pytest.param("B", FAILING, {"a": 1}, id="the worst model of the last 15 minutes"),
         pytest.param("B", TWO_ENVIRONMENTS, {"a": 1}, id="the worst environment fails"),
+        pytest.param("C", KNOWN, {"a": -inf, "b": -inf}, id="lists that were not read may have tasks that wait"),
         pytest.param("D", TWO_ENVIRONMENTS, {"a": 1}, id="the worst environment is down"),
         pytest.param("E", TWO_ENVIRONMENTS, {"a": 10}, id="the worst environment's balance"),
         pytest.param("F", TWO_ENVIRONMENTS, {"a": 600}, id="the worst environment's balance lasts shortest"),
