@@ -124,14 +124,15 @@ def _by_day(labels: str) -> tuple[Column, ...]:
 def _lists() -> table.Panel:
     return panels.table(
         "Lists",
-        "Each list of tasks, the one with the worst failures first. Failed: of the worst model, in 15 minutes if five"
-        " tasks finished in them, else in an hour. Waits: how long the oldest waiting task has. Nine in ten tasks of"
-        " 24 hours finished within the time that is shown. Unread: no fetch has read the list for five minutes.",
+        "Each list of tasks, the one with the worst failures first, then the one that waits longest. Failed: of the"
+        " worst model, in 15 minutes if five tasks finished in them, else in an hour. Waits: how long the oldest"
+        " waiting task has. Nine in ten tasks of 24 hours finished within the time that is shown. Unread: no fetch has"
+        " read the list for five minutes.",
         (WORKSPACE, LIST),
         *(column for column in _by_day(OF_LIST) if column.heading != "Each"),
         known=f"count by ({OF_LIST}) ({lists()})",
         extra=(CURRENCY,),
-        sort=(FAILING,),
+        sort=(FAILING, "Waits"),
         empty=UNCOUNTED,
         runbooks=("CreatifyTasksStuck", "CreatifyNothingFinishes", "CreatifyTasksSlow"),
     )
