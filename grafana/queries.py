@@ -189,8 +189,14 @@ def per_task(labels: str, window: str) -> str:
     return f"{summed(labels, spent(window))} / ({summed(labels, increase(TASKS_FINISHED, window))} > 0)"
 
 
-PRICE: Final = f"topk by (workspace) (1, max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[15m])))"
-"""Of two prices, one: for a quarter of an hour after a change of the currency both are known."""
+def _price(window: str) -> str:
+    """Return of two prices one: for so long after a change of the currency both are known."""
+    latest = f"max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[{window}]))"
+    return f"topk by (workspace) (1, {latest})"
+
+
+PRICE: Final = f"({_price('15m')} or on (workspace) {_price('6h')})"
+"""While no exporter answers, the last price holds: a cost must not turn into credits when one goes away."""
 PLAN: Final = f"max by (workspace) (last_over_time({selector(PLAN_CREDITS)}[15m]))"
 RENEWAL: Final = f"max by (workspace) (last_over_time({selector(PLAN_RENEWAL)}[15m]))"
 

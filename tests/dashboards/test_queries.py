@@ -192,16 +192,25 @@ def test_a_column_of_workspaces_says_what_is_so(
     after_an_hour(tmp_path, asked, series, {f'{{workspace="{name}"}}': value for name, value in answer.items()})
 
 
-def test_a_cost_has_one_price_after_its_currency_has_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prices", "answer"),
+    [
+        pytest.param({"USD": "3x60"}, {"USD": 180}, id="what is configured"),
+        pytest.param({"USD": "3x50", "EUR": "_x51 2x9"}, {"USD": 180}, id="one after a change of the currency"),
+        pytest.param({"USD": "3x30", "EUR": "_x31 2x29"}, {"EUR": 120}, id="the new one later"),
+        pytest.param({"USD": "3x30"}, {"USD": 180}, id="the last one while no exporter answers"),
+        pytest.param({}, {"credits": 60}, id="none"),
+    ],
+)
+def test_a_cost_has_one_price(tmp_path: Path, prices: dict[str, str], answer: dict[str, float]) -> None:
     [asked] = queries_of("creatify-overview", panel_of("overview", "Cost, 24 h"))
     labels = 'workspace="a",api="x",model="m"'
     series = {
         f"creatify_credits_used_total{{{labels}}}": "0+1x60",
         f"creatify_credits_refunded_total{{{labels}}}": "0x60",
-        'creatify_credit_price{workspace="a",currency="USD"}': "3x50",
-        'creatify_credit_price{workspace="a",currency="EUR"}': "_x51 2x9",
     }
-    after_an_hour(tmp_path, asked, series, {f'{{{labels},currency="USD"}}': 180})
+    series |= {f'creatify_credit_price{{workspace="a",currency="{name}"}}': values for name, values in prices.items()}
+    after_an_hour(tmp_path, asked, series, {f'{{{labels},currency="{name}"}}': cost for name, cost in answer.items()})
 
 
 def test_an_alert_of_tasks_that_failed_yesterday_has_their_reason(tmp_path: Path) -> None:
