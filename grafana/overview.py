@@ -93,7 +93,7 @@ def _cost() -> table.Panel:
     return panels.table(
         "Cost, 24 h",
         "What the tasks of each model cost in the last 24 hours, refunds subtracted: in the currency of the workspace's"
-        " plan, or in credits if its configuration has no price.",
+        " plan, or in credits if its configuration has no price. Rounded; the tables below have the cents.",
         (WORKSPACE, replace(LIST, width=117), replace(MODEL, width=110)),
         Column("24 h", cost(summed(OF_MODEL, spent("1d"))), width=78),
         extra=(CURRENCY,),
