@@ -345,12 +345,8 @@ def _kept(ledger: LedgerSettings) -> Store:
 def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
         return sqlite.SqliteStore(ledger.url.path, read_only=read_only)
-    try:
-        from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise ConfigError(
-            ["ledger.url: PostgreSQL needs the package psycopg; from a checkout: pip install '.[postgresql]'"]
-        ) from None
+    from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415 - an extra
+
     return PostgresqlStore(ledger.conninfo, read_only=read_only)
 
 

@@ -1,5 +1,7 @@
 """Which ledger a URL means: a reload may change how it is reached, another ledger needs another start."""
 
+import sys
+
 import pytest
 
 from creatify_exporter import redaction
@@ -71,14 +73,30 @@ def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "masked"),
     [
-        ("postgresql://u:canary-pass@h:5432/d?sslmode=require", "postgresql://<hidden>@h:5432/d?sslmode=require"),
+        ("postgresql://u:canary-pass@h:5432/d?sslmode=require", "postgresql://<hidden>@h:5432/d"),
         ("postgresql://u:canary?x=pass@h/d", "postgresql://<hidden>@h/d"),
-        ("postgresql://h/d?p%61ssword=canary-pass&user=u", "postgresql://h/d?p%61ssword=<hidden>&user=u"),
-        ("postgresql://h/d=e?sslpassword=canary-pass", "postgresql://h/d=e?sslpassword=<hidden>"),
+        ("postgresql://h/d?p%61ssword=canary-pass&user=u", "postgresql://h/d"),
         ("sqlite:////home/u@h/password=x.db", "sqlite:////home/u@h/password=x.db"),
         ("sqlite:///u@h.db", "sqlite:///u@h.db"),
         ("memory:", "memory:"),
     ],
 )
-def test_a_url_is_shown_as_it_is_but_for_its_passwords(url: str, masked: str) -> None:
+def test_a_url_is_shown_as_it_is_but_for_its_login_and_options(url: str, masked: str) -> None:
     assert LedgerUrl.parse(url).masked == masked
+
+
+def test_libpq_may_know_the_rest_from_its_environment() -> None:
+    assert LedgerUrl.parse("postgresql://").is_postgresql
+
+
+@pytest.mark.parametrize("url", ["postgresql://h/d?sslmod=require", "postgresql://u:canary-%zz@h/d", "postgres://[h"])
+def test_what_libpq_cannot_read_is_refused_without_a_quote(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^is no PostgreSQL URL; write it like [^']*$") as refused:
+        LedgerUrl.parse(url)
+    assert "canary" not in str(refused.value)
+
+
+def test_without_psycopg_a_database_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ValueError, match="needs the package psycopg; from a checkout: pip install"):
+        LedgerUrl.parse("postgresql://h/d")

@@ -2,6 +2,8 @@
 
 import re
 from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -21,13 +23,8 @@ class HiddenUrl(str):
 
     @property
     def masked(self) -> str:
-        """The URL without its login, and without the values of its options that are passwords."""
-        scheme, colon, _ = self.partition("://")
-        login, address, query = _split(self)
-        return f"{scheme}{colon}{'<hidden>@' if login else ''}{address}{'?' if query else ''}" + "&".join(
-            f"{name}=<hidden>" if _is_password(name) else f"{name}{equals}{value}"
-            for name, equals, value in _options(query)
-        )
+        """The URL without its login and its options, either of which may hold a password."""
+        return re.sub("^([a-z]+://)[^/@]*@", r"\1<hidden>@", self).partition("?")[0]
 
     def __repr__(self) -> str:
         return repr(self.masked)
@@ -56,17 +53,12 @@ def _base_url(text: str) -> str:
 def _proxy_url(text: str) -> HiddenUrl:
     url = _http(text)
     if url.password:
-        _register(url.password)
+        redaction.register(url.password)
+        redaction.register(unquote(url.password))
         # As it is sent, and as a proxy may repeat it.
         login = f"{unquote(url.username or '')}:{unquote(url.password)}"
         redaction.register(b64encode(login.encode()).decode())
     return HiddenUrl(text)
-
-
-def _register(password: str) -> None:
-    """Mask a password of a URL as it stands there and as it is meant."""
-    redaction.register(password)
-    redaction.register(unquote(password))
 
 
 class LedgerUrl(HiddenUrl):
@@ -81,8 +73,8 @@ class LedgerUrl(HiddenUrl):
     def parse(cls, text: str) -> Self:
         """Read `text`; ValueError says what is wrong."""
         if text.startswith(_POSTGRESQL):
-            for password in _passwords(text):
-                _register(password)
+            for password in _passwords(_parameters(text)):
+                redaction.register(password)
         elif text != "memory:":
             return cls(f"sqlite:///{file.expanded(_path(text))}")
         return cls(text)
@@ -112,13 +104,13 @@ class LedgerUrl(HiddenUrl):
     @property
     def shows_password(self) -> bool:
         """Whether a list of processes would show a password, if this were on the command line."""
-        return self.is_postgresql and bool(_passwords(self))
+        return self.is_postgresql and bool(_passwords(_parameters(self)))
 
     @property
     def place(self) -> tuple[object, ...]:
         """Which ledger the URL means: equal for two that differ in how to connect, such as in the password."""
         if self.is_postgresql:
-            return _database(self)
+            return _database(_parameters(self))
         return ("file", self.path.absolute()) if self.path else ("memory",)
 
 
@@ -133,55 +125,36 @@ def _path(text: str) -> str:
     return path
 
 
-def _passwords(text: str) -> list[str]:
-    """Return the passwords in a PostgreSQL URL; ValueError if they cannot be told from the rest."""
-    login, address, _ = _split(text)
-    if "@" in address.partition("/")[0] or not text.isprintable() or " " in text:
-        raise ValueError("is no PostgreSQL URL; in a user or password, write @ as %40, a space as %20 and / as %2F")
-    options = _options(text.partition("?")[2])
-    passwords = [login.partition(":")[2], *(value for name, _, value in options if _is_password(name))]
-    return [password for password in passwords if password]
+def _parameters(url: str) -> dict[str, str]:
+    """Return what libpq reads in a PostgreSQL URL, decoded; ValueError, which quotes nothing, says what is wrong."""
+    try:
+        from psycopg import ProgrammingError, conninfo  # noqa: PLC0415  an extra
+    except ImportError:
+        raise ValueError("needs the package psycopg; from a checkout: pip install '.[postgresql]'") from None
+    parameters: dict[str, str] | None = None
+    with suppress(ProgrammingError, UnicodeError):
+        parameters = {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
+    # libpq takes a login to end at the first @, so that the rest of a password would be a host.
+    if not url.isprintable() or parameters is None or "@" in parameters.get("host", ""):
+        raise ValueError(
+            "is no PostgreSQL URL; write it like postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, "
+            "and in a user or password @ as %40, a space as %20 and / as %2F"
+        )
+    return parameters
 
 
-def _database(url: str) -> tuple[object, ...]:
-    """Return the servers and the database that a URL means."""
-    login, address, query = _split(url)
-    servers, _, database = address.partition("/")
-    options = {unquote(name): unquote(value) for name, _, value in _options(query)}
-    names = [
-        server.rpartition(":") if re.search(r":\d*$", server) else (server, "", "") for server in servers.split(",")
-    ]
-    hosts = options.get("host", ",".join(unquote(host) for host, _, _ in names)).split(",")
-    ports = options.get("port", ",".join(port for _, _, port in names)).split(",")
-    user = options.get("user") or unquote(login.partition(":")[0])
+def _passwords(parameters: Mapping[str, str]) -> list[str]:
+    return [value for name, value in parameters.items() if "password" in name and value]
+
+
+def _database(parameters: Mapping[str, str]) -> tuple[object, ...]:
+    """Return the servers and the database that a PostgreSQL URL means."""
+    hosts, ports = (parameters.get(name, "").split(",") for name in ("host", "port"))
     pairs = zip(hosts, ports if len(ports) > 1 else ports * len(hosts), strict=False)
-    where = frozenset((_server(host), port or "5432") for host, port in pairs)
-    return where, options.get("dbname", unquote(database)) or user, options.get("hostaddr"), options.get("service")
-
-
-def _server(host: str) -> str:
-    """Return a host as it is compared: the letters of a name have no case, those of a socket's folder do."""
-    return host if host.startswith("/") else host.strip("[]").lower()
-
-
-def _options(query: str) -> list[tuple[str, str, str]]:
-    """Return name, equals sign and value of each option of a URL, as they stand there."""
-    return [option.partition("=") for option in query.split("&")]
-
-
-def _is_password(option: str) -> bool:
-    """Return whether an option of this name is a password, however the name is written."""
-    return "password" in unquote(option)
-
-
-def _split(url: str) -> tuple[str, str, str]:
-    """Return the login, the servers with the database, and the options of a URL, split as libpq does it."""
-    rest = url.partition("://")[2]
-    login, at, address = rest.partition("@")
-    if not at or "/" in login:
-        login, address = "", rest
-    address, _, query = address.partition("?")
-    return login, address, query
+    # The letters of a name have no case, those of a socket's folder do.
+    servers = frozenset((host if host.startswith("/") else host.lower(), port or "5432") for host, port in pairs)
+    name = parameters.get("dbname") or parameters.get("user")
+    return servers, name, parameters.get("hostaddr"), parameters.get("service")
 
 
 BaseUrl = Annotated[str, read_by(_base_url)]
