@@ -16,9 +16,9 @@ import pytest
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from creatify_exporter.web.handshake import Context
 from creatify_exporter.web.listener import listen
 from creatify_exporter.web.server import LIMITS, Limits, Server
-from creatify_exporter.web.tls import Context
 from processes import reset, until
 
 PAIR = Path(__file__).parents[1] / "certificates"
@@ -34,7 +34,8 @@ class Site:
     def __init__(self, limits: Limits = PATIENT, context: ssl.SSLContext | None = None) -> None:
         self._loop = asyncio.new_event_loop()
         self._stop, self._released = asyncio.Event(), asyncio.Event()
-        server = Server(self._answer, self._stop, context, limits)
+        self.context = context
+        server = Server(self._answer, self._stop, lambda: self.context, limits)
         self.connections, self._serving = server.server_state, server.serve
         self.paths: list[str] = []
         self.cancelled = 0
@@ -218,6 +219,21 @@ def test_a_refused_handshake_is_an_alert_to_the_client_and_a_line_in_the_log() -
             "unsupported protocol",
         )
     ]
+
+
+def test_a_new_context_holds_for_new_connections_in_all_it_says() -> None:
+    trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+    trusting.check_hostname = False
+    with Site(context=tls(Context)) as site, trusting.wrap_socket(site.connect()) as before:
+        assert before.version() == "TLSv1.3"
+        site.context = tls(Context)
+        site.context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with trusting.wrap_socket(site.connect()) as after:
+            assert after.version() == "TLSv1.2"
+        site.context.verify_mode = ssl.CERT_REQUIRED
+        assert refused(site, trusting)
+        before.sendall(GET)
+        assert before.recv(1000).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PATCH"])

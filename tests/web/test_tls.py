@@ -10,7 +10,7 @@ import pytest
 
 from authority import Authority, Pair
 from conftest import needs_x25519
-from creatify_exporter.web.tls import REFUSED, LatestContext
+from creatify_exporter.web.handshake import REFUSED
 from creatify_exporter.web.web_config import load
 
 ECDSA = "TLS_ECDHE_ECDSA_WITH_"
@@ -237,20 +237,6 @@ def test_the_common_name_is_no_name(configured: Configured, authority: Authority
     lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}"]
     pair = authority.issue("commonly", "DNS:other.example")
     assert refused(configured(*lines, "client_allowed_sans: [commonly]"), client(authority, pair))
-
-
-def test_a_new_context_holds_for_new_connections_in_all_it_says(
-    configured: Configured, authority: Authority, prometheus: Pair
-) -> None:
-    latest = LatestContext(ssl.PROTOCOL_TLS_SERVER)
-    contexts = [configured()]
-    latest.latest = lambda: contexts[-1]
-    assert shake(latest, client(authority))[1].version() == "TLSv1.3"
-    lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}", "max_version: TLS12"]
-    contexts.append(configured(*lines))
-    assert refused(latest, client(authority))
-    end = shake(latest, client(authority, prometheus))[1]
-    assert (end.version(), end.selected_alpn_protocol()) == ("TLSv1.2", "http/1.1")
 
 
 def test_a_session_of_an_older_context_does_not_spare_the_client_its_certificate(

@@ -31,7 +31,7 @@ NO_CA = "has nothing to verify certificates against"
 NO_CERT = "tls_server_config.cert: is missing"
 NO_KEY = "tls_server_config.key: is missing"
 NO_FILE = "No such file or directory"
-UNVERIFIED = "takes no certificate that it does not verify"
+UNVERIFIED = "must be NoClientCert or VerifyClientCertIfGiven or RequireAndVerifyClientCert"
 
 
 def inline(name: str) -> str:

@@ -68,12 +68,20 @@ def _check_form(content: bytes, command: str) -> None:
         raise ValueError(f"is in DER; convert it to PEM with openssl {command} -inform der")
 
 
-def pair_mistake(error: ssl.SSLError) -> str:
-    """Return what is wrong with a key if OpenSSL refuses it beside its certificate."""
-    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+def load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
+    """Make `context` show a certificate; ValueError says what is wrong with its key."""
+    try:
+        # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
+        context.load_cert_chain(cert_file, key_file, password="")
+    except ssl.SSLError as error:
+        raise ValueError(_pair_mistake(error.reason)) from None
+
+
+def _pair_mistake(reason: str | None) -> str:
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
         return "is not the key of this certificate; put the two of one pair there"
-    if error.reason:
-        return f"cannot be used with its certificate: OpenSSL says {error.reason}; make another pair"
+    if reason:
+        return f"cannot be used with its certificate: OpenSSL says {reason}; make another pair"
     return "cannot be read; put the whole PEM block of the key there"
 
 

@@ -7,7 +7,6 @@ values in `validate`, which runs only on a struct that was read whole.
 import ipaddress
 import ssl
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -15,7 +14,7 @@ import msgspec
 
 from creatify_exporter.config.credential import Secret
 from creatify_exporter.config.directory import Directory
-from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, pair_mistake
+from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, load_pair
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import (
@@ -52,7 +51,10 @@ class TLS(Settings, frozen=True, kw_only=True):
     def validate(self) -> Iterator[tuple[str, str]]:
         """Keep a certificate and its key together."""
         if self.cert_file and self.key_file:
-            yield from _pair_mistakes(self.cert_file, self.key_file)
+            try:
+                load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.cert_file, self.key_file)
+            except ValueError as error:
+                yield "key_file", str(error)
         elif self.cert_file:
             yield "cert_file", "has no key; add key_file"
         elif self.key_file:
@@ -279,14 +281,6 @@ class Config(Settings, frozen=True, kw_only=True):
             yield f"ledger.url {self.ledger.url} {words}"
         if self.ledger.new_series_hold <= 0:
             yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"
-
-
-def _pair_mistakes(cert_file: Path, key_file: Path) -> Iterator[tuple[str, str]]:
-    try:
-        # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert_file, key_file, password="")
-    except ssl.SSLError as error:
-        yield "key_file", pair_mistake(error)
 
 
 def _is_loopback(host: str) -> bool:

@@ -116,7 +116,7 @@ class Application:
             watches.append(self._reloader.watch(interval))
         watching = [asyncio.create_task(watch) for watch in watches]
         app = self._middleware.wrap(self.app(), self._prefix)
-        await Server(app, self._stop, self._middleware.context).serve(list(sockets))
+        await Server(app, self._stop, lambda: self._middleware.context).serve(list(sockets))
         for task in watching:
             task.cancel()
 

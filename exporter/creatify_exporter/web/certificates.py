@@ -49,22 +49,21 @@ PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 
 
 def load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
-    """Make `context` show a certificate; SSLError if the two are no pair, or cannot be read."""
+    """Make `context` show a certificate; ValueError says what is wrong with its key."""
     with _as_file(cert.content) as cert_file, _as_file(key.content) as key_file:
-        # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
-        context.load_cert_chain(cert_file, key_file, password="")
+        pem.load_pair(context, cert_file, key_file)
 
 
 @contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
+def _as_file(content: bytes) -> Iterator[Path]:
     """Give `content` a file name, which is all that ssl takes. No key reaches a disk where memory can be a file."""
     if sys.platform == "linux":
         with os.fdopen(os.memfd_create("pem"), "wb") as memory:
             memory.write(content)
             memory.flush()
-            yield f"/proc/self/fd/{memory.fileno()}"
+            yield Path(f"/proc/self/fd/{memory.fileno()}")
     else:
         with tempfile.NamedTemporaryFile() as private:
             private.write(content)
             private.flush()
-            yield private.name
+            yield Path(private.name)

@@ -19,7 +19,6 @@ from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.rate_limiter import RateLimiter
-from creatify_exporter.web.tls import LatestContext
 from creatify_exporter.web.users import PasswordHash, Users
 from creatify_exporter.web.web_config import Files, Loaded, RateLimit, WebConfig
 
@@ -50,12 +49,16 @@ class WebMiddleware:
         self._hashes: Mapping[str, PasswordHash] = {}
         self._users = Users({})
         self._take(web_config.load(path, self._environ))
-        self.context = self._listening_context()
 
     @property
     def config(self) -> WebConfig:
         """The configuration that holds now."""
         return self._loaded.config
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """What a new connection begins with now, None if connections are plain, as they then stay."""
+        return self._loaded.context
 
     def load(self) -> Loaded:
         """Read the file anew; ConfigError if it is wrong, or asks for what only a restart can do."""
@@ -90,14 +93,6 @@ class WebMiddleware:
             self._hashes = read.config.basic_auth_users
             self._users = Users(self._hashes)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
-
-    def _listening_context(self) -> ssl.SSLContext | None:
-        """Return what to listen with, None for plain connections."""
-        if self._loaded.context is None:
-            return None
-        context = LatestContext(ssl.PROTOCOL_TLS_SERVER)
-        context.latest = lambda: self._loaded.context or context
-        return context
 
     async def watch(self) -> None:
         """Poll the files until cancelled, and apply what they say once they have settled.

@@ -13,7 +13,7 @@ import resource
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import h11
@@ -25,7 +25,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from creatify_exporter.web.tls import REFUSED
+from creatify_exporter.web.handshake import REFUSED
 
 # Bytes of a request before its body; h11 refuses more.
 _MAX_HEAD: Final = 2**14
@@ -67,7 +67,7 @@ LIMITS: Final = Limits()
 class Connections(ServerState):
     """All open connections: those that wait for their client, since when, and those that are being answered."""
 
-    def __init__(self, context: ssl.SSLContext | None, limits: Limits) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext | None], limits: Limits) -> None:
         super().__init__()
         self.context, self.timeout = context, limits.client_timeout
         self._limit = _limit(limits.connections)
@@ -138,11 +138,16 @@ class Connections(ServerState):
 class Server(uvicorn.Server):
     """Serves `app` until `stop` is set, over TLS if there is a context; requests in flight are answered first.
 
-    `limits.connections` is lowered to what the limit of open files leaves room for.
+    `context` is asked for by each connection, so that a new one holds from then on. `limits.connections` is lowered to
+    what the limit of open files leaves room for.
     """
 
     def __init__(
-        self, app: ASGIApp, stop: asyncio.Event, context: ssl.SSLContext | None = None, limits: Limits = LIMITS
+        self,
+        app: ASGIApp,
+        stop: asyncio.Event,
+        context: Callable[[], ssl.SSLContext | None] = lambda: None,
+        limits: Limits = LIMITS,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -219,6 +224,7 @@ class Connection(H11Protocol):
     def __init__(self, *args: Any, **named: Any) -> None:  # noqa: ANN401  as inherited
         super().__init__(*args, **named)
         self.app = self._answer
+        self._context = self.server_state.context()
         self._accepted: asyncio.Transport
         self._handshake: asyncio.Task[None]
         self._is_ready = False
@@ -231,9 +237,9 @@ class Connection(H11Protocol):
         """Begin a handshake, or wait for a request: as long as the client says nothing, it costs little."""
         self._accepted = transport
         self.server_state.add(self)
-        if self.server_state.context:
+        if self._context:
             transport.pause_reading()
-            self._handshake = self.loop.create_task(self._shake_hands(self.server_state.context))
+            self._handshake = self.loop.create_task(self._shake_hands(self._context))
 
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         REFUSED.set(self._refused)
@@ -262,7 +268,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has arrived, as much as one request may have."""
-        if not self._is_ready and self.server_state.context:
+        if not self._is_ready and self._context:
             self._early += data
             return
         if not self._is_ready:
@@ -337,7 +343,7 @@ class Connection(H11Protocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in asyncio
         """Return whether a client that will say no more still gets an answer; over TLS, asyncio does not allow it."""
-        if self.server_state.context or not self._owes_answer():
+        if self._context or not self._owes_answer():
             return False
         self.cycle.keep_alive = False
         return True

@@ -16,8 +16,9 @@ from msgspec import inspect
 from creatify_exporter.config import document, file, yaml_reader
 from creatify_exporter.config.yaml_reader import Settings, read_by
 from creatify_exporter.errors import ConfigError
+from creatify_exporter.web.handshake import Context
 from creatify_exporter.web.rate_limiter import Interval
-from creatify_exporter.web.tls import Context, ServerTLS
+from creatify_exporter.web.tls import ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
 # What their values must look like, and what is wrong with others.
