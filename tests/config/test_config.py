@@ -195,7 +195,10 @@ def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
     assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
-    for path, words in ((tmp_path / "empty.pem", "is empty; "), (missing, "cannot be read: No such file")):
+    for path, words in (
+        (tmp_path / "empty.pem", "holds no readable certificate; "),
+        (missing, "cannot be read: No such file"),
+    ):
         [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
         assert mistake.startswith(f"environment: SSL_CERT_FILE: {path} {words}")
 

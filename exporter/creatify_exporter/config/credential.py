@@ -71,13 +71,12 @@ def _check(value: str) -> None:
         raise ValueError("holds characters that no HTTP header can carry; copy the key again, on one line")
 
 
-def _from_text(text: str) -> Credential:
-    return Credential(text).checked()
-
-
-def _from_file(path: Path) -> Credential:
-    return Credential(file=path).checked()
-
-
-Secret = Annotated[Credential, read_by(_from_text, parse_file=_from_file, unread=Credential(""))]
+Secret = Annotated[
+    Credential,
+    read_by(
+        lambda text: Credential(text).checked(),
+        parse_file=lambda path: Credential(file=path).checked(),
+        unread=Credential(""),
+    ),
+]
 """A key KEY of the file that may also be given as KEY_file, the name of a file that holds it."""

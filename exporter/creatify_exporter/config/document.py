@@ -4,7 +4,9 @@ No line quotes a value: any of them may be a key that was pasted into the wrong 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -168,14 +170,11 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
 def _open_bracket(text: str) -> yaml.Mark | None:
     """Return where the innermost list or mapping begins whose bracket is not closed at the end of the text."""
     opened = list[yaml.Mark]()
-    try:
-        for token in yaml.scan(text, yaml.SafeLoader):
-            if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
-                opened.append(token.start_mark)
-            elif opened and isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
-                opened.pop()
-    except yaml.YAMLError:
-        return None
+    for token in _tokens(text):
+        if isinstance(token, yaml.FlowSequenceStartToken | yaml.FlowMappingStartToken):
+            opened.append(token.start_mark)
+        elif opened and isinstance(token, yaml.FlowSequenceEndToken | yaml.FlowMappingEndToken):
+            opened.pop()
     return opened[-1] if opened else None
 
 
@@ -184,17 +183,16 @@ def _long_quote(text: str, mark: yaml.Mark) -> yaml.ScalarToken | None:
 
     Most often its closing quote was forgotten, and the next opening one was taken for it.
     """
-    found = None
-    try:
-        for token in yaml.scan(text, yaml.SafeLoader):
-            if token.start_mark.index > mark.index:
-                break
-            if isinstance(token, yaml.ScalarToken) and token.style in ("'", '"'):
-                found = token
-    except yaml.YAMLError:
-        pass
-    is_long = found and found.start_mark.line < found.end_mark.line == mark.line
-    return found if is_long else None
+    before = takewhile(lambda token: token.start_mark.index <= mark.index, _tokens(text))
+    quotes = [token for token in before if isinstance(token, yaml.ScalarToken) and token.style in ("'", '"')]
+    last = quotes[-1] if quotes else None
+    return last if last and last.start_mark.line < last.end_mark.line == mark.line else None
+
+
+def _tokens(text: str) -> Iterator[yaml.Token]:
+    """Yield the tokens up to the first that cannot be read."""
+    with suppress(yaml.YAMLError):
+        yield from yaml.scan(text, yaml.SafeLoader)
 
 
 def _masked(words: str) -> str:

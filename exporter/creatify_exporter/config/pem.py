@@ -13,9 +13,7 @@ from creatify_exporter.config.yaml_reader import read_path_by
 LARGEST: Final = 2**20
 # The authorities of a whole company may be more.
 _LARGEST_BUNDLE: Final = 2**24
-_UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there"
-# What a certificate or a key begins with in DER: a sequence, and soon a version, which no text has (X.690, 8.9).
-_DER: Final = re.compile(rb"\x30.{,16}[\x00-\x03]", re.DOTALL)
+_UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there, not DER"
 _CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -47,25 +45,16 @@ def check_certificates(content: bytes) -> None:
 
 def check_authorities(content: bytes) -> None:
     """Raise ValueError, which quotes nothing, unless one certificate can be read; others are skipped, as Go does."""
-    _check_form(content, "x509")
     if not readable_certificates(content):
         raise ValueError(_UNREADABLE)
 
 
 def check_key(content: bytes) -> None:
     """Raise ValueError, which quotes nothing, unless there is a private key that needs no password."""
-    _check_form(content, "pkey")
     if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
-        raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there")
+        raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there, not DER")
     if b"ENCRYPTED" in content:
         raise ValueError("is encrypted, and there is no terminal to ask for its password; decrypt it with openssl pkey")
-
-
-def _check_form(content: bytes, command: str) -> None:
-    if not content.strip():
-        raise ValueError("is empty; put a PEM block there")
-    if _DER.match(content):
-        raise ValueError(f"is in DER; convert it to PEM with openssl {command} -inform der")
 
 
 def load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
@@ -87,8 +76,7 @@ def _pair_mistake(reason: str | None) -> str:
 
 def authorities(path: Path) -> Path:
     """Return the file once OpenSSL has read authorities from it, as `requests` will; ValueError says what is wrong."""
-    content, _ = file.read(path, _LARGEST_BUNDLE)
-    _check_form(content, "x509")
+    file.read(path, _LARGEST_BUNDLE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(path)
@@ -96,7 +84,7 @@ def authorities(path: Path) -> Path:
         raise ValueError(_UNREADABLE) from None
     # A file that holds nothing but a list of revoked certificates is read without an error.
     if not context.cert_store_stats()["x509"]:
-        raise ValueError("holds no certificate; put PEM blocks of CERTIFICATE there")
+        raise ValueError(_UNREADABLE)
     return path
 
 
