@@ -155,8 +155,11 @@ def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str]
         ({}, "sqlite:////home/user/.local/state/creatify-exporter/ledger.db"),
     ],
 )
-def test_the_ledger_lies_where_the_system_keeps_state(environ: dict[str, str], url: str) -> None:
-    ledger = load(None, KEYS | {"HOME": "/home/user"} | environ).ledger
+def test_the_ledger_lies_where_the_system_keeps_state(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/user")
+    ledger = load(None, KEYS | environ).ledger
     assert (ledger.url, ledger.first_list) == (url, "count")
 
 
@@ -173,7 +176,7 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch:
     )
     assert load(path, {}).ledger.url.path == tmp_path / "l.db"
     [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
-    assert mistake == "--ledger.url: begins with the home of another user; write the whole path"
+    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
 
 
 def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,14 +184,16 @@ def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatc
         raise KeyError
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    for home in ({}, {"HOME": ""}, {"HOME": "~"}):
-        [mistake] = mistakes(None, KEYS | home)
+    for home in ("~", None):
+        monkeypatch.delenv("HOME")
+        if home is not None:
+            monkeypatch.setenv("HOME", home)
+        [mistake] = mistakes(None, KEYS)
         assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
     assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
     assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
-    monkeypatch.delenv("HOME", raising=False)
     [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
-    assert mistake == "--ledger.url: begins with ~, but there is no home directory; write the whole path"
+    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
 
 
 def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
@@ -338,14 +343,6 @@ def test_credentials_are_equal_when_they_say_the_same() -> None:
     assert Credential("a") == Credential("a") != Credential("b")
     assert Credential(file=Path("a")) != Credential("a")
     assert len({Credential("a"), Credential("a"), Credential(file=Path("a"))}) == 2
-    assert Credential("a") != "a"
-
-
-def test_a_credential_is_either_a_literal_or_a_file() -> None:
-    with pytest.raises(TypeError):
-        Credential()
-    with pytest.raises(TypeError):
-        Credential("a", file=Path("a"))
 
 
 def test_a_rotated_key_is_read_again(tmp_path: Path) -> None:

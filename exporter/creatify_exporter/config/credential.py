@@ -1,5 +1,6 @@
 """A key of the API, which is masked in the log before it can be read."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,19 +13,15 @@ from creatify_exporter.errors import ConfigError
 _LARGEST: Final = 16 * 2**10
 
 
+@dataclass(frozen=True, slots=True)
 class Credential:
     """A literal, or a file that is read anew for each use, so that a key can be rotated without a restart.
 
     Its value is registered for redaction before anybody gets it, and no repr shows it.
     """
 
-    __slots__ = ("_literal", "file")
-
-    def __init__(self, literal: str | None = None, *, file: Path | None = None) -> None:
-        if (literal is None) == (file is None):
-            raise TypeError("a credential is either a literal or a file")
-        self._literal = literal
-        self.file = file
+    literal: str | None = field(default=None, repr=False)
+    file: Path | None = field(default=None, kw_only=True)
 
     def read(self) -> str:
         """Return the present value, fit for an HTTP header; ConfigError, which names the file, if there is none."""
@@ -40,7 +37,7 @@ class Credential:
 
     def _read(self) -> str:
         if self.file is None:
-            value = self._literal or ""
+            value = self.literal or ""
         else:
             content, _ = file.read(self.file, _LARGEST)
             # `requests` writes headers in Latin-1: whatever the bytes mean, they go out as they are.
@@ -48,17 +45,6 @@ class Credential:
         _check(value)
         redaction.register(value)
         return value
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Credential):
-            return NotImplemented
-        return (self._literal, self.file) == (other._literal, other.file)
-
-    def __hash__(self) -> int:
-        return hash((self._literal, self.file))
-
-    def __repr__(self) -> str:
-        return f"Credential(file={str(self.file)!r})" if self.file else "Credential(<hidden>)"
 
 
 def _check(value: str) -> None:

@@ -2,11 +2,10 @@
 
 import asyncio
 import os
-import pwd
 import select
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,28 +17,12 @@ State = tuple[int, ...]
 _T = TypeVar("_T")
 
 
-def home(environ: Mapping[str, str]) -> Path | None:
-    """Return the user's home directory, as `HOME` or the user's account has it; None if neither does."""
-    named = Path(environ.get("HOME", ""))
-    if named.is_absolute():
-        return named
-    try:
-        named = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        return None
-    return named if named.is_absolute() else None
-
-
 def expanded(name: str) -> Path:
-    """Return the path of a name that may begin with `~/`, which no shell has seen; ValueError if that cannot be."""
-    if not name.startswith("~"):
-        return Path(name)
-    folder = home(os.environ)
-    if name != "~" and not name.startswith("~/"):
-        raise ValueError("begins with the home of another user; write the whole path")
-    if folder is None:
-        raise ValueError("begins with ~, but there is no home directory; write the whole path")
-    return folder / name[2:]
+    """Return the path of a name that may begin with `~`, which no shell has seen; ValueError if there is no home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, but there is no such home directory; write the whole path") from None
 
 
 def state(path: Path) -> State | None:

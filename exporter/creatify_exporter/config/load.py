@@ -97,26 +97,27 @@ def _url_of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
 
 
 def _default_url(reader: Reader) -> dict[str, Given]:
-    where, folder = "the default of ledger.url", _state_folder(reader.environ)
-    if folder is None:
+    where = "the default of ledger.url"
+    try:
+        return {"url": Given(where, f"sqlite:///{_state_folder(reader.environ)}/ledger.db")}
+    except ValueError:
         reader.problems.append(
             f"{where}: there is no home directory to put the ledger into; "
             "set ledger.url, --ledger.url, CREATIFY_LEDGER_URL, or HOME"
         )
         return {}
-    return {"url": Given(where, f"sqlite:///{folder}/ledger.db")}
 
 
-def _state_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return where this program may keep its state: systemd says, else the XDG base directories do."""
+def _state_folder(environ: Mapping[str, str]) -> Path:
+    """Return where this program may keep its state: systemd says, else the XDG base directories do.
+
+    ValueError if there is no home directory.
+    """
     if folders := environ.get("STATE_DIRECTORY"):
         return Path(folders.split(":")[0])
     state = Path(environ.get("XDG_STATE_HOME", ""))
     # The specification says to ignore a relative one.
-    if state.is_absolute():
-        return state / "creatify-exporter"
-    home = file.home(environ)
-    return home / ".local/state/creatify-exporter" if home else None
+    return (state if state.is_absolute() else file.expanded("~/.local/state")) / "creatify-exporter"
 
 
 def _from_environment(

@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-import warnings
 from collections.abc import Callable
 from typing import Annotated, Final, Self
 
@@ -80,14 +79,9 @@ _list_path = _matching(
 
 def _pattern(text: str) -> re.Pattern[str]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            pattern = re.compile(text)
-    except re.error as error:
-        place = "" if error.pos is None else f" at position {error.pos}"
-        raise ValueError(f"is not a regular expression: {error.msg}{place}; mend it or escape it with \\") from None
-    except (Warning, RecursionError, OverflowError) as error:
-        raise ValueError(f"is no good regular expression: {error}; mend it or escape it with \\") from None
+        pattern = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is not a regular expression: {error}; mend it or escape it with \\") from None
     if pattern.fullmatch(""):
         raise ValueError("matches every text, even none; write what the text must contain")
     return pattern

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,13 @@ from creatify_exporter.config import file, pem
 from creatify_exporter.config.yaml_reader import read_by
 
 
+@dataclass(frozen=True, slots=True)
 class Pem:
     """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `state`."""
 
-    __slots__ = ("content", "path", "state")
-
-    def __init__(self, content: bytes, path: Path | None = None, state: file.State | None = None) -> None:
-        self.content, self.path, self.state = content, path, state
-
-    def __repr__(self) -> str:
-        return f"Pem({str(self.path)!r})" if self.path else "Pem(<hidden>)"
+    content: bytes = field(repr=False)
+    path: Path | None = None
+    state: file.State | None = None
 
 
 def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
