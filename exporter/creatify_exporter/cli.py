@@ -3,13 +3,11 @@
 import argparse
 import difflib
 import io
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -229,7 +227,9 @@ def _serving_flags() -> _Flags:
         action="append",
         help="address to listen on; may be given more than once (default: :10081)",
     )
-    flags.add("--web.telemetry-path", default="/metrics", metavar="PATH", type=_path, help="path of the metrics")
+    flags.add(
+        "--web.telemetry-path", default="/metrics", metavar="PATH", type=_TELEMETRY_PATH, help="path of the metrics"
+    )
     flags.add("--web.external-url", metavar="URL", type=_url, help="where Prometheus finds this exporter")
     flags.add(
         "--web.systemd-socket",
@@ -237,13 +237,13 @@ def _serving_flags() -> _Flags:
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
     flags.add(
-        "--web.route-prefix", default="", metavar="PATH", type=_prefix, help="what every route begins with (default: /)"
+        "--web.route-prefix", default="", metavar="PATH", type=_PREFIX, help="what every route begins with (default: /)"
     )
     flags.add(
         "--web.max-requests",
         default=0,
         metavar="N",
-        type=_count,
+        type=_COUNT,
         help="how many scrapes are answered at once; 0 for any number (default: 0)",
     )
     flags.add("--web.disable-exporter-metrics", action="store_true", help="leave out process_* and python_info")
@@ -286,15 +286,15 @@ def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
     copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
     backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
-    backup.add_argument("file", metavar="FILE", type=_named_file, help="a new file, which is a ledger of its own")
+    backup.add_argument("file", metavar="FILE", type=_FILE_NAME, help="a new file, which is a ledger of its own")
     forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
     forget.add_argument(
-        "model", metavar="MODEL", type=_name, nargs="?", help="the model, as in the label; its daily totals stay"
+        "model", metavar="MODEL", type=_NAME, nargs="?", help="the model, as in the label; its daily totals stay"
     )
     forget.add_argument(
-        "--workspace", metavar="NAME", type=_name, help="in this workspace only; without MODEL all that is known of it"
+        "--workspace", metavar="NAME", type=_NAME, help="in this workspace only; without MODEL all that is known of it"
     )
-    forget.add_argument("--api", metavar="LIST", type=_name, help="in this list only, as in the label api")
+    forget.add_argument("--api", metavar="LIST", type=_NAME, help="in this list only, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:
@@ -304,10 +304,10 @@ def _simulate_flags(simulate: _Parser) -> None:
     simulate.add_argument(
         "--seed", type=int, default=1, help="the same seed makes the same account (default: %(default)s)"
     )
-    simulate.add_argument("--speed", type=_speed, default=1.0, help="how fast its time goes (default: %(default)s)")
+    simulate.add_argument("--speed", type=_SPEED, default=1.0, help="how fast its time goes (default: %(default)s)")
     simulate.add_argument(
         "--tasks",
-        type=partial(_count, remedy="write how many tasks to list, such as 40"),
+        type=_TASKS,
         default=10_000,
         help="length of the list (default: %(default)s)",
     )
@@ -330,40 +330,33 @@ def _file(text: str) -> Path | None:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def _named_file(text: str) -> Path:
-    """Return the file; an empty name, as of a variable that is not set, names none."""
-    found = _file(text)
-    if found is None:
-        raise argparse.ArgumentTypeError("the name is empty; name a file")
-    return found
-
-
-def _name(text: str) -> str:
-    """Return a name of something counted; an empty one, as of a variable that is not set, must not mean everything."""
-    if not text:
-        raise argparse.ArgumentTypeError("the name is empty; write one that `creatify-exporter ledger show` prints")
-    return text
-
-
 def _level(text: str) -> str:
     """Return the name of a level; the family writes warn, in letters of any case."""
     level = text.lower()
     return "warning" if level == "warn" else level
 
 
-def _path(text: str) -> str:
-    if not text.startswith("/") or "//" in text or set(text) & set("{}?#%"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /metrics")
-    if text.rstrip("/") in ("", "/probe", "/sd") or text.startswith("/-/"):
-        raise argparse.ArgumentTypeError(f"{text!r} is the path of something else; write another, like /metrics")
-    return text
+def _text(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return what makes a value of the texts that match; `words` say what another is not, and how to mend it."""
+
+    def read(text: str) -> Any:  # noqa: ANN401  what `make` returns
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r} {words}")
+        return make(text)
+
+    return read
 
 
-def _prefix(text: str) -> str:
-    prefix = text.rstrip("/")
-    if prefix and (not prefix.startswith("/") or "//" in prefix or set(prefix) & set("{}?#%")):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path; write it like /exporter")
-    return prefix
+# An empty name, as of a variable that is not set, must mean neither everything nor no file.
+_NAME: Final = _text("(?s).+", "is empty; write a name that `creatify-exporter ledger show` prints")
+_FILE_NAME: Final = _text("(?s).+", "is empty; name a file", _file)
+_TELEMETRY_PATH: Final = _text(
+    r"(?!/(probe|sd)/?$|/-/)(/[^/{}?#%]+)+/?", "is no path, or that of something else; write one like /metrics"
+)
+_PREFIX: Final = _text(r"(/[^/{}?#%]+)*/?", "is not a path; write it like /exporter", lambda text: text.rstrip("/"))
+_COUNT: Final = _text("[0-9]{1,9}", "is not a number; write one like 40, or 0 for no limit", int)
+_TASKS: Final = _text("[0-9]{1,9}", "is not a number; write how many tasks to list, such as 40", int)
+_SPEED: Final = _text(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a number, at least 1", float)
 
 
 def _duration(text: str) -> float:
@@ -384,12 +377,6 @@ def _amount(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number; {NO_COMMAS}") from None
 
 
-def _count(text: str, remedy: str = "write one like 40, or 0 for no limit") -> int:
-    if not re.fullmatch("[0-9]{1,9}", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number; {remedy}")
-    return int(text)
-
-
 def _address(text: str) -> str:
     port = re.search("^.*:([0-9]{1,5})$", text)
     if not port or not int(port[1]) < 2**16:
@@ -405,21 +392,11 @@ def _failure(text: str) -> tuple[str, float]:
     raise argparse.ArgumentTypeError(f"{text!r} is not a model and a ratio; write it like flux-2=0.5")
 
 
-def _speed(text: str) -> float:
-    with suppress(ValueError):
-        if 1 <= float(text) < math.inf:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a speed; write a number, at least 1")
-
-
 def _url(text: str) -> str:
-    try:
+    with suppress(ValueError):
         parts = urlsplit(text)
-        parts.port  # noqa: B018 - looks at the port, which may raise
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a URL; write it like https://exporter.example:10081"
-        ) from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a URL; write it like https://exporter.example:10081")
-    return text
+        is_plain = not (parts.query or parts.fragment or parts.username)
+        # Looking at the port may raise.
+        if parts.scheme in ("http", "https") and parts.hostname and is_plain and parts.port != 0:
+            return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a URL; write it like https://exporter.example:10081")
