@@ -1,7 +1,7 @@
 """Content negotiation by RFC 9110, section 12: which format and which encoding a client prefers."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -10,6 +10,7 @@ TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPINGS: Final = ("allow-utf-8", "underscores", "dots", "values")
 # A q-value has at most three decimals; what is none of them is taken for a refusal.
 _QUALITY: Final = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
+_VERSION: Final = re.compile(r"(\d+(\.\d+)*)?", re.ASCII)
 # Commas and semicolons may stand in quotes.
 _ITEM: Final = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 _PARAMETER: Final = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
@@ -18,14 +19,10 @@ _PARAMETER: Final = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*"?)+')
 class Range(NamedTuple):
     """One item of an `Accept…` header, in small letters."""
 
-    name: str
-    quality: float
-    parameters: Mapping[str, str]
-
-    @property
-    def version(self) -> str:
-        """The version of a format that is asked for, empty if any will do."""
-        return self.parameters.get("version", "")
+    name: str = ""
+    quality: float = 0.0
+    version: str = ""
+    escaping: str = ""
 
 
 def content_type(accept: str) -> str:
@@ -35,16 +32,13 @@ def content_type(accept: str) -> str:
     answer helps more than a 406. All names here are legal in every escaping scheme, so that the one that is asked for
     holds for the text as it is.
     """
-    ranges = [each for each in _ranges(accept) if _is_version(each.version)]
+    ranges = [each for each in _ranges(accept) if _VERSION.fullmatch(each.version)]
     openmetrics, text = _best(ranges, "application/openmetrics-text", "1.0.0"), _best(ranges, "text/plain", "0.0.4")
-    if openmetrics is None or openmetrics.quality == 0:
-        return _with_escaping(TEXT, text)
     # Of two that are equally welcome, OpenMetrics is for those that name it.
-    rivals = text.quality if text else 0.0
-    named = openmetrics.name == "application/openmetrics-text"
-    if openmetrics.quality > rivals or (openmetrics.quality == rivals and named):
-        return _with_escaping(OPENMETRICS, openmetrics)
-    return _with_escaping(TEXT, text)
+    is_named = openmetrics.name == "application/openmetrics-text"
+    is_preferred = openmetrics.quality > 0 and (openmetrics.quality, is_named) > (text.quality, False)
+    media_type, asked = (OPENMETRICS, openmetrics) if is_preferred else (TEXT, text)
+    return f"{media_type}; escaping={asked.escaping}" if asked.escaping in _ESCAPINGS else media_type
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
@@ -60,26 +54,16 @@ def _ranges(header: str) -> Iterator[Range]:
         name, *parameters = [part.strip() for part in _PARAMETER.findall(item)] or [""]
         pairs = (parameter.partition("=") for parameter in parameters)
         values = {key.strip().lower(): value.strip().strip('"').lower() for key, _, value in pairs}
-        quality = values.pop("q", "1")
-        yield Range(name.lower(), float(quality) if _QUALITY.fullmatch(quality) else 0.0, values)
+        quality = float(values.get("q", "1")) if _QUALITY.fullmatch(values.get("q", "1")) else 0.0
+        yield Range(name.lower(), quality, values.get("version", ""), values.get("escaping", ""))
 
 
-def _best(ranges: list[Range], media_type: str, version: str) -> Range | None:
+def _best(ranges: list[Range], media_type: str, version: str) -> Range:
     """Return the most specific range for a version of a media type, of equally specific ones that of highest quality.
 
     One that names another version says what is wanted only if there is no other.
     """
     for name in (media_type, f"{media_type.partition('/')[0]}/*", "*/*"):
-        matching = [each for each in ranges if each.name == name]
-        if matching:
+        if matching := [each for each in ranges if each.name == name]:
             return max(matching, key=lambda each: (each.version == version, not each.version, each.quality))
-    return None
-
-
-def _is_version(text: str) -> bool:
-    return re.fullmatch(r"(\d+(\.\d+)*)?", text, re.ASCII) is not None
-
-
-def _with_escaping(media_type: str, asked: Range | None) -> str:
-    escaping = asked.parameters.get("escaping") if asked else None
-    return f"{media_type}; escaping={escaping}" if escaping in _ESCAPINGS else media_type
+    return Range()
