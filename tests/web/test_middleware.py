@@ -20,6 +20,7 @@ from starlette.routing import Route
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.reloader import Reloader
 
 PAIR = Path(__file__).parents[1] / "certificates"
 LOOK = 0.02  # seconds between two looks at the files
@@ -98,7 +99,7 @@ def folder(tmp_path: Path) -> Path:
 
 def opened(folder: Path, *sections: str) -> WebMiddleware:
     write(folder, *sections)
-    return WebMiddleware(folder / "web.yml", poll_interval=LOOK)
+    return WebMiddleware(folder / "web.yml")
 
 
 def write(folder: Path, *sections: str) -> None:
@@ -205,8 +206,10 @@ def watched(middleware: WebMiddleware, *steps: Step) -> Lines:
     def lines() -> Lines:
         return [f"{event['log_level']}: {event['event']}" for event in events]
 
+    unused: Any = None
+
     async def run() -> None:
-        watching = asyncio.create_task(middleware.watch())
+        watching = asyncio.create_task(Reloader(unused, unused, middleware).watch_web_configuration(LOOK))
         for act, done in steps:
             act()
             async with asyncio.timeout(20):
@@ -374,7 +377,7 @@ def test_a_secret_that_is_swapped_by_a_link_is_noticed(folder: Path) -> None:
         (folder / name / "web.yml").write_text(text)
     (folder / "..data").symlink_to("one")
     (folder / "web.yml").symlink_to("..data/web.yml")
-    middleware = WebMiddleware(folder / "web.yml", poll_interval=LOOK)
+    middleware = WebMiddleware(folder / "web.yml")
 
     def swap() -> None:
         (folder / "..data_tmp").symlink_to("two")

@@ -111,7 +111,7 @@ class Application:
         _handle(signal.SIGHUP, self._reloader.begin)
         if signals.hung_up():
             self._reloader.begin()
-        watches = [self._middleware.watch()]
+        watches = [self._reloader.watch_web_configuration()] if self._middleware.files else []
         if interval := self._settings.auto_reload_interval:
             watches.append(self._reloader.watch(interval))
         watching = [asyncio.create_task(watch) for watch in watches]

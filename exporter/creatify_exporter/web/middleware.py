@@ -1,10 +1,8 @@
 """ASGI middleware that applies the web configuration: TLS context, passwords, and headers of every response.
 
-The files of the configuration are polled once a second. Open connections stay open when it changes, but each request is
-authenticated by the newest configuration.
+Open connections stay open when it changes, but each request is authenticated by the newest configuration.
 """
 
-import asyncio
 import math
 import ssl
 from collections.abc import Mapping
@@ -15,7 +13,6 @@ import structlog
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.rate_limiter import RateLimiter
@@ -34,15 +31,10 @@ _log = structlog.get_logger()
 
 
 class WebMiddleware:
-    """Holds a web configuration; ConfigError when the first one cannot be used. Without a path, everybody gets in.
+    """Holds a web configuration; ConfigError when the first one cannot be used. Without a path, everybody gets in."""
 
-    `poll_interval` is in seconds.
-    """
-
-    def __init__(
-        self, path: Path | None = None, environ: Mapping[str, str] | None = None, *, poll_interval: float = 1.0
-    ) -> None:
-        self._path, self._environ, self._poll_interval = path, environ or {}, poll_interval
+    def __init__(self, path: Path | None = None, environ: Mapping[str, str] | None = None) -> None:
+        self._path, self._environ = path, environ or {}
         self.last_reload_successful: bool | None = None if path is None else True
         """None without a file."""
         self._rate_limit, self._limiter = RateLimit(), RateLimiter(0, 0)
@@ -60,11 +52,16 @@ class WebMiddleware:
         """What a new connection begins with now, None if connections are plain, as they then stay."""
         return self._loaded.context
 
+    @property
+    def files(self) -> Files:
+        """The files that were read, with the states that they had then."""
+        return self._loaded.files
+
     def load(self) -> Loaded:
-        """Read the file anew; ConfigError if it is wrong, or asks for what only a restart can do."""
+        """Read the files anew; ConfigError if they are wrong, or ask for what only a restart can do."""
         try:
             return self._read_again()
-        except ConfigError:
+        except Exception:
             self.last_reload_successful = False
             raise
 
@@ -93,43 +90,6 @@ class WebMiddleware:
             self._hashes = read.config.basic_auth_users
             self._users = Users(self._hashes)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
-
-    async def watch(self) -> None:
-        """Poll the files until cancelled, and apply what they say once they have settled.
-
-        A file that is being written may be well-formed and lack its users: it has to be the same in two polls.
-        """
-        if not self._path:
-            return
-        problems: tuple[str, ...] = ()
-        async for now, is_settled in file.looks(self._states, self._poll_interval):
-            if now == self._loaded.files:
-                self.last_reload_successful, problems = True, ()
-            elif is_settled:
-                problems = await self._try(problems)
-
-    def _states(self) -> Files:
-        return {path: file.state(path) for path in self._loaded.files}
-
-    async def _try(self, told: tuple[str, ...]) -> tuple[str, ...]:
-        """Apply the configuration as it is now; return what is wrong with it, logged unless it is what was `told`."""
-        before = self._loaded
-        try:
-            read = await asyncio.to_thread(self.load)
-            # What a reload has applied meanwhile may be newer; the next poll compares.
-            if self._loaded is before:
-                self.apply(read)
-        except ConfigError as error:
-            for problem in error.problems if error.problems != told else ():
-                _log.error("web configuration not reloaded, the old one holds", problem=problem)
-            return error.problems
-        # A mistake of the exporter must not end the watch.
-        except Exception as error:  # noqa: BLE001 - as above
-            self.last_reload_successful = False
-            if told != (repr(error),):
-                _log.exception("web configuration not reloaded, the old one holds")
-            return (repr(error),)
-        return ()
 
     def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
         """Return `app`, whose routes begin with a prefix, behind this middleware."""

@@ -1,7 +1,7 @@
 """Reloads the configuration: when a client or SIGHUP asks for it, and when its files change."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
@@ -12,7 +12,7 @@ from creatify_exporter.config.schema import Config
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.web.middleware import WebMiddleware
-from creatify_exporter.web.web_config import Loaded
+from creatify_exporter.web.web_config import Files, Loaded
 
 _log = structlog.get_logger()
 
@@ -56,6 +56,15 @@ class Reloader:
             if is_settled and (self._refused or now != self._read_states()):
                 await self.begin(told=self._refused)
 
+    async def watch_web_configuration(self, interval: float = 1.0) -> None:
+        """Do the same for the web configuration alone."""
+        refused = ""
+        async for now, is_settled in file.looks(self._look_at_web_configuration, interval):
+            if now == self._middleware.files:
+                self._middleware.last_reload_successful, refused = True, ""
+            elif is_settled:
+                refused = await self._try(self._apply_web_configuration, "web configuration", refused)
+
     def _look(self, path: Path) -> list[object]:
         groups = self._exporter.config.workspaces_from
         return [file.state(path), *(directory.state(group.directory.path) for group in groups)]
@@ -64,26 +73,37 @@ class Reloader:
         """Return what `_look` returned, had it looked when the configuration was read."""
         return [self._state, *(group.directory.state for group in self._exporter.config.workspaces_from)]
 
+    def _look_at_web_configuration(self) -> Files:
+        return {path: file.state(path) for path in self._middleware.files}
+
     async def _reload(self, told: str) -> str:
+        self._refused = await self._try(self._apply, "configuration", told)
+        if self._refused:
+            self._exporter.reload_failed()
+        return self._refused
+
+    async def _try(self, apply: Callable[[], Awaitable[None]], name: str, told: str) -> str:
+        """Return what is wrong with a configuration, which is logged unless it was `told`."""
+        answer, event = f"the {name} was not reloaded, the old one holds", f"{name} not reloaded, the old one holds"
         # In the order in which they are asked for, so that the latest one holds.
         async with self._lock:
             try:
-                await self._apply()
+                await apply()
             except ConfigError as error:
-                self._refused = f"the configuration was not reloaded, the old one holds:\n{error}\n"
-                for problem in error.problems if self._refused != told else ():
-                    _log.error("configuration not reloaded", problem=problem)
+                answer += f":\n{error}\n"
+                for problem in error.problems if answer != told else ():
+                    _log.error(event, problem=problem)
             # A mistake of the exporter must neither look like success nor end the watch over the files.
             except Exception:  # noqa: BLE001 - as above
-                self._refused = "the configuration was not reloaded, the old one holds; the exporter's log says why\n"
-                if self._refused != told:
-                    _log.exception("configuration not reloaded")
+                answer += "; the exporter's log says why\n"
+                if answer != told:
+                    _log.exception(event)
             else:
-                self._refused = ""
-                _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
-            if self._refused:
-                self._exporter.reload_failed()
-            return self._refused
+                return ""
+            return answer
+
+    async def _apply_web_configuration(self) -> None:
+        self._middleware.apply(await asyncio.to_thread(self._middleware.load))
 
     async def _apply(self) -> None:
         state, config, web = await asyncio.to_thread(self._read)
@@ -93,6 +113,7 @@ class Reloader:
         self._middleware.apply(web)
         self._state = state
         log.warn(warnings)
+        _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
 
     def _read(self) -> tuple[file.State | None, Config, Loaded]:
         # The state first, so that a change that comes while the file is read is seen later.
