@@ -12,7 +12,7 @@ from creatify_exporter import __version__
 from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.task import STATUS_LABELS, STATUSES
 from creatify_exporter.exporter import Exporter
-from creatify_exporter.fetcher import MAX_STALENESS, Fetcher, Outcome
+from creatify_exporter.fetcher import MAX_STALENESS
 from creatify_exporter.forecast import RECENT_DAYS, Spending, outlook
 from creatify_exporter.ledger.state import FAILED_BY
 from creatify_exporter.ledger.store import Day
@@ -105,32 +105,21 @@ def _workspace(target: Target, exporter: Exporter, all_days: Sequence[Day] | Non
 
 
 def _states(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> Iterator[str]:
-    unreachable = any(fetcher.last and fetcher.last.cause for fetcher in target.fetchers.values())
+    is_down = any(fetcher.last and fetcher.last.cause for fetcher in target.fetchers.values())
     for api, fetcher in target.fetchers.items():
-        outcome = fetcher.last
+        outcome, kind = fetcher.last, "none" if fetcher.age > MAX_STALENESS else "good"
         if outcome is None:
-            yield _state("none", api, "not fetched yet; the first fetch goes on")
+            kind, text = "none", "not fetched yet; the first fetch goes on"
         elif outcome.cause:
-            yield _state("bad", api, f"the last fetch failed ({outcome.cause}): {outcome.reason}{_ago(fetcher)}")
+            kind, text = "bad", f"the last fetch failed ({outcome.cause}): {outcome.reason}"
         elif api == BALANCE and outcome.balance is not None:
             # The balance is asked for less often than a list, whose failure tells sooner that the API is gone.
-            kind = "none" if unreachable or _old(fetcher) else "good"
-            yield _state(kind, api, _outlook(target, exporter, outcome.balance, days) + _ago(fetcher))
+            kind, text = "none" if is_down else kind, _outlook(target, exporter, outcome.balance, days)
         else:
-            yield _state("none" if _old(fetcher) else "good", api, _fetched(outcome) + _ago(fetcher))
-
-
-def _fetched(outcome: Outcome) -> str:
-    return f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
-
-
-def _old(fetcher: Fetcher) -> bool:
-    return fetcher.age > MAX_STALENESS
-
-
-def _ago(fetcher: Fetcher) -> str:
-    minutes = int(fetcher.age // 60)
-    return f" ({minutes} min ago)" if minutes else ""
+            text = f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
+        minutes = int(fetcher.age // 60) if outcome else 0
+        ago = f" ({minutes} min ago)" if minutes else ""
+        yield f'<p class="state {kind}"><b>{escape(api)}</b>: {escape(text + ago)}</p>'
 
 
 def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day] | None) -> str:
@@ -197,20 +186,13 @@ def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
     statuses = [status for status in STATUS_LABELS if status in STATUSES or status in there]
     # The last column is left out if no task tells its credits: what is unknown is not 0.
     columns = len(statuses) + (2 if target.lists[api].tells_credits else 1)
-    rows = ([model, *_counts(cells, statuses), f"{_credits(cells):,.12g}"][:columns] for model, cells in models.items())
+    rows = ([model, *_counts(cells, statuses)][:columns] for model, cells in models.items())
     yield from _table("Tasks in the list", ["Model", *statuses, "credits used"][:columns], rows, names=1)
 
 
 def _counts(cells: Mapping[str, Cell], statuses: Iterable[str]) -> Iterator[str]:
-    return (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
-
-
-def _credits(cells: Mapping[str, Cell]) -> float:
-    return sum(cell.credits_used for cell in cells.values())
-
-
-def _state(kind: str, api: str, text: str) -> str:
-    return f'<p class="state {kind}"><b>{escape(api)}</b>: {escape(text)}</p>'
+    yield from (f"{cells.get(status, Cell()).tasks:,}" for status in statuses)
+    yield f"{sum(cell.credits_used for cell in cells.values()):,.12g}"
 
 
 def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names: int) -> Iterator[str]:
