@@ -529,7 +529,6 @@ def test_the_landing_page_may_load_and_run_nothing(site: Site) -> None:
     policy = headers["content-security-policy"].split("; ")
     assert {"default-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"} <= set(policy)
     assert "script-src" not in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["cache-control"] == "no-store"
 

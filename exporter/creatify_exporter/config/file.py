@@ -55,30 +55,25 @@ def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]
     `largest` is in bytes; only with `pipe` may the content come from something else than a regular file.
     ValueError says what is wrong with the file, and how to mend it, without its name.
     """
+    # A NUL, or a byte that is no text, which the system would refuse in words of its own.
+    if not str(path).isprintable():
+        raise ValueError("cannot be the name of a file; name a readable file")
     try:
         return _read(path, largest, pipe=pipe)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}; name a readable file") from None
-    except ValueError as error:
-        # A NUL or a lone surrogate in the name.
-        reason = "cannot be the name of a file; name a readable file"
-        raise ValueError(str(error) if isinstance(error, _Unfit) else reason) from None
-
-
-class _Unfit(ValueError):
-    """The file can be read, but is none of those that are meant."""
 
 
 def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:
     found = path.stat()
     # Asked before it is opened: opening a pipe without a writer waits for one.
     if not stat.S_ISREG(found.st_mode) and not (pipe and not stat.S_ISDIR(found.st_mode)):
-        raise _Unfit("is not a regular file; name a readable file")
+        raise ValueError("is not a regular file; name a readable file")
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         opened = os.fstat(file.fileno())
         content = file.read(largest + 1) if stat.S_ISREG(opened.st_mode) else _from_pipe(file.fileno(), largest)
     if len(content) > largest:
-        raise _Unfit(f"is larger than {largest // 1024} KiB; name the right file")
+        raise ValueError(f"is larger than {largest // 1024} KiB; name the right file")
     return content.removeprefix(_BYTE_ORDER_MARK), _state(opened)
 
 
@@ -89,7 +84,7 @@ def _from_pipe(pipe: int, largest: int) -> bytes:
     ready.register(pipe, select.POLLIN)
     while len(content) <= largest:
         if not ready.poll(1000 * max(0.0, end - time.monotonic())):
-            raise _Unfit(f"is a pipe to which nothing was written for {_PIPE_TIMEOUT:g} s; restart with a new one")
+            raise ValueError(f"is a pipe to which nothing was written for {_PIPE_TIMEOUT:g} s; restart with a new one")
         if not (piece := os.read(pipe, largest + 1)):
             break
         content += piece

@@ -25,7 +25,6 @@ HEADERS: Final = {
         "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 
 DOCUMENTATION: Final = "https://github.com/creatify-exporter/creatify-exporter/tree/main/docs"
