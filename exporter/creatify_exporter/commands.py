@@ -113,7 +113,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
             _log.info(
                 "listening",
                 address=address,
-                url=f"{'https' if middleware.context else 'http'}://{local}/",
+                url=f"{'https' if middleware.loaded.context else 'http'}://{local}/",
                 version=__version__,
                 config="demo" if arguments.demo else str(arguments.config_file or "environment"),
                 ledger=loaded.ledger.url.masked,

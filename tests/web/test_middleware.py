@@ -110,7 +110,11 @@ def write(folder: Path, *sections: str) -> None:
 
 def test_without_a_file_everybody_gets_in_and_nothing_is_added() -> None:
     answer = ask(WebMiddleware(), "/")
-    assert (answer.status, answer.header("x-frame-options"), WebMiddleware().context) == (200, ["sameorigin"], None)
+    assert (answer.status, answer.header("x-frame-options"), WebMiddleware().loaded.context) == (
+        200,
+        ["sameorigin"],
+        None,
+    )
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/-/ready"])
@@ -187,8 +191,8 @@ def test_every_response_carries_the_headers(
 
 def test_tls_cannot_come_or_go_without_a_restart(folder: Path) -> None:
     plain, encrypted = opened(folder, USERS), opened(folder, TLS)
-    assert plain.context is None
-    assert encrypted.context
+    assert plain.loaded.context is None
+    assert encrypted.loaded.context
     with pytest.raises(ConfigError, match=r"tls_server_config: cannot be added .*; restart the exporter"):
         plain.load()
     write(folder, USERS)

@@ -246,6 +246,21 @@ def test_plain_http_on_the_port_of_tls_gets_a_sentence(method: str) -> None:
     assert [event["reason"] for event in events] == ["plain HTTP on a port that speaks TLS"]
 
 
+def test_a_broken_record_of_tls_ends_the_connection_and_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
+    trusting.check_hostname = False
+    with structlog.testing.capture_logs() as events, Site(context=tls(Context)) as site:
+        encrypted = trusting.wrap_socket(site.connect())
+        encrypted.sendall(GET)
+        assert encrypted.recv(1000)
+        with socket.socket(fileno=encrypted.detach()) as plain:
+            plain.settimeout(20)
+            plain.sendall(b"no record of TLS")
+            assert is_closed(plain)
+        until(lambda: site.connections.open == 0)
+    assert (events, caplog.records) == ([], [])
+
+
 def test_a_refused_client_that_goes_on_talking_is_closed() -> None:
     with Site(context=tls(Context)) as site, site.connect(GET) as connection:
         with suppress(ConnectionError):

@@ -111,12 +111,12 @@ class Application:
         _handle(signal.SIGHUP, self._reloader.begin)
         if signals.hung_up():
             self._reloader.begin()
-        watches = [self._reloader.watch_web_configuration()] if self._middleware.files else []
+        watches = [self._reloader.watch_web_configuration()] if self._middleware.loaded.files else []
         if interval := self._settings.auto_reload_interval:
             watches.append(self._reloader.watch(interval))
         watching = [asyncio.create_task(watch) for watch in watches]
         app = self._middleware.wrap(self.app(), self._prefix)
-        await Server(app, self._stop, lambda: self._middleware.context).serve(list(sockets))
+        await Server(app, self._stop, lambda: self._middleware.loaded.context).serve(list(sockets))
         for task in watching:
             task.cancel()
 

@@ -2,8 +2,8 @@
 
 import ipaddress
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -63,16 +63,6 @@ class ServerObject(ssl.SSLObject):
             self.unwrap()
             raise ssl.SSLError("the client's certificate has none of client_allowed_sans")
 
-    def read(self, len: int = 1024, buffer: Any = None) -> bytes:  # noqa: A002, ANN401  as inherited
-        """Read as inherited; ConnectionResetError if the client broke the protocol."""
-        with _reset():
-            return super().read(len, buffer)
-
-    def write(self, data: Any) -> int:  # noqa: ANN401  as inherited
-        """Write as inherited; ConnectionResetError if the client broke the protocol."""
-        with _reset():
-            return super().write(data)
-
     def unwrap(self) -> None:
         """Say goodbye, and do not wait for the client's (RFC 8446, section 6.1): some never say it, nor let us stop."""
         with suppress(ssl.SSLError):
@@ -84,17 +74,6 @@ def _reason(error: ssl.SSLError) -> str:
     code: str | None = getattr(error, "reason", None)
     words: str = getattr(error, "verify_message", "") or str(error.args[-1])
     return words if code in (None, "CERTIFICATE_VERIFY_FAILED") else code.replace("_", " ").lower()
-
-
-@contextmanager
-def _reset() -> Iterator[None]:
-    """Make of a broken protocol what it is to a server: a connection that is gone. asyncio logs any other error."""
-    try:
-        yield
-    except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError, ssl.SSLZeroReturnError):
-        raise
-    except ssl.SSLError as error:
-        raise ConnectionResetError(str(error)) from None
 
 
 class Context(ssl.SSLContext):

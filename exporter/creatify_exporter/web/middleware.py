@@ -4,7 +4,6 @@ Open connections stay open when it changes, but each request is authenticated by
 """
 
 import math
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.rate_limiter import RateLimiter
 from creatify_exporter.web.users import PasswordHash, Users
-from creatify_exporter.web.web_config import Files, Loaded, RateLimit, WebConfig
+from creatify_exporter.web.web_config import Loaded, RateLimit, WebConfig
 
 _PUBLIC: Final = ("/-/healthy", "/-/ready")
 """Paths without a password: a kubelet has none to give, and they tell nothing but that the exporter is there."""
@@ -45,17 +44,7 @@ class WebMiddleware:
     @property
     def config(self) -> WebConfig:
         """The configuration that holds now."""
-        return self._loaded.config
-
-    @property
-    def context(self) -> ssl.SSLContext | None:
-        """What a new connection begins with now, None if connections are plain, as they then stay."""
-        return self._loaded.context
-
-    @property
-    def files(self) -> Files:
-        """The files that were read, with the states that they had then."""
-        return self._loaded.files
+        return self.loaded.config
 
     def load(self) -> Loaded:
         """Read the files anew; ConfigError if they are wrong, or ask for what only a restart can do."""
@@ -81,7 +70,7 @@ class WebMiddleware:
             _log.info("web configuration reloaded", holds=read.config.summary)
 
     def _take(self, read: Loaded) -> None:
-        self._loaded = read
+        self.loaded = read
         limit = read.config.rate_limit
         if limit != self._rate_limit:
             self._rate_limit, self._limiter = limit, RateLimiter(limit.interval, limit.burst)

@@ -60,7 +60,7 @@ class Reloader:
         """Do the same for the web configuration alone."""
         refused = ""
         async for now, is_settled in file.looks(self._look_at_web_configuration, interval):
-            if now == self._middleware.files:
+            if now == self._middleware.loaded.files:
                 self._middleware.last_reload_successful, refused = True, ""
             elif is_settled:
                 refused = await self._try(self._apply_web_configuration, "web configuration", refused)
@@ -74,7 +74,7 @@ class Reloader:
         return [self._state, *(group.directory.state for group in self._exporter.config.workspaces_from)]
 
     def _look_at_web_configuration(self) -> Files:
-        return {path: file.state(path) for path in self._middleware.files}
+        return {path: file.state(path) for path in self._middleware.loaded.files}
 
     async def _reload(self, told: str) -> str:
         self._refused = await self._try(self._apply, "configuration", told)

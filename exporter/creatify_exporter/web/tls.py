@@ -1,16 +1,19 @@
 """The server's side of TLS: `tls_server_config` in the words of Go's crypto/tls, and what Python's ssl makes of it."""
 
+import os
 import ssl
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 
-from creatify_exporter.config import pem
-from creatify_exporter.config.file import State
+from creatify_exporter.config import file, pem
 from creatify_exporter.config.yaml_reader import Settings, read_by
-from creatify_exporter.web.certificates import Authorities, Certificates, Pem, PrivateKey, load_pair
 from creatify_exporter.web.handshake import Context
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
@@ -33,6 +36,36 @@ _TLS12_SUITES: Final = {  # what crypto/tls.CipherSuites lists for TLS 1.2, by O
     }.items()
 }
 _DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+@dataclass(frozen=True, slots=True)
+class Pem:
+    """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `state`."""
+
+    content: bytes = field(repr=False)
+    path: Path | None = None
+    state: file.State | None = None
+
+
+def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
+    """Tell the reader how to read what `check` lets pass; it raises ValueError and quotes nothing."""
+
+    def inline(text: str) -> Pem:
+        content = text.encode(errors="replace")
+        check(content)
+        return Pem(content)
+
+    def from_file(path: Path) -> Pem:
+        content, state = file.read(path, pem.LARGEST)
+        check(content)
+        return Pem(content, path, state)
+
+    return read_by(inline, parse_file=from_file)
+
+
+Authorities = Annotated[Pem, _pem(pem.check_authorities)]
+Certificates = Annotated[Pem, _pem(pem.check_certificates)]
+PrivateKey = Annotated[Pem, _pem(pem.check_key)]
 
 
 def _one_of(names: Mapping[str, object]) -> msgspec.Meta:
@@ -80,7 +113,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
 
     def _pair_mistakes(self) -> Iterator[tuple[str, str]]:
         try:
-            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
+            _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
         except ValueError as error:
             yield _given("key", self.key), str(error)
 
@@ -109,7 +142,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         return bool(self.cipher_suites) and set(self.cipher_suites) <= _TLS13_SUITES
 
     @property
-    def files(self) -> dict[Path, State | None]:
+    def files(self) -> dict[Path, file.State | None]:
         """The files that certificates and keys were read from, as they were then."""
         pems = (self.cert, self.key, self.client_ca)
         return {each.path: each.state for each in pems if each and each.path}
@@ -139,7 +172,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         for curve in self.curve_preferences:
             context.set_ecdh_curve(curve)
         context.set_alpn_protocols(["http/1.1"])
-        load_pair(context, self.cert, self.key)
+        _load_pair(context, self.cert, self.key)
         self._verify_clients(context)
         return context
 
@@ -155,5 +188,26 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
             context.load_verify_locations(cadata="\n".join(pem.readable_certificates(self.client_ca.content)))
 
 
-def _given(key: str, pem: Pem) -> str:
-    return f"{key}_file" if pem.path else key
+def _given(key: str, value: Pem) -> str:
+    return f"{key}_file" if value.path else key
+
+
+def _load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
+    """Make `context` show a certificate; ValueError says what is wrong with its key."""
+    with _as_file(cert.content) as cert_file, _as_file(key.content) as key_file:
+        pem.load_pair(context, cert_file, key_file)
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[Path]:
+    """Give `content` a file name, which is all that ssl takes. No key reaches a disk where memory can be a file."""
+    if sys.platform == "linux":
+        with os.fdopen(os.memfd_create("pem"), "wb") as memory:
+            memory.write(content)
+            memory.flush()
+            yield Path(f"/proc/self/fd/{memory.fileno()}")
+    else:
+        with tempfile.NamedTemporaryFile() as private:
+            private.write(content)
+            private.flush()
+            yield Path(private.name)
