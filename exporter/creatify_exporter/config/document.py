@@ -27,19 +27,24 @@ NO_NAME: Final = "a key that is no name"
 
 
 class Document(NamedTuple):
-    """What a file holds, a line for each duplicate key, and the nodes, which know where everything stands."""
+    """What a file holds, a line for each duplicate key, and the nodes, which know where everything stands.
+
+    `source` is what mistakes begin with, `folder` is where relative file names start.
+    """
 
     content: object
+    source: str = "environment"
+    folder: Path = Path()
     problems: Sequence[str] = ()
     root: yaml.Node | None = None
 
-    def line(self, path: str) -> int | None:
-        """Return the line of the value at `path`, or of the innermost mapping or list around it that is there."""
+    def place(self, path: str) -> str:
+        """Return where the value at `path` stands, or the innermost mapping or list around it that is there."""
         node, line = self.root, None
         for name in re.findall(r"[^.\[\]]+", path):
             node, found = _child(node, name)
             line = found or line
-        return line
+        return _place(self.source, line)
 
 
 def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node | None, int | None]:
@@ -55,7 +60,7 @@ def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node | None, int | N
     return None, None
 
 
-def place(source: str, line: int | None, column: int | None = None) -> str:
+def _place(source: str, line: int | None, column: int | None = None) -> str:
     """Return what a mistake begins with, as compilers have it: FILE:LINE:COLUMN."""
     return ":".join(str(part) for part in (source, line, column) if part)
 
@@ -77,11 +82,11 @@ def read(path: Path, flag: str) -> Document:
         raise ConfigError(_lines(path, [*mistakes, mistake])) from None
     if content is None:
         raise ConfigError([f"{path}: is empty; put at least one key into it, or leave {flag} out"])
-    return Document(content, _lines(path, mistakes), root)
+    return Document(content, str(path), path.parent, _lines(path, mistakes), root)
 
 
 def _lines(path: Path, mistakes: Sequence[_Mistake]) -> list[str]:
-    return [f"{place(str(path), each.line, each.column)}: {each}" for each in mistakes]
+    return [f"{_place(str(path), each.line, each.column)}: {each}" for each in mistakes]
 
 
 def _text(path: Path, flag: str) -> str:

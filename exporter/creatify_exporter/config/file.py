@@ -55,13 +55,15 @@ def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]
     `largest` is in bytes; only with `pipe` may the content come from something else than a regular file.
     ValueError says what is wrong with the file, and how to mend it, without its name.
     """
-    # A NUL, or a byte that is no text, which the system would refuse in words of its own.
-    if not str(path).isprintable():
-        raise ValueError("cannot be the name of a file; name a readable file")
+    no_name = ValueError("cannot be the name of a file; name a readable file")
+    if "\0" in str(path):
+        raise no_name
     try:
         return _read(path, largest, pipe=pipe)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}; name a readable file") from None
+    except UnicodeError:
+        raise no_name from None
 
 
 def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:

@@ -31,8 +31,7 @@ def load(
     since whoever looks into a ledger often cannot read them.
     """
     found = document.read(path, "--config.file") if path else Document({})
-    folder = path.parent if path else Path()
-    reader = Reader(found, str(path or "environment"), folder, environ, keys_needed=keys_needed)
+    reader = Reader(found, environ, keys_needed=keys_needed)
     if ledger_url is not None and _shows_password(ledger_url):
         reader.problems.append(
             "--ledger.url: shows its password to all users of this machine; "
@@ -44,8 +43,7 @@ def load(
     if isinstance(raw, dict):
         raw = {**raw, "ledger": _with_url(raw.get("ledger"), reader, ledger_url)}
         if raw.get("workspaces") in (None, []) and raw.get("workspaces_from") in (None, []):
-            forgotten = USUAL_FILE if path is None and USUAL_FILE.exists() else None
-            raw["workspaces"] = _from_environment(reader, environ, forgotten, keys_needed=keys_needed)
+            raw["workspaces"] = _from_environment(reader, is_only_source=path is None)
     config = reader.build(Config, raw)
     in_folders = tuple(workspace for group in config.workspaces_from for workspace in group.workspaces())
     return msgspec.structs.replace(config, workspaces=config.workspaces + in_folders)
@@ -120,28 +118,23 @@ def _state_folder(environ: Mapping[str, str]) -> Path:
     return (state if state.is_absolute() else file.expanded("~/.local/state")) / "creatify-exporter"
 
 
-def _from_environment(
-    reader: Reader, environ: Mapping[str, str], forgotten: Path | None, *, keys_needed: bool
-) -> list[dict[str, Given]]:
-    """Return the workspace that the environment describes, in a list that is empty if it is incomplete.
-
-    `forgotten` is a file that was probably meant to be read.
-    """
+def _from_environment(reader: Reader, *, is_only_source: bool) -> list[dict[str, Given]]:
+    """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
+    environ = reader.environ
     given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
-    if not given:
-        if keys_needed:
+    problems = list(_mistakes(given)) if given else []
+    if reader.keys_needed:
+        reader.problems.extend(problems)
+        if not given:
+            is_forgotten = is_only_source and USUAL_FILE.exists()
             reader.fault(
                 "workspaces",
                 "there is none; list one with name, api_id and api_key in a file (--config.file), "
                 "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
-                + (f"; did you mean --config.file {forgotten}?" if forgotten else ""),
+                + (f"; did you mean --config.file {USUAL_FILE}?" if is_forgotten else ""),
             )
-        return []
-    problems = list(_mistakes(given))
-    if keys_needed:
-        reader.problems.extend(problems)
     keys = {name.removeprefix("CREATIFY_").lower(): value for name, value in given.items()}
-    return [] if problems else [{"name": Given("environment", "default"), **keys}]
+    return [{"name": Given("environment", "default"), **keys}] if given and not problems else []
 
 
 def _mistakes(given: Mapping[str, Given]) -> Iterator[str]:

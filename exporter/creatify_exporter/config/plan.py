@@ -43,4 +43,4 @@ def _on_day(month: datetime, day: int) -> float:
 def read(path: Path) -> Plan:
     """Read a plan from a file with nothing else in it; ConfigError has every mistake, with its line."""
     found = document.read(path, "it")
-    return Reader(found, str(path), path.parent, {}).build(Plan, found.content)
+    return Reader(found, {}).build(Plan, found.content)

@@ -49,7 +49,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
         """Raise ConfigError if a configuration with these answers would be refused; files of keys may come later."""
         if self.ledger_url is not None:
             ledger_at(self.ledger_url)
-        reader = Reader(Document({}), "the command line", Path(), {})
+        reader = Reader(Document({}, "the command line"), {})
         for name, key_file in (("api-id", self.api_id_file), ("api-key", self.api_key_file)):
             # It would be written into the file, and shown by whatever reads that.
             if key_file and is_like_content(str(key_file), key_file):

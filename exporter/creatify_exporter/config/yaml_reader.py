@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from creatify_exporter.config import file
-from creatify_exporter.config.document import NO_NAME, Document, place, shown
+from creatify_exporter.config.document import NO_NAME, Document, shown
 from creatify_exporter.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
@@ -73,24 +73,11 @@ class Given(NamedTuple):
 class Reader:
     """Makes structs of a document and collects what is wrong with it.
 
-    `source` begins each line, `folder` is where relative file names start, `environ` is what `${NAME}` stands for.
-    If no `keys_needed`, what gives access to the API is not looked at.
+    `environ` is what `${NAME}` stands for. If no `keys_needed`, what gives access to the API is not looked at.
     """
 
-    def __init__(
-        self,
-        document: Document,
-        source: str,
-        folder: Path,
-        environ: Mapping[str, str],
-        *,
-        keys_needed: bool = True,
-    ) -> None:
-        self.document = document
-        self.source = source
-        self.folder = folder
-        self.environ = environ
-        self.keys_needed = keys_needed
+    def __init__(self, document: Document, environ: Mapping[str, str], *, keys_needed: bool = True) -> None:
+        self.document, self.environ, self.keys_needed = document, environ, keys_needed
         self.problems = list(document.problems)
 
     def build(self, settings: type[S], raw: object) -> S:
@@ -102,11 +89,8 @@ class Reader:
 
     def fault(self, path: str, words: str) -> None:
         """Note what is wrong with the value at `path`, such as `workspaces[0].name`."""
-        where = self._place(path)
+        where = self.document.place(path)
         self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
-
-    def _place(self, path: str) -> str:
-        return place(self.source, self.document.line(path))
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
         kind = _given_type(kind)
@@ -182,7 +166,7 @@ class Reader:
             problems: Sequence[str] = error.problems
         except ValueError as error:
             problems = [str(error)]
-        where = raw.where if isinstance(raw, Given) else f"{self._place(path)}: {path}"
+        where = raw.where if isinstance(raw, Given) else f"{self.document.place(path)}: {path}"
         self.problems.extend(f"{where}: {line}" for line in problems)
         return _UNREAD
 
@@ -215,7 +199,7 @@ class Reader:
             raise ValueError(f"{_shown_path(text, path)}{error}{hint}") from None
 
     def _path(self, raw: object, text: str) -> Path:
-        return file.expanded(text) if isinstance(raw, Given) else self.folder / file.expanded(text)
+        return file.expanded(text) if isinstance(raw, Given) else self.document.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
         """Return the text with its `${NAME}` replaced."""

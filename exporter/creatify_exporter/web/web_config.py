@@ -139,8 +139,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     # Before the content is read: what is written meanwhile is then seen as a change.
     seen = file.state(path)
     found = document.read(path, "--web.config.file")
-    reader = _Reader(found, str(path), path.parent, environ)
-    config = reader.build(WebConfig, _as_the_toolkit_reads(found.content))
+    config = _Reader(found, environ).build(WebConfig, _as_the_toolkit_reads(found.content))
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
     return Loaded(config, _context(path, config), files)
