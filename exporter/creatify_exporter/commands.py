@@ -36,6 +36,7 @@ from creatify_exporter.lists import LISTS
 from creatify_exporter.web.app import Application, RouteSettings
 from creatify_exporter.web.listener import inherited, listen
 from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.reloader import Reloader
 
 _log = structlog.get_logger()
 
@@ -91,20 +92,15 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
     )
     process_metrics = not arguments.web_disable_exporter_metrics
     with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
-        application = Application(
-            exporter,
-            load,
-            RouteSettings(
-                telemetry_path=arguments.web_telemetry_path,
-                external_url=arguments.web_external_url,
-                route_prefix=arguments.web_route_prefix,
-                max_requests=arguments.web_max_requests,
-                config_file=arguments.config_file,
-                config_state=config_state,
-                auto_reload_interval=arguments.config_auto_reload_interval,
-            ),
-            middleware,
+        interval = arguments.config_auto_reload_interval
+        reloader = Reloader(exporter, load, middleware, arguments.config_file, config_state, interval=interval)
+        settings = RouteSettings(
+            telemetry_path=arguments.web_telemetry_path,
+            external_url=arguments.web_external_url,
+            route_prefix=arguments.web_route_prefix,
+            max_requests=arguments.web_max_requests,
         )
+        application = Application(exporter, middleware, reloader, settings)
         for each in sockets:
             host, port, *_ = each.getsockname()
             address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -25,6 +25,8 @@ from creatify_exporter.lists import LISTS, REJECTED, TaskList
 from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.target import BALANCE
 from creatify_exporter.web.app import Application
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.reloader import Reloader
 
 ROOT: Final = Path(__file__).parents[2]
 CERTIFICATES: Final = ROOT / "tests/certificates"
@@ -248,7 +250,9 @@ def test_the_defaults_of_simulate_are_documented(capsys: pytest.CaptureFixture[s
 def routes() -> Iterator[tuple[str, str]]:
     config = Config()
     with closing(Exporter(config, Ledger(SqliteStore(None), rules(config)))) as exporter:
-        for route in Application(exporter, lambda: config).app().routes:
+        middleware = WebMiddleware()
+        reloader = Reloader(exporter, lambda: config, middleware)
+        for route in Application(exporter, middleware, reloader).app().routes:
             [method] = set(getattr(route, "methods", ())) - {"HEAD"}
             yield method, str(getattr(route, "path", ""))
 

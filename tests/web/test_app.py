@@ -45,6 +45,8 @@ from creatify_exporter.simulator import (
 from creatify_exporter.web import landing_page
 from creatify_exporter.web.app import Application, RouteSettings
 from creatify_exporter.web.listener import listen
+from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.reloader import Reloader
 from processes import ExporterProcess, parsed, running_exporter, total, until, write_config
 
 NOW = 1_760_000_000.0
@@ -68,6 +70,12 @@ class Answer(NamedTuple):
         return self.body.decode()
 
 
+def application(exporter: Exporter, load: Callable[[], Config], **settings: Any) -> Application:
+    """Return one without a web configuration."""
+    middleware = WebMiddleware()
+    return Application(exporter, middleware, Reloader(exporter, load, middleware), RouteSettings(**settings))
+
+
 class Site:
     """A server's routes, asked as the connections ask them."""
 
@@ -85,7 +93,7 @@ class Site:
             ledger=LedgerSettings(history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
-        self._app = Application(self.exporter, load or (lambda: self.config), RouteSettings(**settings)).app()
+        self._app = application(self.exporter, load or (lambda: self.config), **settings).app()
 
     def get(self, target: str, method: str = "GET", host: str = "exporter.example:10081", **headers: str) -> Answer:
         named = [(name.replace("_", "-").lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -765,7 +773,7 @@ def serve_until_stopped(site: Site, meanwhile: Callable[[threading.Event], Await
         return site.config
 
     async def serve() -> None:
-        serving = asyncio.create_task(Application(site.exporter, load).run(listen(["127.0.0.1:0"])))
+        serving = asyncio.create_task(application(site.exporter, load).run(listen(["127.0.0.1:0"])))
         await asyncio.sleep(0)
         await meanwhile(reloaded)
         async with asyncio.timeout(30):
@@ -833,14 +841,16 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
             refused.append(error)
             raise
 
-    settings = RouteSettings(config_file=path, config_state=file.state(path), auto_reload_interval=0.01)
+    state = file.state(path)
     first = load(path, {})
     exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
     # What changes while the ledger is being opened is a change, too.
     path.write_text(json.dumps({"workspaces_from": [group], "fetch": {"timeout": "7s"}, "ledger": {"url": "memory:"}}))
 
     async def change() -> None:
-        serving = asyncio.create_task(Application(exporter, loaded, settings).run(listen(["127.0.0.1:0"])))
+        middleware = WebMiddleware()
+        reloader = Reloader(exporter, loaded, middleware, path, state, interval=0.01)
+        serving = asyncio.create_task(Application(exporter, middleware, reloader).run(listen(["127.0.0.1:0"])))
         await asyncio.to_thread(until, lambda: exporter.config.fetch.timeout == Seconds(7))
         write("acme", "plan.yml", "credits: 700")
         await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))

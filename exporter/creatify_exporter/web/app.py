@@ -8,7 +8,6 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,8 +18,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from creatify_exporter import metrics, signals
-from creatify_exporter.config.file import State
-from creatify_exporter.config.schema import Config
 from creatify_exporter.exporter import Exporter, Scrape
 from creatify_exporter.fetcher import Outcome
 from creatify_exporter.metrics import ScrapeRegistry
@@ -45,32 +42,20 @@ class RouteSettings(NamedTuple):
     """What comes before every route, such as /exporter."""
     max_requests: int = 0
     """How many scrapes may be answered at once; 0: any number."""
-    config_file: Path | None = None
-    config_state: State | None = None
-    """That of the file before it was first read."""
-    auto_reload_interval: float = 0.0
-    """Seconds between two looks at the files of the configuration; 0: it is only reloaded when asked for."""
 
 
 class Application:
-    """Answers requests from an exporter.
-
-    `load` reads the configuration anew and raises `ConfigError`. `middleware` is the web configuration; without one,
-    everybody gets in.
-    """
+    """Answers requests from an exporter, behind `middleware`; `reloader` reloads what both are configured with."""
 
     def __init__(
         self,
         exporter: Exporter,
-        load: Callable[[], Config],
-        settings: RouteSettings | None = None,
-        middleware: WebMiddleware | None = None,
+        middleware: WebMiddleware,
+        reloader: Reloader,
+        settings: RouteSettings = RouteSettings(),  # noqa: B008  it never changes
     ) -> None:
-        self._exporter = exporter
-        self._settings = settings = settings or RouteSettings()
-        self._prefix = settings.route_prefix
-        self._middleware = middleware = middleware or WebMiddleware()
-        self._reloader = Reloader(exporter, load, middleware, settings.config_file, settings.config_state)
+        self._exporter, self._middleware, self._reloader = exporter, middleware, reloader
+        self._settings, self._prefix = settings, settings.route_prefix
         self._scrapes = 0
         self._stop = asyncio.Event()
         self._renderer = Renderer()
@@ -111,10 +96,7 @@ class Application:
         _handle(signal.SIGHUP, self._reloader.begin)
         if signals.hung_up():
             self._reloader.begin()
-        watches = [self._reloader.watch_web_configuration()] if self._middleware.loaded.files else []
-        if interval := self._settings.auto_reload_interval:
-            watches.append(self._reloader.watch(interval))
-        watching = [asyncio.create_task(watch) for watch in watches]
+        watching = [asyncio.create_task(watch) for watch in self._reloader.watches()]
         app = self._middleware.wrap(self.app(), self._prefix)
         await Server(app, self._stop, lambda: self._middleware.loaded.context).serve(list(sockets))
         for task in watching:

@@ -1,7 +1,7 @@
 """Reloads the configuration: when a client or SIGHUP asks for it, and when its files change."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import structlog
@@ -20,19 +20,22 @@ _log = structlog.get_logger()
 class Reloader:
     """Gives the exporter and the middleware the configuration as it is now; if it is refused, the old one holds.
 
-    `load` reads it and raises `ConfigError`. `state` is that of the file `path` before it was first read.
+    `load` reads it and raises `ConfigError`. `state` is that of the file `path` before it was first read. There are
+    `interval` seconds between two looks at it; if that is 0, it is only reloaded when asked for.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is reloaded, from where, how often
         self,
         exporter: Exporter,
         load: Callable[[], Config],
         middleware: WebMiddleware,
         path: Path | None = None,
         state: file.State | None = None,
+        *,
+        interval: float = 0.0,
     ) -> None:
         self._exporter, self._load, self._middleware = exporter, load, middleware
-        self._path, self._state = path, state
+        self._path, self._state, self._interval = path, state, interval
         self._refused = ""
         self._lock = asyncio.Lock()
         # A task that nobody refers to may be collected before it ends.
@@ -45,19 +48,24 @@ class Reloader:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def watch(self, interval: float) -> None:
-        """Reload when a file has changed and looks the same twice, `interval` seconds apart: it may be half written.
+    def watches(self) -> Iterator[Coroutine[None, None, None]]:
+        """Yield what looks at files until it is cancelled.
 
-        A configuration that is refused is tried at each look, since what it lacks may come without a change of it.
+        A change is a reload once the files look the same twice, since they may be half written. A configuration that is
+        refused is tried at each look, since what it lacks may come without a change of it.
         """
-        if not (path := self._path):
-            return
-        async for now, is_settled in file.looks(lambda: self._look(path), interval):
+        if self._path and self._interval:
+            yield self._watch(self._path)
+        if self._middleware.loaded.files:
+            yield self.watch_web_configuration()
+
+    async def _watch(self, path: Path) -> None:
+        async for now, is_settled in file.looks(lambda: self._look(path), self._interval):
             if is_settled and (self._refused or now != self._read_states()):
                 await self.begin(told=self._refused)
 
     async def watch_web_configuration(self, interval: float = 1.0) -> None:
-        """Do the same for the web configuration alone."""
+        """Reload the web configuration alone when its files change."""
         refused = ""
         async for now, is_settled in file.looks(self._look_at_web_configuration, interval):
             if now == self._middleware.loaded.files:
