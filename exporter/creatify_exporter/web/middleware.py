@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
 from creatify_exporter.web.rate_limiter import RateLimiter
-from creatify_exporter.web.users import PasswordHash, Users
-from creatify_exporter.web.web_config import Loaded, RateLimit, WebConfig
+from creatify_exporter.web.users import Users
+from creatify_exporter.web.web_config import Loaded, WebConfig
 
 _PUBLIC: Final = ("/-/healthy", "/-/ready")
 """Paths without a password: a kubelet has none to give, and they tell nothing but that the exporter is there."""
@@ -36,9 +36,8 @@ class WebMiddleware:
         self._path, self._environ = path, environ or {}
         self.last_reload_successful: bool | None = None if path is None else True
         """None without a file."""
-        self._rate_limit, self._limiter = RateLimit(), RateLimiter(0, 0)
-        self._hashes: Mapping[str, PasswordHash] = {}
-        self._users = Users({})
+        self.loaded = Loaded(WebConfig(), None, {})
+        self._limiter, self._users = RateLimiter(0, 0), Users({})
         self._take(web_config.load(path, self._environ))
 
     @property
@@ -70,14 +69,13 @@ class WebMiddleware:
             _log.info("web configuration reloaded", holds=read.config.summary)
 
     def _take(self, read: Loaded) -> None:
-        self.loaded = read
-        limit = read.config.rate_limit
-        if limit != self._rate_limit:
-            self._rate_limit, self._limiter = limit, RateLimiter(limit.interval, limit.burst)
+        before, self.loaded = self.config, read
+        limit, users = read.config.rate_limit, read.config.basic_auth_users
+        if limit != before.rate_limit:
+            self._limiter = RateLimiter(limit.interval, limit.burst)
         # Logins are remembered until one of the users changes.
-        if read.config.basic_auth_users != self._hashes:
-            self._hashes = read.config.basic_auth_users
-            self._users = Users(self._hashes)
+        if users != before.basic_auth_users:
+            self._users = Users(users)
         self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
 
     def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
