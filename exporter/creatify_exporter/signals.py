@@ -12,29 +12,21 @@ import sys
 # 128 and the number of SIGTERM, as shells have it.
 _TERMINATED = 143
 
-
-class _Held:
-    """What was there before the signals were held, and which have come since."""
-
-    def __init__(self) -> None:
-        self.hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.terminated = self.hung_up = False
-        signal.signal(signal.SIGTERM, self._note_termination)
-
-    def _note_termination(self, *_: object) -> None:
-        self.terminated = True
-
-    def note_hangup(self, *_: object) -> None:
-        self.hung_up = True
-
-
-_held: _Held | None = None
+_received: set[int] = set()
+"""Signals that have come since they were held."""
+_hangup: "signal._HANDLER" = None
+"""What handled SIGHUP before it was held; None if no signals are held."""
 
 
 def hold() -> None:
     """Remember SIGTERM, and ignore SIGHUP: nothing has been loaded yet that could be loaded again."""
-    global _held  # noqa: PLW0603  a process has its signals once
-    _held = _Held()
+    global _hangup  # noqa: PLW0603  a process has its signals once
+    _hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _note)
+
+
+def _note(signum: int, _: object) -> None:
+    _received.add(signum)
 
 
 def release(*, serving: bool) -> None:
@@ -44,22 +36,22 @@ def release(*, serving: bool) -> None:
     command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if no signals
     are held, as in a test that calls a command.
     """
-    if _held is None:
+    if _hangup is None:
         return
-    signal.signal(signal.SIGHUP, _held.note_hangup if serving else _held.hangup)
+    signal.signal(signal.SIGHUP, _note if serving else _hangup)
     # What the start waits for, such as a database, goes on.
     signal.siginterrupt(signal.SIGHUP, False)
     if serving or os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda *_: _exit(serving=serving))
     else:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if _held.terminated:
+    if signal.SIGTERM in _received:
         _exit(serving=serving)
 
 
 def hung_up() -> bool:
     """Return whether a SIGHUP has come that asks for another look at what the start may have read before."""
-    return _held is not None and _held.hung_up
+    return signal.SIGHUP in _received
 
 
 def _exit(*, serving: bool) -> None:

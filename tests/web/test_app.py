@@ -804,7 +804,8 @@ def test_a_sighup_between_reading_the_configuration_and_serving_it_is_a_reload(
         assert not hangups or await asyncio.to_thread(reloaded.wait, 30)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(signals, "_held", None)
+    monkeypatch.setattr(signals, "_hangup", None)
+    monkeypatch.setattr(signals, "_received", set())
     before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGTERM, signal.SIGHUP)}
     try:
         signals.hold()
