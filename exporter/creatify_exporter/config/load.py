@@ -1,6 +1,7 @@
 """The configuration file and the environment become a `Config`, or all that is wrong with them."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +33,13 @@ def load(
     """
     found = document.read(path, "--config.file") if path else Document({})
     reader = Reader(found, environ, keys_needed=keys_needed)
-    if ledger_url is not None and _shows_password(ledger_url):
-        reader.problems.append(
-            "--ledger.url: shows its password to all users of this machine; "
-            "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
-        )
+    # What is no URL is refused as such when it is read.
+    with suppress(ValueError):
+        if ledger_url is not None and LedgerUrl.parse(ledger_url).shows_password:
+            reader.problems.append(
+                "--ledger.url: shows its password to all users of this machine; "
+                "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
+            )
     raw = found.content
     if keys_needed:
         _check_authorities(reader)
@@ -58,14 +61,6 @@ def ledger_at(text: str) -> LedgerUrl:
     if url.shows_password:
         raise ConfigError(["a ledger's URL shows its password to all users of this machine; use PGPASSFILE"])
     return url
-
-
-def _shows_password(url: str) -> bool:
-    """Whether a flag shows a password; one that is no URL is refused as such when it is read."""
-    try:
-        return LedgerUrl.parse(url).shows_password
-    except ValueError:
-        return False
 
 
 def _check_authorities(reader: Reader) -> None:

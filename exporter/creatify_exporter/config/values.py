@@ -3,7 +3,6 @@
 import difflib
 import math
 import re
-from collections.abc import Callable
 from typing import Annotated, Final, Self
 
 import msgspec
@@ -58,23 +57,15 @@ def parse_label(text: str) -> str:
     return text
 
 
-def _matching(pattern: str, mistake: str) -> Callable[[str], str]:
-    """Return what lets pass the texts that match, and says of another what is wrong and how to mend it."""
+def _matching(pattern: str, mistake: str) -> msgspec.Meta:
+    """Tell the reader to let pass the texts that match, and what is wrong with another and how to mend it."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError(mistake)
         return text
 
-    return parse
-
-
-_reason = _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")
-_currency = _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")
-_list_path = _matching(
-    r"/([A-Za-z0-9._~-]+/)+",
-    "is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends",
-)
+    return read_by(parse)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -121,10 +112,16 @@ def _size(text: str) -> ByteSize:
 
 
 Label = Annotated[str, read_by(parse_label)]
-Reason = Annotated[str, read_by(_reason)]
+Reason = Annotated[str, _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")]
 ListName = Annotated[str, read_by(_list_name)]
-ListPath = Annotated[str, read_by(_list_path)]
-Currency = Annotated[str, read_by(_currency)]
+ListPath = Annotated[
+    str,
+    _matching(
+        r"/([A-Za-z0-9._~-]+/)+",
+        "is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends",
+    ),
+]
+Currency = Annotated[str, _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
 Size = Annotated[ByteSize, read_by(_size, bare_number="has no unit; add one, like 16MiB or 4GiB")]
 # With more than that, what credits cost has more digits than it is computed with.
