@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from creatify_exporter import redaction
-from creatify_exporter.config.url import LedgerUrl
+from creatify_exporter.config.url import HiddenUrl, LedgerUrl
 
 ONE_DATABASE = [
     "postgresql://ledger:old@db.example/counts",
@@ -83,6 +83,12 @@ def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
 )
 def test_a_url_is_shown_as_it_is_but_for_its_login_and_options(url: str, masked: str) -> None:
     assert LedgerUrl.parse(url).masked == masked
+
+
+@pytest.mark.parametrize("url", ["HTTP://u:canary-pass@h:3128", "http://u@x:canary-pass@h:3128/?canary-pass"])
+def test_no_url_is_shown_with_a_password_however_it_is_written(url: str) -> None:
+    assert HiddenUrl(url).masked.casefold().startswith("http://<hidden>@h:3128")
+    assert "canary" not in repr(HiddenUrl(url))
 
 
 def test_libpq_may_know_the_rest_from_its_environment() -> None:

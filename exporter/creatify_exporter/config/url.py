@@ -24,7 +24,7 @@ class HiddenUrl(str):
     @property
     def masked(self) -> str:
         """The URL without its login and its options, either of which may hold a password."""
-        return re.sub("^([a-z]+://)[^/@]*@", r"\1<hidden>@", self).partition("?")[0]
+        return re.sub("^([^/]*://)[^/]*@", r"\1<hidden>@", self).partition("?")[0]
 
     def __repr__(self) -> str:
         return repr(self.masked)

@@ -5,7 +5,6 @@ Everything that `Ledger.counters` returns is committed.
 """
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -58,7 +57,7 @@ class Ledger:
     ) -> None:
         self.rules = rules
         self.store, self._clock = store, clock or store.clock
-        self._locks: defaultdict[_Name | None, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[_Name | None, threading.Lock] = {}
         # Guards the books' content; held for moments only, so that no answer waits for a disk.
         self._content_lock = threading.Lock()
         self._books: dict[_Name, Book] = {}
@@ -124,7 +123,8 @@ class Ledger:
     @contextmanager
     def _locked(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
         """Lock one book of a shared store, the whole of another one; yield whether the lock is held."""
-        lock = self._locks[name if self.store.shared else None]
+        # One for all threads; a defaultdict can make two, if garbage is collected while it makes one.
+        lock = self._locks.setdefault(name if self.store.shared else None, threading.Lock())
         locked = lock.acquire(blocking=wait)
         try:
             yield locked

@@ -1,6 +1,6 @@
 """Users with bcrypt hashes: passwords are checked outside of the event loop, and the outcome is remembered.
 
-An unknown name costs the same work as a wrong password of the first user, so that time does not tell which names exist.
+An unknown name costs the same work as a wrong password, so that time does not tell which names exist.
 """
 
 import asyncio
@@ -99,14 +99,22 @@ class Users:
         # Those that waited before may have had the same password.
         if remembered := self._recall(digest):
             return remembered
-        stand_in = next(iter(self._hashes.values()))
-        is_right = self._check(password[:_LONGEST_PASSWORD], self._hashes.get(name, stand_in))
-        login: Login = "admitted" if is_right and name in self._hashes else "refused"
+        hashed = self._hashes.get(name)
+        is_right = self._check(password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
+        login: Login = "admitted" if hashed and is_right else "refused"
         known = self._known[login]
         known[digest] = None
         if len(known) > _REMEMBERED[login]:
             del known[next(iter(known))]
         return login
+
+    def _stand_in(self, name: bytes) -> PasswordHash:
+        """Return the hash that an unknown name is checked against: always the same one of another user.
+
+        If costs differ, unknown names take as long as some user or other.
+        """
+        hashes = list(self._hashes.values())
+        return hashes[int.from_bytes(self._digest(name, b"")) % len(hashes)]
 
     def _digest(self, name: bytes, password: bytes) -> bytes:
         """Return what is remembered of a login: nothing that a dump of the memory could be searched for."""
