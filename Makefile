@@ -23,7 +23,7 @@ run: $(VENV)/run.stamp ## serve the metrics of a simulated account on http://loc
 	exec $(BIN)/creatify-exporter --demo $(ARGS)
 
 test: lint ## lint, then every test
-	$(BIN)/pytest -n auto $(ARGS)
+	$(BIN)/pytest -n auto --no-loadscope-reorder $(ARGS)
 
 check: lint ## lint, then the unit tests that are not slow: a minute
 	HYPOTHESIS_PROFILE=quick $(BIN)/pytest -q -n auto --dist=loadfile -m "not slow" $(UNIT) $(ARGS)

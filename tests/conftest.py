@@ -38,14 +38,45 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "repeatable")
 settings.load_profile(PROFILE)
 
 
+# By turns what computes and what waits, so that both go on side by side.
+BEGIN_FIRST = (
+    "rules/test_lab.py::test_two_weeks_bring_every_incident_and_no_false_alarm",
+    "end_to_end/test_truth.py",
+    "ledger/test_oracle.py",
+    "end_to_end/test_replicas.py",
+    "fuzz/test_fuzz.py::test_a_list_broken_at_random",
+    "end_to_end/test_soak.py",
+    "fuzz/test_fuzz.py::test_a_request_broken_at_random",
+    "end_to_end/test_alerting.py::test_a_failing_model",
+    "fuzz/test_fuzz.py::test_a_configuration_broken_at_random",
+    "end_to_end/test_fire.py::test_a_process_that_is_killed_at_any_instant",
+    "dashboards/test_queries.py",
+    "end_to_end/test_five_lists.py",
+    "rules/test_rules.py::test_alerts_fire_stay_quiet_and_resolve",
+    "end_to_end/test_hostile.py::test_probes_are_answered",
+    "end_to_end/test_workspaces.py",
+    "end_to_end/test_faults.py",
+)
+"""What the names of the tests that take longest begin with."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, so that in the end no process works on one while the others are done."""
+    items.sort(
+        key=lambda item: next((at for at, name in enumerate(BEGIN_FIRST) if name in item.nodeid), len(BEGIN_FIRST))
+    )
+
+
 def examples(usual: int) -> int:
     """Return how many examples a property is tried with that has a number of its own."""
     return usual // 4 if PROFILE == "quick" else usual
 
 
 def pytest_xdist_auto_num_workers() -> int | None:
-    """For `make check`, start a process more than there are cores: a third of the time, unit tests wait for timers."""
-    return (os.cpu_count() or 1) + 1 if PROFILE == "quick" else None
+    """Start more processes than there are cores: unit tests wait a third of the time, those of processes even more."""
+    cores = os.cpu_count() or 1
+    at_length = PROFILE == "soak" or "FUZZ_SECONDS" in os.environ  # which do nothing but compute
+    return None if at_length else cores + 1 if PROFILE == "quick" else 2 * cores
 
 
 def tool(name: str, package: str) -> str:

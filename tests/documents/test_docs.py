@@ -9,6 +9,7 @@ import pytest
 import yaml
 from msgspec import inspect
 
+from conftest import BEGIN_FIRST
 from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
@@ -469,6 +470,11 @@ def test_two_commands_are_enough_and_ci_runs_the_second_one() -> None:
     assert (start, test) == ("make run", "make test")
     assert {"run", "test"} <= makefile_targets()
     assert test in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_the_tests_that_begin_first_are_there() -> None:
+    named = [name.partition("::") for name in BEGIN_FIRST]
+    assert not [(path, test) for path, _, test in named if f"def {test}" not in (ROOT / "tests" / path).read_text()]
 
 
 def test_every_target_of_make_is_documented_and_no_other_is() -> None:

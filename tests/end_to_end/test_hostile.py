@@ -209,7 +209,9 @@ def test_attacks_keep_nobody_waiting_not_even_a_stop(exporter: ExporterProcess, 
     assert stopped(exporter) < 15
 
 
-@pytest.mark.parametrize("follows", [b"", SCRAPE, SCRAPE * 2000, b"x" * 100_000])
+@pytest.mark.parametrize(
+    "follows", [b"", SCRAPE, SCRAPE * 2000, b"x" * 100_000], ids=["nothing", "another", "thousands", "no request"]
+)
 def test_scrapers_that_leave_during_a_fetch_do_not_hold_up_a_stop(
     exporter: ExporterProcess, simulator: Simulator, follows: bytes
 ) -> None:
