@@ -54,8 +54,7 @@ def workspaces(volumes: list[str], long: int, seed: int) -> list[weeks.Workspace
 def simulate(lab: replay.Replay, worlds: list[weeks.World]) -> None:
     """Write all that the exporters say, block by block."""
     minutes = [world.minutes() for world in worlds]
-    for _, end in lab.windows():
-        lab.write(text for each in minutes for text in until(each, end))
+    lab.write((text for each in minutes for text in until(each, end)) for _, end in lab.windows())
 
 
 def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is taken up again for the next block

@@ -7,6 +7,7 @@ lookback is shorter than an evaluation interval, so that a series ends where Pro
 """
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,12 +17,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import yaml
 
 STEP: Final = 60
@@ -29,6 +32,8 @@ BLOCK: Final = (
     162 * 3600
 )  # blocks are 2 h times a power of 3 long; this is the longest with fewer steps than a query may have
 RULES: Final = Path(__file__).parent.parent / "rules"
+# Both programs make more garbage than anything else: collecting it less often saves a fifth of their time.
+ENVIRON: Final = {"GOGC": "400", **os.environ}
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,15 @@ class Replay:
         for begin in range(self.start, self.end, BLOCK):
             yield begin, min(begin + BLOCK, self.end) - 1
 
-    def write(self, texts: Iterable[str]) -> None:
-        """Add one block's worth of samples."""
-        self.store(self.exposed(texts, 0))
+    def write(self, blocks: Iterable[Iterable[str]]) -> None:
+        """Add samples, block by block: one is stored while the next one is written."""
+        with ThreadPoolExecutor(1) as storing:
+            stored = storing.submit(lambda: None)
+            for number, texts in enumerate(blocks):
+                path = self.exposed(texts, number)
+                stored.result()
+                stored = storing.submit(self.store, path)
+            stored.result()
 
     def exposed(self, texts: Iterable[str], number: int) -> Path:
         """Write the samples of a block to a file."""
@@ -72,7 +83,8 @@ class Replay:
     def store(self, path: Path) -> None:
         """Make a block of the samples in a file, and remove it."""
         command = ["promtool", "tsdb", "create-blocks-from", f"--max-block-duration={BLOCK}s", "openmetrics", "--quiet"]
-        done = subprocess.run([*command, path, self.data], capture_output=True, text=True, check=False)  # noqa: S603
+        command += [str(path), str(self.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRON)  # noqa: S603
         path.unlink()
         if done.returncode:
             raise RuntimeError(done.stdout + done.stderr)
@@ -93,7 +105,10 @@ class Replay:
             "--query.timeout=20m",
             f"--web.listen-address={address}",
         ]
-        with self.log.open("a") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:  # noqa: S603
+        with (
+            self.log.open("a") as log,
+            subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRON) as process,  # noqa: S603
+        ):
             try:
                 self.wait_until_ready(address, process)
                 yield f"http://{address}"
@@ -116,19 +131,22 @@ class Replay:
         form = {"query": expression, "start": begin, "end": end, "step": STEP}
         request = urllib.request.Request(f"{url}/api/v1/query_range", urllib.parse.urlencode(form).encode())  # noqa: S310
         with urllib.request.urlopen(request, timeout=1200) as response:  # noqa: S310
-            result: list[dict[str, Any]] = json.load(response)["data"]["result"]
+            result: list[dict[str, Any]] = msgspec.json.decode(response.read())["data"]["result"]
         return result
 
     def record(self, rules: list[dict[str, Any]]) -> None:
         """Evaluate the recording rules, those that lean on others after them."""
         for level in by_level(rules):
-            with self.server() as url:
-                files = [
-                    self.exposed((line for rule in level for line in self.evaluated(url, rule, *window)), number)
-                    for number, window in enumerate(self.windows())
-                ]
-            for path in files:
-                self.store(path)
+            with self.server() as url, ThreadPoolExecutor(os.cpu_count()) as pool:
+                texts = [self.recorded(url, level, *window) for window in self.windows()]
+                files = list(pool.map(self.exposed, texts, range(len(texts))))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(self.store, files))
+
+    def recorded(self, url: str, rules: list[dict[str, Any]], begin: int, end: int) -> Iterator[str]:
+        """Yield the samples of several recording rules."""
+        for rule in rules:
+            yield from self.evaluated(url, rule, begin, end)
 
     def evaluated(self, url: str, rule: dict[str, Any], begin: int, end: int) -> Iterator[str]:
         """Yield the samples of one recording rule; one side of an `or` may have kept its metric's name."""
@@ -144,19 +162,21 @@ class Replay:
 
     def fire(self, rules: list[dict[str, Any]]) -> list[Firing]:
         """Evaluate the alert rules."""
-        firings: list[Firing] = []
-        with self.server() as url:
-            for rule in rules:
-                active: dict[str, list[int]] = {}
-                for begin, end in self.windows():
-                    for series in self.query(url, rule["expr"], begin, end):
-                        labels = {k: v for k, v in series["metric"].items() if k != "__name__"}
-                        key = json.dumps({**labels, **rule["labels"]}, sort_keys=True)
-                        active.setdefault(key, []).extend(at for at, _ in series["values"])
-                for key, times in active.items():
-                    spans = firing_spans(times, seconds(rule.get("for")), seconds(rule.get("keep_firing_for")))
-                    firings.extend(Firing(rule["alert"], json.loads(key), *span) for span in spans)
-        return sorted(firings, key=lambda f: f.start)
+        with self.server() as url, ThreadPoolExecutor(os.cpu_count()) as pool:
+            firings = chain(*pool.map(lambda rule: list(self.fired(url, rule)), rules))
+            return sorted(firings, key=lambda f: f.start)
+
+    def fired(self, url: str, rule: dict[str, Any]) -> Iterator[Firing]:
+        """Yield when an alert fired."""
+        active: dict[str, list[int]] = {}
+        for begin, end in self.windows():
+            for series in self.query(url, rule["expr"], begin, end):
+                labels = {k: v for k, v in series["metric"].items() if k != "__name__"}
+                key = json.dumps({**labels, **rule["labels"]}, sort_keys=True)
+                active.setdefault(key, []).extend(at for at, _ in series["values"])
+        for key, times in active.items():
+            for span in firing_spans(times, seconds(rule.get("for")), seconds(rule.get("keep_firing_for"))):
+                yield Firing(rule["alert"], json.loads(key), *span)
 
     def remove(self) -> None:
         """Remove the blocks."""
