@@ -13,6 +13,9 @@ REGISTRY ?= ghcr.io/creatify-exporter
 .PHONY: help run check coverage test test-deploy lint lint-workflows soak fuzz bench alert-lab dashboards chart-readme lock clean \
   dist chart check-ci check-release release-notes publish-image publish-chart publish-notes
 
+# Hundreds of processes import the product and the tests: they share what the first one has compiled, whatever the machine's setting.
+test check: export PYTHONDONTWRITEBYTECODE :=
+
 # Rooms of tests that need no other program than this one.
 UNIT := $(addprefix tests/,cli config creatify documents ledger scrape simulator web)
 
