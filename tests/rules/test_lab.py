@@ -71,7 +71,7 @@ def test_the_curve_of_runs_has_a_row_for_a_volume() -> None:
     assert row.startswith("| tiny | 0, ")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_two_weeks_bring_every_incident_and_no_false_alarm() -> None:
     tool("prometheus", "prometheus")
     tool("promtool", "prometheus")

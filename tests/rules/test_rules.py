@@ -114,7 +114,6 @@ def test_promtool_accepts_the_example_configuration(prometheus_tool: Callable[[s
     assert not promtool(prometheus_tool("promtool"), "check", "config", str(ROOT / "prometheus/prometheus.yml"))
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("file", CASES, ids=lambda file: file.stem)
 def test_alerts_fire_stay_quiet_and_resolve(file: Path, prometheus_tool: Callable[[str], str], tmp_path: Path) -> None:
     """Whatever is asked in the runbook of an alert that begins to fire has an answer."""

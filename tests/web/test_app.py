@@ -739,6 +739,7 @@ def test_head_has_the_headers_of_get_and_no_body(exporter: ExporterProcess) -> N
         b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
+    ids=lambda raw: raw[:40].decode("latin-1"),
 )
 def test_nothing_that_a_client_says_brings_a_500_or_a_traceback(exporter: ExporterProcess, raw: bytes) -> None:
     try:
