@@ -24,6 +24,7 @@ NOTATIONS: Final = {"compact": COMPACT, "white-spaced": SPACED, "other order": R
 
 NEW_ID: Final = b"{id of a new task}"
 NEW_DATE: Final = b"{date of a new task}"
+_NO_DATE: Final = b"null"
 
 _TEMPLATES: Final = 500
 
@@ -46,21 +47,23 @@ def write(  # noqa: PLR0913 - all that a list can differ in
     path: Path,
     tasks: int,
     *,
-    young: float = 0.001,
+    young: float | None = 0.001,
     scattered: bool = False,
     notation: str = "compact",
     models: int | None = None,
 ) -> int:
     """Write a list, newest task first; return its bytes.
 
-    `young` is the share of tasks younger than a day (one task, at least). `scattered` puts the tasks in any order, as a
-    list has them that is sorted by a random id. `models` is how many models there are at most.
+    `young` is the share of tasks younger than a day (one task, at least); None: no task says when it was created.
+    `scattered` puts the tasks in any order, as a list has them that is sorted by a random id. `models` is how many
+    models there are at most.
     """
     templates = cycle(_templates(notation, models))
     comma = NOTATIONS[notation].item.encode()
-    path.with_suffix(".new").write_bytes(next(templates).filled(NEW_ID, NEW_DATE) + comma)
+    new = next(templates).filled(NEW_ID, _NO_DATE if young is None else b'"%b"' % NEW_DATE)
+    path.with_suffix(".new").write_bytes(new + comma)
     with path.open("wb") as file:
-        dates = list(_dates(tasks, young))
+        dates = [_NO_DATE] * tasks if young is None else list(_dates(tasks, young))
         if scattered:
             Random(1).shuffle(dates)  # noqa: S311 - an order
         for number, created in enumerate(dates):
@@ -85,7 +88,7 @@ def _dates(tasks: int, young: float) -> Iterator[bytes]:
     for number in range(tasks):
         rest = number - fresh
         age = 0.9 * DAY * (number + 1) / fresh if rest < 0 else 2 * DAY + 365 * DAY * rest / tasks
-        yield datetime.fromtimestamp(now - age, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+        yield datetime.fromtimestamp(now - age, UTC).strftime('"%Y-%m-%dT%H:%M:%SZ"').encode()
 
 
 def _templates(notation: str, models: int | None) -> list[Template]:
@@ -99,6 +102,6 @@ def _templates(notation: str, models: int | None) -> list[Template]:
 
 def _template(entry: bytes) -> Template:
     task = json.loads(entry)
-    identity, created = task["id"].encode(), task["created_at"].encode()
+    identity, created = task["id"].encode(), json.dumps(task["created_at"]).encode()
     (first, head), (second, tail) = sorted((entry.index(each), each) for each in (identity, created))
     return Template(entry[:first], entry[first + len(head) : second], entry[second + len(tail) :], head == identity)

@@ -58,7 +58,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
     ):
         for length in count(tasks):
             with closing(ledger.begin("default", TEXT_GENERATOR.api)) as transaction:
-                cache = cache.successor(transaction.valid_for)
+                cache = cache.successor(transaction.holds)
                 looked = _look(cache, _pieces(length, now), transaction)
                 began = time.thread_time()
                 assert transaction.commit(time.time())

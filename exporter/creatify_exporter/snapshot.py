@@ -66,6 +66,11 @@ class Snapshot(msgspec.Struct, array_like=True):
         """How many credits these have cost."""
         return sum(cell.credits_used for cell in self.cells.values())
 
+    @property
+    def has_dates(self) -> bool:
+        """Whether any of them says when it was created."""
+        return self.oldest_at < inf
+
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
         """Sum up some tasks, copies included."""
@@ -156,8 +161,13 @@ class Tally:
         self._sums.merge(sums)
         return sums
 
-    def merge(self, part: Snapshot) -> None:
-        """Add the sums of a part that is known from the list before."""
+    def merge(self, part: Snapshot, ids: Iterable[str]) -> None:
+        """Add the sums of a part that is known from the list before, and the ids of its tasks as far as they are known.
+
+        None of these may have been added before.
+        """
+        self._make_room()
+        self._recent.update(map(hash, ids))
         self._sums.merge(part)
 
     def snapshot(self, first_seen_at: Callable[[str], float | None]) -> Snapshot:
@@ -180,12 +190,15 @@ class Tally:
     def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
         """Return the tasks without copies; lazily, since one task may be a copy of the one before it."""
         new = {hash(task.id) for task in tasks}
-        if len(self._recent) >= _MAX_RECENT:
-            self._older, self._recent = self._recent, set()
+        self._make_room()
         if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
             self._recent |= new
             return tasks
         return (task for task in tasks if not task.id or not self._is_copy(task))
+
+    def _make_room(self) -> None:
+        if len(self._recent) >= _MAX_RECENT:
+            self._older, self._recent = self._recent, set()
 
     def _is_copy(self, task: Task) -> bool:
         """Return whether a task was listed before; one that is further on takes the place of its original."""

@@ -1,7 +1,7 @@
 """One workspace: what is fetched for it, and where that goes."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
 from itertools import groupby
@@ -12,16 +12,16 @@ from msgspec.structs import replace
 
 from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
-from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.chunk_cache import ChunkCache, Known
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Batch, Content, Decoder
 from creatify_exporter.creatify.pacer import Pacer
-from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.forecast import BalanceFall
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
+from creatify_exporter.ledger.transaction import Comparison
 from creatify_exporter.lists import TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 
@@ -128,7 +128,7 @@ class Target:
         ended = Outcome()
         names, reasons = (self.workspace.name, task_list.api), task_list.own_reasons
         with closing(self._ledger.begin(*names, own_reasons=reasons)) as transaction:
-            cache = self._caches[task_list.api].successor(transaction.valid_for)
+            cache = self._caches[task_list.api].successor(transaction.holds)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:
                 snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
@@ -155,19 +155,20 @@ class Target:
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
     """Read a list to its end; return what it says now, and the date of the answer.
 
-    The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that never will be.
+    The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that need not be again.
     """
     tally, date = Tally(), None
     for batch in batches:
         date = batch.date if date is None else date
-        if batch.summary is not None:
-            tally.merge(Snapshot.unpacked(batch.summary))
-            transaction.skip()
+        if batch.known:
+            part, basis = Snapshot.unpacked(batch.known.summary), batch.known.basis
+            tally.merge(part, basis.ids)
+            transaction.skip(basis, has_dates=part.has_dates)
             continue
         sums = tally.add(batch.tasks)
-        changing = transaction.add(batch.tasks)
+        comparison = transaction.add(batch.tasks)
         if batch.content:
-            _remember(batch.tasks, batch.content, changing, sums, cache)
+            _remember(batch.content, comparison, sums, cache)
     # A task in two chunks counts in one of them only, so that neither summary holds without the other chunk.
     if tally.has_copies or cache.is_fragmented:
         cache.discard()
@@ -186,19 +187,18 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
     return earlier if newest_at > later else max(earlier, newest_at)
 
 
-def _remember(tasks: list[Task], content: Content, changing: Sequence[int], sums: Snapshot, cache: ChunkCache) -> None:
-    """Store the chunks between the tasks at the places `changing`, which a later list may show otherwise.
-
-    `sums` are those of all tasks, if none changes and none is a copy.
-    """
-    runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), set(changing).__contains__)]
-    settled = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
-    cache.note_batch(len(content), len(runs) - len(settled), has_settled=bool(settled))
-    for begin, end in settled:
+def _remember(content: Content, comparison: Comparison, sums: Snapshot, cache: ChunkCache) -> None:
+    """Store the chunks between the changing tasks of a batch; `sums` are those of its tasks without copies."""
+    tasks, changing = comparison.batch, set(comparison.changing)
+    runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), changing.__contains__)]
+    others = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
+    cache.note_batch(len(content), len(runs) - len(others), has_others=bool(others))
+    for begin, end in others:
         if chunk := content.chunk(begin, end):
-            # Most batches settle as a whole, and are summed up already.
+            # In most batches no task changes, and all are summed up already.
             whole = end - begin == len(tasks) == sums.tasks
-            cache.store(chunk, (sums if whole else Snapshot.of(tasks[begin:end])).packed())
+            summary = (sums if whole else Snapshot.of(tasks[begin:end])).packed()
+            cache.store(Known(chunk, summary, comparison.basis(begin, end)))
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

@@ -179,8 +179,9 @@ class Story:
         now, wait = self.lists[number].now, self.lists[number].rules.settle_after
         since = max(n for n in self._listed if n <= number) + 1
         gaps = (after.now - before.now for before, after in pairwise(self.lists[since : number + 1]))
-        # One gap, however long, is no more than half of it.
-        long_absent = sum(min(gap, wait / 2) for gap in gaps) >= wait
+        # One gap, however long, is no more than half of it; a clock that goes back takes away what there is, at most.
+        *_, absence = accumulate(gaps, lambda sum_, gap: max(0.0, sum_ + min(gap, wait / 2)), initial=0.0)
+        long_absent = absence >= wait
         if self._finished(number) is None:
             return long_absent
         if number == 0 and self.dated:

@@ -1,9 +1,13 @@
 """Histories of an account, and a world that plays them to a ledger and compares it with the truth after each step."""
 
+import json
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +18,23 @@ from hypothesis import strategies as st
 from oracle import Name, Recorded, Shown, Truth
 from psycopg import sql
 
+from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
+from creatify_exporter.lists import TEXT_GENERATOR
+from creatify_exporter.target import read_list
 
 RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # what is not documented is unknown, and ranks 0
 TASKS = 12
 REASONS = (("timeout", "quota"), ("timeout",), ("quota", "refused"))
 SETTLE_AFTER = 2 * HOUR
 REPLICAS = 3
+LIST = TEXT_GENERATOR._replace(has_previews=True)
+# Long enough for an entry to be told by its first bytes, and for a chunk of two.
+ENTRY, BATCH = 300, 500
+LONGEST = 20
 
 
 # --- Histories ------------------------------------------------------------------------------------------------------
@@ -61,6 +73,8 @@ class Entry:
 class Step:
     """Time goes by, some tasks go on, the configuration may change, and a list comes in, with its fate.
 
+    A list that goes on has the entries of the one before behind its own. Unless it has copies, the first entry of each
+    task stays. `number` is that of the replica it comes to.
     "failed over": the database loses the last lists, `lost` of them, `when` the list of this step is fetched.
     """
 
@@ -68,7 +82,9 @@ class Step:
     clock_off: float
     changes: tuple[int, ...]
     entries: tuple[Entry, ...]
-    batch: int
+    goes_on: bool
+    has_copies: bool
+    number: int
     fate: Literal[
         "recorded", "given up", "overtaken", "failed", "killed", "restarted", "evicted", "no list", "failed over"
     ]
@@ -143,9 +159,12 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
         Step,
         wait=st.sampled_from([*TIMES, SETTLE_AFTER + 1, 3 * DAY, -15.0, -HOUR, -3 * SETTLE_AFTER]),
         clock_off=st.sampled_from([0.0, 0.0, 0.0, 0.0, 90.0, -90.0, DAY, -DAY]),
-        changes=st.lists(task, max_size=8).map(tuple),
-        entries=entries,
-        batch=st.integers(1, 5),
+        # Often little happens, and most of the list is known from the one before.
+        changes=st.just(()) | st.lists(task, max_size=8).map(tuple),
+        entries=st.lists(entry, max_size=1).map(tuple) | entries,
+        goes_on=st.sampled_from([True, True, True, False]),
+        has_copies=st.sampled_from([False, False, True]),
+        number=st.integers(1, 5),
         fate=st.sampled_from(fates),
         reasons=st.sampled_from(REASONS),
         rules_change=st.sampled_from(["never", "never", "never", "before", "meanwhile"]),
@@ -182,14 +201,15 @@ class Fetch:
     """A list on its way into a ledger; `last` was the last one recorded when it was begun, by the rules of then."""
 
     transaction: Transaction
+    cache: ChunkCache
     tasks: list[Task]
     last: Recorded | None
     rules: Rules
 
-    def tell(self, batch: int) -> None:
-        for start in range(0, len(self.tasks), batch):
-            self.transaction.add(self.tasks[start : start + batch])
-        self.transaction.add([])
+    def tell(self) -> None:
+        """Tell the transaction the list as it is fetched: from its bytes, without the chunks that are known."""
+        body = json.dumps([_entry(task) for task in self.tasks], separators=(",", ":")).encode()
+        read_list(Decoder(2**20, BATCH, self.cache, LIST).batches(BytesIO(body)), self.transaction, self.cache)
 
 
 class World:
@@ -202,6 +222,8 @@ class World:
         self.name = WORKSPACE
         self.now = self.clock = NOON
         self.copies = 0
+        self.entries: tuple[Entry, ...] = ()
+        self.caches: defaultdict[Ledger, ChunkCache] = defaultdict(partial(ChunkCache, BATCH))
         self.stages = dict.fromkeys(range(TASKS), 0)
         self.born: dict[int, float | None] = {}
         self.rules = rules(*REASONS[0], **history.settings)
@@ -247,13 +269,16 @@ class World:
             return
         if step.fate == "restarted":
             self.restart()
-        fetch = self.begin(self.ledger, step.entries)
+        self.entries = (step.entries + (self.entries if step.goes_on else ()))[:LONGEST]
+        if not step.has_copies:
+            self.entries = tuple({entry.task: entry for entry in reversed(self.entries)}.values())[::-1]
+        fetch = self.begin(self.ledger, self.entries)
         rival = self.begin(self.rival(), step.rival) if step.fate == "overtaken" else None
-        fetch.tell(step.batch)
+        fetch.tell()
         if step.rules_change == "meanwhile":
             self.configure(step)
         if rival:
-            rival.tell(step.batch)
+            rival.tell()
             self.fail_at(step, rival)
         self.end(step, fetch)
         fetch.transaction.close()
@@ -274,7 +299,8 @@ class World:
 
     def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
         transaction = ledger.begin(*self.name, own_reasons=self.history.own_reasons)
-        return Fetch(transaction, self.listed(entries), self.last(), self.told_rules)
+        self.caches[ledger] = cache = self.caches[ledger].successor(transaction.holds)
+        return Fetch(transaction, cache, self.listed(entries), self.last(), self.told_rules)
 
     def last(self) -> Recorded | None:
         return self.lists[-1] if self.lists else None
@@ -487,7 +513,7 @@ class SharedWorld(World):
             ledger.rules = self.rules
 
     def take(self, step: Step) -> None:
-        self.use(step.batch)
+        self.use(step.number)
         if step.fate == "failed over" and step.when == "before":
             self.fail_over(step.lost)
         super().take(step)
@@ -496,7 +522,7 @@ class SharedWorld(World):
         if step.fate == "failed over" and step.when == "after":
             self.fail_over(step.lost)
             rival = self.begin(self.rival(), step.rival)
-            rival.tell(step.batch)
+            rival.tell()
             self.commit(rival)
         super().end(step, fetch)
 
@@ -550,6 +576,21 @@ class SharedWorld(World):
         finally:
             for store, _, _ in self.replicas:
                 store.close()
+
+
+def _entry(task: Task) -> dict[str, Any]:
+    """Return a task as the API lists it."""
+    waits_for_a_person = task.status == "preview"
+    return {
+        "id": task.id,
+        "model_name": task.model_name,
+        "status": "pending" if waits_for_a_person else task.status,
+        "failed_reason": task.failed_reason,
+        "credits_used": task.credits_used,
+        "created_at": task.created_at.isoformat() if task.created_at else None,
+        "preview": "https://…" if waits_for_a_person else None,
+        "text": "x" * (ENTRY - len(task.id)),
+    }
 
 
 def _shown(task: Task, rules: Rules) -> Shown:

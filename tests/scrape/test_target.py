@@ -33,24 +33,28 @@ class Reader:
         self.desk, self.cache, self.decoded = Desk(), ChunkCache(BATCH), 0
         self._remembers = remembers
 
-    def read(self, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any]:
-        """Record a list; return what it says, and what has been counted so far."""
+    def read(self, body: bytes, now: float, sizes: list[int], fate: str = "recorded") -> tuple[Snapshot, Any]:
+        """Take a list to its fate; return what it says, what has been counted so far, and what is tracked."""
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
-            cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.valid_for)
+            cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.holds)
             batches = Decoder(2**20, BATCH, cache).batches(Pieces(body, sizes))
             snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache
+            if fate == "overtaken":
+                at = now if snapshot.has_dates else None
+                self.desk.list(*(self.desk.task(f"task-{number}", "failed", 9.0, at=at) for number in range(3)))
             transaction.commit(now)
-        return snapshot, self.desk.ledger.counters(*WORKSPACE)
+        [(_, _, book)] = self.desk.store.books()
+        return snapshot, (self.desk.ledger.counters(*WORKSPACE), book.rows)
 
     def _noted(self, batch: Batch) -> Batch:
         self.decoded += len(batch.tasks)
         return batch
 
 
-def entry(number: int, at: float, **fields: Any) -> Entry:
-    task = Task(f"task-{number}", "flash", "done", None, 1.0, moment(at))
+def entry(number: int, at: float | None, **fields: Any) -> Entry:
+    task = Task(f"task-{number}", "flash", "done", None, 1.0, None if at is None else moment(at))
     return {**msgspec.to_builtins(task), "messages": ["},{ " * (number % 7)], **fields}
 
 
@@ -64,7 +68,11 @@ CHANGES = (
     "appended",
     "gone from the end",
     "gone from within",
+    "gone for a while",
+    "back",
     "copied",
+    "copied as it was",
+    "copied and changed",
     "moved",
     "shuffled",
     "copied without a date",
@@ -83,74 +91,125 @@ FIELDS: dict[str, Entry] = {
 }
 
 
-def change(how: str, entries: list[Entry], new: Entry, chance: Random) -> None:
-    """Do to a list what an API may do to it between two fetches."""
+def change(how: str, entries: list[Entry], new: Entry, gone: list[Entry], chance: Random) -> None:
+    """Do to a list what an API may do to it between two fetches; `gone` are entries that may come back."""
     place = chance.randrange(len(entries)) if entries else 0
+    if how in FIELDS:
+        entries[place : place + 1] = [{**each, **FIELDS[how]} for each in entries[place : place + 1]]
+    elif how.startswith("gone"):
+        leave(how, entries, place, gone, chance)
+    elif how.startswith("copied"):
+        copy(how, entries, place, gone, chance)
+    else:
+        match how:
+            case "new":
+                entries.insert(0, {**new, "status": chance.choice(["running", "done"])})
+            case "appended":
+                entries.append({**new, "created_at": new["created_at"] and "2026-10-01T00:00:00Z"})
+            case "back":
+                entries[place:place] = gone
+                gone.clear()
+            case "moved":
+                entries[:] = entries[place:] + entries[:place]
+            case "shuffled":
+                chance.shuffle(entries)
+
+
+def leave(how: str, entries: list[Entry], place: int, gone: list[Entry], chance: Random) -> None:
     match how:
-        case "new":
-            entries.insert(0, {**new, "status": chance.choice(["running", "done"])})
-        case "appended":
-            entries.append({**new, "created_at": "2026-10-01T00:00:00Z"})
         case "gone from the end":
             del entries[-chance.randrange(1, 9) :]
         case "gone from within":
             del entries[place : place + 5]
+        case "gone for a while":
+            gone += entries[place : place + 9]
+            del entries[place : place + 9]
+
+
+def copy(how: str, entries: list[Entry], place: int, gone: list[Entry], chance: Random) -> None:
+    far, one = chance.randrange(len(entries) + 1), entries[place : place + 1]
+    match how:
         case "copied":
             entries.extend(entries[place : place + 3])
-        case "moved":
-            entries[:] = entries[place:] + entries[:place]
-        case "shuffled":
-            chance.shuffle(entries)
+        case "copied as it was":  # and it comes back so
+            gone += entries[place : place + 3]
+        case "copied and changed":
+            entries[far:far] = [{**each, "status": "failed"} for each in one]
         case "copied without a date":
-            entries.extend({**each, "created_at": None} for each in entries[place : place + 1])
-        case _:
-            entries[place : place + 1] = [{**each, **FIELDS[how]} for each in entries[place : place + 1]]
+            entries.extend({**each, "created_at": None} for each in one)
 
 
-def read(reader: Reader, body: bytes, now: float, sizes: list[int]) -> tuple[Snapshot, Any] | str:
+def read(reader: Reader, body: bytes, now: float, sizes: list[int], fate: str) -> tuple[Snapshot, Any] | str:
     """Read a list, or return why it is not recorded."""
+    match fate:
+        case "evicted":
+            reader.desk.ledger.evict(*WORKSPACE)
+        case "failed":
+            reader.desk.store.fail(0, "before")
+        case "failed in appearance":
+            reader.desk.store.fail(0, "after")
     try:
-        return reader.read(body, now, sizes)
-    except FetchError as error:
+        return reader.read(body, now, sizes, fate)
+    except (FetchError, LedgerUnavailable) as error:
         return str(error)
+    finally:
+        reader.desk.store.heal()
 
 
-steps = st.tuples(st.lists(st.sampled_from(CHANGES), max_size=3), st.sampled_from([15.0, 600.0, DAY / 2, 2 * DAY]))
+FATES = ["recorded"] * 6 + ["evicted", "failed", "failed in appearance", "overtaken"]
+steps = st.tuples(
+    st.lists(st.sampled_from(CHANGES), max_size=3),
+    st.sampled_from([15.0, 15.0, 600.0, DAY / 2, 2 * DAY]),
+    st.sampled_from(FATES),
+)
 
 
 @settings(max_examples=examples(80))
 @given(
     tasks=st.integers(0, 120),
+    undated=st.sampled_from(["none", "few", "most", "all"]),
     steps=st.lists(steps, min_size=2, max_size=8),
-    sizes=st.sampled_from([[700], [64, 5000], [100_000]]),
-    separators=st.sampled_from([(",", ":"), (", ", ": "), (",\n", ":")]),
+    form=st.tuples(
+        st.sampled_from([[700], [64, 5000], [100_000]]), st.sampled_from([(",", ":"), (", ", ": "), (",\n", ":")])
+    ),
     chance=st.randoms(use_true_random=False),
 )
 def test_what_is_remembered_counts_as_what_is_read(
-    tasks: int, steps: list[tuple[list[str], float]], sizes: list[int], separators: tuple[str, str], chance: Random
+    tasks: int,
+    undated: str,
+    steps: list[tuple[list[str], float, str]],
+    form: tuple[list[int], tuple[str, str]],
+    chance: Random,
 ) -> None:
-    now, entries = NOW, [entry(number, NOW - (number % 40) * DAY / 16) for number in range(tasks)]
+    # Of 40 tasks, so many tell no date.
+    silent = {"none": 0, "few": 1, "most": 38, "all": 40}[undated]
+    sizes, separators = form
+
+    def new(number: int, at: float) -> Entry:
+        return entry(number, None if 7 * number % 40 < silent else at)
+
+    now, entries, gone = NOW, [new(number, NOW - (number % 40) * DAY / 16) for number in range(tasks)], list[Entry]()
     one, other, numbers = Reader(remembers=True), Reader(remembers=False), count(tasks)
     with closing(one.desk.ledger), closing(other.desk.ledger):
-        for changes, gap in steps:
+        for changes, gap, fate in steps:
             for how in changes:
-                change(how, entries, entry(next(numbers), now), chance)
+                change(how, entries, new(next(numbers), now), gone, chance)
             now += gap
             body = body_of(entries, separators)
-            assert_alike(read(one, body, now, sizes), read(other, body, now, sizes), entries)
+            assert_alike(read(one, body, now, sizes, fate), read(other, body, now, sizes, fate), entries)
 
 
 def assert_alike(one: tuple[Snapshot, Any] | str, other: tuple[Snapshot, Any] | str, entries: list[Entry]) -> None:
-    """What is counted is the same, and so is the snapshot of a list that has each id once.
+    """What is counted is the same, and so is the snapshot of a list that has each id once, or no dates.
 
-    A copy of a task in a known chunk is not recognised, since the ids there are not known.
+    A copy of a task in a chunk of settled tasks is not recognised, since the ids there are not known.
     """
     if isinstance(one, str) or isinstance(other, str):
         assert one == other
         return
     assert one[1] == other[1]
     ids = {each["id"] for each in entries}
-    if len(ids) == len(entries):
+    if len(ids) == len(entries) or not any(each["created_at"] for each in entries):
         assert one[0] == other[0]
     assert tasks_in(other[0]) == len(ids) <= tasks_in(one[0]) <= len(entries)
 
@@ -191,7 +250,7 @@ def test_of_a_list_with_scattered_young_tasks_little_more_than_these_is_decoded(
     for day in range(15):
         young = set(chance.sample(range(1000), 50))
         now = NOW + day * 2 * DAY
-        entries = [entry(number, now if number in young else NOW - 3 * DAY) for number in range(1000)]
+        entries = [entry(number, NOW - 3 * DAY, status=("done", "running")[number in young]) for number in range(1000)]
         body = body_of(entries)
         for scrape in range(6):
             reader.read(body, now + scrape, [512])
@@ -219,6 +278,69 @@ def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_da
         for number, listed in enumerate([entries, entries, copied, entries, entries, entries, copied]):
             body, now = body_of(listed), NOW + number * 2 * DAY
             assert_alike(one.read(body, now, [512]), other.read(body, now, [512]), listed)
+
+
+def test_finished_tasks_are_decoded_once_again_when_they_settle() -> None:
+    reader, entries = Reader(remembers=True), [entry(number, NOW - number * 300) for number in range(1000)]
+    decoded = []
+    for scrape in range(250):
+        reader.read(body_of(entries), NOW + scrape * 600, [512])
+        decoded.append(reader.decoded)
+    # Those of the first list settle together, a day later.
+    assert sorted(decoded[2:])[-2] < 60
+    assert reader.desk.tracked() == 0
+
+
+def test_the_credits_of_a_known_task_are_compared_if_another_exporter_has_seen_others() -> None:
+    reader, body = Reader(remembers=True), body_of([entry(number, NOW - number) for number in range(1000)])
+    for scrape in range(3):
+        reader.read(body, NOW + scrape, [512])
+    reader.desk.list(reader.desk.task("task-500", "done", 5.0, at=NOW - 500), after=0.0)
+    reader.read(body, NOW + 4, [512])
+    assert reader.desk.counts("credits_used", "credits_refunded") == (1004, 4)
+
+
+def undated(number: int) -> list[Entry]:
+    return [entry(each, None) for each in range(number)]
+
+
+def test_tasks_without_a_date_are_decoded_where_they_are_new_and_stay_tracked() -> None:
+    reader, entries = Reader(remembers=True), undated(1000)
+    for scrape in range(40):
+        entries = [entry(1000 + scrape, None), *entries]
+        snapshot, (counters, _) = reader.read(body_of(entries), NOW + scrape * DAY / 2, [512])
+        assert tasks_in(snapshot) == counters.tracked == 1001 + scrape
+        assert reader.decoded < 150 or scrape < 2
+
+
+def test_a_task_without_a_date_that_leaves_a_known_chunk_is_dropped_after_its_absence() -> None:
+    reader, entries = Reader(remembers=True), undated(1000)
+    tracked = []
+    for scrape in range(8):
+        _, (counters, _) = reader.read(body_of(entries), NOW + scrape * DAY / 2, [512])
+        tracked.append(counters.tracked)
+        if scrape == 3:
+            del entries[500]
+    assert tracked == [1000] * 6 + [999] * 2
+    assert reader.decoded < 150
+
+
+def test_a_copy_of_a_task_in_a_known_chunk_counts_once_whether_it_comes_before_or_behind() -> None:
+    for place in (0, 1000):
+        reader, entries = Reader(remembers=True), undated(1000)
+        for scrape in range(3):
+            reader.read(body_of(entries), NOW + scrape, [512])
+        assert reader.decoded < 150
+        entries.insert(place, {**entries[500], "status": "failed"})
+        snapshot, (counters, _) = reader.read(body_of(entries), NOW + 3, [512])
+        assert tasks_in(snapshot) == counters.tracked == 1000
+
+
+def test_after_a_commit_that_failed_chunks_of_tasks_without_a_date_are_still_known() -> None:
+    reader, body = Reader(remembers=True), body_of(undated(1000))
+    for scrape in range(4):
+        read(reader, body, NOW + scrape, [512], "failed" if scrape == 2 else "recorded")
+    assert reader.decoded < 150
 
 
 def test_a_list_with_copies_is_decoded_whole_until_it_has_none() -> None:

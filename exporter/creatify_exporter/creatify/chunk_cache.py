@@ -1,16 +1,16 @@
-"""Chunks of a list that need not be decoded again, because their bytes are known and all their tasks have settled.
+"""Chunks of a list that need not be decoded again: their bytes are known, and their tasks are no news to the ledger.
 
 From one scrape to the next nearly all bytes of a list are the same, though not in the same place: new tasks push them
-along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. A summary of its
-tasks is stored with it.
+along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. Stored with it
+are a summary of its tasks, and on what basis they are no news.
 
 Chunks are as long as a batch if the tasks that may still change stand together, as in a list sorted by time. If they
 are scattered, as in a list sorted by a random id, short chunks fill the spaces between them.
 """
 
 import re
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import xxhash
 
@@ -39,24 +39,31 @@ class Chunk(NamedTuple):
     digest: bytes
 
 
+class Known(NamedTuple):
+    """A chunk with a summary of its tasks, and why these are no news, for the ledger to judge."""
+
+    chunk: Chunk
+    summary: bytes
+    basis: Any
+
+
 class ChunkCache:
     """Holds the chunks of the list before, to look up, and stores those of the present list.
 
     All methods take a buffer that begins with one byte (a bracket or a comma) before the first element. Memory: some
-    600 bytes for each chunk. One cache is for one list; `successor` makes that of the next. `batch_bytes` is the length
-    of a batch.
+    600 bytes for each chunk, and what its basis needs. One cache is for one list; `successor` makes that of the next.
+    `batch_bytes` is the length of a batch; `holds` says of a known chunk whether its basis still holds.
     """
 
-    def __init__(self, batch_bytes: int = BATCH_BYTES) -> None:
-        self.batch_bytes = batch_bytes
+    def __init__(self, batch_bytes: int = BATCH_BYTES, holds: Callable[[Any], bool] = lambda _basis: False) -> None:
+        self.batch_bytes, self._holds = batch_bytes, holds
         self._scattered = False
         # Groups of tasks that may still change, those that stand between others, and pieces that are no full chunks.
         self._groups = self._between = self._fragments = 0
         self._received = 0
-        self._known: dict[int, tuple[Chunk, bytes]] = {}
-        self._stored: dict[int, tuple[Chunk, bytes]] = {}
-        self._valid_for: object = None
-        # Whether the buffer has the head of a known chunk, but not its digest.
+        self._known: dict[int, Known] = {}
+        self._stored: dict[int, Known] = {}
+        # Whether the buffer has the head of a known chunk, but not its digest, or its basis no longer holds.
         self._refuted = False
         self._skips, self._penalty = 0, 1
 
@@ -64,31 +71,24 @@ class ChunkCache:
         """Return the number of chunks stored."""
         return len(self._stored)
 
-    def successor(self, valid_for: object) -> "ChunkCache":
-        """Return the cache for the next list.
-
-        What has settled for one state of the ledger may not have for another: the next list knows the chunks stored
-        here if `valid_for` is the same object for both; None matches nothing, not even None.
-        """
-        successor = ChunkCache(self.batch_bytes)
-        successor._valid_for = valid_for
-        if valid_for is not None and valid_for is self._valid_for:
-            successor._known, successor._scattered = self._stored, self._scattered
+    def successor(self, holds: Callable[[Any], bool]) -> "ChunkCache":
+        """Return the cache for the next list, which knows the chunks stored here for as long as their basis `holds`."""
+        successor = ChunkCache(self.batch_bytes, holds)
+        successor._known, successor._scattered = self._stored, self._scattered
         return successor
 
-    def lookup(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
-        """Return the known chunk that the buffer begins with and its summary, if a comma follows the chunk."""
+    def lookup(self, buffer: memoryview) -> Known | None:
+        """Return the known chunk that the buffer begins with, if a comma follows it and its basis holds."""
         known = self._candidate(buffer)
-        if known is None:
+        if known is None or len(buffer) < known.chunk.length + 2:
             return None
-        chunk, _ = known
-        if len(buffer) < chunk.length + 2:
-            return None
-        if buffer[1 + chunk.length] != ord(",") or _digest(buffer, chunk.length) != chunk.digest:
+        chunk = known.chunk
+        is_same = buffer[1 + chunk.length] == ord(",") and _digest(buffer, chunk.length) == chunk.digest
+        if not (is_same and self._holds(known.basis)):
             self._refuted = True
             self._note_search(success=False)
             return None
-        self.store(*known)
+        self.store(known)
         self._received += chunk.length
         return known
 
@@ -96,22 +96,22 @@ class ChunkCache:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
-    def store(self, chunk: Chunk, summary: bytes) -> None:
-        """Remember a chunk, all of whose tasks have settled, for the next list."""
-        self._stored[chunk.head] = chunk, summary
-        self._fragments += 2 * chunk.length < self.batch_bytes
+    def store(self, known: Known) -> None:
+        """Remember a chunk for the next list."""
+        self._stored[known.chunk.head] = known
+        self._fragments += 2 * known.chunk.length < self.batch_bytes
 
     def is_worth(self, length: float) -> bool:
         """Return whether a chunk of this length is worth its place: not too short, nor so long that it comes late."""
         short = self._scattered and self._fragments < _MAX_SHORT
         return self.batch_bytes / (_SHORT if short else 2) <= length <= 3 * self.batch_bytes
 
-    def note_batch(self, length: int, groups: int, *, has_settled: bool) -> None:
+    def note_batch(self, length: int, groups: int, *, has_others: bool) -> None:
         """Learn from a decoded batch how the tasks that may still change are spread: they stand in so many groups."""
         self._received += length
         self._groups += groups
         self._fragments += not groups and not self.is_worth(length)
-        if groups and has_settled:
+        if groups and has_others:
             self._between += groups
             self._scattered = self._scattered or self._between > 4 + self._received / self.batch_bytes / 8
 
@@ -146,7 +146,7 @@ class ChunkCache:
                 return
         self._note_search(success=False)
 
-    def _candidate(self, buffer: memoryview) -> tuple[Chunk, bytes] | None:
+    def _candidate(self, buffer: memoryview) -> Known | None:
         if self._refuted or not self._known or len(buffer) <= _HEAD:
             return None
         return self._known.get(_head(buffer, 0))

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, cast
 import msgspec
 
 from creatify_exporter.creatify.buffer import Buffer, Source
-from creatify_exporter.creatify.chunk_cache import BATCH_BYTES, Chunk, ChunkCache, identify
+from creatify_exporter.creatify.chunk_cache import BATCH_BYTES, Chunk, ChunkCache, Known, identify
 from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.json_reader import REFUSALS, malformed, read
 from creatify_exporter.creatify.shape import shape
@@ -84,14 +84,14 @@ class Content:
 class Batch(NamedTuple):
     """Some of a list's tasks, in its order: either decoded, or known from the list before.
 
-    `tasks` are those decoded, and `content` their bytes if there is a way to cache them. Of a known chunk there are no
-    tasks but the `summary` that was stored with it. `date` is when the API answered by its own clock, in seconds since
-    the epoch, None if it does not say.
+    `tasks` are those decoded, and `content` their bytes if there is a way to cache them. Of a `known` chunk there is
+    what was stored with it, and no tasks. `date` is when the API answered by its own clock, in seconds since the epoch,
+    None if it does not say.
     """
 
     tasks: list[Task]
     content: Content | None = None
-    summary: bytes | None = None
+    known: Known | None = None
     date: float | None = None
 
 
@@ -146,9 +146,8 @@ class Decoder:
         while True:
             content = buffer.content
             if known := self._cache.lookup(content):
-                chunk, summary = known
-                yield Batch([], summary=summary)
-                cutter.drop(buffer, 1 + chunk.length)
+                yield Batch([], known=known)
+                cutter.drop(buffer, 1 + known.chunk.length)
                 continue
             if len(content) < self._batch_bytes or self._cache.may_match(content):
                 return

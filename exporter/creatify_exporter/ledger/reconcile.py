@@ -115,8 +115,13 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
             _update(draft, observation, row)
             compared.add(observation.id)
     for task, row in book.rows.items():
+        listed = task in contents.unchanged or task in compared
+        may_settle = row.created_at < draft.watermark and row.dated and row.finished
+        # Without a call for tasks that stay as they are: there may be a hundred thousand.
+        if listed and row.absent_since is None and not may_settle:
+            continue
         if task not in draft.changes.rows:
-            _expire(draft, task, row, listed=task in contents.unchanged or task in compared)
+            _expire(draft, task, row, listed=listed)
     _sum_up(draft)
     _count_runs(draft)
     return draft.changes

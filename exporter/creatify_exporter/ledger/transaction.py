@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
@@ -11,14 +12,43 @@ from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import Book, Row
 
 
+class Basis(NamedTuple):
+    """Why the same entries are no news to the ledger if a later list has them again.
+
+    Their tasks have finished. The book tracks those with these `ids`, and they leave its `rows` as they are, be they
+    young or without a date. The others have settled in `book`; it is None if there are no others.
+    """
+
+    book: Book | None
+    ids: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+class Comparison(NamedTuple):
+    """A batch as it was compared with the book.
+
+    `rows` are those that the book has of its tasks, `changing` the places of tasks that may be news when they are
+    listed again. Of the others, those without a row have settled in `book`.
+    """
+
+    book: Book
+    batch: list[Task]
+    rows: Sequence[Row | None]
+    changing: Sequence[int]
+
+    def basis(self, begin: int, end: int) -> Basis:
+        """Return why the tasks from one place to the one before another are no news; none of them is changing."""
+        tracked = [(task.id, row) for task, row in zip(self.batch[begin:end], self.rows[begin:end], strict=True) if row]
+        ids, rows = zip(*tracked, strict=True) if tracked else ((), ())
+        return Basis(self.book if len(tracked) < end - begin else None, ids, rows)
+
+
 class Transaction:
     """Takes a list batch by batch; nothing of it is in the ledger before `commit`, and nothing ever without it.
 
     Only what the list changes is kept: of a task that the list shows as the book has it, only that it is listed; of a
     settled task nothing. `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it
     returns False if another list has been recorded since `book` was read. `failure` is why `book` could not be read.
-
-    Tasks that have settled stay settled in all transactions with the same `valid_for`, unless that is None.
     """
 
     def __init__(
@@ -38,31 +68,45 @@ class Transaction:
         self._unchanged: set[str] = set()
         self._changed: set[str] = set()
         self._listed = self._has_dates = False
-        # A task without a date never settles, and may have the id of one that has.
-        self.valid_for = book if all(row.dated for row in book.rows.values()) else None
+        # A task that is tracked without a date may have the id of one that has settled.
+        self._can_skip_settled = all(row.dated for row in book.rows.values())
         watermark = book.progress.watermark
         self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
 
-    def add(self, batch: list[Task]) -> Sequence[int]:
-        """Add a batch; return the places of its tasks that are unfinished, or that a later list may change.
+    def add(self, batch: list[Task]) -> Comparison:
+        """Add a batch; return how it compares with the book.
 
         A ledger that fails here says so at `commit`, so that the list can be read to its end.
         """
         self._listed = self._listed or bool(batch)
         self._has_dates = self._has_dates or any(task.created_at for task in batch)
         if self._failure:
-            return range(len(batch))
-        observations, changing = self._observations(batch)
+            return Comparison(self._book, batch, [], range(len(batch)))
+        rows = list(map(self._book.rows.get, [task.id for task in batch]))
+        observations, changing = self._observations(batch, rows)
         try:
             if observations:
                 self._staging.add(observations)
         except LedgerUnavailable as error:
             self._failure = error
-        return changing
+        return Comparison(self._book, batch, rows, changing)
 
-    def skip(self) -> None:
-        """Note that the list has settled tasks that are not added, since they change nothing."""
-        self._listed = self._has_dates = True
+    def holds(self, basis: Basis) -> bool:
+        """Return whether the tasks of a basis are no news still, and the list has not had the tracked ones of them yet.
+
+        A second entry of a task has to be compared with the first one.
+        """
+        if basis.book and not (basis.book is self._book and self._can_skip_settled):
+            return False
+        ids = basis.ids
+        is_same = tuple(map(self._book.rows.get, ids)) == basis.rows
+        return is_same and self._unchanged.isdisjoint(ids) and self._changed.isdisjoint(ids)
+
+    def skip(self, basis: Basis, *, has_dates: bool) -> None:
+        """Add tasks whose basis holds; `has_dates` says whether the list tells when any of them was created."""
+        self._listed = True
+        self._has_dates = self._has_dates or has_dates
+        self._unchanged.update(basis.ids)
 
     def commit(self, now: float) -> bool:
         """Record the list, which was complete at `now`; return False if another one has been recorded meanwhile.
@@ -85,21 +129,19 @@ class Transaction:
         """Forget the list."""
         self._staging.close()
 
-    def _observations(self, batch: list[Task]) -> tuple[list[Observation], list[int]]:
-        """Return the observations of new and changed tasks, and the places of those that are not settled and final."""
+    def _observations(self, batch: list[Task], rows: list[Row | None]) -> tuple[list[Observation], list[int]]:
+        """Return the observations of new and changed tasks, and the places of those that may be news again."""
         # Without calls for tasks that are settled or unchanged: a list can hold a hundred thousand of these.
-        rows, watermark = self._book.rows, self._watermark
+        watermark, can_skip_settled = self._watermark, self._can_skip_settled
         observations: list[Observation] = []
         changing: list[int] = []
-        for place, task in enumerate(batch):
-            row = rows.get(task.id)
+        for place, (task, row) in enumerate(zip(batch, rows, strict=True)):
             if row is None:
                 created_at = task.created_at
                 if watermark is not None and created_at is not None and created_at < watermark:
-                    if task.status not in FINISHED:
-                        changing.append(place)
-                    continue
-                if task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
+                    if can_skip_settled and task.status in FINISHED:
+                        continue
+                elif task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
                     observations.append(self._observe(task))
             elif task.credits_used != row.credits_used or (
                 # A preview is pending to the ledger, and thousands of them may wait for ever.
@@ -110,6 +152,8 @@ class Transaction:
                 observations.append(self._observe(task))
             else:
                 self._unchanged.add(task.id)
+                if task.status in FINISHED:
+                    continue
             changing.append(place)
         return observations, changing
 
