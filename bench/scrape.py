@@ -48,6 +48,7 @@ VARIANTS: Final = (
     Variant("compact", "plain", 0.01, "scattered"),
     Variant("compact", "plain", 0.1),
     Variant("compact", "plain", 1.0),
+    Variant("compact", "plain", None),
 )
 # Processes that run or wait for a core, for each core, before anything is measured.
 _BUSY: Final = 0.25
