@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from creatify_exporter.creatify.task import RANK, Status
@@ -76,7 +77,9 @@ class StagingTable:
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
         """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
         with _unavailable():
-            yield from map(Observation._make, self._query(_OLDEST_FIRST, settled_before))
+            for task, status, credits_used, model, *rest in self._query(_OLDEST_FIRST, settled_before):
+                # One text for all tasks, not one from SQLite for each: a hundred thousand may be tracked from here on.
+                yield Observation._make((task, intern(status), credits_used, intern(model), *rest))
 
     def settled(self, before: float) -> Iterator[Settled]:
         """Yield the sums of the finished tasks that were created before a time."""

@@ -4,10 +4,12 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from sys import intern
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
 from msgspec.structs import astuple
 
+from creatify_exporter.creatify.task import Status
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
@@ -311,7 +313,9 @@ def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
     book = Book(number=number, revision=revision, progress=Progress(version, bool(has_dates), *times))
     rows = sql.execute(_TASKS, (number,))
     for task, model, status, credits_used, uncounted, created_at, dated, *rest in rows:
-        book.rows[task] = Row(model, status, credits_used, uncounted, created_at, bool(dated), *rest)
+        # One text for all rows, not one from the database for each.
+        words = intern(model), cast("Status", intern(status))
+        book.rows[task] = Row(*words, credits_used, uncounted, created_at, bool(dated), *rest)
     series = sql.execute("SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,))
     for model, total, label, value, born_at, held in series:
         if total == FAILURE_RUN:
