@@ -1,7 +1,7 @@
 """What holds for a ledger in every store: the same stories on SQLite and on PostgreSQL."""
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ from desk import DAY, HOUR, NOON, STORES, TODAY, WORKSPACE, Desk, Killed, When, 
 
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import LedgerUnavailable
+from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import Changes, SeriesKey
 
 ODD_ID = "ключ \N{KEY} \\ ' %s ?"
@@ -43,6 +44,16 @@ def test_a_book_is_read_as_it_was_written(desk: Desk) -> None:
     assert (dict(after.values), *after[1:]) == (dict(before.values), *before[1:])
     assert list(desk.store.books()) == books
     assert (before.tracked, before.models) == (3, frozenset({"flash", ODD_MODEL}))
+
+
+def test_all_rows_share_the_texts_of_models_and_statuses(desk: Desk) -> None:
+    desk.list(*(desk.task(name, "running") for name in "abc"))
+    rows = desk.ledger.store.load(*WORKSPACE).rows.values()
+    assert len({id(row.model) for row in rows}) == len({id(row.status) for row in rows}) == 1
+    with closing(StagingTable()) as staging:
+        staging.add(Observation(name, "running", None, "flash", "", None) for name in "abc")
+        observed = list(staging.oldest_first())
+    assert len({id(each.model) for each in observed}) == len({id(each.status) for each in observed}) == 1
 
 
 def test_an_absence_goes_on_through_a_restart(desk: Desk) -> None:
