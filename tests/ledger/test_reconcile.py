@@ -148,6 +148,17 @@ def test_a_task_without_a_date_is_kept_for_as_long_as_it_is_listed(desk: Desk) -
     assert (desk.count("vanished"), desk.tracked()) == (0, 0)
 
 
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_an_absence_ends_with_the_list_that_has_the_task_again(desk: Desk, status: str) -> None:
+    anchor, task = desk.task("first", "done"), desk.task("b", status, at=None)
+    for _ in range(4):
+        desk.list(anchor, task, after=DAY / 2)
+        desk.list(anchor, after=DAY / 4)
+        desk.list(anchor, after=DAY / 2)
+    assert desk.counts("submitted", "vanished") == (2, 0)
+    assert desk.tracked() == 1
+
+
 def test_a_clock_that_is_set_is_no_absence() -> None:
     desk = Desk(new_series_hold=0.0)
     one, other = desk.task("one", "done", 5.0, at=None), desk.task("other", "done", 1.0, at=None)
