@@ -155,15 +155,24 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
     fates = ["recorded"] * 6 + ["given up", "overtaken", "failed", "evicted", "no list"]
     fates += ["killed", "killed", "restarted", "restarted"] if on_disk else []
     fates += ["failed over"] * 3 if shared else []
-    step = st.builds(
+    eventful = {
+        "changes": st.lists(task, max_size=8).map(tuple),
+        "entries": entries,
+        "goes_on": st.sampled_from([True, True, False]),
+        "has_copies": st.sampled_from([False, False, True]),
+    }
+    # Most of its list is known from the one before.
+    calm = {
+        "changes": st.just(()),
+        "entries": st.lists(entry, max_size=1).map(tuple),
+        "goes_on": st.just(True),
+        "has_copies": st.just(False),
+    }
+    step_of = partial(
+        st.builds,
         Step,
         wait=st.sampled_from([*TIMES, SETTLE_AFTER + 1, 3 * DAY, -15.0, -HOUR, -3 * SETTLE_AFTER]),
         clock_off=st.sampled_from([0.0, 0.0, 0.0, 0.0, 90.0, -90.0, DAY, -DAY]),
-        # Often little happens, and most of the list is known from the one before.
-        changes=st.just(()) | st.lists(task, max_size=8).map(tuple),
-        entries=st.lists(entry, max_size=1).map(tuple) | entries,
-        goes_on=st.sampled_from([True, True, True, False]),
-        has_copies=st.sampled_from([False, False, True]),
         number=st.integers(1, 5),
         fate=st.sampled_from(fates),
         reasons=st.sampled_from(REASONS),
@@ -175,12 +184,16 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
         rival=entries,
         lost=st.sampled_from([1, 1, 2, 3]),
     )
+    step = step_of(**eventful)
+    steps = st.lists(step, min_size=1, max_size=12) | st.lists(
+        step | step_of(**calm) | step_of(**calm), min_size=1, max_size=12
+    )
     return st.builds(
         History,
         silent=st.sampled_from(["nothing", "nothing", "dates", "credits"]),
         own_reasons=st.sampled_from([(), ("rejected",)]),
         lives=st.lists(life, min_size=TASKS, max_size=TASKS).map(tuple),
-        steps=st.lists(step, min_size=1, max_size=12).map(tuple),
+        steps=steps.map(tuple),
         settings=st.fixed_dictionaries(
             {
                 "history": st.sampled_from(["count", "count", "skip"]),
