@@ -58,20 +58,21 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
     ):
         for length in count(tasks):
             with closing(ledger.begin("default", TEXT_GENERATOR.api)) as transaction:
+                spent = _watched(transaction)
                 cache = cache.successor(transaction.holds)
-                looked = _look(cache, _pieces(length, now), transaction)
+                read_list(Decoder(1 << 20, cache=cache).batches(_Body(_pieces(length, now))), transaction, cache)
+                looked = spent[0]
                 began = time.thread_time()
                 assert transaction.commit(time.time())
                 yield Steady(1e3 * looked, 1e3 * (time.thread_time() - began))
 
 
-def _look(cache: ChunkCache, pieces: Iterator[bytes], transaction: Transaction) -> float:
-    """Read a list; return the seconds of CPU time that the ledger took to look for news in it."""
-    decoder, spent = Decoder(max_task=1 << 20, cache=cache), [0.0]
-    for name in ("add", "skip"):
+def _watched(transaction: Transaction) -> list[float]:
+    """Return the seconds of CPU time that the ledger takes to look for news in a list, to be read at its end."""
+    spent = [0.0]
+    for name in ("add", "holds", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
-    read_list(decoder.batches(_Body(pieces)), transaction, cache)
-    return spent[0]
+    return spent
 
 
 class _Body:
@@ -88,10 +89,10 @@ class _Body:
 
 
 def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    def timed(*arguments: Any) -> Any:  # noqa: ANN401 - as what is timed
+    def timed(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as what is timed
         began = time.thread_time()
         try:
-            return call(*arguments)
+            return call(*arguments, **named)
         finally:
             spent[0] += time.thread_time() - began
 
