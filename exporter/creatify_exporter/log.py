@@ -8,16 +8,18 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Final, Literal, TextIO
 
 import structlog
-from structlog.typing import Processor, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from creatify_exporter import redaction
 
 Format = Literal["logfmt", "json"]
+# Levels of nested values; below, their repr is shown.
+_DEEPEST: Final = 8
 
 
 def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says
@@ -55,24 +57,49 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
 
 
 def _processors(format: Format) -> list[Processor]:  # noqa: A002  as the flag says
-    renderers: dict[Format, Processor] = {
-        "json": structlog.processors.JSONRenderer(),
-        "logfmt": structlog.processors.LogfmtRenderer(key_order=["time", "level", "msg"], bool_as_flag=False),
+    ends: dict[Format, list[Processor]] = {
+        "json": [structlog.processors.JSONRenderer()],
+        "logfmt": [
+            _printable,
+            structlog.processors.LogfmtRenderer(key_order=["time", "level", "msg"], bool_as_flag=False),
+        ],
     }
     return [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("msg"),
+        _redacted,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        renderers[format],
-        _harmless,
+        *ends[format],
     ]
 
 
-def _harmless(_logger: WrappedLogger, _method: str, line: Any) -> str:  # noqa: ANN401  rendered by now, and a text
-    """Mask the secrets of a line. A reply that is part of it must write no other line, nor colours."""
-    return printable(redaction.mask(line))
+def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace secrets in all values; after this one, everything is a plain value."""
+    return {key: _plain(value, _DEEPEST) for key, value in event.items()}
+
+
+def _plain(value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        # A key may be a number.
+        text = redaction.mask(str(value))
+        return value if text == str(value) else text
+    if isinstance(value, Mapping) and depth:
+        return {redaction.mask(str(key)): _plain(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset) and depth:
+        return [_plain(item, depth - 1) for item in value]
+    return redaction.mask(value if isinstance(value, str) else repr(value))
+
+
+def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    r"""Escape control characters: a reply must not write lines of its own, nor colours. The renderer escapes \n."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = "\n".join(map(printable, value.split("\n")))
+    return event
 
 
 def warn(warnings: Iterable[str]) -> None:

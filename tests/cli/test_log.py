@@ -177,12 +177,11 @@ def test_a_reply_cannot_write_lines_of_its_own() -> None:
     assert stream.getvalue().rstrip("\n").isprintable()
 
 
-def test_a_secret_that_is_a_number_is_hidden_as_one(written: io.StringIO) -> None:
+def test_a_secret_that_is_a_number_is_hidden_as_one(lines: io.StringIO) -> None:
     redaction.register("7391846205")
     structlog.get_logger().info("event", number=7391846205, other=12)
-    assert redaction.HIDDEN in written.getvalue()
-    assert "7391846205" not in written.getvalue()
-    assert "12" in written.getvalue()
+    event = json.loads(lines.getvalue())
+    assert (event["number"], event["other"]) == (redaction.HIDDEN, 12)
 
 
 def test_a_longer_secret_hides_whole_although_it_holds_a_shorter_one() -> None:
