@@ -10,7 +10,6 @@ import hmac
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal
 
 import bcrypt
@@ -22,7 +21,7 @@ _CHEAPEST: Final = 4  # as bcrypt itself has it
 _COSTLIEST: Final = 18
 _LONGEST_PASSWORD: Final = 72  # bytes that bcrypt looks at; what makes hashes elsewhere cuts there in silence
 # Logins that are remembered. Failures have a bound of their own: guessing must not push out those that succeeded.
-_REMEMBERED: Final[Mapping[Login, int]] = {"admitted": 100, "refused": 1000}
+_REMEMBERED: Final = {True: 100, False: 1000}
 _LONGEST_QUEUE: Final = 64  # logins that wait for the one that is being checked
 _HASH: Final = re.compile(
     # Version, cost, 22 characters of salt and 31 of digest; the last of each holds fewer bits than a character could.
@@ -69,10 +68,11 @@ class Users:
         self._hashes = {name.encode(): hashed for name, hashed in hashes.items()}
         self._check = check
         self._key = secrets.token_bytes(32)
-        # Digests of logins, the oldest first.
-        self._known: dict[Login, dict[bytes, None]] = {login: {} for login in _REMEMBERED}
-        self._checker = ThreadPoolExecutor(1, "login")
-        self._waiting = 0
+        # Digests, the oldest first, of logins that succeeded and of those that failed.
+        self._known: dict[bool, dict[bytes, None]] = {True: {}, False: {}}
+        self._slot = asyncio.Semaphore(1)
+        # Logins that are checked or wait for it, by digest.
+        self._checks: dict[bytes, asyncio.Task[Login]] = {}
 
     async def check(self, authorization: bytes | None) -> Login:
         """Return whether an `Authorization` header admits its client; "busy" if too many logins wait already."""
@@ -82,31 +82,31 @@ class Users:
         if credentials is None:
             return "refused"
         digest = self._digest(*credentials)
-        if remembered := self._recall(digest):
+        if (remembered := self._recall(digest)) is not None:
             return remembered
-        if self._waiting >= _LONGEST_QUEUE:
-            return "busy"
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._checker, self._log_in, digest, *credentials)
-        finally:
-            self._waiting -= 1
+        if (check := self._checks.get(digest)) is None:
+            if len(self._checks) >= _LONGEST_QUEUE:
+                return "busy"
+            check = self._checks[digest] = asyncio.create_task(self._log_in(digest, *credentials))
+            check.add_done_callback(lambda _: self._checks.pop(digest))
+        # A client that leaves ends no check: its thread goes on, and so must its turn.
+        return await asyncio.shield(check)
 
     def _recall(self, digest: bytes) -> Login | None:
-        return next((login for login, digests in self._known.items() if digest in digests), None)
+        if digest in self._known[True]:
+            return "admitted"
+        return "refused" if digest in self._known[False] else None
 
-    def _log_in(self, digest: bytes, name: bytes, password: bytes) -> Login:
-        # Those that waited before may have had the same password.
-        if remembered := self._recall(digest):
-            return remembered
+    async def _log_in(self, digest: bytes, name: bytes, password: bytes) -> Login:
         hashed = self._hashes.get(name)
-        is_right = self._check(password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
-        login: Login = "admitted" if hashed and is_right else "refused"
-        known = self._known[login]
+        async with self._slot:
+            right = await asyncio.to_thread(self._check, password[:_LONGEST_PASSWORD], hashed or self._stand_in(name))
+        is_admitted = hashed is not None and right
+        known = self._known[is_admitted]
         known[digest] = None
-        if len(known) > _REMEMBERED[login]:
+        if len(known) > _REMEMBERED[is_admitted]:
             del known[next(iter(known))]
-        return login
+        return "admitted" if is_admitted else "refused"
 
     def _stand_in(self, name: bytes) -> PasswordHash:
         """Return the hash that an unknown name is checked against: always the same one of another user.
