@@ -95,14 +95,26 @@ def test_libpq_may_know_the_rest_from_its_environment() -> None:
     assert LedgerUrl.parse("postgresql://").is_postgresql
 
 
-@pytest.mark.parametrize("url", ["postgresql://h/d?sslmod=require", "postgresql://u:canary-%zz@h/d", "postgres://[h"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://h/d?sslmod=require",
+        "postgresql://u:canary-%zz@h/d",
+        "postgres://[h",
+        "postgresql://u:canary-/canary-@h/d",
+        "postgresql://u:12345678/canary-@h/d",
+    ],
+)
 def test_what_libpq_cannot_read_is_refused_without_a_quote(url: str) -> None:
     with pytest.raises(ValueError, match=r"^is no PostgreSQL URL; write it like [^']*$") as refused:
         LedgerUrl.parse(url)
     assert "canary" not in str(refused.value)
 
 
-def test_without_psycopg_a_database_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ValueError, match="needs the package psycopg; from a checkout: pip install"):
+@pytest.mark.parametrize("package", ["psycopg", "psycopg_pool"])
+def test_without_psycopg_a_database_is_refused_before_anything_starts(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match="needs the packages psycopg and psycopg-pool; from a checkout: pip install"):
         LedgerUrl.parse("postgresql://h/d")

@@ -6,6 +6,7 @@ import select
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,10 +20,13 @@ _T = TypeVar("_T")
 
 def expanded(name: str) -> Path:
     """Return the path of a name that may begin with `~`, which no shell has seen; ValueError if there is no home."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        raise ValueError("begins with ~, but there is no such home directory; write the whole path") from None
+    path = Path(name)
+    if name.startswith("~"):
+        with suppress(RuntimeError):
+            path = path.expanduser()
+        if not path.is_absolute():
+            raise ValueError("begins with ~, but there is no such home directory; write the whole path")
+    return path
 
 
 def state(path: Path) -> State | None:

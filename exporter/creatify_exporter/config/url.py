@@ -73,7 +73,8 @@ class LedgerUrl(HiddenUrl):
     def parse(cls, text: str) -> Self:
         """Read `text`; ValueError says what is wrong."""
         if text.startswith(_POSTGRESQL):
-            for password in _passwords(_parameters(text)):
+            as_written = text.partition("://")[2].partition("@")[0].partition(":")[2]
+            for password in (*_passwords(_parameters(text)), as_written):
                 redaction.register(password)
         elif text != "memory:":
             return cls(f"sqlite:///{file.expanded(_path(text))}")
@@ -128,17 +129,22 @@ def _path(text: str) -> str:
 def _parameters(url: str) -> dict[str, str]:
     """Return what libpq reads in a PostgreSQL URL, decoded; ValueError, which quotes nothing, says what is wrong."""
     try:
-        from psycopg import ProgrammingError, conninfo  # noqa: PLC0415  an extra
+        import psycopg_pool  # noqa: F401, PLC0415  an extra, which the ledger needs, too
+        from psycopg import ProgrammingError, conninfo  # noqa: PLC0415  as above
     except ImportError:
-        raise ValueError("needs the package psycopg; from a checkout: pip install '.[postgresql]'") from None
+        raise ValueError(
+            "needs the packages psycopg and psycopg-pool; from a checkout: pip install '.[postgresql]'"
+        ) from None
     parameters: dict[str, str] | None = None
     with suppress(ProgrammingError, UnicodeError):
         parameters = {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
-    # libpq takes a login to end at the first @, so that the rest of a password would be a host.
-    if not url.isprintable() or parameters is None or "@" in parameters.get("host", ""):
+    # libpq takes a login to end at the first @, and a server at the first /: what is left of a password would be a host
+    # or a database, which are no secrets.
+    database = url.partition("://")[2].partition("?")[0].partition("/")[2]
+    if not url.isprintable() or parameters is None or "@" in parameters.get("host", "") or "@" in database:
         raise ValueError(
             "is no PostgreSQL URL; write it like postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, "
-            "and in a user or password @ as %40, a space as %20 and / as %2F"
+            "with options that libpq knows, and in a user or password @ as %40, a space as %20 and / as %2F"
         )
     return parameters
 

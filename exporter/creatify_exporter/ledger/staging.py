@@ -4,7 +4,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
-from sys import intern
 from typing import Any, Final, NamedTuple
 
 from creatify_exporter.creatify.task import RANK, Status
@@ -77,9 +76,12 @@ class StagingTable:
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
         """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
         with _unavailable():
+            # One text for all tasks, not one from SQLite for each: a hundred thousand may be tracked from here on. Not
+            # `sys.intern`, which in Python 3.12 keeps each for ever.
+            texts: dict[Any, Any] = {}
             for task, status, credits_used, model, *rest in self._query(_OLDEST_FIRST, settled_before):
-                # One text for all tasks, not one from SQLite for each: a hundred thousand may be tracked from here on.
-                yield Observation._make((task, intern(status), credits_used, intern(model), *rest))
+                same_status, same_model = texts.setdefault(status, status), texts.setdefault(model, model)
+                yield Observation._make((task, same_status, credits_used, same_model, *rest))
 
     def settled(self, before: float) -> Iterator[Settled]:
         """Yield the sums of the finished tasks that were created before a time."""

@@ -4,12 +4,10 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from sys import intern
 from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 
 from msgspec.structs import astuple
 
-from creatify_exporter.creatify.task import Status
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
@@ -311,10 +309,10 @@ def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
         return None
     number, revision, version, has_dates, *times = found[0]
     book = Book(number=number, revision=revision, progress=Progress(version, bool(has_dates), *times))
-    rows = sql.execute(_TASKS, (number,))
+    rows, texts = sql.execute(_TASKS, (number,)), dict[Any, Any]()
     for task, model, status, credits_used, uncounted, created_at, dated, *rest in rows:
         # One text for all rows, not one from the database for each.
-        words = intern(model), cast("Status", intern(status))
+        words = texts.setdefault(model, model), texts.setdefault(status, status)
         book.rows[task] = Row(*words, credits_used, uncounted, created_at, bool(dated), *rest)
     series = sql.execute("SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,))
     for model, total, label, value, born_at, held in series:
