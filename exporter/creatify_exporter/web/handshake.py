@@ -1,4 +1,4 @@
-"""Handshakes of TLS: who is refused is told so, and the log says why."""
+"""Handshakes of TLS: a client that is refused is told so, and the log says why."""
 
 import ipaddress
 import ssl
