@@ -85,7 +85,7 @@ def _near_in(window: str) -> str:
     limits = recorded("model:creatify_tasks_failed:ratio_limit")
     ratio = f"({recorded(f'model:creatify_tasks_failed:ratio{window}')} / {limits})"
     excess = recorded(f"model:creatify_tasks_failed:excess{window}")
-    enough = f"(clamp_min({excess}, 0) / {limit('failure_spike_excess_tasks')})"
+    enough = f"(clamp_min({excess}, 0) / {limit('failure_spike_lasting_excess_tasks')})"
     return f"({ratio} < {enough} or {enough})"
 
 
@@ -110,8 +110,9 @@ def _nearness() -> timeseries.Panel:
         "Near a spike",
         "How far each model is on the way to CreatifyFailureSpike: its failure ratio of its limit, which the"
         " recording rules derive from its last day, or its failed tasks beyond"
-        f" {percent('failure_spike_tolerated_share')} of that limit of the {limit('failure_spike_excess_tasks'):g}"
-        " that it takes, whichever is less. From 100 % on it fires.",
+        f" {percent('failure_spike_tolerated_share')} of that limit of the"
+        f" {limit('failure_spike_lasting_excess_tasks'):g} that it takes, whichever is less. It fires if that is 100 %"
+        f" for five minutes, or at once if the failed tasks are {limit('failure_spike_excess_tasks'):g} too many.",
         Line(top(_near_a_spike(), OF_MODEL, MOST_FAILED), MODEL_LINE),
         unit="percentunit",
         limit=(1, BAD),

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import replay
 import runs
+import spikes
 import weeks
 from weeks import BEGIN
 
@@ -65,12 +66,14 @@ def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is 
             return
 
 
-def judge(workspace: weeks.Workspace, firings: list[replay.Firing]) -> tuple[list[Score], list[replay.Firing]]:
-    """Return how the episodes fared, and the firings that none of them explains."""
+def judge(
+    workspace: weeks.Workspace, firings: list[replay.Firing], alerts: list[str]
+) -> tuple[list[Score], list[replay.Firing]]:
+    """Return how the episodes fared of which these alerts tell, and the firings that none of them explains."""
     mine = [f for f in firings if f.labels.get("workspace") == workspace.name and f.start < workspace.end]
     scores: dict[str, Score] = {}
     for episode in workspace.episodes:
-        if episode.expected:
+        if not episode.expected.isdisjoint(alerts):
             score = scores.setdefault(episode.kind, Score(episode.kind, workspace.volume))
             rate(score, episode, [f for f in mine if f.alert in episode.expected and concerns(f, episode)])
     false = [f for f in mine if not any(f.alert in e.allowed and concerns(f, e) for e in workspace.episodes)]
@@ -115,9 +118,11 @@ def rate(score: Score, episode: weeks.Episode, firings: list[replay.Firing]) -> 
         score.late += bool(episode.failing and not episode.drifts and told - since > GOAL)
 
 
-def report(scores: list[Score], false: list[replay.Firing], volumes: list[str], long: int) -> dict[str, Any]:
+def report(
+    scores: list[Score], false: list[replay.Firing], volumes: list[str], long: int, alerts: list[str]
+) -> dict[str, Any]:
     """Return all that was found, fit for a table and for a test."""
-    quiet = {a["alert"]: 0 for a in replay.load("alert")}
+    quiet = dict.fromkeys(alerts, 0)
     for firing in false:
         if firing.labels["workspace"].startswith("quiet"):
             quiet[firing.alert] += 1
@@ -157,20 +162,21 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def run(volumes: list[str], long: int, seed: int, folder: Path) -> dict[str, Any]:
+def run(volumes: list[str], long: int, seed: int, alerts: list[str], folder: Path) -> dict[str, Any]:
     """Simulate, record, fire, judge."""
     watched = workspaces(volumes, long, seed)
     lab = replay.Replay(folder, BEGIN, max(w.end for w in watched))
     started = time.monotonic()
     simulate(lab, [weeks.World(w) for w in watched])
     print(f"simulated in {time.monotonic() - started:.0f} s", file=sys.stderr)
-    lab.record(replay.load("record"))
+    recorded, told = replay.needed(alerts)
+    lab.record(recorded)
     print(f"recorded after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    firings = lab.fire(replay.load("alert"))
+    firings, alerts = lab.fire(told), [rule["alert"] for rule in told]
     print(f"alerts after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    judged = [judge(w, firings) for w in watched]
+    judged = [judge(w, firings, alerts) for w in watched]
     scores = [score for each, _ in judged for score in each]
-    return report(scores, [f for _, false in judged for f in false], volumes, long)
+    return report(scores, [f for _, false in judged for f in false], volumes, long, alerts)
 
 
 def main() -> None:
@@ -179,15 +185,17 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=20, help="quiet weeks at each volume (default: %(default)s)")
     parser.add_argument("--volumes", default=",".join(weeks.VOLUMES), help="some of %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="other random numbers (default: %(default)s)")
+    parser.add_argument("--alert", action="append", default=[], help="this one alone; may be given more than once")
     parser.add_argument("--runs", action="store_true", help="how long a run of failed tasks has to be, and no alerts")
+    parser.add_argument("--spikes", action="store_true", help="how many failed tasks are a spike, and no alerts")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     volumes = arguments.volumes.split(",")
-    if arguments.runs:
-        print(runs.table(volumes, arguments.weeks, arguments.seed))
+    if arguments.runs or arguments.spikes:
+        print((runs if arguments.runs else spikes).table(volumes, arguments.weeks, arguments.seed))
         return
     with tempfile.TemporaryDirectory(prefix="alert-lab-") as folder:
-        found = run(volumes, arguments.weeks, arguments.seed, Path(folder))
+        found = run(volumes, arguments.weeks, arguments.seed, arguments.alert, Path(folder))
     print(json.dumps(found, indent=1) if arguments.json else table(found))
     if not arguments.json:
         print("\nAll false alarms, eventful weeks included:", *(found["false_alarms"] or ["none"]), sep="\n- ")

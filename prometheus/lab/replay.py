@@ -32,6 +32,8 @@ BLOCK: Final = (
     162 * 3600
 )  # blocks are 2 h times a power of 3 long; this is the longest with fewer steps than a query may have
 RULES: Final = Path(__file__).parent.parent / "rules"
+SERIES: Final = re.compile(r"[a-z_]+:[a-zA-Z0-9_:]+")
+"""The name of a recorded series."""
 # Both programs mostly make garbage: to collect it less often, up to a limit, saves a fifth of their time.
 ENVIRON: Final = {"GOGC": "400", "GOMEMLIMIT": "4GiB", **os.environ}
 
@@ -189,12 +191,24 @@ def load(kind: str) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"] if kind in rule]
 
 
+def needed(alerts: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the recording rules that these alerts lean on, and their own; of no alert, those of all."""
+    wanted = [rule for rule in load("alert") if rule["alert"] in alerts or not alerts]
+    recorded = {rule["record"]: rule for rule in load("record")}
+    names, found = {rule["expr"] for rule in wanted}, set[str]()
+    while names:
+        read = {name for text in names for name in SERIES.findall(text) if name in recorded} - found
+        found |= read
+        names = {recorded[name]["expr"] for name in read}
+    return [rule for name, rule in recorded.items() if name in found], wanted
+
+
 def by_level(rules: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Sort recording rules so that each level needs only those before it."""
     names = {rule["record"] for rule in rules}
     needs = {name: set[str]() for name in names}
     for rule in rules:
-        needs[rule["record"]] |= {n for n in re.findall(r"[a-z_]+:[a-zA-Z0-9_:]+", rule["expr"]) if n in names}
+        needs[rule["record"]] |= {n for n in SERIES.findall(rule["expr"]) if n in names}
     levels: list[list[dict[str, Any]]] = []
     known: set[str] = set()
     while known < names:

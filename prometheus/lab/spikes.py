@@ -1,0 +1,175 @@
+# ruff: noqa: INP001 - a folder that is run by its path, not a package
+"""How many failed tasks are a spike: what each limit costs, in false alarms and in incidents that are not told.
+
+A copy in Python of CreatifyFailureSpike and of the series that it reads, over weeks of one replica. It takes seconds
+where Prometheus takes minutes, and finds the same alarms to the minute (tests/rules/test_lab.py).
+"""
+
+import statistics
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import weeks
+
+WINDOWS: Final = (5, 15, 30, 60)
+FLOOR, FACTOR, CEILING, TOLERATED = 0.2, 4, 0.9, 0.6
+CLEANING, CLEAN_TASKS = (5, 15), 10
+KEPT: Final = 5 * weeks.MINUTE
+SLACK: Final = 75 * weeks.MINUTE
+LATE: Final = 10 * weeks.MINUTE
+LEAST: Final = 5
+"""No limit that is tried is below this, so that most minutes need not be looked at."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """So many failed tasks too many are a spike at once, so many if they last for some minutes."""
+
+    at_once: float
+    lasting: float
+    minutes: int
+
+    def __str__(self) -> str:
+        if not self.minutes:
+            return f"{self.at_once:g} at once"
+        return f"{self.lasting:g} for {self.minutes} min or {self.at_once:g} at once"
+
+
+RULE: Final = Limit(11, 8, 5)
+LIMITS: Final = (
+    *(Limit(excess, excess, 0) for excess in (8, 9, 10, 11, 12)),
+    *(Limit(at_once, 8, minutes) for minutes in (3, 5, 8) for at_once in (10, 11, 12)),
+    Limit(11, 7, 5),
+    Limit(11, 9, 5),
+)
+
+
+@dataclass
+class Counters:
+    """What a replica told of a model, minute by minute."""
+
+    finished: list[float] = field(default_factory=list)
+    failed: list[float] = field(default_factory=list)
+
+    def increases(self, minute: int) -> Iterator[tuple[float, float]]:
+        """Yield how many failed and how many finished in each window, extrapolated as Prometheus does."""
+        for window in WINDOWS:
+            first, beyond = max(0, minute - window + 1), window / (window - 1)
+            yield (
+                (self.failed[minute] - self.failed[first]) * beyond,
+                (self.finished[minute] - self.finished[first]) * beyond,
+            )
+
+    def excesses(self) -> Iterator[tuple[int, float]]:
+        """Yield when a window is above the limit and not over, with the most failed tasks too many of such a window."""
+        limit, past = FLOOR, list[tuple[int, float]]()
+        for minute in range(len(self.finished)):
+            windows = list(self.increases(minute))
+            if minute % 15 == 0:
+                failed, finished = windows[-1]
+                if finished:
+                    past.append((minute, min(1, failed / finished)))
+                limit = ratio_limit([ratio for at, ratio in past if minute - 1500 <= at <= minute - 60])
+                past = past[-120:]
+            excess = most_excess(windows, limit)
+            if excess >= LEAST:
+                yield minute, excess
+
+
+def most_excess(windows: Sequence[tuple[float, float]], limit: float) -> float:
+    """Return the most failed tasks too many of a window that is above the limit and that no shorter one ends."""
+    most, over = 0.0, False
+    for window, (failed, finished) in zip(WINDOWS, windows, strict=True):
+        excess = failed - finished * limit * TOLERATED
+        if failed > finished * limit and not over:
+            most = max(most, excess)
+        over = over or (window in CLEANING and excess <= 0 and finished >= CLEAN_TASKS)
+    return most
+
+
+def ratio_limit(past: Sequence[float]) -> float:
+    """Return the share above which it is a spike, by the hours of the day before."""
+    return min(CEILING, max(FLOOR, FACTOR * statistics.median(past))) if past else FLOOR
+
+
+def alarms(excesses: Sequence[tuple[int, float]], limit: Limit) -> list[int]:
+    """Return the minutes at which the alert begins to fire."""
+    begun: list[int] = []
+    since = last = fired = None
+    for minute, excess in excesses:
+        if excess < min(limit.lasting, limit.at_once):
+            continue
+        if last is not None and minute - last > 1:
+            since = None
+        if fired is not None and (minute - fired) * weeks.MINUTE > KEPT + weeks.MINUTE:
+            fired = None
+        since, last = minute if since is None else since, minute
+        if excess >= limit.at_once or minute - since >= limit.minutes:
+            if fired is None:
+                begun.append(minute)
+            fired = minute
+    return begun
+
+
+class Silent(weeks.World):
+    """A workspace whose exporters count and tell nothing."""
+
+    def scrape(self, replica: weeks.Replica, now: int, episodes: list[weeks.Episode]) -> str:
+        """Book what a fetch brings, if there is one."""
+        if not replica.is_away(episodes) and not replica.fetch_fails(episodes):
+            replica.book(now, self.models, episodes)
+        return ""
+
+
+def watch(workspace: weeks.Workspace) -> dict[str, Counters]:
+    """Return what a replica told of each model."""
+    world = Silent(workspace)
+    told = {name: Counters() for name in world.models}
+    for _ in world.minutes():
+        for name, counters in told.items():
+            totals = world.replicas[0].shown.get(name, [0.0] * len(weeks.COUNTERS))
+            counters.finished.append(totals[1])
+            counters.failed.append(sum(totals[2 : 2 + len(weeks.REASONS)]))
+    return told
+
+
+def begun(workspace: weeks.Workspace, limits: Sequence[Limit]) -> dict[Limit, dict[str, list[int]]]:
+    """Return when the alert begins for each model, in seconds, by limit; windows end a minute before the evaluation."""
+    found: dict[Limit, dict[str, list[int]]] = {limit: {} for limit in limits}
+    for name, counters in watch(workspace).items():
+        excesses = list(counters.excesses())
+        for limit in limits:
+            minutes = alarms(excesses, limit)
+            found[limit][name] = [workspace.start + (minute + 2) * weeks.MINUTE for minute in minutes]
+    return found
+
+
+def told(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[float | None]:
+    """Return how long after the tenth failed task each incident that has it is told, in seconds; None: never."""
+    delays: list[float | None] = []
+    for episode in episodes:
+        failed = sorted(episode.failed_at)
+        tenth = next((t for first, t in zip(failed, failed[9:], strict=False) if t - first <= weeks.HOUR), None)
+        if tenth is not None and not episode.drifts:
+            alarm = bisect_left(at[episode.model], episode.start)
+            first = next((t for t in at[episode.model][alarm:] if t <= episode.end + SLACK), None)
+            delays.append(None if first is None else first - tenth)
+    return delays
+
+
+def table(volumes: list[str], long: int, seed: int) -> str:
+    """Return as Markdown, for each limit and volume, false alarms in quiet weeks and incidents missed and told late."""
+    cells: dict[Limit, list[str]] = {limit: [] for limit in LIMITS}
+    for volume in volumes:
+        quiet = begun(weeks.Workspace(volume, volume, 2000 + seed, weeks.BEGIN, long * 7), LIMITS)
+        plan = weeks.incidents(weeks.BEGIN, long // 2 * 2)
+        eventful = begun(weeks.Workspace(volume, volume, 3000 + seed, weeks.BEGIN, long * 7, plan), LIMITS)
+        for limit in LIMITS:
+            delays = told(plan, eventful[limit])
+            late = sum(delay is not None and delay > LATE for delay in delays)
+            false = sum(map(len, quiet[limit].values()))
+            cells[limit].append(f"{false}, {delays.count(None)} and {late} of {len(delays)}")
+    head = [f"| {long} weeks | " + " | ".join(volumes) + " |", "|---" * (len(volumes) + 1) + "|"]
+    return "\n".join([*head, *(f"| {limit} | " + " | ".join(row) + " |" for limit, row in cells.items())])
