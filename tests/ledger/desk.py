@@ -2,7 +2,8 @@
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.ledger.ledger import Ledger, Rules
-from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
+from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import SeriesKey, Total
-from creatify_exporter.ledger.store import Rows
+from creatify_exporter.ledger.store import Rows, Statements
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 NOON = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
@@ -104,24 +105,20 @@ class Watched:
 
 
 class Wiretap:
-    """A connection to SQLite that tells its tap of each single statement."""
+    """A connection that tells its tap of each single statement."""
 
-    def __init__(self, database: sqlite3.Connection, tap: Tap) -> None:
+    def __init__(self, database: Statements, tap: Tap) -> None:
         self._database, self._tap = database, tap
 
-    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         return self._tap.execute(sql, lambda: self._database.execute(sql, parameters))
 
-    def executemany(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         for row in rows:
             self.execute(sql, row)
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._database.in_transaction
-
-    def close(self) -> None:
-        self._database.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
 
 
 class WatchedSqlite(Watched, SqliteStore):
@@ -170,21 +167,6 @@ class WatchedSqlite(Watched, SqliteStore):
             shutil.copy(part, copy)
 
 
-class TappedSession(_Session):
-    """A session that tells its tap of each single statement."""
-
-    def __init__(self, connection: "psycopg.Connection[Any]", tap: Tap) -> None:
-        super().__init__(connection)
-        self._tap = tap
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        return self._tap.execute(sql, lambda: super(TappedSession, self).execute(sql, parameters))
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        for row in rows:
-            self.execute(sql, row)
-
-
 class WatchedPostgresql(Watched, PostgresqlStore):
     failure = partial(psycopg.OperationalError, "server closed the connection")
 
@@ -192,8 +174,10 @@ class WatchedPostgresql(Watched, PostgresqlStore):
         self.url, self.tap = url, Tap()
         super().__init__(lambda: url)
 
-    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
-        return TappedSession(connection, self.tap)
+    @contextmanager
+    def _connection(self) -> Iterator[Statements]:
+        with super()._connection() as sql:
+            yield Wiretap(sql, self.tap)
 
 
 # --- A ledger told list by list -------------------------------------------------------------------------------------

@@ -3,24 +3,24 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import psycopg
 import pytest
 from desk import WORKSPACE, Shared, WatchedPostgresql, When
+from structlog.testing import capture_logs
 
 from creatify_exporter.config.schema import Config, LedgerSettings
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
-from creatify_exporter.ledger.postgresql import PostgresqlStore, _Session
+from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.state import Changes, SeriesKey
-from creatify_exporter.ledger.store import Conflict
+from creatify_exporter.ledger.store import Conflict, Statements
 from databases import PASSWORD, Postgres
 from processes import until
 
@@ -60,7 +60,7 @@ def test_changes_of_others_are_read_without_loading_the_book(one: Shared, other:
     one.list(*(one.task(f"task {number}") for number in range(100)), one.task("b"))
     told = other.store.statements()
     assert other.tracked() == 101
-    assert ["journal" in sql for sql in told] == [False, True]
+    assert ["journal" in sql for sql in told] == [False, False, True]
     told.clear()
     assert other.tracked() == 101
     assert len(told) == 1
@@ -194,6 +194,34 @@ def test_an_exporter_that_stops_in_its_transaction_keeps_the_others_out_for_a_wh
     assert one.count("submitted") == 2
 
 
+@pytest.mark.parametrize("table", ["book", "journal"])
+def test_an_answer_waits_for_the_lock_of_another_session_for_a_while_only(
+    one: Shared, other: Shared, table: str
+) -> None:
+    one.list(one.task("a"))
+    assert other.tracked() == 1
+    one.list(one.task("b"))
+    with psycopg.connect(one.url) as session:
+        session.execute(f"LOCK TABLE creatify_exporter.{table}")
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            other.tracked()
+    assert other.tracked() == 2
+
+
+def test_a_start_waits_for_the_lock_of_another_session_for_a_while_only(url: str) -> None:
+    with psycopg.connect(url) as session, capture_logs() as told:
+        session.execute("SELECT pg_advisory_xact_lock(hashtext('creatify_exporter'))")
+        store = PostgresqlStore(lambda: url)
+    assert [entry["event"] for entry in told] == ["the ledger cannot be opened yet"]
+    assert told[0]["reason"] == "the ledger cannot be used: canceling statement due to lock timeout"
+    assert until(store.ready)
+    store.close()
+    with psycopg.connect(url) as session:
+        session.execute("LOCK TABLE creatify_exporter.version")
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            PostgresqlStore(lambda: url, read_only=True)
+
+
 def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -> None:
     with one.store.writing() as sql:
         told = sql.execute("SHOW idle_in_transaction_session_timeout").fetchall()
@@ -204,9 +232,10 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
 class Observed(WatchedPostgresql):
     """A store whose transaction under way can be asked for how long it may idle."""
 
-    def _session(self, connection: "psycopg.Connection[Any]") -> _Session:
-        self.connection = connection
-        return super()._session(connection)
+    @contextmanager
+    def _connection(self) -> Iterator[Statements]:
+        with super()._connection() as self.connection:
+            yield self.connection
 
     def may_idle(self) -> str:
         return str(self.connection.execute("SHOW idle_in_transaction_session_timeout").fetchall()[0][0])

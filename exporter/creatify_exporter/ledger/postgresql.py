@@ -38,20 +38,20 @@ _DEFAULTS: Final[dict[str, str | int]] = {
 
 # Set for the transaction and not for the session, which a pooler may give to another client between two transactions.
 # A replica that was stopped in its transaction loses it, because its locks would stop all others. Values that have been
-# served must not be lost in a crash of the database. The isolation is not left to the default of the role or the
-# database: a transaction that has waited for a lock has to see the changes of the one that held it.
-_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# served must not be lost in a crash of the database.
 _SETTINGS: Final = """
 SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-    ELSE current_setting('synchronous_commit') END, true)
+    ELSE current_setting('synchronous_commit') END, true);
 """
+# The isolation is not left to the default of the role or the database: a transaction that has waited for a lock has to
+# see the changes of the one that held it.
+_WRITING: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_SETTINGS}"
+_READING: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_SETTINGS}"
 
-_ENTRIES: Final = """
-SELECT changes FROM creatify_exporter.journal WHERE book = ? AND revision > ? AND revision <= ? ORDER BY revision
-"""
+_REVISION: Final = "SELECT revision FROM book WHERE number = {}"
+_ENTRIES: Final = "SELECT changes FROM journal WHERE book = ? AND revision > ? AND revision <= ? ORDER BY revision"
 _PRUNE: Final = """
 DELETE FROM journal WHERE book = ?
   AND revision <= (SELECT revision FROM journal WHERE book = ? ORDER BY revision DESC OFFSET ? LIMIT 1)
@@ -114,7 +114,7 @@ class PostgresqlStore(Store):
         self._opened = self._prepared = False
         self._unreachable_until = 0.0
         # The reason of a failed fetch is logged by the fetch.
-        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
         _parsed(conninfo())
         self._pool = psycopg_pool.ConnectionPool(
             lambda: _parsed(self._conninfo()),
@@ -152,13 +152,16 @@ class PostgresqlStore(Store):
     @contextmanager
     def writing(self) -> Iterator[Statements]:
         """As `Store` says; waits for other writers of the same book for 5 s at most."""
-        with self._transaction(_WRITING, "COMMIT") as sql:
+        with self._connection() as sql:
+            sql.execute(_WRITING)
             yield sql
+            sql.execute("COMMIT")
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
         """As `Store` says."""
-        with self._transaction(_READING, "ROLLBACK") as sql:
+        with self._connection() as sql:
+            sql.execute(_READING)
             yield sql
 
     def clock(self) -> float:
@@ -173,9 +176,11 @@ class PostgresqlStore(Store):
     def changes_since(self, book: Book) -> list[Changes] | None:
         """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
-            found = sql.execute(
-                "SELECT revision FROM creatify_exporter.book WHERE number = ?", (book.number,)
-            ).fetchall()
+            # In one message, which is a transaction by itself: this is asked before each answer.
+            found = sql.execute(_SETTINGS + _REVISION.format(book.number)).fetchall()
+        if found == [(book.revision,)]:
+            return []
+        with self.reading() as sql:
             return self._missed(sql, book, found[0][0]) if found else None
 
     def close(self) -> None:
@@ -205,23 +210,13 @@ class PostgresqlStore(Store):
         sql.execute("DELETE FROM journal WHERE book = ?", (number,))
 
     @contextmanager
-    def _transaction(self, begin: str, end: str) -> Iterator[Statements]:
-        with self._connection() as sql:
-            sql.execute(begin)
-            try:
-                sql.execute(_SETTINGS)
-                yield sql
-                sql.execute(end)
-            except BaseException:
-                sql.roll_back()
-                raise
-
-    @contextmanager
-    def _connection(self) -> Iterator["_Session"]:
+    def _connection(self) -> Iterator[Statements]:
+        """Borrow a connection; a transaction that the block leaves open is rolled back if the block fails."""
         with unavailable(psycopg.Error):
             connection = self._reached()
             try:
-                yield self._session(connection)
+                with connection:
+                    yield _Session(connection)
             except psycopg.errors.UndefinedTable:
                 # The database has been replaced by one without tables, or lost them; they are made anew.
                 self._prepared = False
@@ -245,47 +240,32 @@ class PostgresqlStore(Store):
                 raise
             raise LedgerUnavailable(str(error)) from error
 
-    def _session(self, connection: "psycopg.Connection[Any]") -> "_Session":
-        return _Session(connection)
-
     def _prepare(self) -> None:
         """Make the tables, or bring them up to date; raise `LedgerRefused` if they are not this program's."""
         with psycopg.connect(_parsed(self._conninfo()), autocommit=True) as connection:
             sql = _Session(connection)
             if sql.execute("SHOW server_encoding").fetchall() != [("UTF8",)]:
                 raise LedgerRefused("the ledger's PostgreSQL database is not encoded in UTF8; make one that is")
-            if self._read_only:
-                if _version(sql) < len(MIGRATIONS):
-                    raise LedgerRefused(
-                        "this PostgreSQL database has no ledger, or an old one; start the exporter once"
-                    )
-            else:
-                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-                connection.read_only = False
-                with connection.transaction():
-                    _migrate(sql)
+            sql.execute(_READING if self._read_only else _WRITING)
+            if not self._read_only:
+                _migrate(sql)
+            elif _version(sql) < len(MIGRATIONS):
+                raise LedgerRefused("this PostgreSQL database has no ledger, or an old one; start the exporter once")
         self._opened = self._prepared = True
 
 
 class _Session:
-    """A connection that takes SQL as SQLite does."""
+    """A connection that takes SQL as SQLite does; several statements in one text return the rows of the last."""
 
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self._connection = connection
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        return self._connection.execute(cast("Any", sql.replace("?", "%s")), parameters)
+        return self._connection.execute(cast("Any", sql.replace("?", "%s")), parameters or None).set_result(-1)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._connection.cursor() as cursor:
             cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
-
-    def roll_back(self) -> None:
-        """Roll a transaction back; close the connection if that fails."""
-        try:
-            self._connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self._connection.close()
 
 
 def _version(sql: Statements) -> int:
@@ -307,7 +287,6 @@ def _migrate(sql: Statements) -> None:
     version = _version(sql)
     if not version:
         _make_schema(sql)
-    sql.execute("SELECT set_config('search_path', 'creatify_exporter', true)")
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         for statement in statements:
             sql.execute(statement)
