@@ -137,9 +137,6 @@ class Store(ABC):
     def close(self) -> None:
         """Close the database."""
 
-    def allow_pauses(self, sql: Statements) -> None:  # noqa: B027 - not every database limits them
-        """Let a transaction go on however long nothing happens in it."""
-
     def load(self, workspace: str, api: str) -> Book:
         """Read a book; make an empty one if there is none."""
         with self.reading() as sql:
@@ -194,18 +191,18 @@ class Store(ABC):
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
-        with self.writing() as sql, other.reading() as theirs:
-            # Each waits while the other one is busy with a book, which may be large.
-            self.allow_pauses(sql)
-            other.allow_pauses(theirs)
+        # All of it, before the first is written: a database ends a transaction that waits for another database.
+        with other.reading() as theirs:
+            books = [(*each, _content(theirs, each[-1])) for each in _books(theirs)]
+        with self.writing() as sql:
             if sql.execute("SELECT number FROM book").fetchall():
                 raise refusal
-            for workspace, api, book in _books(theirs):
+            for workspace, api, book, content in books:
                 own = _make_book(sql, workspace, api, book.progress)
                 # An exporter has made one since.
                 if own is None:
                     raise refusal
-                _put(sql, own, _content(theirs, book))
+                _put(sql, own, content)
                 self._write_checksum(sql, workspace, api)
 
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
