@@ -190,7 +190,7 @@ def test_a_model_is_forgotten_in_one_workspace_alone(desk: Desk) -> None:
     scope = maintenance.Scope("first", "text_generator")
     # The task of a first list settles at once, if it is old.
     maintenance.forget_model(desk.store, "flash", scope)
-    left = {workspace: book.models for workspace, _, book in desk.store.books()}
+    left = {book.workspace: book.models for book in desk.store.books()}
     assert left == {"default": {"flash", "pro"}, "first": set(), "second": {"flash"}}
     with pytest.raises(LedgerRefused, match=r"no model flash in the workspace first \(text_generator\)"):
         maintenance.forget_model(desk.store, "flash", scope)
@@ -209,7 +209,7 @@ def test_a_workspace_is_forgotten_whole_unless_it_is_configured(desk: Desk, caps
     assert desk.store.days(0, 99_999) == before
     maintenance.forget_workspace(desk.store, maintenance.Scope("left"), configured)
     assert capsys.readouterr().out == "forgot left (text_generator) and its daily totals\n"
-    assert [each for each, _, _ in desk.store.books()] == ["default"]
+    assert [book.workspace for book in desk.store.books()] == ["default"]
     assert desk.store.days(0, 99_999) == [day for day in before if day.workspace == "default"] != before
     desk.restart()
     goes_on(desk)

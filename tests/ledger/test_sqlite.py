@@ -392,7 +392,7 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
         book = read_book(somebody, *WORKSPACE)
         assert book
         days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
-        checksum = book_checksum(WORKSPACE, book) + days_checksum((DayKey(*key), value) for *key, value in days)
+        checksum = book_checksum(book) + days_checksum((DayKey(*key), value) for *key, value in days)
         somebody.execute("UPDATE book SET seal = ?", (checksum,))
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False

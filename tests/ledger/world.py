@@ -457,7 +457,7 @@ class World:
 
     def compare_rows(self) -> None:
         """See that of each task that may still change the last that was known is stored."""
-        stored = [book.rows for workspace, _, book in self.store.books() if workspace == self.name[0]]
+        stored = [book.rows for book in self.store.books() if book.workspace == self.name[0]]
         rows = {name: (row.status, row.credits_used) for rows in stored for name, row in rows.items()}
         tracked = [story for story in self.truth.stories.values() if story.tracked()]
         assert rows == {story.name: story.state(len(self.lists) - 1) for story in tracked}

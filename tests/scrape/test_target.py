@@ -45,7 +45,7 @@ class Reader:
                 at = now if snapshot.has_dates else None
                 self.desk.list(*(self.desk.task(f"task-{number}", "failed", 9.0, at=at) for number in range(3)))
             transaction.commit(now)
-        [(_, _, book)] = self.desk.store.books()
+        [book] = self.desk.store.books()
         return snapshot, (self.desk.ledger.counters(*WORKSPACE), book.rows)
 
     def _noted(self, batch: Batch) -> Batch:

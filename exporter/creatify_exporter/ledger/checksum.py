@@ -13,10 +13,10 @@ from msgspec.msgpack import encode
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
 
-def book_checksum(name: tuple[str, str], book: Book) -> int:
-    """Return the checksum of a book apart from its daily totals; `name` is its workspace and api."""
+def book_checksum(book: Book) -> int:
+    """Return the checksum of a book apart from its daily totals."""
     return (
-        crc32(encode(name))
+        crc32(encode((book.workspace, book.api)))
         + _progress(book.revision, book.progress)
         + sum(_task(task, row) for task, row in book.rows.items())
         + sum(_series(key, series) for key, series in book.series.items())

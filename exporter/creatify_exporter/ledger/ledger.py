@@ -61,7 +61,6 @@ class Ledger:
         # Guards the books' content; held for moments only, so that no answer waits for a disk.
         self._content_lock = threading.Lock()
         self._books: dict[_Name, Book] = {}
-        self._stale: set[_Name] = set()
         self._held_since = held_since
         if held_since is None:
             # If the store cannot be asked yet, it is the first time that it can be.
@@ -78,7 +77,7 @@ class Ledger:
             try:
                 book = self._book(name)
             except LedgerUnavailable as error:
-                return Transaction(Book(number=0), rules, lambda _contents, _now: False, failure=error)
+                return Transaction(Book(*name, number=0), rules, lambda _contents, _now: False, failure=error)
             return Transaction(book, rules, partial(self._record, name, book.progress, rules))
 
     def counters(self, workspace: str, api: str) -> Counters:
@@ -92,7 +91,7 @@ class Ledger:
         with self._locked(name, wait=known is None) as locked:
             book = known or self._book(name)
             if locked:
-                self._end_holds(name, book)
+                self._end_holds(book)
         with self._content_lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             models = frozenset(book.models)
@@ -135,15 +134,14 @@ class Ledger:
     def _book(self, name: _Name) -> Book:
         """Return the book as it is committed now."""
         book = self._books.get(name)
-        changes = None if book is None or name in self._stale else self.store.changes_since(book)
+        changes = None if book is None or book.is_stale else self.store.changes_since(book)
         if book is None or changes is None:
             self._books[name] = book = self.store.load(*name)
-            self._stale.discard(name)
         else:
-            self._apply(name, book, changes)
+            self._apply(book, changes)
         return book
 
-    def _end_holds(self, name: _Name, book: Book) -> None:
+    def _end_holds(self, book: Book) -> None:
         """End the holds that are due: first in the store, so that no restart and no other replica shows 0 again."""
         held = [(key, series) for key, series in book.series.items() if series.held]
         if not held:
@@ -155,7 +153,7 @@ class Ledger:
             # The distance, not the difference: a clock that was ahead and is set right must not prolong it for ever.
             due = [key for key, series in held if abs(now - max(series.born_at, since)) >= hold]
             if due:
-                self._write(name, book, Changes(released=due))
+                self._write(book, Changes(released=due))
 
     def _record(self, name: _Name, begun: Progress, rules: Rules, contents: ListContents, now: float) -> bool:
         """Record a complete list; return False if another one has been recorded since the book had the progress."""
@@ -167,32 +165,31 @@ class Ledger:
                 trace.step("another list has been recorded meanwhile")
                 return False
             changes = reconcile(book, contents, rules, now=now, clock=self._clock())
-            written = self._write(name, book, changes)
+            written = self._write(book, changes)
             trace.step("commit", recorded=written, tasks_changed=len(changes.rows), series_changed=len(changes.totals))
             return written
 
-    def _write(self, name: _Name, book: Book, changes: Changes) -> bool:
+    def _write(self, book: Book, changes: Changes) -> bool:
         """Write to the store and then to the book; return False if another list has been recorded before."""
         try:
             written = self.store.write(book, changes)
         except Conflict:
             # Without a journal of others' changes the book has to be loaded.
-            if not self.store.shared:
-                self._stale.add(name)
+            book.is_stale = not self.store.shared
             return False
         except BaseException:
             # A commit that failed may have been one that succeeded.
-            self._stale.add(name)
+            book.is_stale = True
             raise
-        self._apply(name, book, written)
+        self._apply(book, written)
         return True
 
-    def _apply(self, name: _Name, book: Book, written: Iterable[Changes]) -> None:
+    def _apply(self, book: Book, written: Iterable[Changes]) -> None:
         with self._content_lock:
             try:
                 for changes in written:
                     book.apply(changes)
             except BaseException:
                 # Half of them may have been.
-                self._stale.add(name)
+                book.is_stale = True
                 raise

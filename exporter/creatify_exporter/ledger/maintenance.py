@@ -21,13 +21,13 @@ _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanish
 def show(store: Store) -> None:
     """Print the tracked tasks and the counts of each workspace and model."""
     books = list(store.books())
-    for workspace, api, book in books:
-        print(f"{workspace} ({api})")
+    for book in books:
+        print(f"{book.workspace} ({book.api})")
         print(f"  lists recorded: {book.progress.version}, the last one {_time(book.progress.recorded_at)}")
         print(f"  first list:     {_time(book.progress.first_recorded_at)}")
         print(f"  settled before: {_time(book.progress.watermark)}")
         print(f"  tracked tasks:  {len(book.rows)}")
-        lines = [("model", *_COLUMNS), *_totals(book, has_credits=tells_credits(api))]
+        lines = [("model", *_COLUMNS), *_totals(book)]
         for line in aligned(lines, names=1):
             print(f"  {line}")
     if not books:
@@ -37,8 +37,9 @@ def show(store: Store) -> None:
 def copy(source: Store, target: Store) -> None:
     """Copy a ledger into an empty one, and print what was copied. The source is only read."""
     target.copy_from(source)
-    for workspace, api, book in target.books():
-        print(f"copied {workspace} ({api}): {_number(book.models, 'model')}, {_number(book.rows, 'tracked task')}")
+    for book in target.books():
+        models, tasks = _number(book.models, "model"), _number(book.rows, "tracked task")
+        print(f"copied {book.workspace} ({book.api}): {models}, {tasks}")
 
 
 def backup(source: Store, file: Path) -> None:
@@ -109,8 +110,9 @@ def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[st
         print(f"forgot {workspace} ({api}) and its daily totals")
 
 
-def _totals(book: Book, *, has_credits: bool) -> Iterator[tuple[str, ...]]:
+def _totals(book: Book) -> Iterator[tuple[str, ...]]:
     """Yield each model with its totals; credits that no task tells are not 0."""
+    has_credits = tells_credits(book.api)
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     for key, series in book.series.items():
         sums[key.model, key.total] += series.value

@@ -75,7 +75,7 @@ class SqliteStore(Store):
         """
         book = super().load(workspace, api)
         with self.reading() as sql:
-            days = sqlite_file.stored_checksum(sql, book) - book_checksum((workspace, api), book)
+            days = sqlite_file.stored_checksum(sql, book) - book_checksum(book)
             if days not in self._days.get(book.number, ()) and days != sqlite_file.checksum_of_days(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
         self._days[book.number] = (days,)

@@ -15,7 +15,7 @@ from creatify_exporter.config import file
 from creatify_exporter.errors import LedgerRefused
 from creatify_exporter.ledger.checksum import book_checksum, days_checksum
 from creatify_exporter.ledger.state import Book, DayKey
-from creatify_exporter.ledger.store import Statements, read_book
+from creatify_exporter.ledger.store import Statements, read_book, read_books
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
 # The first version in which books have checksums, in the column `seal`.
@@ -256,8 +256,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _checksum(sql: Statements, book: Book) -> int:
-    [name] = sql.execute("SELECT workspace, api FROM book WHERE number = ?", (book.number,)).fetchall()
-    return book_checksum(name, book) + checksum_of_days(sql, book)
+    return book_checksum(book) + checksum_of_days(sql, book)
 
 
 def checksum_of_days(sql: Statements, book: Book) -> int:
@@ -279,10 +278,6 @@ def write_checksum(sql: Statements, workspace: str, api: str) -> None:
         sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
 
 
-def _names(sql: Statements) -> list[tuple[str, str]]:
-    return [(workspace, api) for workspace, api in sql.execute("SELECT workspace, api FROM book").fetchall()]
-
-
 def _version(database: sqlite3.Connection, path: Path | None) -> int:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
@@ -300,8 +295,7 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
     if version < _CHECKSUMS:
         return None
     try:
-        books = [read_book(database, *name) for name in _names(database)]
-        whole = all(book and _checksum(database, book) == stored_checksum(database, book) for book in books)
+        whole = all(_checksum(database, book) == stored_checksum(database, book) for book in read_books(database))
     # Values that no exporter has written.
     except (ValueError, TypeError, sqlite3.Error):
         whole = False
@@ -321,8 +315,8 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
         ):
             database.execute(statement)
         if number == _CHECKSUMS:
-            for name in _names(database):
-                write_checksum(database, *name)
+            for book in read_books(database):
+                write_checksum(database, book.workspace, book.api)
         database.execute("COMMIT")
 
 

@@ -138,16 +138,19 @@ class Book(msgspec.Struct):
     """What is committed of one workspace and api.
 
     `number` is its key in the database. `revision` names its state: each change brings a higher one, and no other state
-    has it, in any book.
-    `failure_runs` says for each model how many tasks have failed since one was last done, unless that is 0.
+    has it, in any book. `failure_runs` says for each model how many tasks have failed since one was last done, unless
+    that is 0. `is_stale` says that something else may be committed, so that the book has to be loaded again.
     """
 
+    workspace: str
+    api: str
     number: int
     revision: int = 0
     progress: Progress = Progress()
     rows: dict[str, Row] = {}
     series: dict[SeriesKey, Series] = {}
     failure_runs: dict[str, int] = {}
+    is_stale: bool = False
 
     @property
     def models(self) -> set[str]:

@@ -21,9 +21,8 @@ _BOOKS_WITH: Final = """
 SELECT DISTINCT number, workspace, api FROM book JOIN series ON series.book = book.number WHERE model = ?
 ORDER BY number
 """
-_BOOK: Final = """
-SELECT number, revision, generation, dated, created_at, recorded_at, settled_before
-FROM book WHERE workspace = ? AND api = ?
+_BOOKS: Final = """
+SELECT workspace, api, number, revision, generation, dated, created_at, recorded_at, settled_before FROM book
 """
 _NEW_PROGRESS: Final = """
 UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
@@ -183,27 +182,27 @@ class Store(ABC):
             rows = sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL").fetchall()
         return {(workspace, api): recorded_at for workspace, api, recorded_at in sorted(rows)}
 
-    def books(self) -> Iterator[tuple[str, str, Book]]:
-        """Yield each book with its workspace and api, all as of one moment."""
+    def books(self) -> Iterator[Book]:
+        """Yield each book, all as of one moment."""
         with self.reading() as sql:
-            yield from _books(sql)
+            yield from read_books(sql)
 
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
         # All of it, before the first is written: a database ends a transaction that waits for another database.
         with other.reading() as theirs:
-            books = [(*each, _content(theirs, each[-1])) for each in _books(theirs)]
+            books = [(book, _content(theirs, book)) for book in read_books(theirs)]
         with self.writing() as sql:
             if sql.execute("SELECT number FROM book").fetchall():
                 raise refusal
-            for workspace, api, book, content in books:
-                own = _make_book(sql, workspace, api, book.progress)
+            for book, content in books:
+                own = _make_book(sql, book.workspace, book.api, book.progress)
                 # An exporter has made one since.
                 if own is None:
                     raise refusal
                 _put(sql, own, content)
-                self._write_checksum(sql, workspace, api)
+                self._write_checksum(sql, book.workspace, book.api)
 
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
         """Remove a model's series from the books of which `within` says so, by workspace and api; return from how many.
@@ -292,20 +291,21 @@ def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) ->
     return made[0][0] if made else None
 
 
-def _books(sql: Statements) -> Iterator[tuple[str, str, Book]]:
-    for workspace, api in sql.execute("SELECT workspace, api FROM book ORDER BY workspace, api").fetchall():
-        book = read_book(sql, workspace, api)
-        if book:
-            yield workspace, api, book
+def read_books(sql: Statements) -> Iterator[Book]:
+    """Yield each book."""
+    for row in sql.execute(f"{_BOOKS} ORDER BY workspace, api").fetchall():
+        yield _read_book(sql, row)
 
 
 def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
     """Return a book, None if there is none."""
-    found = sql.execute(_BOOK, (workspace, api)).fetchall()
-    if not found:
-        return None
-    number, revision, version, has_dates, *times = found[0]
-    book = Book(number=number, revision=revision, progress=Progress(version, bool(has_dates), *times))
+    found = sql.execute(f"{_BOOKS} WHERE workspace = ? AND api = ?", (workspace, api)).fetchall()
+    return _read_book(sql, found[0]) if found else None
+
+
+def _read_book(sql: Statements, row: Sequence[Any]) -> Book:
+    workspace, api, number, revision, version, has_dates, *times = row
+    book = Book(workspace, api, number, revision, Progress(version, bool(has_dates), *times))
     rows, texts = sql.execute(_TASKS, (number,)), dict[Any, Any]()
     for task, model, status, credits_used, uncounted, created_at, dated, *rest in rows:
         # One text for all rows, not one from the database for each.
