@@ -18,13 +18,12 @@ import pytest
 from desk import DAY, HOUR, NOON, TODAY, WORKSPACE, Desk, Killed, When
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger import maintenance, sqlite_file
-from creatify_exporter.ledger.checksum import book_checksum, days_checksum
+from creatify_exporter.ledger import checksum, maintenance, sqlite_file
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.sqlite_file import inspect
 from creatify_exporter.ledger.staging import Observation, StagingTable
-from creatify_exporter.ledger.state import DayKey, SeriesKey
-from creatify_exporter.ledger.store import Day, read_book
+from creatify_exporter.ledger.state import SeriesKey
+from creatify_exporter.ledger.store import Day
 from processes import without_rights
 
 FLIPS = int(os.environ.get("LEDGER_FLIPS", "200"))
@@ -389,11 +388,7 @@ def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_
     desk.list(desk.task("a"))
     with closing(sqlite3.connect(path)) as somebody:
         somebody.execute("UPDATE book SET generation = generation + 1")
-        book = read_book(somebody, *WORKSPACE)
-        assert book
-        days = somebody.execute("SELECT day, model, total, value FROM day").fetchall()
-        checksum = book_checksum(book) + days_checksum((DayKey(*key), value) for *key, value in days)
-        somebody.execute("UPDATE book SET seal = ?", (checksum,))
+        checksum.write(somebody, *WORKSPACE)
         somebody.commit()
     assert desk.list(desk.task("a"), desk.task("b")) is False
     assert desk.count("submitted") == 1

@@ -1,19 +1,23 @@
-"""The checksum of a book: it shows that a bit of a ledger file has flipped.
+"""The checksum of a book in SQLite: it shows that a bit of the file has flipped.
 
-SQLite notices that a page is malformed, but not that a number in it has changed. A book's checksum is the sum of one
-CRC-32 for each task, series and day, so that a commit updates it from the rows that it changes. The part of the days,
-which grows with the years, is summed up by itself.
+SQLite notices that a page is malformed, but not that a number in it has changed. A book's checksum (column `seal`) is
+the sum of one CRC-32 for each task, series and day, so that a commit updates it from the rows that it changes. The part
+of the days, which grows with the years, is summed up by itself.
 """
 
-from collections.abc import Iterable
+from typing import Final
 from zlib import crc32
 
 from msgspec.msgpack import encode
 
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
+from creatify_exporter.ledger.store import Statements, read_book
+
+_DAYS: Final = "SELECT day, model, total, value FROM day WHERE book = ?"
+_DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
 
 
-def book_checksum(book: Book) -> int:
+def of_book(book: Book) -> int:
     """Return the checksum of a book apart from its daily totals."""
     return (
         crc32(encode((book.workspace, book.api)))
@@ -24,9 +28,32 @@ def book_checksum(book: Book) -> int:
     )
 
 
-def days_checksum(days: Iterable[tuple[DayKey, float]]) -> int:
-    """Return the part of a book's checksum that is that of its daily totals."""
-    return sum(_day(key, value) for key, value in days)
+def of_days(sql: Statements, book: Book) -> int:
+    """Return what the daily totals, as they are stored, add to a book's checksum."""
+    return sum(_day(DayKey(*key), value) for *key, value in sql.execute(_DAYS, (book.number,)))
+
+
+def stored(sql: Statements, book: Book) -> int:
+    """Return the checksum that was written with a book."""
+    [(written,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    return int(written)
+
+
+def matches(sql: Statements, book: Book) -> bool:
+    """Return whether a book, as it has just been read, is what was written."""
+    return of_book(book) + of_days(sql, book) == stored(sql, book)
+
+
+def write(sql: Statements, workspace: str, api: str) -> None:
+    """Write a book's checksum, if there is such a book, from what is stored of it."""
+    if book := read_book(sql, workspace, api):
+        whole = of_book(book) + of_days(sql, book)
+        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (whole, book.number))
+
+
+def add(sql: Statements, book: Book, amount: int) -> None:
+    """Add to the checksum that is stored with a book."""
+    sql.execute("UPDATE book SET seal = seal + ? WHERE number = ?", (amount, book.number))
 
 
 def difference(book: Book, changes: Changes) -> int:
@@ -38,22 +65,22 @@ def difference(book: Book, changes: Changes) -> int:
     released = set(changes.released)
     for key in {*changes.new_series, *changes.totals, *released}:
         before = book.series.get(key)
-        now = changes.new_series.get(key) or before
-        if now:
-            after = Series(now.value + changes.totals.get(key, 0.0), now.born_at, now.held and key not in released)
-            move += _series(key, after) - (_series(key, before) if before else 0)
+        now = before or changes.new_series[key]
+        after = Series(now.value + changes.totals.get(key, 0.0), now.born_at, now.held and key not in released)
+        move += _series(key, after) - (_series(key, before) if before else 0)
     for model, failures in changes.failure_runs.items():
-        stored = book.failure_runs.get(model)
-        move += _run(model, failures) - (0 if stored is None else _run(model, stored))
+        before_run = book.failure_runs.get(model)
+        move += _run(model, failures) - (0 if before_run is None else _run(model, before_run))
     return move
 
 
-def days_difference(increases: dict[DayKey, float], days: dict[DayKey, float]) -> int:
-    """Return the sum that `increases` of daily totals add to a checksum; `days` are those totals without them."""
+def days_difference(sql: Statements, book: Book, changes: Changes) -> int:
+    """Return the sum that `changes` add to the checksum of the daily totals that are stored, which are without them."""
     move = 0
-    for day, increase in increases.items():
-        stood = days.get(day)
-        move += _day(day, increase if stood is None else stood + increase) - (0 if stood is None else _day(day, stood))
+    for key, increase in changes.days.items():
+        found = sql.execute(_DAY, (book.number, *key)).fetchall()
+        before = found[0][0] if found else 0.0
+        move += _day(key, before + increase) - (_day(key, before) if found else 0)
     return move
 
 

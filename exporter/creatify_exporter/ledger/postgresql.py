@@ -108,6 +108,7 @@ class PostgresqlStore(Store):
     """
 
     shared = True
+    tables = (*Store.tables, "journal")
 
     def __init__(self, conninfo: Callable[[], str], *, read_only: bool = False) -> None:
         self._conninfo, self._read_only = conninfo, read_only
@@ -195,15 +196,12 @@ class PostgresqlStore(Store):
             reached = changes.revision
         return missed if reached == until else None
 
-    def _publish(self, sql: Statements, number: int, changes: Changes) -> None:
+    def _annotate(self, sql: Statements, book: Book, changes: Changes) -> None:
         entry = msgspec.msgpack.encode(changes)
         if len(entry) <= _LONGEST_ENTRY:
-            values = (number, changes.revision, entry)
+            values = (book.number, changes.revision, entry)
             sql.execute("INSERT INTO journal (book, revision, changes) VALUES (?, ?, ?)", values)
-        sql.execute(_PRUNE, (number, number, _JOURNAL))
-
-    def _unpublish(self, sql: Statements, number: int) -> None:
-        sql.execute("DELETE FROM journal WHERE book = ?", (number,))
+        sql.execute(_PRUNE, (book.number, book.number, _JOURNAL))
 
     @contextmanager
     def _connection(self) -> Iterator[Statements]:

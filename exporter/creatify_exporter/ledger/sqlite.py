@@ -6,16 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
 from creatify_exporter.errors import LedgerUnavailable
-from creatify_exporter.ledger import sqlite_file
-from creatify_exporter.ledger.checksum import book_checksum, days_difference, difference
+from creatify_exporter.ledger import checksum, sqlite_file
 from creatify_exporter.ledger.state import Book, Changes
 from creatify_exporter.ledger.store import Statements, Store, unavailable
-
-_DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AND total = ?"
-_ADD_TO_CHECKSUM: Final = "UPDATE book SET seal = seal + ? WHERE number = ?"
 
 
 class SqliteStore(Store):
@@ -75,8 +70,8 @@ class SqliteStore(Store):
         """
         book = super().load(workspace, api)
         with self.reading() as sql:
-            days = sqlite_file.stored_checksum(sql, book) - book_checksum(book)
-            if days not in self._days.get(book.number, ()) and days != sqlite_file.checksum_of_days(sql, book):
+            days = checksum.stored(sql, book) - checksum.of_book(book)
+            if days not in self._days.get(book.number, ()) and days != checksum.of_days(sql, book):
                 raise LedgerUnavailable(f"the ledger {self._path} is damaged; restore it from a backup and restart")
         self._days[book.number] = (days,)
         return book
@@ -90,18 +85,14 @@ class SqliteStore(Store):
         self._database.close()
         self._unlock()
 
-    def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:
-        days = {}
-        for key in changes.days:
-            for (value,) in sql.execute(_DAY, (book.number, *key)):
-                days[key] = value
-        move = days_difference(changes.days, days)
-        sql.execute(_ADD_TO_CHECKSUM, (difference(book, changes) + move, book.number))
+    def _annotate(self, sql: Statements, book: Book, changes: Changes) -> None:
+        days = checksum.days_difference(sql, book, changes)
+        checksum.add(sql, book, checksum.difference(book, changes) + days)
         if known := self._days.get(book.number):
-            self._days[book.number] = (known[-1], known[-1] + move)
+            self._days[book.number] = (known[-1], known[-1] + days)
 
     def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:
-        sqlite_file.write_checksum(sql, workspace, api)
+        checksum.write(sql, workspace, api)
 
     def _unlock(self) -> None:
         if self._lock is not None:

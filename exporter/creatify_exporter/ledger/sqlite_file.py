@@ -13,9 +13,8 @@ from typing import Final, Literal
 
 from creatify_exporter.config import file
 from creatify_exporter.errors import LedgerRefused
-from creatify_exporter.ledger.checksum import book_checksum, days_checksum
-from creatify_exporter.ledger.state import Book, DayKey
-from creatify_exporter.ledger.store import Statements, read_book, read_books
+from creatify_exporter.ledger import checksum
+from creatify_exporter.ledger.store import read_books
 
 _APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
 # The first version in which books have checksums, in the column `seal`.
@@ -255,29 +254,6 @@ def _refuse_foreign(path: Path) -> None:
         raise LedgerRefused(f"{path} is not a ledger of this exporter; it was not touched: give another --ledger.url")
 
 
-def _checksum(sql: Statements, book: Book) -> int:
-    return book_checksum(book) + checksum_of_days(sql, book)
-
-
-def checksum_of_days(sql: Statements, book: Book) -> int:
-    """Return what the daily totals add to a book's checksum."""
-    days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
-    return days_checksum((DayKey(*key), value) for *key, value in days)
-
-
-def stored_checksum(sql: Statements, book: Book) -> int:
-    """Return the checksum that was written with a book."""
-    [(stored,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
-    return int(stored)
-
-
-def write_checksum(sql: Statements, workspace: str, api: str) -> None:
-    """Write a book's checksum, if there is such a book, from what is stored of it."""
-    book = read_book(sql, workspace, api)
-    if book:
-        sql.execute("UPDATE book SET seal = ? WHERE number = ?", (_checksum(sql, book), book.number))
-
-
 def _version(database: sqlite3.Connection, path: Path | None) -> int:
     version = int(database.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
@@ -295,7 +271,7 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
     if version < _CHECKSUMS:
         return None
     try:
-        whole = all(_checksum(database, book) == stored_checksum(database, book) for book in read_books(database))
+        whole = all(checksum.matches(database, book) for book in read_books(database))
     # Values that no exporter has written.
     except (ValueError, TypeError, sqlite3.Error):
         whole = False
@@ -316,7 +292,7 @@ def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
             database.execute(statement)
         if number == _CHECKSUMS:
             for book in read_books(database):
-                write_checksum(database, book.workspace, book.api)
+                checksum.write(database, book.workspace, book.api)
         database.execute("COMMIT")
 
 

@@ -48,12 +48,6 @@ _PUT_RUN: Final = """
 INSERT INTO series (book, model, total, label, value, born_at, held) VALUES (?, ?, ?, '', ?, 0, ?)
 ON CONFLICT (book, model, total, label) DO UPDATE SET value = excluded.value
 """
-_FORGET_BOOK: Final = (
-    "DELETE FROM task WHERE book = ?",
-    "DELETE FROM series WHERE book = ?",
-    "DELETE FROM day WHERE book = ?",
-    "DELETE FROM book WHERE number = ?",
-)
 _PUT_DAY: Final = """
 INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
@@ -108,10 +102,11 @@ class Store(ABC):
     """Reads and writes books; every method may raise `LedgerUnavailable`.
 
     `shared` says whether other exporters may write at the same time; calls to a store that is not shared must not
-    overlap.
+    overlap. `tables` are those with rows of a book.
     """
 
     shared: ClassVar[bool]
+    tables: ClassVar[tuple[str, ...]] = ("task", "series", "day")
 
     def ready(self) -> bool:
         """Return whether the database has been opened; try to open it if it could not be reached before."""
@@ -159,9 +154,8 @@ class Store(ABC):
             missed = self._advance(sql, book, changes)
             if changes.progress:
                 _move_progress(sql, book, changes.progress)
-            self._update_checksum(sql, book, changes)
+            self._annotate(sql, book, changes)
             _put(sql, book.number, changes)
-            self._publish(sql, book.number, changes)
         return [*missed, changes]
 
     def days(self, since: int, before: int) -> list[Day]:
@@ -207,8 +201,8 @@ class Store(ABC):
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
         """Remove a model's series from the books of which `within` says so, by workspace and api; return from how many.
 
-        `LedgerRefused` while the model has tasks there. Without `_publish`, so that other exporters load these books
-        anew.
+        `LedgerRefused` while the model has tasks there. The change is in no journal, so that other exporters load these
+        books anew.
         """
         forgotten = 0
         with self.writing() as sql:
@@ -237,9 +231,9 @@ class Store(ABC):
             found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api").fetchall()
             chosen = [book for book in found if within(*book[1:])]
             for number, _, _ in chosen:
-                for statement in _FORGET_BOOK:
-                    sql.execute(statement, (number,))
-                self._unpublish(sql, number)
+                for table in self.tables:
+                    sql.execute(f"DELETE FROM {table} WHERE book = ?", (number,))  # noqa: S608 - a name of our own
+                sql.execute("DELETE FROM book WHERE number = ?", (number,))
             return [(workspace, api) for _, workspace, api in chosen]
 
     def _advance(self, sql: Statements, book: Book, changes: Changes) -> list[Changes]:
@@ -263,17 +257,12 @@ class Store(ABC):
         """Return the changes that lead from a book's revision to another one, None if they are not known."""
         return [] if until == book.revision else None
 
-    def _update_checksum(self, sql: Statements, book: Book, changes: Changes) -> None:  # noqa: B027 - not every store has one
-        """Update a book's checksum for changes that are about to be written."""
+    @abstractmethod
+    def _annotate(self, sql: Statements, book: Book, changes: Changes) -> None:
+        """Write what this kind of store adds to changes that are about to be written: the checksum, or the journal."""
 
-    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - as above
+    def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - not every store has one
         """Compute a book's checksum from all that it now holds."""
-
-    def _publish(self, sql: Statements, number: int, changes: Changes) -> None:  # noqa: B027 - not shared
-        """Tell the other exporters the changes of a book."""
-
-    def _unpublish(self, sql: Statements, number: int) -> None:  # noqa: B027 - as above
-        """Remove what `_publish` has kept of a book."""
 
 
 def _revision_step() -> int:
