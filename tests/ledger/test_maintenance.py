@@ -1,5 +1,6 @@
 """What is done to a ledger by hand, and what its counters look like afterwards."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -93,9 +94,10 @@ def test_a_backup_replaces_nothing_and_leaves_no_half(tmp_path: Path) -> None:
     assert there.read_text() == "mine"
     desk.list(desk.task("a"))
     desk.store.execute("DROP TABLE day")
+    before = set(tmp_path.iterdir())
     with pytest.raises(LedgerUnavailable, match="no such table"):
         maintenance.backup(desk.store, tmp_path / "new.db")
-    assert {path.name for path in tmp_path.iterdir() if path.name.startswith((".new", "new"))} == set()
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_two_backups_to_one_name_do_not_spoil_each_other(tmp_path: Path) -> None:
@@ -119,6 +121,32 @@ def test_two_backups_to_one_name_do_not_spoil_each_other(tmp_path: Path) -> None
         maintenance.backup(source, file)
     assert set(tmp_path.iterdir()) == {*before, file}
     assert opened(file, desk).counts("submitted") == (1,)
+
+
+def test_a_backup_removes_what_a_killed_one_has_left_beside_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    desk.list(desk.task("a"))
+    hidden = tmp_path / ".hidden"
+    hidden.mkdir()
+    (hidden / "of-another-program.lock").touch()
+    before = set(tmp_path.iterdir())
+
+    class Killed(SqliteStore):
+        """Leaves behind what a backup has when its process is killed."""
+
+        @contextmanager
+        def reading(self) -> Iterator[Statements]:
+            [folder] = {*tmp_path.iterdir()} - before
+            shutil.copytree(folder, f"{folder}-left")
+            maintenance.backup(desk.store, tmp_path / "meanwhile.db")
+            assert set(tmp_path.iterdir()) == {*before, folder, tmp_path / "meanwhile.db"}
+            with super().reading() as sql:
+                yield sql
+
+    with closing(Killed(desk.store.path, read_only=True)) as source:
+        maintenance.backup(source, tmp_path / "backup.db")
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "meanwhile.db", tmp_path / "backup.db"}
+    assert list(hidden.iterdir()) == [hidden / "of-another-program.lock"]
 
 
 def test_a_backup_that_has_no_folder_says_what_to_do(tmp_path: Path) -> None:

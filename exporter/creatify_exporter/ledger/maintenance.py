@@ -1,14 +1,17 @@
 """Commands on a ledger: show it, copy it, write a backup, forget a model or a workspace."""
 
+import os
+import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sized
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 from creatify_exporter.errors import ConfigError, LedgerRefused
+from creatify_exporter.ledger import sqlite_file
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import Book, Total
 from creatify_exporter.ledger.store import Store
@@ -16,6 +19,8 @@ from creatify_exporter.ledger.table import aligned
 from creatify_exporter.lists import tells_credits
 
 _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanished", "credits_used", "credits_refunded")
+# What the names of the folders of unfinished backups begin with.
+_UNFINISHED: Final = ".creatify-exporter-backup-"
 
 
 def show(store: Store) -> None:
@@ -45,6 +50,7 @@ def copy(source: Store, target: Store) -> None:
 def backup(source: Store, file: Path) -> None:
     """Write a ledger as it is at one moment to a new file, even while an exporter writes to it."""
     _refuse_to_replace(file)
+    _remove_left(file.parent)
     # Elsewhere until it is whole: half a backup would look like one. Another one to the same name has its own folder.
     with _folder_beside(file) as folder:
         part = Path(folder, file.name)
@@ -60,10 +66,18 @@ def _refuse_to_replace(file: Path) -> None:
         raise ConfigError([f"{file}: is there already; name a file that is not"])
 
 
+def _remove_left(folder: Path) -> None:
+    """Remove what backups to a folder have left when they were killed: their locks are free."""
+    for lock in folder.glob(f"{_UNFINISHED}*/*.lock"):
+        with suppress(LedgerRefused):
+            os.close(sqlite_file.lock(lock.with_suffix("")))
+            shutil.rmtree(lock.parent, ignore_errors=True)
+
+
 def _folder_beside(file: Path) -> TemporaryDirectory[str]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent)
+        return TemporaryDirectory(prefix=_UNFINISHED, dir=file.parent)
     except OSError as error:
         remedy = "name a file in a folder that this user may write to"
         raise ConfigError([f"{file}: cannot be written: {error.strerror}; {remedy}"]) from None
