@@ -17,7 +17,7 @@ from creatify_exporter.ledger.ledger import Ledger, Rules
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.state import SeriesKey, Total
-from creatify_exporter.ledger.store import Rows, Statements
+from creatify_exporter.ledger.store import Statements
 
 HOUR, DAY = 3600.0, 24 * 3600.0
 NOON = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
@@ -110,7 +110,7 @@ class Wiretap:
     def __init__(self, database: Statements, tap: Tap) -> None:
         self._database, self._tap = database, tap
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Iterable[Any]:
         return self._tap.execute(sql, lambda: self._database.execute(sql, parameters))
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -132,7 +132,7 @@ class WatchedSqlite(Watched, SqliteStore):
         self._database = cast("sqlite3.Connection", Wiretap(self._database, self.tap))
 
     def execute(self, sql: str) -> list[Any]:
-        return self._database.execute(sql).fetchall()
+        return list(self._database.execute(sql))
 
     def kill(self, number: int, torn: float, copy: Path) -> None:
         """End the process at one of the statements to come (0: the commit): `copy` gets what it leaves behind.

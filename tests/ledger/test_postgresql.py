@@ -225,9 +225,9 @@ def test_a_start_waits_for_the_lock_of_another_session_for_a_while_only(url: str
 
 def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -> None:
     with one.store.writing() as sql:
-        told = sql.execute("SHOW idle_in_transaction_session_timeout").fetchall()
-        told += sql.execute("SHOW lock_timeout").fetchall() + sql.execute("SHOW statement_timeout").fetchall()
-    assert told == [("10s",), ("5s",), ("30s",)]
+        settings = ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout")
+        told = [list(sql.execute(f"SHOW {setting}")) for setting in settings]
+    assert told == [[("10s",)], [("5s",)], [("30s",)]]
 
 
 def test_a_copy_reads_all_before_it_writes_so_that_no_transaction_waits(postgres: Postgres, one: Shared) -> None:
@@ -262,7 +262,7 @@ def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careles
     with postgres.admin() as connection:
         connection.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET synchronous_commit = off")
     with closing(WatchedPostgresql(url)) as store, store.writing() as sql:
-        assert sql.execute("SHOW synchronous_commit").fetchall() == [("on",)]
+        assert list(sql.execute("SHOW synchronous_commit")) == [("on",)]
 
 
 # --- Settings of the server, the role and the environment -----------------------------------------------------------

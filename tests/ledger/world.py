@@ -385,7 +385,7 @@ class World:
 
     def version(self) -> int:
         with self.store.reading() as sql:
-            found = sql.execute("SELECT generation FROM book WHERE workspace = ?", self.name[:1]).fetchall()
+            found = list(sql.execute("SELECT generation FROM book WHERE workspace = ?", self.name[:1]))
         return int(found[0][0]) if found else 0
 
     def listed(self, entries: Iterable[Entry]) -> list[Task]:

@@ -35,7 +35,7 @@ def of_days(sql: Statements, book: Book) -> int:
 
 def stored(sql: Statements, book: Book) -> int:
     """Return the checksum that was written with a book."""
-    [(written,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,)).fetchall()
+    [(written,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,))
     return int(written)
 
 
@@ -78,7 +78,7 @@ def days_difference(sql: Statements, book: Book, changes: Changes) -> int:
     """Return the sum that `changes` add to the checksum of the daily totals that are stored, which are without them."""
     move = 0
     for key, increase in changes.days.items():
-        found = sql.execute(_DAY, (book.number, *key)).fetchall()
+        found = list(sql.execute(_DAY, (book.number, *key)))
         before = found[0][0] if found else 0.0
         move += _day(key, before + increase) - (_day(key, before) if found else 0)
     return move

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import Book, Changes
-from creatify_exporter.ledger.store import Rows, Statements, Store, unavailable
+from creatify_exporter.ledger.store import Statements, Store, unavailable
 
 # At most; a transaction takes milliseconds.
 _CONNECTIONS: Final = 10
@@ -168,13 +168,14 @@ class PostgresqlStore(Store):
     def clock(self) -> float:
         """Return the time of the database's machine."""
         with self._connection() as sql:
-            return float(sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0][0])
+            [(now,)] = sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+            return float(now)
 
     def changes_since(self, book: Book) -> list[Changes] | None:
         """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:
             # In one message, which is a transaction by itself: this is asked before each answer.
-            found = sql.execute(_SETTINGS + _REVISION.format(book.number)).fetchall()
+            found = list(sql.execute(_SETTINGS + _REVISION.format(book.number)))
         if found == [(book.revision,)]:
             return []
         with self.reading() as sql:
@@ -238,7 +239,7 @@ class PostgresqlStore(Store):
         """Make the tables, or bring them up to date; raise `LedgerRefused` if they are not this program's."""
         with psycopg.connect(_parsed(self._conninfo()), autocommit=True) as connection:
             sql = _Session(connection)
-            if sql.execute("SHOW server_encoding").fetchall() != [("UTF8",)]:
+            if list(sql.execute("SHOW server_encoding")) != [("UTF8",)]:
                 raise LedgerRefused("the ledger's PostgreSQL database is not encoded in UTF8; make one that is")
             sql.execute(_READING if self._read_only else _WRITING)
             if not self._read_only:
@@ -254,7 +255,7 @@ class _Session:
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self._connection = connection
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Iterable[Any]:
         return self._connection.execute(cast("Any", sql.replace("?", "%s")), parameters or None).set_result(-1)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -264,16 +265,16 @@ class _Session:
 
 def _version(sql: Statements) -> int:
     """Return the version of the ledger in the database, 0 if there is none."""
-    exists = sql.execute("SELECT to_regclass('creatify_exporter.version') IS NOT NULL").fetchall()[0][0]
+    [(exists,)] = sql.execute("SELECT to_regclass('version') IS NOT NULL")
     if not exists:
         return 0
-    version = int(sql.execute("SELECT max(number) FROM creatify_exporter.version").fetchall()[0][0] or 0)
+    [(version,)] = sql.execute("SELECT coalesce(max(number), 0) FROM version")
     if version > len(MIGRATIONS):
         raise LedgerRefused(
             f"the ledger in PostgreSQL has version {version}, this exporter knows {len(MIGRATIONS)}: "
             "install a newer one"
         )
-    return version
+    return int(version)
 
 
 def _migrate(sql: Statements) -> None:
@@ -289,12 +290,11 @@ def _migrate(sql: Statements) -> None:
 
 def _make_schema(sql: Statements) -> None:
     """Make the schema, unless an administrator has made an empty one for this exporter."""
-    tables = sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'creatify_exporter'").fetchall()
-    if tables:
+    if list(sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'creatify_exporter'")):
         raise LedgerRefused("the schema creatify_exporter holds tables of something else; use another database")
-    if not sql.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'").fetchall():
+    if not list(sql.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'")):
         sql.execute("CREATE SCHEMA creatify_exporter")
-    sql.execute("CREATE TABLE creatify_exporter.version (number INTEGER PRIMARY KEY)")
+    sql.execute("CREATE TABLE version (number INTEGER PRIMARY KEY)")
 
 
 def _parsed(url: str) -> str:

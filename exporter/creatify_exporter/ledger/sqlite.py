@@ -105,7 +105,7 @@ class SqliteStore(Store):
             # A reader can keep it from that, and is not waited for; then the next time.
             self._database.execute("PRAGMA busy_timeout = 0")
             try:
-                [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             finally:
                 self._database.execute(f"PRAGMA busy_timeout = {sqlite_file.LOCK_TIMEOUT * 1000:.0f}")
             self._commit_failed = bool(busy)

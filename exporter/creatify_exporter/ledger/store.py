@@ -26,7 +26,7 @@ SELECT workspace, api, number, revision, generation, dated, created_at, recorded
 """
 _NEW_PROGRESS: Final = """
 UPDATE book SET generation = ?, dated = ?, created_at = ?, recorded_at = ?, settled_before = ?
-WHERE number = ? AND generation = ?
+WHERE number = ? AND generation = ? RETURNING number
 """
 _TASKS: Final = """
 SELECT id, model, status, credits, uncounted, created_at, dated, changed_at, absent_since FROM task WHERE book = ?
@@ -68,19 +68,10 @@ class Day(NamedTuple):
     value: float
 
 
-class Rows(Protocol):
-    """What a statement returns; `rowcount` is the number of rows that it changed."""
-
-    @property
-    def rowcount(self) -> int: ...  # noqa: D102 - as the class says
-    def fetchall(self) -> list[Any]: ...  # noqa: D102 - tuples
-    def __iter__(self) -> Iterator[Any]: ...
-
-
 class Statements(Protocol):
-    """Takes SQL, with `?` for parameters, while a transaction is open."""
+    """Takes SQL, with `?` for parameters, while a transaction is open; `execute` returns the rows, as tuples."""
 
-    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Rows: ...  # noqa: D102 - as the class says
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Iterable[Any]: ...  # noqa: D102 - as the class says
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object: ...  # noqa: D102 - as above
 
 
@@ -89,7 +80,7 @@ class Conflict(Exception):
 
 
 @contextmanager
-def unavailable(*errors: type[Exception]) -> Iterator[None]:
+def unavailable(errors: type[Exception]) -> Iterator[None]:
     """Raise `LedgerUnavailable` if the block raises one of a database's errors."""
     try:
         yield
@@ -173,8 +164,8 @@ class Store(ABC):
     def first_lists(self) -> dict[tuple[str, str], float]:
         """Return when the first list of each workspace and api was recorded, in seconds since the epoch."""
         with self.reading() as sql:
-            rows = sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL").fetchall()
-        return {(workspace, api): recorded_at for workspace, api, recorded_at in sorted(rows)}
+            rows = sorted(sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL"))
+        return {(workspace, api): recorded_at for workspace, api, recorded_at in rows}
 
     def books(self) -> Iterator[Book]:
         """Yield each book, all as of one moment."""
@@ -188,7 +179,7 @@ class Store(ABC):
         with other.reading() as theirs:
             books = [(book, _content(theirs, book)) for book in read_books(theirs)]
         with self.writing() as sql:
-            if sql.execute("SELECT number FROM book").fetchall():
+            if list(sql.execute("SELECT number FROM book")):
                 raise refusal
             for book, content in books:
                 own = _make_book(sql, book.workspace, book.api, book.progress)
@@ -206,7 +197,7 @@ class Store(ABC):
         """
         forgotten = 0
         with self.writing() as sql:
-            found = sql.execute(_BOOKS_WITH, (model,)).fetchall()
+            found = list(sql.execute(_BOOKS_WITH, (model,)))
             for number, workspace, api in (book for book in found if within(*book[1:])):
                 # The version (column `generation`) too: a transaction under way began while the book had the model.
                 sql.execute(
@@ -228,7 +219,7 @@ class Store(ABC):
     def forget_books(self, within: Callable[[str, str], bool]) -> list[tuple[str, str]]:
         """Remove the books of which `within` says so, with all that they hold; return their workspaces and apis."""
         with self.writing() as sql:
-            found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api").fetchall()
+            found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api")
             chosen = [book for book in found if within(*book[1:])]
             for number, _, _ in chosen:
                 for table in self.tables:
@@ -243,7 +234,7 @@ class Store(ABC):
         """
         step = _revision_step()
         moved = "UPDATE book SET revision = revision + ? WHERE number = ? RETURNING revision"
-        numbered = sql.execute(moved, (step, book.number)).fetchall()
+        numbered = list(sql.execute(moved, (step, book.number)))
         if not numbered:
             raise Conflict
         changes.revision = numbered[0][0]
@@ -276,19 +267,19 @@ def _revision_step() -> int:
 
 def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) -> int | None:
     """Make an empty book; return its number, None if there is one already."""
-    made = sql.execute(_NEW_BOOK, (workspace, api, _revision_step(), *astuple(progress))).fetchall()
+    made = list(sql.execute(_NEW_BOOK, (workspace, api, _revision_step(), *astuple(progress))))
     return made[0][0] if made else None
 
 
 def read_books(sql: Statements) -> Iterator[Book]:
     """Yield each book."""
-    for row in sql.execute(f"{_BOOKS} ORDER BY workspace, api").fetchall():
+    for row in list(sql.execute(f"{_BOOKS} ORDER BY workspace, api")):
         yield _read_book(sql, row)
 
 
 def read_book(sql: Statements, workspace: str, api: str) -> Book | None:
     """Return a book, None if there is none."""
-    found = sql.execute(f"{_BOOKS} WHERE workspace = ? AND api = ?", (workspace, api)).fetchall()
+    found = list(sql.execute(f"{_BOOKS} WHERE workspace = ? AND api = ?", (workspace, api)))
     return _read_book(sql, found[0]) if found else None
 
 
@@ -322,8 +313,7 @@ def _content(sql: Statements, book: Book) -> Changes:
 
 def _move_progress(sql: Statements, book: Book, progress: Progress) -> None:
     version, *others = astuple(progress)
-    moved = sql.execute(_NEW_PROGRESS, (version, *others, book.number, version - 1))
-    if moved.rowcount != 1:
+    if not list(sql.execute(_NEW_PROGRESS, (version, *others, book.number, version - 1))):
         raise Conflict
 
 
