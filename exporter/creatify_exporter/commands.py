@@ -230,16 +230,8 @@ def _dump(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     loaded = _loaded(arguments, keys_needed=False)
     with closing(_kept(loaded.ledger)) as store:
-        report.write(store, _prices(loaded), arguments.month, as_csv=arguments.csv)
-
-
-def _prices(loaded: Config) -> dict[str, report.Price]:
-    plans = {workspace.name: workspace.plan for workspace in loaded.workspaces if workspace.plan}
-    return {
-        name: report.Price(plan.price_per_credit, plan.currency)
-        for name, plan in plans.items()
-        if plan.price_per_credit is not None and plan.currency is not None
-    }
+        plans = {workspace.name: workspace.plan for workspace in loaded.workspaces}
+        report.write(store, plans, arguments.month, as_csv=arguments.csv)
 
 
 def _show(arguments: argparse.Namespace) -> None:

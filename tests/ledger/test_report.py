@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from desk import rules
 
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger import report
@@ -22,7 +23,7 @@ HEADER = [
     *("day", "workspace", "api", "model", "submitted", "finished", "failed"),
     *("used", "refunded", "net", "failed_net", "cost", "currency"),
 ]
-PRICES = {"default": report.Price(0.15, "USD")}
+PLANS = {"default": Plan(price_per_credit=0.15, currency="USD")}
 LIST = TEXT_GENERATOR.api
 BEGAN = f"default ({LIST}): counting began on 2026-09-30 at 23:59 UTC."
 
@@ -58,9 +59,9 @@ def path(tmp_path: Path) -> Path:
     return file
 
 
-def write(path: Path, month: str | None, *, as_csv: bool, prices: Mapping[str, report.Price] | None = None) -> None:
+def write(path: Path, month: str | None, *, as_csv: bool, plans: Mapping[str, Plan] | None = None) -> None:
     with closing(SqliteStore(path, read_only=True)) as store:
-        report.write(store, prices or {}, month, as_csv=as_csv)
+        report.write(store, plans or {}, month, as_csv=as_csv)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
@@ -79,7 +80,7 @@ OCTOBER = [
 def test_a_month_is_told_by_day_then_by_model_then_whole_with_costs_rounded_once(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(path, "2026-10", as_csv=False, prices=PRICES)
+    write(path, "2026-10", as_csv=False, plans=PLANS)
     costs = ["0.19", "0.02", "-0.04"]
     *table, note, _ = lines(capsys)
     assert table == [
@@ -133,15 +134,15 @@ def test_credits_that_a_list_does_not_tell_are_empty_and_not_0(path: Path, capsy
         for workspace in ("default", "silent"):
             banner = Task(id="v", model_name="banner", status="failed", created_at=moment)
             recorded(ledger, moment, banner, workspace=workspace, api=silent)
-    prices = {**PRICES, "silent": report.Price(1, "EUR")}
-    write(path, "2026-10", as_csv=True, prices=prices)
+    plans = {**PLANS, "silent": Plan(price_per_credit=1, currency="EUR")}
+    write(path, "2026-10", as_csv=True, plans=plans)
     told = [line for line in _rows(capsys) if line[2] == silent]
     unknown = ["", "", "", "", ""]
     assert told == [
         ["2026-10-02", "default", silent, "banner", "1", "1", "1", *unknown, "USD"],
         ["2026-10-02", "silent", silent, "banner", "1", "1", "1", *unknown, "EUR"],
     ]
-    write(path, "2026-10", as_csv=False, prices=prices)
+    write(path, "2026-10", as_csv=False, plans=plans)
     sums = {(*line[1:3], line[3]): line[4:] for line in lines(capsys) if line[0] == "2026-10"}
     assert sums["default", silent, "all models"] == ["1", "1", "1", "USD"]
     assert sums["silent", "all lists", "all models"] == ["1", "1", "1", "EUR"]
@@ -165,11 +166,14 @@ def test_no_name_in_the_csv_is_a_formula_of_a_spreadsheet(path: Path, capsys: py
 def test_each_workspace_has_a_currency_of_its_own_and_its_smallest_unit(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prices = {"default": report.Price(100.5, "RWF"), "second": report.Price(1e-7, "KWD")}
-    write(path, "2026-10", as_csv=False, prices=prices)
+    plans = {
+        "default": Plan(price_per_credit=100.5, currency="RWF"),
+        "second": Plan(price_per_credit=1e-7, currency="KWD"),
+    }
+    write(path, "2026-10", as_csv=False, plans=plans)
     assert [line[-2:] for line in lines(capsys) if "all lists" in line] == [["113", "RWF"], ["0.033", "KWD"]]
-    dearest = report.Price(1e9, "KWD")
-    write(path, "2026-10", as_csv=False, prices={"second": dearest})
+    dearest = Plan(price_per_credit=1e9, currency="KWD")
+    write(path, "2026-10", as_csv=False, plans={"second": dearest})
     assert [line[-2:] for line in lines(capsys) if "all lists" in line][1] == ["333333333333000.000", "KWD"]
 
 
@@ -187,14 +191,14 @@ def test_days_of_an_earlier_version_do_not_know_the_credits_of_failed_tasks(
 
 
 def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(path, "2026-10", as_csv=False, prices={**PRICES, "second": report.Price(1, "EUR")})
+    write(path, "2026-10", as_csv=False, plans={**PLANS, "second": Plan(price_per_credit=1, currency="EUR")})
     printed = capsys.readouterr().out.splitlines()[:-2]
     ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
     assert len(ends) == 1
 
 
 def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(path, "2026-10", as_csv=True, prices=PRICES)
+    write(path, "2026-10", as_csv=True, plans=PLANS)
     printed = capsys.readouterr()
     assert "\r" not in printed.out
     assert '"flash, ""fast"""' in printed.out

@@ -73,12 +73,13 @@ class Ledger:
         `own_reasons` are texts of failures that are reasons by themselves in this list.
         """
         name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
+        failure = None
         with self._locked(name):
             try:
                 book = self._book(name)
             except LedgerUnavailable as error:
-                return Transaction(Book(*name, number=0), rules, lambda _contents, _now: False, failure=error)
-            return Transaction(book, rules, partial(self._record, name, book.progress, rules))
+                book, failure = Book(*name, number=0), error
+            return Transaction(book, rules, partial(self._record, name, book.progress, rules), failure)
 
     def counters(self, workspace: str, api: str) -> Counters:
         """Return what is committed, after ending the holds that are due.

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.ledger.state import DAY, DAY_TOTALS, FAILED_BY
 from creatify_exporter.ledger.store import Day, Store
@@ -32,31 +33,24 @@ _DECIMALS: Final = {
 _Line = tuple[str, ...]
 
 
-class Price(NamedTuple):
-    """The price of one credit, and its currency, such as USD."""
-
-    per_credit: float
-    currency: str
-
-
-def write(store: Store, prices: Mapping[str, Price], month: str | None, *, as_csv: bool) -> None:
+def write(store: Store, plans: Mapping[str, Plan | None], month: str | None, *, as_csv: bool) -> None:
     """Print a month's totals by day, workspace, list and model, and sums; `month` is like 2026-10, by default this.
 
-    `prices` are those of the workspaces that have one. A sum is that of one workspace, so that it has one currency.
+    `plans` are those of the workspaces. A sum is that of one workspace, so that it has one currency.
     """
     since, before = _month(month)
     totals = store.days(since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
     notes = list(_notes(totals, store.first_lists()))
     daily = _sums(totals, lambda total: (_day(total), total.api, total.model))
     if as_csv:
-        lines = (_without_formulas(sums.line(prices.get(sums.workspace), rounded=False)) for sums in daily)
+        lines = (_without_formulas(sums.line(plans.get(sums.workspace), rounded=False)) for sums in daily)
         csv.writer(sys.stdout, lineterminator="\n").writerows([_COLUMNS, *lines])
         print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
         return
     monthly = _sums(totals, lambda total: (f"{since:%Y-%m}", total.api, total.model))
     by_list = _sums(totals, lambda total: (f"{since:%Y-%m}", total.api, "all models"))
     whole = _sums(totals, lambda _: (f"{since:%Y-%m}", "all lists", "all models"))
-    table = [sums.line(prices.get(sums.workspace), rounded=True) for sums in (*daily, *monthly, *by_list, *whole)]
+    table = [sums.line(plans.get(sums.workspace), rounded=True) for sums in (*daily, *monthly, *by_list, *whole)]
     print(*aligned([_COLUMNS, *table], names=len(_NAMES)), *notes, sep="\n")
     if not totals:
         print(f"The ledger has no totals for {since:%Y-%m}.")
@@ -98,12 +92,12 @@ class _Sums:
         elif total.total.startswith(FAILED_BY):
             self._explained += value
 
-    def line(self, price: Price | None, *, rounded: bool) -> _Line:
+    def line(self, plan: Plan | None, *, rounded: bool) -> _Line:
         """Return the cells of a line; one is empty if its value is not known."""
         tasks = [self._values[total] for total in ("submitted", "finished", "failed")]
         used, refunded, net, failed_net = self._credits()
         counts = map(_plain, [*tasks, used, refunded, net, failed_net])
-        return (*self._names, *counts, *_cost(net, price, rounded=rounded))
+        return (*self._names, *counts, *_cost(net, plan, rounded=rounded))
 
     def _credits(self) -> tuple[Decimal | None, ...]:
         """Return the credits used, refunded, net, and net of failed tasks; None stands for what is not known."""
@@ -126,17 +120,17 @@ def _sums(totals: Iterable[Day], names: Callable[[Day], tuple[str, str, str]]) -
     return [sums[name] for name in sorted(sums)]
 
 
-def _cost(net: Decimal | None, price: Price | None, *, rounded: bool) -> tuple[str, str]:
-    """Return what credits cost, and the currency."""
-    if price is None:
+def _cost(net: Decimal | None, plan: Plan | None, *, rounded: bool) -> tuple[str, str]:
+    """Return what credits cost, and the currency; both are empty without a price."""
+    if plan is None or plan.price_per_credit is None or plan.currency is None:
         return "", ""
     if net is None:
-        return "", price.currency
-    cost = net * Decimal(str(price.per_credit))
+        return "", plan.currency
+    cost = net * Decimal(str(plan.price_per_credit))
     if not rounded:
-        return _plain(cost), price.currency
-    unit = Decimal(1).scaleb(-_DECIMALS.get(price.currency, 2))
-    return f"{cost.quantize(unit, ROUND_HALF_UP) + 0:f}", price.currency
+        return _plain(cost), plan.currency
+    unit = Decimal(1).scaleb(-_DECIMALS.get(plan.currency, 2))
+    return f"{cost.quantize(unit, ROUND_HALF_UP) + 0:f}", plan.currency
 
 
 def _plain(value: Decimal | None) -> str:

@@ -56,8 +56,7 @@ class Transaction:
         book: Book,
         rules: Rules,
         record: Callable[[ListContents, float], bool],
-        *,
-        failure: LedgerUnavailable | None = None,
+        failure: LedgerUnavailable | None,
     ) -> None:
         self._book, self._rules = book, rules
         self._record = record
