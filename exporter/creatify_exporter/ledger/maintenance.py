@@ -94,8 +94,8 @@ class Scope(NamedTuple):
         return self.workspace in (None, workspace) and self.api in (None, api)
 
     def __str__(self) -> str:
-        parts = [f"in the workspace {self.workspace}" if self.workspace else "", f"({self.api})" if self.api else ""]
-        return " ".join(part for part in ("", *parts) if part)
+        parts = [self.workspace and f"in the workspace {self.workspace}", self.api and f"({self.api})"]
+        return " ".join(part for part in parts if part)
 
 
 def forget_model(store: Store, model: str, scope: Scope) -> None:

@@ -116,7 +116,13 @@ class PostgresqlStore(Store):
         self._unreachable_until = 0.0
         # The reason of a failed fetch is logged by the fetch.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
-        _parsed(conninfo())
+        try:
+            with unavailable(psycopg.Error):
+                self._prepare()
+        except LedgerUnavailable as error:
+            if read_only:
+                raise
+            _log.warning("the ledger cannot be opened yet", reason=str(error))
         self._pool = psycopg_pool.ConnectionPool(
             lambda: _parsed(self._conninfo()),
             kwargs={"autocommit": True, "prepare_threshold": None},  # a pooler need not know prepared statements
@@ -127,17 +133,6 @@ class PostgresqlStore(Store):
             check=psycopg_pool.ConnectionPool.check_connection,
             open=True,
         )
-        try:
-            with unavailable(psycopg.Error):
-                self._prepare()
-        except LedgerUnavailable as error:
-            if read_only:
-                self.close()
-                raise
-            _log.warning("the ledger cannot be opened yet", reason=str(error))
-        except BaseException:
-            self.close()
-            raise
 
     def ready(self) -> bool:
         """As `Store` says."""
