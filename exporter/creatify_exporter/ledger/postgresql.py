@@ -171,10 +171,13 @@ class PostgresqlStore(Store):
         with self._connection() as sql:
             # In one message, which is a transaction by itself: this is asked before each answer.
             found = list(sql.execute(_SETTINGS + _REVISION.format(book.number)))
-        if found == [(book.revision,)]:
-            return []
-        with self.reading() as sql:
-            return self._missed(sql, book, found[0][0]) if found else None
+            if not found:
+                return None
+            [(revision,)] = found
+            if revision == book.revision:
+                return []
+            sql.execute(_READING)
+            return self._missed(sql, book, revision)
 
     def close(self) -> None:
         """Close the connections."""
@@ -201,7 +204,7 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator[Statements]:
-        """Borrow a connection; a transaction that the block leaves open is rolled back if the block fails."""
+        """Borrow a connection; a transaction that the block leaves open is rolled back if it fails, else committed."""
         with unavailable(psycopg.Error):
             connection = self._reached()
             try:
