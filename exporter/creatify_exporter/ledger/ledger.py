@@ -42,9 +42,9 @@ class Counters(NamedTuple):
 class Ledger:
     """The books of all workspaces in one store. Safe to use from several threads.
 
-    `clock` returns seconds since the epoch, by default the store's; it ends the holds of new series. No hold ends
-    before it has lasted from `held_since` on: by default from now on, because the values served before a restart may
-    not have been scraped. `rules` may be replaced at any time and hold for the transactions that begin afterwards.
+    `clock` returns seconds since the epoch, by default the store's; it times the holds of new series. Each hold begins
+    at `held_since` at the earliest, by default now, because what was served before a restart may not have been scraped.
+    `rules` may be replaced at any time and hold for the transactions that begin afterwards.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Ledger:
         self._books: dict[_Name, Book] = {}
         self._held_since = held_since
         if held_since is None:
-            # If the store cannot be asked yet, it is the first time that it can be.
+            # If the store cannot be reached yet, its time is taken when it is.
             with suppress(LedgerUnavailable):
                 self._held_since = self._clock()
 
@@ -84,8 +84,8 @@ class Ledger:
     def counters(self, workspace: str, api: str) -> Counters:
         """Return what is committed, after ending the holds that are due.
 
-        A store that is not shared has no other writer: the book in memory is what is committed, also after a failed
-        write, so that an answer waits for that store only to end a hold. During a commit there, a hold may last longer.
+        A store that is not shared has no other writer, so that the book in memory is what is committed, also after a
+        failed write: an answer waits for such a store only to end a hold, and not even for that during a commit.
         """
         name = (workspace, api)
         known = None if self.store.shared else self._books.get(name)

@@ -26,7 +26,8 @@ class SqliteStore(Store):
         """Open the ledger at `path`; None is one in memory."""
         self._path = path
         self._commit_failed = False
-        # By a book's number: what its daily totals add to its checksum, before and after its last commit.
+        # By a book's number: what its daily totals add to its checksum, before and after its last commit, of which it
+        # may be unknown whether it succeeded.
         self._days: dict[int, tuple[int, ...]] = {}
         self._lock = sqlite_file.lock(path) if path and not read_only else None
         try:

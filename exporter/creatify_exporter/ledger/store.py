@@ -273,6 +273,7 @@ def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) ->
 
 def read_books(sql: Statements) -> Iterator[Book]:
     """Yield each book."""
+    # All rows first: the table may be written to between two books.
     for row in list(sql.execute(f"{_BOOKS} ORDER BY workspace, api")):
         yield _read_book(sql, row)
 

@@ -13,10 +13,10 @@ from creatify_exporter.ledger.state import Book, Row
 
 
 class Basis(NamedTuple):
-    """Why the same entries are no news to the ledger if a later list has them again.
+    """Why the tasks of a chunk are no news to the ledger if a later list has the same bytes: they have all finished.
 
-    Their tasks have finished. The book tracks those with these `ids`, and they leave its `rows` as they are, be they
-    young or without a date. The others have settled in `book`; it is None if there are no others.
+    `ids` and `rows` are those tasks that the book tracks, as it has them. All others have settled in `book`, which is
+    None if there are no others.
     """
 
     book: Book | None
@@ -25,10 +25,10 @@ class Basis(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A batch as it was compared with the book.
+    """A batch, compared with the book.
 
-    `rows` are those that the book has of its tasks, `changing` the places of tasks that may be news when they are
-    listed again. Of the others, those without a row have settled in `book`.
+    `rows` has what the book tracks of each task, None if nothing. `changing` are the places of tasks that may be news
+    when they are listed again; of the others, those without a row have settled in `book`.
     """
 
     book: Book
@@ -44,11 +44,11 @@ class Comparison(NamedTuple):
 
 
 class Transaction:
-    """Takes a list batch by batch; nothing of it is in the ledger before `commit`, and nothing ever without it.
+    """Takes a list batch by batch; nothing of it reaches the ledger without `commit`.
 
-    Only what the list changes is kept: of a task that the list shows as the book has it, only that it is listed; of a
-    settled task nothing. `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it
-    returns False if another list has been recorded since `book` was read. `failure` is why `book` could not be read.
+    Only what the list changes is kept: of a task that is listed as the book has it, its id; of a settled task nothing.
+    `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it returns False if another
+    list has been recorded since `book` was read. `failure` is why `book` could not be read.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Transaction:
         return Comparison(self._book, batch, rows, changing)
 
     def holds(self, basis: Basis) -> bool:
-        """Return whether the tasks of a basis are no news still, and the list has not had the tracked ones of them yet.
+        """Return whether a basis still holds: the book has the same rows, and the list has not shown their tasks yet.
 
         A second entry of a task has to be compared with the first one.
         """
