@@ -6,6 +6,7 @@ import os
 import resource
 import shlex
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -101,11 +102,7 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
             max_requests=arguments.web_max_requests,
         )
         application = Application(exporter, middleware, reloader, settings)
-        for each in sockets:
-            host, port, *_ = each.getsockname()
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            # For a browser on this machine.
-            local = f"localhost:{port}" if host in ("0.0.0.0", "::") else address  # noqa: S104 - compared
+        for address, local in map(_addresses, sockets):
             _log.info(
                 "listening",
                 address=address,
@@ -123,6 +120,13 @@ def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incid
         for signum in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(signum, signal.SIG_IGN)
     _log.info("stopped")
+
+
+def _addresses(listening: socket.socket) -> tuple[str, str]:
+    """Return the address of a socket, and that for a browser on this machine."""
+    host, port, *_ = listening.getsockname()
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return address, f"localhost:{port}" if host in ("0.0.0.0", "::") else address  # noqa: S104 - compared
 
 
 def _allow_files() -> None:
