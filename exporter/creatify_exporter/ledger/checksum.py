@@ -57,7 +57,7 @@ def add(sql: Statements, book: Book, amount: int) -> None:
 
 
 def difference(book: Book, changes: Changes) -> int:
-    """Return the sum that `changes` add to the checksum of a book that is without them; the days are left out."""
+    """Return what `changes`, before they are applied, add to the checksum of a book apart from its daily totals."""
     move = _progress(changes.revision, changes.progress or book.progress) - _progress(book.revision, book.progress)
     for task, row in changes.rows.items():
         old = book.rows.get(task)
@@ -75,7 +75,7 @@ def difference(book: Book, changes: Changes) -> int:
 
 
 def days_difference(sql: Statements, book: Book, changes: Changes) -> int:
-    """Return the sum that `changes` add to the checksum of the daily totals that are stored, which are without them."""
+    """Return what `changes`, before they are written, add to the checksum of the daily totals."""
     move = 0
     for key, increase in changes.days.items():
         found = list(sql.execute(_DAY, (book.number, *key)))

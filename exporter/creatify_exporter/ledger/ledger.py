@@ -176,7 +176,8 @@ class Ledger:
             written = self.store.write(book, changes)
         except Conflict:
             # Without a journal of others' changes the book has to be loaded.
-            book.is_stale = not self.store.shared
+            if not self.store.shared:
+                book.is_stale = True
             return False
         except BaseException:
             # A commit that failed may have been one that succeeded.

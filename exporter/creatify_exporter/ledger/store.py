@@ -175,7 +175,7 @@ class Store(ABC):
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
-        # All of it, before the first is written: a database ends a transaction that waits for another database.
+        # Read whole before anything is written: PostgreSQL ends a transaction that waits for the other database.
         with other.reading() as theirs:
             books = [(book, _content(theirs, book)) for book in read_books(theirs)]
         with self.writing() as sql:
