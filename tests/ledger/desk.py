@@ -173,6 +173,8 @@ class WatchedPostgresql(Watched, PostgresqlStore):
     def __init__(self, url: str) -> None:
         self.url, self.tap = url, Tap()
         super().__init__(lambda: url)
+        # A busy machine may take longer for a connection than a scrape waits.
+        self._pool.timeout = 60
 
     @contextmanager
     def _connection(self) -> Iterator[Statements]:
