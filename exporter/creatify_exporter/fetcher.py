@@ -9,7 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Final, NamedTuple
+from math import inf
+from typing import Final
 
 import msgspec
 import structlog
@@ -48,15 +49,18 @@ class Outcome(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
 
 
-class Ticket(NamedTuple):
-    """A scrape's claim to a fetch.
+class Ticket:
+    """The claim of one or more scrapes to one fetch.
 
     `stale` is a list that came too late for the scrapes before, for a scrape that cannot wait for the fetch; None if
-    there is none that is recent enough.
+    there is none that is recent enough. The fetch hangs if it goes on at `overdue_at`, on the monotonic clock; that is
+    infinite as long as it waits for its place.
     """
 
-    future: Future[Outcome]
-    stale: Outcome | None = None
+    def __init__(self, stale: Outcome | None = None) -> None:
+        self.future: Future[Outcome] = Future()
+        self.stale = stale
+        self.overdue_at = inf
 
     def outcome(self) -> Outcome:
         """Return how the fetch ended; if it goes on, the stale list, or that there is none."""
@@ -69,7 +73,8 @@ class Fetcher:
     """Shares fetches between scrapes.
 
     `fetch` runs in a thread of its own, once the lanes have a place for it, and raises nothing. Nobody waits for that
-    thread, since nothing can end one that hangs in a name lookup: such a fetch is abandoned, one at a time.
+    thread, since nothing can end one that hangs in a name lookup: another fetch runs beside one that hangs, but none
+    beside two.
     """
 
     def __init__(  # noqa: PLR0913 - all that a fetch needs
@@ -90,10 +95,8 @@ class Fetcher:
         self.ended: Counter[Cause | None] = Counter()
         """How many fetches have ended, by the cause of their failure; None: without one."""
         self._state = _State()
-        self._running: _Fetch | None = None
-        self._abandoned: _Fetch | None = None
-        # A list that no scrape has been answered with, and when it came.
-        self._unserved: tuple[float, Outcome] | None = None
+        self._running: Ticket | None = None
+        self._hanging: set[Ticket] = set()
         self._closed = False
 
     def refresh(self) -> Ticket:
@@ -109,18 +112,17 @@ class Fetcher:
             return ticket
 
     def _refresh(self, now: float) -> Ticket:
-        if self._running:
-            if now < self._running.overdue_at:
-                self._runner.advance()
-                return self._running.ticket
+        if self._running and now >= self._running.overdue_at:
             self._time_out(self._running)
-        if now < self._state.paused_until and self.last:
-            return _resolved(Outcome(cause=self.last.cause, reason=self.last.reason))
-        if self.last and now - self._state.started_at < self._min_interval:
-            self._unserved = None
-            return _resolved(self.last)
-        if self._running and not self._abandon(self._running):
-            return _resolved(self.last or Outcome(cause="timeout", reason="the fetches hang"))
+        if self._running:
+            self._runner.advance()
+            return self._running
+        last, state = self.last, self._state
+        if last and now < state.paused_until:
+            return _resolved(Outcome(cause=last.cause, reason=last.reason))
+        if last and (now - state.started_at < self._min_interval or len(self._hanging) > 1):
+            state.unserved = False
+            return _resolved(last)
         return self._start(now)
 
     @property
@@ -136,8 +138,8 @@ class Fetcher:
     def mark_served(self, outcome: Outcome) -> None:
         """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
         with self._lock:
-            if self._unserved and self._unserved[1] is outcome:
-                self._unserved = None
+            if outcome is self.last:
+                self._state.unserved = False
 
     def inherit(self, before: "Fetcher", *, same_account: bool) -> None:
         """Count on with the fetcher of an earlier configuration, whose last fetch may still go on.
@@ -153,12 +155,12 @@ class Fetcher:
         self._closed = True
 
     def _start(self, now: float) -> Ticket:
-        ticket = Ticket(Future(), self._stale(now))
-        fetch = self._running = _Fetch(ticket)
-        self._unserved = None
-        self._state.started_at = now
+        state = self._state
+        is_recent = now - state.ended_at < MAX_STALENESS
+        ticket = self._running = Ticket(state.last if state.unserved and is_recent else None)
+        state.unserved, state.started_at = False, now
         try:
-            self._runner.run("/".join(self._names), lambda: self._run(fetch), slow=self._state.slow)
+            self._runner.run("/".join(self._names), lambda: self._run(ticket), slow=state.slow)
         except RuntimeError as error:
             # The system has no more threads just now.
             self._running = None
@@ -166,47 +168,29 @@ class Fetcher:
             return _resolved(failure)
         return ticket
 
-    def _stale(self, now: float) -> Outcome | None:
-        if self._unserved is None:
-            return None
-        came_at, outcome = self._unserved
-        return outcome if now - came_at < MAX_STALENESS else None
-
-    def _run(self, fetch: "_Fetch") -> None:
-        future = fetch.ticket.future
+    def _run(self, ticket: Ticket) -> None:
         if self._closed:
-            future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
+            ticket.future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
             return
         with self._lock:
             # Set again: the fetch may have waited for its place.
             began = self._state.started_at = self._monotonic()
-            fetch.overdue_at = began + self._timeout + _GRACE
+            ticket.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
         with self._lock:
             self._state.slow = self._monotonic() - began >= self._runner.moment
-            self._end(fetch, outcome)
-        future.set_result(outcome)
-
-    def _end(self, fetch: "_Fetch", outcome: Outcome) -> None:
-        if self._abandoned is fetch:
-            self._abandoned = None
-        elif self._running is fetch:
-            self._running = None
-            if not fetch.timed_out:
+            self._hanging.discard(ticket)
+            if self._running is ticket:
+                self._running = None
                 self._record(outcome)
+        ticket.future.set_result(outcome)
 
-    def _time_out(self, fetch: "_Fetch") -> None:
-        """Count an overdue fetch as failed, whatever it brings later."""
-        if not fetch.timed_out:
-            fetch.timed_out = self._state.slow = True
-            self._record(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
-
-    def _abandon(self, fetch: "_Fetch") -> bool:
-        """Make room for another fetch beside one that hangs; return False if one has been abandoned already."""
-        if self._abandoned:
-            return False
-        self._abandoned, self._running = fetch, None
-        return True
+    def _time_out(self, ticket: Ticket) -> None:
+        """Count a fetch that hangs as failed, whatever it brings later."""
+        self._hanging.add(ticket)
+        self._running = None
+        self._state.slow = True
+        self._record(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
 
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
@@ -214,8 +198,8 @@ class Fetcher:
         self._state.ended_at = self._monotonic()
         before, self._state.last = self.last, outcome
         self.ended[outcome.cause] += 1
+        self._state.unserved = not outcome.cause
         if not outcome.cause:
-            self._unserved = (self._monotonic(), outcome)
             self._state.pause = _FIRST_PAUSE
         if outcome.cause == "rate_limited":
             self._pause_for(outcome.retry_after)
@@ -243,22 +227,15 @@ class _State:
 
     def __init__(self) -> None:
         self.last: Outcome | None = None
+        # Whether the last fetch brought a list that no scrape has been answered with.
+        self.unserved = False
         self.slow = False
-        self.started_at = self.ended_at = self.paused_until = float("-inf")
+        self.started_at = self.ended_at = self.paused_until = -inf
         # Seconds of the next pause, if the API does not say how long.
         self.pause = _FIRST_PAUSE
 
 
-class _Fetch:
-    """A fetch under way, or one that waits for its place; a waiting one is never overdue."""
-
-    def __init__(self, ticket: Ticket) -> None:
-        self.ticket = ticket
-        self.overdue_at = float("inf")
-        self.timed_out = False
-
-
 def _resolved(outcome: Outcome) -> Ticket:
-    future: Future[Outcome] = Future()
-    future.set_result(outcome)
-    return Ticket(future)
+    ticket = Ticket()
+    ticket.future.set_result(outcome)
+    return ticket

@@ -82,8 +82,8 @@ class Bench:
 
     def hurry(self) -> Outcome | None:
         """What a scrape gets that cannot wait at all."""
-        future, stale = self.fetcher.refresh()
-        return future.result() if future.done() else stale
+        ticket = self.fetcher.refresh()
+        return ticket.future.result() if ticket.future.done() else ticket.stale
 
     def fetched(self, outcome: Outcome, *, after: float = 0.0) -> Outcome:
         """Scrape, let the fetch end, and answer the scrape with it."""
