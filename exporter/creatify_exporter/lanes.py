@@ -27,7 +27,9 @@ class Lanes:
         self.moment, self.longest = moment, longest
         self._places = places
         self._lock = threading.Lock()
-        self._quick, self._slow = _Lane(), _Lane()
+        # In the order in which they came.
+        self._quick, self._slow = deque["_Job"](), deque["_Job"]()
+        self._running: set[_Job] = set()
         self._timer: threading.Timer | None = None
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
@@ -35,14 +37,14 @@ class Lanes:
 
         Raises RuntimeError, and forgets `work`, if the system has no more threads just now.
         """
-        job, lane = _Job(name, work), self._slow if slow else self._quick
+        job, waiting = _Job(name, work, slow=slow), self._slow if slow else self._quick
         with self._lock:
-            lane.waiting.append(job)
+            waiting.append(job)
             try:
                 self._advance()
             except RuntimeError:
-                if job in lane.waiting:
-                    lane.waiting.remove(job)
+                if job in waiting:
+                    waiting.remove(job)
                     raise
 
     def resize(self, places: int, longest: float) -> None:
@@ -59,12 +61,12 @@ class Lanes:
     def _advance(self) -> None:
         """Start the work that there is a place for; if some has to wait, look again in a moment."""
         now = time.monotonic()
-        self._slow.running |= self._quick.free(now - self.moment)
-        self._slow.free(now - self.longest)
-        for lane in (self._quick, self._slow):
-            while lane.waiting and len(lane.running) < self._places:
-                self._start(lane, now)
-        if (self._quick.waiting or self._slow.waiting) and not self._timer:
+        self._running = {job for job in self._running if job.began > now - self.longest}
+        slow = sum(job.slow or job.began <= now - self.moment for job in self._running)
+        for waiting, taken in ((self._quick, len(self._running) - slow), (self._slow, slow)):
+            for _ in range(min(len(waiting), self._places - taken)):
+                self._start(waiting, now)
+        if (self._quick or self._slow) and not self._timer:
             timer = threading.Timer(self.moment, self._look_again)
             timer.daemon = True
             timer.start()
@@ -75,19 +77,18 @@ class Lanes:
         with suppress(RuntimeError):
             self._advance()
 
-    def _start(self, lane: "_Lane", now: float) -> None:
-        job = lane.waiting[0]
+    def _start(self, waiting: "deque[_Job]", now: float) -> None:
+        job = waiting[0]
         job.began = now
         threading.Thread(target=self._work, args=(job,), name=job.name, daemon=True).start()
-        lane.running.add(lane.waiting.popleft())
+        self._running.add(waiting.popleft())
 
     def _work(self, job: "_Job") -> None:
         try:
             job.work()
         finally:
             with self._lock:
-                self._quick.running.discard(job)
-                self._slow.running.discard(job)
+                self._running.discard(job)
                 self._try_to_advance()
 
     def _look_again(self) -> None:
@@ -96,23 +97,9 @@ class Lanes:
             self._try_to_advance()
 
 
-class _Lane:
-    """Jobs that wait, in the order in which they came, and jobs that have a place."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Job] = deque()
-        self.running: set[_Job] = set()
-
-    def free(self, began_by: float) -> "set[_Job]":
-        """Free the places of the jobs that began by then; return these jobs."""
-        freed = {job for job in self.running if job.began <= began_by}
-        self.running -= freed
-        return freed
-
-
 class _Job:
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self.name, self.work = name, work
+    def __init__(self, name: str, work: Callable[[], object], *, slow: bool) -> None:
+        self.name, self.work, self.slow = name, work, slow
         self.began = 0.0
 
 
