@@ -12,10 +12,9 @@ from msgspec.structs import replace
 
 from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
-from creatify_exporter.creatify.chunk_cache import ChunkCache, Known
-from creatify_exporter.creatify.client import Client
-from creatify_exporter.creatify.decoder import Batch, Content, Decoder
-from creatify_exporter.creatify.pacer import Pacer
+from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.client import Client, Pacer
+from creatify_exporter.creatify.decoder import Batch, Decoder, boundaries
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.forecast import BalanceFall
@@ -131,10 +130,10 @@ class Target:
             cache = self._caches[task_list.api].successor(transaction.holds)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:
-                snapshot, date = read_list(client.fetch_list(decoder), transaction, cache)
+                snapshot = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
-                transaction.commit(completed_at(self._clock(), date, snapshot.newest_at))
+                transaction.commit(completed_at(self._clock(), decoder.answered_at, snapshot.newest_at))
             except FetchError as error:
                 # Nothing of the list is to be believed.
                 snapshot, ended = None, _failed(error)
@@ -152,16 +151,15 @@ class Target:
         return Outcome(balance=balance)
 
 
-def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> tuple[Snapshot, float | None]:
-    """Read a list to its end; return what it says now, and the date of the answer.
+def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> Snapshot:
+    """Read a list to its end; return what it says now.
 
     The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that need not be again.
     """
-    tally, date = Tally(), None
+    tally = Tally()
     for batch in batches:
-        date = batch.date if date is None else date
-        if batch.known:
-            part, basis = Snapshot.unpacked(batch.known.summary), batch.known.basis
+        if batch.chunk:
+            part, basis = Snapshot.unpacked(batch.chunk.summary), batch.chunk.basis
             tally.merge(part, basis.ids)
             transaction.skip(basis, has_dates=part.has_dates)
             continue
@@ -172,7 +170,7 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
     # A task in two chunks counts in one of them only, so that neither summary holds without the other chunk.
     if tally.has_copies or cache.is_fragmented:
         cache.discard()
-    return tally.snapshot(transaction.first_seen_at), date
+    return tally.snapshot(transaction.first_seen_at)
 
 
 def completed_at(clock: float, date: float | None, newest_at: float) -> float:
@@ -187,18 +185,21 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
     return earlier if newest_at > later else max(earlier, newest_at)
 
 
-def _remember(content: Content, comparison: Comparison, sums: Snapshot, cache: ChunkCache) -> None:
+def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache: ChunkCache) -> None:
     """Store the chunks between the changing tasks of a batch; `sums` are those of its tasks without copies."""
     tasks, changing = comparison.batch, set(comparison.changing)
     runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), changing.__contains__)]
     others = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
     cache.note_batch(len(content), len(runs) - len(others), has_others=bool(others))
-    for begin, end in others:
-        if chunk := content.chunk(begin, end):
-            # In most batches no task changes, and all are summed up already.
-            whole = end - begin == len(tasks) == sums.tasks
-            summary = (sums if whole else Snapshot.of(tasks[begin:end])).packed()
-            cache.store(Known(chunk, summary, comparison.basis(begin, end)))
+    parts = [part for part in others if cache.is_worth((part[1] - part[0]) * len(content) / len(tasks))]
+    if not parts:
+        return
+    # In most batches no task changes: then nothing has to be searched for, and all are summed up already.
+    places = boundaries(content) if changing else []
+    for begin, end in parts:
+        first, last = (places[begin], places[end]) if changing else (0, len(content) - 1)
+        summary = sums if end - begin == len(tasks) == sums.tasks else Snapshot.of(tasks[begin:end])
+        cache.store(content[first:], last - first - 1, summary.packed(), comparison.basis(begin, end))
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

@@ -17,8 +17,8 @@ from msgspec.structs import astuple
 
 from conftest import examples
 from creatify_exporter.creatify import decoder
-from creatify_exporter.creatify.buffer import Source
-from creatify_exporter.creatify.decoder import Decoder
+from creatify_exporter.creatify.chunk_cache import ChunkCache
+from creatify_exporter.creatify.decoder import Decoder, Source
 from creatify_exporter.creatify.entry import EntryDecoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError
@@ -259,7 +259,7 @@ def tasks_of(reader: Decoder, source: Source) -> list[Task]:
 
 
 def decoded(body: bytes, sizes: list[int], batch_bytes: int, task_list: TaskList = TEXT_GENERATOR) -> Reading | None:
-    reader = Decoder(MEBIBYTE, batch_bytes, task_list=task_list)
+    reader = Decoder(MEBIBYTE, ChunkCache(batch_bytes), task_list)
     try:
         tasks = [astuple(task)[: len(READERS)] for task in tasks_of(reader, Pieces(body, sizes))]
     except FetchError as error:
@@ -464,7 +464,7 @@ def test_no_shape_costs_more_than_a_few_times_its_length(
 ) -> None:
     meter = Meter(monkeypatch)
     body = b"[" + SHAPES[shape] + b"]"
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(body, [step])):
+    for _ in Decoder(2 * MEBIBYTE, ChunkCache(BATCH)).batches(Pieces(body, [step])):
         pass
     assert meter.work <= 12 * len(body)
 
@@ -472,7 +472,7 @@ def test_no_shape_costs_more_than_a_few_times_its_length(
 @pytest.mark.parametrize("shape", ["tasks", "tasks that end in others", "numbers", "invalid tasks", "different tasks"])
 def test_the_buffer_is_as_long_as_a_batch_a_piece_and_a_task(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(monkeypatch)
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(b"[" + SHAPES[shape] + b"]", [PIECE])):
+    for _ in Decoder(2 * MEBIBYTE, ChunkCache(BATCH)).batches(Pieces(b"[" + SHAPES[shape] + b"]", [PIECE])):
         pass
     assert meter.longest <= BATCH + PIECE + 9000
 
@@ -480,6 +480,6 @@ def test_the_buffer_is_as_long_as_a_batch_a_piece_and_a_task(shape: str, monkeyp
 def test_tasks_that_look_alike_are_cut_by_guessing_and_never_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(monkeypatch)
     body = b"[" + SHAPES["tasks"] + b"]"
-    for _ in Decoder(2 * MEBIBYTE, BATCH).batches(Pieces(body, [PIECE])):
+    for _ in Decoder(2 * MEBIBYTE, ChunkCache(BATCH)).batches(Pieces(body, [PIECE])):
         pass
     assert meter.work <= 4 * len(body)

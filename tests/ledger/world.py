@@ -222,7 +222,7 @@ class Fetch:
     def tell(self) -> None:
         """Tell the transaction the list as it is fetched: from its bytes, without the chunks that are known."""
         body = json.dumps([_entry(task) for task in self.tasks], separators=(",", ":")).encode()
-        read_list(Decoder(2**20, BATCH, self.cache, LIST).batches(BytesIO(body)), self.transaction, self.cache)
+        read_list(Decoder(2**20, self.cache, LIST).batches(BytesIO(body)), self.transaction, self.cache)
 
 
 class World:

@@ -45,7 +45,7 @@ def record(listed: bytes) -> None:
         for scrape in range(SCRAPES):
             with closing(ledger.begin("default", "text_generator")) as transaction:
                 cache = cache.successor(transaction.holds)
-                read_list(Decoder(1 << 20, 4 * PIECE, cache).batches(BytesIO(listed)), transaction, cache)
+                read_list(Decoder(1 << 20, cache).batches(BytesIO(listed)), transaction, cache)
                 transaction.commit(NOW + 15 * scrape)
 
 

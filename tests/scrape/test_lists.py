@@ -18,7 +18,7 @@ from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.config.values import Seconds
-from creatify_exporter.creatify import pacer
+from creatify_exporter.creatify import client
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -69,7 +69,7 @@ def accounts() -> dict[str, Account]:
 
 @pytest.fixture
 def site(accounts: dict[str, Account], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(pacer, "_SPACING", 0.0)
+    monkeypatch.setattr(client, "_SPACING", 0.0)
     clock = ManualClock(NOW)
     lists = {api: Served(account) for api, account in accounts.items() if api != "text_generator"}
     with Simulator(accounts["text_generator"], Clock(real=clock), lists=lists) as simulator:

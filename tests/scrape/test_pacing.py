@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clocks import ManualClock
-from creatify_exporter.creatify.pacer import Pacer
+from creatify_exporter.creatify.client import Pacer
 from creatify_exporter.lanes import Lanes, Queue
 
 MINUTE = 60.0

@@ -38,8 +38,8 @@ class Reader:
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
             cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.holds)
-            batches = Decoder(2**20, BATCH, cache).batches(Pieces(body, sizes))
-            snapshot, _ = read_list(map(self._noted, batches), transaction, cache)
+            batches = Decoder(2**20, cache).batches(Pieces(body, sizes))
+            snapshot = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache
             if fate == "overtaken":
                 at = now if snapshot.has_dates else None

@@ -29,20 +29,15 @@ _MAX_SKIPS: Final = 16
 
 
 class Chunk(NamedTuple):
-    """Identifies whole elements of a list, without the bracket or comma before them and the comma behind them.
+    """Whole elements of a list, without the bracket or comma before them and the comma behind them.
 
-    `head` is a hash of the first bytes, `digest` of all, `length` their number.
+    `head` is a hash of their first bytes, `digest` of all, `length` their number. `summary` sums up their tasks, and
+    `basis` is why these are no news, for the ledger to judge.
     """
 
     head: int
     length: int
     digest: bytes
-
-
-class Known(NamedTuple):
-    """A chunk with a summary of its tasks, and why these are no news, for the ledger to judge."""
-
-    chunk: Chunk
     summary: bytes
     basis: Any
 
@@ -61,8 +56,8 @@ class ChunkCache:
         # Groups of tasks that may still change, those that stand between others, and pieces that are no full chunks.
         self._groups = self._between = self._fragments = 0
         self._received = 0
-        self._known: dict[int, Known] = {}
-        self._stored: dict[int, Known] = {}
+        self._known: dict[int, Chunk] = {}
+        self._stored: dict[int, Chunk] = {}
         # Whether the buffer has the head of a known chunk, but not its digest, or its basis no longer holds.
         self._refuted = False
         self._skips, self._penalty = 0, 1
@@ -77,29 +72,31 @@ class ChunkCache:
         successor._known, successor._scattered = self._stored, self._scattered
         return successor
 
-    def lookup(self, buffer: memoryview) -> Known | None:
+    def lookup(self, buffer: memoryview) -> Chunk | None:
         """Return the known chunk that the buffer begins with, if a comma follows it and its basis holds."""
-        known = self._candidate(buffer)
-        if known is None or len(buffer) < known.chunk.length + 2:
+        chunk = self._candidate(buffer)
+        if chunk is None or len(buffer) < chunk.length + 2:
             return None
-        chunk = known.chunk
         is_same = buffer[1 + chunk.length] == ord(",") and _digest(buffer, chunk.length) == chunk.digest
-        if not (is_same and self._holds(known.basis)):
+        if not (is_same and self._holds(chunk.basis)):
             self._refuted = True
             self._note_search(success=False)
             return None
-        self.store(known)
+        self._keep(chunk)
         self._received += chunk.length
-        return known
+        return chunk
 
     def may_match(self, buffer: memoryview) -> bool:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
-    def store(self, known: Known) -> None:
-        """Remember a chunk for the next list."""
-        self._stored[known.chunk.head] = known
-        self._fragments += 2 * known.chunk.length < self.batch_bytes
+    def store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's
+        """Remember the elements that are the first `length` bytes in the buffer."""
+        self._keep(Chunk(_head(buffer, 0), length, _digest(buffer, length), summary, basis))
+
+    def _keep(self, chunk: Chunk) -> None:
+        self._stored[chunk.head] = chunk
+        self._fragments += 2 * chunk.length < self.batch_bytes
 
     def is_worth(self, length: float) -> bool:
         """Return whether a chunk of this length is worth its place: not too short, nor so long that it comes late."""
@@ -146,7 +143,7 @@ class ChunkCache:
                 return
         self._note_search(success=False)
 
-    def _candidate(self, buffer: memoryview) -> Known | None:
+    def _candidate(self, buffer: memoryview) -> Chunk | None:
         if self._refuted or not self._known or len(buffer) <= _HEAD:
             return None
         return self._known.get(_head(buffer, 0))
@@ -154,11 +151,6 @@ class ChunkCache:
     def _note_search(self, *, success: bool) -> None:
         self._penalty = 1 if success else min(2 * self._penalty, _MAX_SKIPS)
         self._skips = self._penalty - 1
-
-
-def identify(buffer: memoryview, length: int) -> Chunk:
-    """Return what identifies the first `length` bytes of elements in the buffer."""
-    return Chunk(_head(buffer, 0), length, _digest(buffer, length))
 
 
 def _head(buffer: memoryview, place: int) -> int:

@@ -1,7 +1,9 @@
-"""What is asked of the Creatify API, within one deadline for everything, and what its answers mean."""
+"""What is asked of the Creatify API, how often, within one deadline for everything, and what its answers mean."""
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -14,20 +16,21 @@ import requests
 
 from creatify_exporter import trace
 from creatify_exporter.config.schema import Fetch, Workspace
-from creatify_exporter.creatify.buffer import Buffer, Source
-from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder
-from creatify_exporter.creatify.pacer import Pacer
-from creatify_exporter.creatify.shape import shape
+from creatify_exporter.creatify.decoder import BYTE_ORDER_MARK, Batch, Decoder, shape
 from creatify_exporter.creatify.transport import Body, Transport
 from creatify_exporter.errors import ConfigError, FetchError, RateLimited
 from creatify_exporter.lists import TaskList
 
 BALANCE_PATH: Final = "/api/remaining_credits/"
 
-_NO_ADVICE: Final[Mapping[int, str]] = {}
 _RETRIED: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 _MAX_REDIRECTS: Final = 5
 _MAX_BALANCE_BYTES: Final = 64 * 1024
+_MINUTE: Final = 60.0
+# Seconds from one request to the next that can wait.
+_SPACING: Final = 1.0
+# Requests a minute that are kept for those that cannot wait: a list every 14 s, the balance, a retry.
+_RESERVED: Final = 6
 
 
 class Client:
@@ -44,7 +47,7 @@ class Client:
         limits: Fetch,
         clock: Callable[[], float] = time.time,
         *,
-        pacer: Pacer | None = None,
+        pacer: "Pacer | None" = None,
         patient: bool = False,
     ) -> None:
         self._workspace, self._limits, self._clock = workspace, limits, clock
@@ -53,16 +56,16 @@ class Client:
 
     def fetch_list(self, decoder: Decoder) -> Iterator[Batch]:
         """Yield the tasks of all pages while they are fetched; the list is complete when the iterator ends."""
-        url: str | None = self._workspace.base_url + decoder.task_list.path
-        advice = _advice(decoder.task_list)
+        task_list, most = decoder.task_list, self._limits.max_body
+        url: str | None = self._workspace.base_url + task_list.path
         visited = set()
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                most, before = self._limits.max_body, decoder.received
-                with self._body(url, deadline, most, before, advice) as (date, body):
-                    for batch in decoder.batches(body):
-                        yield batch._replace(date=date)
+                with self._body(url, deadline, most, decoder.received, task_list) as (date, body):
+                    if decoder.answered_at is None:
+                        decoder.answered_at = date
+                    yield from decoder.batches(body)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
                     raise FetchError("invalid_body", "the pages of the list lead back to one that was read already")
@@ -70,15 +73,12 @@ class Client:
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
         url = self._workspace.base_url + BALANCE_PATH
-        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES, 0) as (_, source):
-            buffer = Buffer(_MAX_BALANCE_BYTES)
-            while buffer.fill(source):
-                pass
-            body = bytes(buffer.content).removeprefix(BYTE_ORDER_MARK)
+        with self._deadline() as deadline, self._body(url, deadline, _MAX_BALANCE_BYTES) as (_, body):
+            answer = body.readall().removeprefix(BYTE_ORDER_MARK)
             try:
-                return msgspec.json.decode(body, type=_Balance, strict=False).remaining_credits
+                return msgspec.json.decode(answer, type=_Balance, strict=False).remaining_credits
             except (ValueError, RecursionError):
-                raise FetchError("invalid_body", f"expected remaining_credits, got {shape(body)}") from None
+                raise FetchError("invalid_body", f"expected remaining_credits, got {shape(answer)}") from None
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -86,26 +86,27 @@ class Client:
 
     @contextmanager
     def _body(
-        self, url: str, deadline: float, most: int, before: int, advice: Mapping[int, str] = _NO_ADVICE
-    ) -> Iterator[tuple[float | None, Source]]:
-        """Yield the date of an answer with status 200, and its body."""
+        self, url: str, deadline: float, most: int, before: int = 0, task_list: TaskList | None = None
+    ) -> Iterator[tuple[float | None, Body]]:
+        """Yield the date of an answer with status 200, and its body; with those `before` it may have `most` bytes."""
         began = time.monotonic()
-        with self._get(url, deadline, advice) as response:
+        with self._get(url, deadline, task_list) as response:
             body = Body(response, deadline, most, before)
             try:
                 yield _http_date(response.headers.get("Date", "")), body
             finally:
                 seconds = round(time.monotonic() - began, 3)
-                trace.step("request", url=_without_query(url), status=200, bytes=body.received, seconds=seconds)
+                size = body.received - before
+                trace.step("request", url=_without_query(url), status=200, bytes=size, seconds=seconds)
 
-    def _get(self, url: str, deadline: float, advice: Mapping[int, str]) -> requests.Response:
-        """Return a response with status 200 and its body unread; `advice` says what to do about other statuses."""
+    def _get(self, url: str, deadline: float, task_list: TaskList | None) -> requests.Response:
+        """Return a response with status 200 and its body unread."""
         # Of redirects only this one is ever shown: in others an API may spell a key in any way.
         asked = _without_query(url)
         for _ in range(_MAX_REDIRECTS):
             response = self._send(url, deadline, asked)
             if not response.is_redirect:
-                _check_status(response, self._clock(), urlsplit(asked).path, advice)
+                _check_status(response, self._clock(), urlsplit(asked).path, task_list)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
@@ -172,33 +173,75 @@ class Client:
         return FetchError("timeout", f"no complete answer within {self._limits.timeout:g} s (fetch.timeout)")
 
 
+class Pacer:
+    """Counts the requests of one workspace, and tells those that can wait ("patient") for how long.
+
+    Creatify publishes no limit, and has many lists.
+    A patient request is sent a second after any other. In no minute are there more than `max_per_minute` requests, as
+    long as those that cannot wait leave room: if they leave none, one patient request a minute is sent all the same.
+    `monotonic` returns seconds.
+    """
+
+    def __init__(self, max_per_minute: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.max_per_minute, self._monotonic = max_per_minute, monotonic
+        self._lock = threading.Lock()
+        self._patient, self._prompt = (deque[float](maxlen=max_per_minute) for _ in range(2))
+        self._waiting_since: float | None = None
+
+    def note(self, *, patient: bool) -> None:
+        """Note that a request is sent now; a patient one has waited for `delay`."""
+        with self._lock:
+            (self._patient if patient else self._prompt).append(self._monotonic())
+            if patient:
+                self._waiting_since = None
+
+    def delay(self) -> float:
+        """Return for how many seconds a patient request has to wait."""
+        with self._lock:
+            now = self._monotonic()
+            for sent in (self._patient, self._prompt):
+                while sent and sent[0] <= now - _MINUTE:
+                    sent.popleft()
+            return max(0.0, self._spaced_from(now) - now, self._room_from(now) - now)
+
+    def _spaced_from(self, now: float) -> float:
+        if self._waiting_since is None:
+            self._waiting_since = now
+        patient, prompt = (sent[-1] + _SPACING if sent else now for sent in (self._patient, self._prompt))
+        # Requests that come more often than once a second must not hold a patient one up for ever.
+        return max(patient, min(prompt, self._waiting_since + 2 * _SPACING))
+
+    def _room_from(self, now: float) -> float:
+        room = max(1, self.max_per_minute - max(_RESERVED, len(self._prompt)))
+        return self._patient[-room] + _MINUTE if len(self._patient) >= room else now
+
+
 class _Balance(msgspec.Struct):
     # Bounded, so that neither "nan" nor "inf" is a balance.
     remaining_credits: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
-def _advice(task_list: TaskList) -> Mapping[int, str]:
-    """Return what to do if a list is refused, perhaps alone: a plan may lack a product, and paths have moved before."""
-    name, path = task_list.api, task_list.path
-    return {
-        HTTPStatus.FORBIDDEN: f"if other lists work, the plan lacks {name} ({path}): remove it from lists",
-        HTTPStatus.NOT_FOUND: f"there is no list at {path}: remove {name} from lists, or give the path that it has now",
-    }
-
-
-def _check_status(response: requests.Response, now: float, path: str, advice: Mapping[int, str]) -> None:
+def _check_status(response: requests.Response, now: float, path: str, task_list: TaskList | None) -> None:
+    """Raise `FetchError` if the status is not 200; it says what to do if a list is refused, perhaps alone."""
     status = response.status_code
     if status == HTTPStatus.OK:
         return
     response.close()
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "unknown status"
     said = f"the API answered {status} {phrase}"
-    advised = [advice[status]] if status in advice else []
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        raise FetchError("auth", "; ".join([f"{said}: check the API id and key", *advised]))
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         raise RateLimited(said, _retry_after(response, now))
-    raise FetchError("http_status", "; ".join([f"{said} for {path}", *advised]))
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        said += ": check the API id and key"
+        if task_list and status == HTTPStatus.FORBIDDEN:
+            name = task_list.api
+            said += f"; if other lists work, the plan lacks {name} ({task_list.path}): remove it from lists"
+        raise FetchError("auth", said)
+    said += f" for {path}"
+    if task_list and status == HTTPStatus.NOT_FOUND:
+        name = task_list.api
+        said += f"; there is no list at {task_list.path}: remove {name} from lists, or give the path that it has now"
+    raise FetchError("http_status", said)
 
 
 def _without_query(url: str) -> str:

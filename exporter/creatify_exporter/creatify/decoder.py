@@ -6,7 +6,7 @@ proof of the cut: anywhere but between two elements it leaves a bracket or a str
 wherever tasks do not look alike, the cut is found by an exact, linear scan for the brackets outside of strings.
 
 What is accepted is what decoding the whole body at once would accept, with one difference: an element that only the
-standard library can read (a lone surrogate, bytes that are not UTF-8), that is nested too deeply for either, or that
+standard library can read (a lone surrogate, bytes that are not UTF-8), that is nested too deep for either, or that
 has fields of the wrong type, costs at most itself.
 """
 
@@ -15,15 +15,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Final, NamedTuple, cast
+from mmap import mmap
+from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 
-from creatify_exporter.creatify.buffer import Buffer, Source
-from creatify_exporter.creatify.chunk_cache import BATCH_BYTES, Chunk, ChunkCache, Known, identify
-from creatify_exporter.creatify.entry import EntryDecoder
-from creatify_exporter.creatify.json_reader import REFUSALS, malformed, read
-from creatify_exporter.creatify.shape import shape
+from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache
+from creatify_exporter.creatify.entry import REFUSALS, EntryDecoder, malformed, read_json
 from creatify_exporter.creatify.task import Field, Task
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
@@ -48,76 +46,63 @@ _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING_OR_PART + rb")*+"
 _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
 _REST_OF_STRING: Final = re.compile(rb'(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 
+_BEGINNINGS: Final = (
+    (rb"<", "an HTML or XML document"),
+    (rb"\[", "a JSON array"),
+    (rb'"', "a JSON string"),
+    (rb"(null|true|false)\b", "a JSON literal"),
+    (rb"-?[0-9]", "a number"),
+    (rb"\x1f\x8b", "gzip data"),
+)
+# Keys that say what an object is; others may be somebody's text.
+_TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
+
 _raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Content:
-    """The bytes of a batch's tasks; they can be read until the next batch is asked for."""
+class Source(Protocol):
+    """Where bytes come from, as `io.RawIOBase` has it."""
 
-    def __init__(self, buffer: memoryview, tasks: int, cache: ChunkCache) -> None:
-        """Hold the bytes of so many tasks, with the bracket before them and the comma behind them."""
-        self._buffer, self._tasks, self._cache = buffer, tasks, cache
-        self._commas: list[int] = []
-
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return len(self._buffer)
-
-    def chunk(self, begin: int, end: int) -> Chunk | None:
-        """Identify the tasks from one to the one before another; None if they are not worth being remembered."""
-        if not self._cache.is_worth((end - begin) * len(self._buffer) / self._tasks):
-            return None
-        first, last = self._comma(begin - 1), self._comma(end - 1)
-        return identify(self._buffer[first:], last - first - 1)
-
-    def _comma(self, task: int) -> int:
-        """Return the place behind a task of the batch, of the bracket for -1."""
-        if task < 0:
-            return 0
-        if task == self._tasks - 1:
-            return len(self._buffer) - 1
-        if not self._commas:
-            self._commas = _commas(self._buffer)
-        return self._commas[task]
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer with at least one byte; return how many, 0 at the end."""
 
 
 class Batch(NamedTuple):
     """Some of a list's tasks, in its order: either decoded, or known from the list before.
 
-    `tasks` are those decoded, and `content` their bytes if there is a way to cache them. Of a `known` chunk there is
-    what was stored with it, and no tasks. `date` is when the API answered by its own clock, in seconds since the epoch,
-    None if it does not say.
+    `tasks` are those decoded. If they can be cached, `content` holds their bytes, with the bracket or comma before and
+    the comma behind them, and can be read until the next batch is asked for. A known `chunk` comes without tasks.
     """
 
     tasks: list[Task]
-    content: Content | None = None
-    known: Known | None = None
-    date: float | None = None
+    content: memoryview | None = None
+    chunk: Chunk | None = None
 
 
 class Decoder:
     """Decodes one list, which may come in several pages.
 
-    `task_list` says what its entries mean. `received` counts the bytes so far, `invalid` the entries that cannot be
-    read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
-    Chunks that `cache` knows are not decoded. Bytes are held back until there are `batch_bytes` of them.
+    `task_list` says what its entries mean. `invalid` counts the entries that cannot be read, by the field at fault.
+    `next_page` is the URL of the page after the last one decoded, None if there is none. `answered_at` is for whoever
+    fetches the pages to set: when the API answered by its own clock, in seconds since the epoch, if it says so.
+    Chunks that `cache` knows are not decoded. Bytes are held back until there are enough of them for a batch.
     """
 
-    def __init__(
-        self,
-        max_task: int,
-        batch_bytes: int = BATCH_BYTES,
-        cache: ChunkCache | None = None,
-        task_list: TaskList = TEXT_GENERATOR,
-    ) -> None:
-        self.received = 0
+    def __init__(self, max_task: int, cache: ChunkCache | None = None, task_list: TaskList = TEXT_GENERATOR) -> None:
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
+        self.answered_at: float | None = None
         self._cache = ChunkCache() if cache is None else cache
         self.task_list = task_list
         self._entries = EntryDecoder(task_list)
         self._invalid_ids: set[str] = set()
-        self._max_task, self._batch_bytes = max_task, batch_bytes
+        self._max_task = max_task
+        self._buffer = _Buffer(self._cache.batch_bytes)
+
+    @property
+    def received(self) -> int:
+        """How many bytes have been read so far."""
+        return self._buffer.received
 
     def batches(self, source: Source) -> Iterator[Batch]:
         """Yield the tasks of one body, whose decoded bytes come from a source.
@@ -126,42 +111,42 @@ class Decoder:
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
-        body, buffer = _Counted(source, self), Buffer(self._batch_bytes)
-        _skip_to_beginning(buffer, body)
+        buffer = self._buffer
+        # What is left of the page before.
+        buffer.drop(len(buffer.content))
+        _skip_to_beginning(buffer, source)
         opening = bytes(buffer.content[:1])
         if opening == b"[":
-            return self._array(buffer, body)
+            return self._array(buffer, source)
         if opening == b"{":
-            return self._array(Buffer(self._batch_bytes), BytesIO(self._results(buffer, body)))
+            return self._array(_Buffer(self._cache.batch_bytes), BytesIO(self._results(buffer, source)))
         raise _instead(buffer.content)
 
-    def _array(self, buffer: Buffer, source: Source) -> Iterator[Batch]:
+    def _array(self, buffer: "_Buffer", source: Source) -> Iterator[Batch]:
         cutter = _Cutter(self._cache, self._entries)
         while buffer.fill(source):
             yield from self._whole_batches(buffer, cutter)
         yield Batch(self._rest(buffer.content, cutter))
 
-    def _whole_batches(self, buffer: Buffer, cutter: "_Cutter") -> Iterator[Batch]:
+    def _whole_batches(self, buffer: "_Buffer", cutter: "_Cutter") -> Iterator[Batch]:
         """Take batches out of the buffer until more bytes are needed for the next."""
         while True:
             content = buffer.content
-            if known := self._cache.lookup(content):
-                yield Batch([], known=known)
-                cutter.drop(buffer, 1 + known.chunk.length)
+            if chunk := self._cache.lookup(content):
+                yield Batch([], chunk=chunk)
+                cutter.drop(buffer, 1 + chunk.length)
                 continue
-            if len(content) < self._batch_bytes or self._cache.may_match(content):
+            if len(content) < self._cache.batch_bytes or self._cache.may_match(content):
                 return
             cut, tasks = cutter.cut(content)
             if not cut:
                 self._check_size(content)
                 return
-            yield self._batch(content, cut, tasks, cutter.commas)
+            if tasks is None:
+                yield Batch(self._one_by_one(content, cutter.commas))
+            else:
+                yield Batch(tasks, content[: cut + 1])
             cutter.drop(buffer, cut)
-
-    def _batch(self, buffer: memoryview, cut: int, tasks: list[Task] | None, commas: list[int]) -> Batch:
-        if tasks is None:
-            return Batch(self._one_by_one(buffer, commas))
-        return Batch(tasks, Content(buffer[: cut + 1], len(tasks), self._cache))
 
     def _rest(self, buffer: memoryview, cutter: "_Cutter") -> list[Task]:
         batch = _decoded(self._entries, buffer)
@@ -192,14 +177,14 @@ class Decoder:
             self._invalid_ids.add(task_id)
         return repeated
 
-    def _results(self, buffer: Buffer, source: Source) -> bytes:
+    def _results(self, buffer: "_Buffer", source: Source) -> bytes:
         """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
         while buffer.fill(source):
             self._check_size(buffer.content)
         try:
             page = msgspec.json.decode(buffer.content, type=_Page)
         except REFUSALS:
-            page = _page(bytes(buffer.content))
+            page = _odd_page(bytes(buffer.content))
         results = bytes(page.results)
         if not results.startswith(b"["):
             raise _instead(buffer.content)
@@ -220,6 +205,47 @@ class _Page(msgspec.Struct):
     next: str | None = None
 
 
+class _Buffer:
+    """A window on memory of its own, which is read into in place.
+
+    `content` may be written to, and holds until the next call. The memory is mapped and not allocated: what a giant
+    task took goes back to the system at once, and no allocator learns from it to keep as much (mallopt(3),
+    M_MMAP_THRESHOLD). `size` is how many bytes are read at once, `received` how many have been read so far.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._memory = memoryview(mmap(-1, 2 * size))
+        self._begin = self._end = self.received = 0
+
+    @property
+    def content(self) -> memoryview:
+        """The bytes read and not dropped."""
+        return self._memory[self._begin : self._end]
+
+    def fill(self, source: Source) -> int:
+        """Add what the source has next; return how many bytes, 0 at its end."""
+        if len(self._memory) - self._end < self._size:
+            self._make_room()
+        count = source.readinto(self._memory[self._end : self._end + self._size])
+        self._end += count
+        self.received += count
+        return count
+
+    def drop(self, length: int) -> None:
+        """Forget the first bytes."""
+        self._begin += length
+
+    def _make_room(self) -> None:
+        """Move the content to the front, in memory of a size that suits it."""
+        content = self.content
+        needed = len(content) + self._size
+        if not needed <= len(self._memory) <= max(2 * self._size, 4 * needed):
+            self._memory = memoryview(mmap(-1, max(2 * self._size, 2 * len(content))))
+        self._memory[: len(content)] = content
+        self._begin, self._end = 0, len(content)
+
+
 class _Cutter:
     """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
 
@@ -234,7 +260,7 @@ class _Cutter:
         self.has_dropped = False
         self._restart()
 
-    def drop(self, buffer: Buffer, cut: int) -> None:
+    def drop(self, buffer: _Buffer, cut: int) -> None:
         """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
         buffer.drop(cut)
         buffer.content[0] = ord("[")
@@ -317,18 +343,18 @@ class _Cutter:
         self._position = len(buffer)
 
 
-def _commas(buffer: memoryview) -> list[int]:
-    """Return the places of the commas behind the elements of an array that has been decoded; the last one ends it."""
-    buffer[-1] = ord("]")
+def boundaries(content: memoryview) -> list[int]:
+    """Return the places around the tasks of a batch in its content: of the bracket, then of the comma behind each."""
+    content[-1] = ord("]")
     try:
-        elements = _raw_decoder.decode(buffer)
+        elements = _raw_decoder.decode(content)
     finally:
-        buffer[-1] = ord(",")
-    commas = [0]
+        content[-1] = ord(",")
+    places = [0]
     for element in elements:
-        begin = _matched(_WHITE_SPACE, buffer, commas[-1] + 1).end()
-        commas.append(_matched(_WHITE_SPACE, buffer, begin + memoryview(element).nbytes).end())
-    return commas[1:]
+        begin = _matched(_WHITE_SPACE, content, places[-1] + 1).end()
+        places.append(_matched(_WHITE_SPACE, content, begin + memoryview(element).nbytes).end())
+    return places
 
 
 def _look_of_an_element(buffer: memoryview) -> re.Pattern[bytes]:
@@ -365,29 +391,17 @@ def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) 
         return None
 
 
-def _page(body: bytes) -> _Page:
+def _odd_page(body: bytes) -> _Page:
     """Read an envelope with the standard library, which also takes the text that msgspec refuses."""
     try:
-        page = read(body)
+        page = read_json(body)
         results = msgspec.Raw(json.dumps(page["results"]).encode())
         return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
     except (*REFUSALS, KeyError):
         raise _instead(body) from None
 
 
-class _Counted:
-    """Adds what is read from a source to what its decoder has received."""
-
-    def __init__(self, source: Source, decoder: Decoder) -> None:
-        self._source, self._decoder = source, decoder
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        count = self._source.readinto(buffer)
-        self._decoder.received += count
-        return count
-
-
-def _skip_to_beginning(buffer: Buffer, source: Source) -> None:
+def _skip_to_beginning(buffer: _Buffer, source: Source) -> None:
     """Skip a byte order mark (RFC 8259, 8.1) and the white space behind it."""
     while len(buffer.content) < len(BYTE_ORDER_MARK) and buffer.fill(source):
         pass
@@ -401,3 +415,22 @@ def _skip_to_beginning(buffer: Buffer, source: Source) -> None:
 
 def _instead(body: bytes | memoryview) -> FetchError:
     return FetchError("invalid_body", f"expected a list of tasks, got {shape(bytes(body))}")
+
+
+def shape(body: bytes) -> str:
+    """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
+    body = body.lstrip(b" \t\n\r")
+    if not body:
+        return "an empty body"
+    if body.startswith(b"{"):
+        return _object_shape(body)
+    return next((name for beginning, name in _BEGINNINGS if re.match(beginning, body)), "text or binary data")
+
+
+def _object_shape(body: bytes) -> str:
+    try:
+        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
+    except REFUSALS:
+        return "what begins like a JSON object"
+    telling = [key for key in _TELLING_KEYS if key in keys]
+    return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"

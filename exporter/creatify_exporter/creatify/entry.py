@@ -1,17 +1,24 @@
 """An entry of a list becomes a `Task`: which of its fields are read, and what its words mean."""
 
+import json
 import re
+import sys
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
-from creatify_exporter.creatify.json_reader import REFUSALS, read_element
 from creatify_exporter.creatify.task import PREVIEW, Credits, Field, Task, TaskId
+from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import REJECTED, TaskList
 
+# msgspec refuses text with a ValueError (its own, or Python's for bytes that are not UTF-8), depth with the other.
+REFUSALS: Final = (ValueError, RecursionError)
+_LARGEST: Final = sys.float_info.max
+_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 # A text, an array or an object that is not empty.
 _PREVIEW: Final = re.compile(rb'\s*(?:"[^"]|\[\s*[^\]\s]|\{\s*[^}\s])')
 _ABSENT: Final = msgspec.Raw(b"")
@@ -36,13 +43,17 @@ class EntryDecoder:
         return self._completed(self._batch.decode(array))
 
     def read(self, element: bytes, faults: Counter[Field]) -> Task | None:
-        """Return what can be read of one element, None if it is no object; count the fields that cannot be read."""
-        try:
+        """Return what can be read of one element, None if it is no object; count the fields that cannot be read.
+
+        Raises `FetchError` for what is no JSON.
+        """
+        with suppress(*REFUSALS):
             [task] = self._completed([self._one.decode(element)])
-        except REFUSALS:
-            entry = read_element(element)
-        else:
             return task
+        try:
+            entry = read_json(element)
+        except RecursionError:
+            entry = read_json(_without_nested(element))
         if isinstance(entry, dict):
             return self._convert(entry, faults)
         faults["task"] += 1
@@ -127,3 +138,51 @@ def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
         faults["id"] += 1
         return ""
     return identity
+
+
+def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON
+    """Read JSON with the standard library, which takes lone surrogates and bytes that are not UTF-8.
+
+    Raises `FetchError` if it is no JSON, RecursionError if it is nested too deep.
+    """
+    try:
+        text = body.decode("utf-8", "surrogateescape")
+        return json.loads(text, parse_constant=_refuse, parse_int=_integer, parse_float=_float)
+    except ValueError:
+        raise malformed("it cannot be read") from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _integer(digits: str) -> float:
+    # Python refuses to read thousands of digits as an int, and JSON does not.
+    return int(digits) if len(digits) < 32 else _float(digits)  # noqa: PLR2004 - longer than any id or amount
+
+
+def _float(digits: str) -> float:
+    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
+    return min(max(float(digits), -_LARGEST), _LARGEST)
+
+
+def _without_nested(element: bytes) -> bytes:
+    """Put `null` in the place of all that is nested in an element, at any depth."""
+    kept = bytearray()
+    depth = kept_until = 0
+    for token in _STRING_OR_BRACKET.finditer(element):
+        kind = token[0][:1]
+        if kind in (b"[", b"{"):
+            depth += 1
+            if depth == 2:  # noqa: PLR2004 - a value of the element itself begins
+                kept += element[kept_until : token.start()] + b"null"
+        elif kind in (b"]", b"}"):
+            depth -= 1
+            if depth == 1:
+                kept_until = token.end()
+    return bytes(kept + element[kept_until:])
+
+
+def malformed(what: str) -> FetchError:
+    """Return the failure of a list that is no JSON."""
+    return FetchError("invalid_body", f"the list is not valid JSON: {what}")

@@ -1,6 +1,7 @@
 """HTTP as `requests` and urllib3 speak it, with a deadline that a slow peer cannot outlive, and errors translated."""
 
 import http.client
+import io
 import os
 import re
 import socket
@@ -53,19 +54,19 @@ class Transport:
         self._session.close()
 
 
-class Body:
+class Body(io.RawIOBase):
     """Reads a body until the deadline, decodes it, and counts its decoded bytes as `received`.
 
-    It and the bodies `before` it may be as long as `most`, in bytes. Every failure is a `FetchError`.
-    It is read raw, since `requests` reads in pieces of 10 KB, and straight into the buffer if it is not encoded.
+    The bytes received `before` count, too; all together may be `most`. Every failure is a `FetchError`. It is read raw,
+    since `requests` reads in pieces of 10 KB, and straight into the buffer if it is not encoded.
     """
 
     def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
-        self._raw, self._deadline, self._most, self._before = response.raw, deadline, most, before
+        self._raw, self._deadline, self._most = response.raw, deadline, most
         self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
-        self.received = 0
+        self.received = before
 
-    def readinto(self, buffer: memoryview, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - the base class's signature
         """Read some bytes into the buffer; return how many, 0 at the end. Raises `FetchError`."""
         try:
             count = self._read(buffer)
@@ -73,29 +74,25 @@ class Body:
             failure = _broken_body(error, self.received)
         else:
             self.received += count
-            self._check()
+            if self.received > self._most:
+                raise FetchError("too_large", f"{self.received} bytes were decoded, and {self._most} are allowed")
+            if time.monotonic() > self._deadline:
+                raise FetchError("timeout", "time is up")
             return count
         raise failure
 
-    def _decode(self, buffer: memoryview) -> int:
+    def _decode(self, buffer: bytearray | memoryview) -> int:
         piece: bytes = self._raw.read(len(buffer), decode_content=True)
         buffer[: len(piece)] = piece
         return len(piece)
 
-    def _copy(self, buffer: memoryview) -> int:
+    def _copy(self, buffer: bytearray | memoryview) -> int:
         # urllib3's own `readinto` makes a new `bytes` each time, and copies it.
         response: Any = self._raw._fp  # noqa: SLF001 - as above
         count: int = response.readinto(buffer)
         if response.isclosed():
             self._raw.release_conn()
         return count
-
-    def _check(self) -> None:
-        received = self._before + self.received
-        if received > self._most:
-            raise FetchError("too_large", f"{received} bytes were decoded, and {self._most} are allowed")
-        if time.monotonic() > self._deadline:
-            raise FetchError("timeout", "time is up")
 
 
 class _Watchdog:
