@@ -138,7 +138,7 @@ EXPECTED: dict[str, str | tuple[int, dict[str, int]]] = {
     "repeated_length": (TASKS, {}),
     "white_space": "too_large",
     "giant_task": "too_large",
-    "nested_brackets": ODD,
+    "nested_brackets": (TASKS, {"task": 1}),
     "invalid_utf8": ODD,
     "lone_surrogates": ODD,
     "nan": "invalid_body",

@@ -18,7 +18,6 @@ from creatify_exporter.lists import REJECTED, TaskList
 # msgspec refuses text with a ValueError (its own, or Python's for bytes that are not UTF-8), depth with the other.
 REFUSALS: Final = (ValueError, RecursionError)
 _LARGEST: Final = sys.float_info.max
-_STRING_OR_BRACKET: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
 # A text, an array or an object that is not empty.
 _PREVIEW: Final = re.compile(rb'\s*(?:"[^"]|\[\s*[^\]\s]|\{\s*[^}\s])')
 _ABSENT: Final = msgspec.Raw(b"")
@@ -43,19 +42,17 @@ class EntryDecoder:
         return self._completed(self._batch.decode(array))
 
     def read(self, element: bytes, faults: Counter[Field]) -> Task | None:
-        """Return what can be read of one element, None if it is no object; count the fields that cannot be read.
+        """Return what can be read of one element, None if it is no object or nested too deep; count what cannot.
 
         Raises `FetchError` for what is no JSON.
         """
         with suppress(*REFUSALS):
             [task] = self._completed([self._one.decode(element)])
             return task
-        try:
+        with suppress(RecursionError):
             entry = read_json(element)
-        except RecursionError:
-            entry = read_json(_without_nested(element))
-        if isinstance(entry, dict):
-            return self._convert(entry, faults)
+            if isinstance(entry, dict):
+                return self._convert(entry, faults)
         faults["task"] += 1
         return None
 
@@ -164,23 +161,6 @@ def _integer(digits: str) -> float:
 def _float(digits: str) -> float:
     # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
     return min(max(float(digits), -_LARGEST), _LARGEST)
-
-
-def _without_nested(element: bytes) -> bytes:
-    """Put `null` in the place of all that is nested in an element, at any depth."""
-    kept = bytearray()
-    depth = kept_until = 0
-    for token in _STRING_OR_BRACKET.finditer(element):
-        kind = token[0][:1]
-        if kind in (b"[", b"{"):
-            depth += 1
-            if depth == 2:  # noqa: PLR2004 - a value of the element itself begins
-                kept += element[kept_until : token.start()] + b"null"
-        elif kind in (b"]", b"}"):
-            depth -= 1
-            if depth == 1:
-                kept_until = token.end()
-    return bytes(kept + element[kept_until:])
 
 
 def malformed(what: str) -> FetchError:
