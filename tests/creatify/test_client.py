@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import socket
 import ssl
 import threading
@@ -811,6 +812,25 @@ def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
         unfit = {**pair, "key_file": CERTIFICATES / "server.key"}
         assert failure(api.url, tls_config=TLS(ca_file=ca, **unfit)).cause == "tls"
         assert len(api.heads) == 1
+
+
+def test_files_are_read_again_for_each_connection(tmp_path: Path) -> None:
+    files = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
+    tls = TLS(**{key: Path(shutil.copy(CERTIFICATES / name, tmp_path)) for key, name in files.items()})
+    with Recorder(_server_tls(client_certificate=True)) as api, closing(client(api.url, tls_config=tls)) as one:
+        for name in files.values():
+            assert fetched(one) == 0
+            # The next connection is a new one.
+            one.close()
+            gone = (tmp_path / name).rename(tmp_path / "gone")
+            with pytest.raises(FetchError, match=re.escape(f"{tmp_path / name}")) as caught:
+                fetched(one)
+            assert caught.value.cause == "tls"
+            gone.rename(tmp_path / name)
+        shutil.copy(CERTIFICATES / "other-ca.pem", tmp_path / "ca.pem")
+        with pytest.raises(FetchError, match="certificate") as caught:
+            fetched(one)
+        assert caught.value.cause == "tls"
 
 
 def test_all_workspaces_share_the_default_context() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Final, Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from urllib3.util import parse_url
+
 from creatify_exporter import redaction
 from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
@@ -34,6 +36,7 @@ def _http(text: str) -> SplitResult:
     try:
         url = urlsplit(text)
         url.port  # noqa: B018  looks at the port, which may raise
+        parse_url(text)  # as the client will
     except ValueError:
         raise ValueError("is not a URL; write it like https://host.example:8443") from None
     if url.scheme not in ("http", "https") or not url.hostname or not text.isprintable() or " " in text:

@@ -13,7 +13,7 @@ has fields of the wrong type, costs at most itself.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from mmap import mmap
 from typing import Final, NamedTuple, Protocol, cast
@@ -60,6 +60,10 @@ _TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "m
 _raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+# Adds what comes next to a buffer; returns how many bytes, 0 at the end.
+_Fill = Callable[[], int]
+
+
 class Source(Protocol):
     """Where bytes come from, as `io.RawIOBase` has it."""
 
@@ -82,13 +86,14 @@ class Batch(NamedTuple):
 class Decoder:
     """Decodes one list, which may come in several pages.
 
-    `task_list` says what its entries mean. `invalid` counts the entries that cannot be read, by the field at fault.
-    `next_page` is the URL of the page after the last one decoded, None if there is none. `answered_at` is for whoever
-    fetches the pages to set: when the API answered by its own clock, in seconds since the epoch, if it says so.
-    Chunks that `cache` knows are not decoded. Bytes are held back until there are enough of them for a batch.
+    `task_list` says what its entries mean. `received` counts the bytes so far, `invalid` the entries that cannot be
+    read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
+    `answered_at` is for whoever fetches the pages to set: when the API answered by its own clock, in seconds since the
+    epoch, if it says so. Chunks that `cache` knows are not decoded. Bytes are held back until they fill a batch.
     """
 
     def __init__(self, max_task: int, cache: ChunkCache | None = None, task_list: TaskList = TEXT_GENERATOR) -> None:
+        self.received = 0
         self.invalid: Counter[Field] = Counter()
         self.next_page: str | None = None
         self.answered_at: float | None = None
@@ -97,12 +102,6 @@ class Decoder:
         self._entries = EntryDecoder(task_list)
         self._invalid_ids: set[str] = set()
         self._max_task = max_task
-        self._buffer = _Buffer(self._cache.batch_bytes)
-
-    @property
-    def received(self) -> int:
-        """How many bytes have been read so far."""
-        return self._buffer.received
 
     def batches(self, source: Source) -> Iterator[Batch]:
         """Yield the tasks of one body, whose decoded bytes come from a source.
@@ -111,20 +110,25 @@ class Decoder:
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
-        buffer = self._buffer
-        # What is left of the page before.
-        buffer.drop(len(buffer.content))
-        _skip_to_beginning(buffer, source)
+        buffer = _Buffer(self._cache.batch_bytes)
+
+        def fill() -> int:
+            count = buffer.fill(source)
+            self.received += count
+            return count
+
+        _skip_to_beginning(buffer, fill)
         opening = bytes(buffer.content[:1])
         if opening == b"[":
-            return self._array(buffer, source)
+            return self._array(buffer, fill)
         if opening == b"{":
-            return self._array(_Buffer(self._cache.batch_bytes), BytesIO(self._results(buffer, source)))
+            results, page = BytesIO(self._results(buffer, fill)), _Buffer(self._cache.batch_bytes)
+            return self._array(page, lambda: page.fill(results))
         raise _instead(buffer.content)
 
-    def _array(self, buffer: "_Buffer", source: Source) -> Iterator[Batch]:
+    def _array(self, buffer: "_Buffer", fill: _Fill) -> Iterator[Batch]:
         cutter = _Cutter(self._cache, self._entries)
-        while buffer.fill(source):
+        while fill():
             yield from self._whole_batches(buffer, cutter)
         yield Batch(self._rest(buffer.content, cutter))
 
@@ -177,9 +181,9 @@ class Decoder:
             self._invalid_ids.add(task_id)
         return repeated
 
-    def _results(self, buffer: "_Buffer", source: Source) -> bytes:
+    def _results(self, buffer: "_Buffer", fill: _Fill) -> bytes:
         """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
-        while buffer.fill(source):
+        while fill():
             self._check_size(buffer.content)
         try:
             page = msgspec.json.decode(buffer.content, type=_Page)
@@ -210,13 +214,13 @@ class _Buffer:
 
     `content` may be written to, and holds until the next call. The memory is mapped and not allocated: what a giant
     task took goes back to the system at once, and no allocator learns from it to keep as much (mallopt(3),
-    M_MMAP_THRESHOLD). `size` is how many bytes are read at once, `received` how many have been read so far.
+    M_MMAP_THRESHOLD). `size` is how many bytes are read at once.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._memory = memoryview(mmap(-1, 2 * size))
-        self._begin = self._end = self.received = 0
+        self._begin = self._end = 0
 
     @property
     def content(self) -> memoryview:
@@ -229,7 +233,6 @@ class _Buffer:
             self._make_room()
         count = source.readinto(self._memory[self._end : self._end + self._size])
         self._end += count
-        self.received += count
         return count
 
     def drop(self, length: int) -> None:
@@ -401,15 +404,15 @@ def _odd_page(body: bytes) -> _Page:
         raise _instead(body) from None
 
 
-def _skip_to_beginning(buffer: _Buffer, source: Source) -> None:
+def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
     """Skip a byte order mark (RFC 8259, 8.1) and the white space behind it."""
-    while len(buffer.content) < len(BYTE_ORDER_MARK) and buffer.fill(source):
+    while len(buffer.content) < len(BYTE_ORDER_MARK) and fill():
         pass
     if bytes(buffer.content[: len(BYTE_ORDER_MARK)]) == BYTE_ORDER_MARK:
         buffer.drop(len(BYTE_ORDER_MARK))
     while True:
         buffer.drop(_matched(_WHITE_SPACE, buffer.content, 0).end())
-        if buffer.content or not buffer.fill(source):
+        if buffer.content or not fill():
             return
 
 

@@ -8,11 +8,12 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote
 from weakref import WeakSet
 
 import requests
@@ -24,6 +25,8 @@ from creatify_exporter.config.schema import Workspace
 from creatify_exporter.creatify.happy_eyeballs import connect
 from creatify_exporter.errors import FetchError
 
+# Makes of a class of connections one that a deadline can shut.
+_Guarding = Callable[[type], type]
 _MAX_LINE: Final = 2**16
 _INTERIM: Final = frozenset(range(100, 200)) - {HTTPStatus.SWITCHING_PROTOCOLS}
 
@@ -32,12 +35,23 @@ class Transport:
     """The connections of one workspace, kept alive between requests. Every failure is a `FetchError`."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._watchdog = _Watchdog()
-        self._session = _session(workspace, self._watchdog)
+        self._session = _session(workspace, self._guarded)
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._lock = threading.Lock()
 
-    def limit(self, seconds: float) -> AbstractContextManager[None]:
-        """Shut all connections if the block takes longer."""
-        return self._watchdog.limit(seconds)
+    @contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """Shut whatever is open if the block takes longer, so that no slow drip outlives the deadline."""
+        timer = threading.Timer(seconds, self._shut)
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:
+            raise FetchError("connection", "the system has no more threads just now") from None
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def get(self, url: str, headers: dict[str, str], deadline: float) -> requests.Response:
         """Return the answer, whatever its status, with its body unread; redirects are not followed."""
@@ -53,12 +67,46 @@ class Transport:
         """Close the idle connections."""
         self._session.close()
 
+    def _guarded(self, connection: Any) -> Any:  # noqa: ANN401 - any of urllib3's classes of connections
+        """Return a class of connections that `limit` can shut."""
+        transport = self
+
+        class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
+            response_class = _Response
+
+            def _new_conn(self) -> socket.socket:
+                plain = _connected(self)
+                # Already now, since a proxy may be slow to say that it is connected.
+                transport._guard(plain)
+                return plain
+
+            def connect(self) -> None:
+                super().connect()
+                # That of TLS, which has taken the place of the plain one.
+                transport._guard(self.sock)
+
+        return Guarded
+
+    def _guard(self, connected: object) -> None:
+        # TLS in TLS, through a proxy, has no socket of its own.
+        if isinstance(connected, socket.socket):
+            with self._lock:
+                self._sockets.add(connected)
+
+    def _shut(self) -> None:
+        with self._lock:
+            sockets = list(self._sockets)
+        for each in sockets:
+            with suppress(OSError):
+                # The plain socket's method: that of a TLS socket would pull its TLS state from under its reader.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
+
 
 class Body(io.RawIOBase):
     """Reads a body until the deadline, decodes it, and counts its decoded bytes as `received`.
 
-    The bytes received `before` count, too; all together may be `most`. Every failure is a `FetchError`. It is read raw,
-    since `requests` reads in pieces of 10 KB, and straight into the buffer if it is not encoded.
+    The bytes received `before` count, too; all together may be `most`. Every failure is a `FetchError`. A body that is
+    not encoded is read straight into the buffer; `requests` would read it in pieces of 10 KB.
     """
 
     def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
@@ -95,42 +143,6 @@ class Body(io.RawIOBase):
         return count
 
 
-class _Watchdog:
-    """Shuts the sockets of a transport when its time is up, so that no slow drip outlives the deadline."""
-
-    def __init__(self) -> None:
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._lock = threading.Lock()
-
-    def guard(self, connected: object) -> None:
-        """Remember the socket of a new connection."""
-        if isinstance(connected, socket.socket):
-            with self._lock:
-                self._sockets.add(connected)
-
-    @contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        """Shut whatever is open if the block takes longer."""
-        timer = threading.Timer(seconds, self._shut)
-        timer.daemon = True
-        try:
-            timer.start()
-        except RuntimeError:
-            raise FetchError("connection", "the system has no more threads just now") from None
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _shut(self) -> None:
-        with self._lock:
-            sockets = list(self._sockets)
-        for each in sockets:
-            with suppress(OSError):
-                # The plain socket's method: that of a TLS socket would pull its TLS state from under its reader.
-                socket.socket.shutdown(each, socket.SHUT_RDWR)
-
-
 @cache
 def default_context() -> ssl.SSLContext:
     """Return what verifies certificates without a `tls_config`: one for all, as each holds 0.7 MiB of authorities."""
@@ -144,21 +156,29 @@ def _authorities_file() -> str:
     return os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH
 
 
-class _GuardedAdapter(HTTPAdapter):
-    """Tells the watchdog of every connection that is made.
+class _Session(requests.Session):
+    """Leaves redirects alone: `requests` would read the body of one to its end, even if it does not follow it."""
 
-    `context` verifies certificates; without one, each connection has its own as `requests` makes it.
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return nowhere."""
+
+
+class _Adapter(HTTPAdapter):
+    """Sends through the connections of a manager, whose classes are `guarded` first.
+
+    `context` verifies certificates; without one, each connection reads the session's files again, so that they can be
+    renewed.
     """
 
-    def __init__(self, watchdog: _Watchdog, context: ssl.SSLContext | None) -> None:
-        self._watchdog, self._context = watchdog, context
-        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+    def __init__(self, manager: urllib3.PoolManager, context: ssl.SSLContext | None, guarded: _Guarding) -> None:
+        super().__init__()
+        self.poolmanager, self._context, self._guarded = manager, context, guarded
 
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - requests' signature
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
-        return super().proxy_manager_for(proxy, **kwargs, ssl_context=self._context, proxy_ssl_context=self._context)
+    def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401 - requests' signature
+        pool: Any = self.poolmanager.connection_from_url(request.url)
+        if "ConnectionCls" not in vars(pool):
+            pool.ConnectionCls = self._guarded(pool.ConnectionCls)
+        return pool
 
     def cert_verify(self, conn: Any, *args: Any) -> None:  # noqa: ANN401 - requests' signature
         super().cert_verify(conn, *args)  # type: ignore[no-untyped-call] # requests' own
@@ -166,29 +186,40 @@ class _GuardedAdapter(HTTPAdapter):
             # They are in the context; for each connection they would be read again.
             conn.ca_certs = None
 
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        if "ConnectionCls" not in vars(pool):
-            pool.ConnectionCls = _guarded(pool.ConnectionCls, self._watchdog)
-        return pool
+
+def _session(workspace: Workspace, guarded: _Guarding) -> requests.Session:
+    session = _Session()
+    # It would read ~/.netrc, which adds an Authorization header, and the proxies of the environment.
+    session.trust_env = False
+    session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
+    session.headers["Accept"] = "application/json"
+    context = None
+    if tls := workspace.tls_config:
+        session.verify = str(tls.ca_file or _authorities_file())
+        session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
+    else:
+        context = default_context()
+    if workspace.proxy_url:
+        # For `requests` to know that there is one; the manager connects to it.
+        session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
+    adapter = _Adapter(_manager(workspace.proxy_url, context), context, guarded)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    return session
 
 
-def _guarded(connection: Any, watchdog: _Watchdog) -> type:  # noqa: ANN401 - any of urllib3's connection classes
-    class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
-        response_class = _Response
-
-        def _new_conn(self) -> socket.socket:
-            plain = _connected(self)
-            # Already now, since a proxy may be slow to say that it is connected.
-            watchdog.guard(plain)
-            return plain
-
-        def connect(self) -> None:
-            super().connect()
-            # That of TLS, which has taken the place of the plain one.
-            watchdog.guard(self.sock)
-
-    return Guarded
+def _manager(proxy_url: str | None, context: ssl.SSLContext | None) -> urllib3.PoolManager:
+    if not proxy_url:
+        return urllib3.PoolManager(num_pools=1, ssl_context=context)
+    proxy = urllib3.util.parse_url(proxy_url)
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy.auth else None
+    return urllib3.ProxyManager(
+        proxy._replace(auth=None).url,
+        num_pools=1,
+        proxy_headers=headers,
+        ssl_context=context,
+        proxy_ssl_context=context,
+    )
 
 
 def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urllib3's connections
@@ -247,29 +278,6 @@ class _Response(http.client.HTTPResponse):
             self.length = length
 
 
-class _Session(requests.Session):
-    """Leaves redirects alone: `requests` would read the body of one to its end, even if it does not follow it."""
-
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return nowhere."""
-
-
-def _session(workspace: Workspace, watchdog: _Watchdog) -> requests.Session:
-    session = _Session()
-    # It would read ~/.netrc, which adds an Authorization header, and the proxies of the environment.
-    session.trust_env = False
-    session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
-    session.headers["Accept"] = "application/json"
-    if workspace.proxy_url:
-        session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
-    if tls := workspace.tls_config:
-        session.verify = str(tls.ca_file or _authorities_file())
-        session.cert = (str(tls.cert_file), str(tls.key_file)) if tls.cert_file else None
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _GuardedAdapter(watchdog, None if workspace.tls_config else default_context()))
-    return session
-
-
 def _failed_request(error: Exception) -> FetchError:
     if isinstance(error, requests.Timeout):
         return FetchError("timeout", "the API does not answer in time")
@@ -281,7 +289,7 @@ def _failed_request(error: Exception) -> FetchError:
         return FetchError("connection", f"no connection: {_innermost(error)}")
     if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):
         return FetchError("connection", f"the request cannot be sent: {type(error).__name__}")
-    # A CA or key file that cannot be read.
+    # A file of certificates or a key that is gone.
     return FetchError("tls", f"no secure connection: {error}")
 
 
