@@ -19,8 +19,7 @@ from conftest import examples
 from creatify_exporter.creatify import decoder
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder, Source
-from creatify_exporter.creatify.entry import EntryDecoder
-from creatify_exporter.creatify.task import Task
+from creatify_exporter.creatify.task import EntryDecoder, Task
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import LISTS, TEXT_GENERATOR, TaskList, other_list
 

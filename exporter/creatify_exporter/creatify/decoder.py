@@ -21,8 +21,7 @@ from typing import Final, NamedTuple, Protocol, cast
 import msgspec
 
 from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache
-from creatify_exporter.creatify.entry import REFUSALS, EntryDecoder, malformed, read_json
-from creatify_exporter.creatify.task import Field, Task
+from creatify_exporter.creatify.task import REFUSALS, EntryDecoder, Field, Task, malformed, read_json
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from creatify_exporter.creatify.happy_eyeballs import connect
+from creatify_exporter.creatify.transport import connect
 from processes import free_port
 from servers import Recorder, silent_address
 
