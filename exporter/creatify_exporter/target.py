@@ -57,8 +57,8 @@ class Target:
         self.balance_fall: BalanceFall = before.balance_fall if before and same_account else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, since they are fetched one after the other.
+        self._clients: list[Client] = []
         self._patient_client = self._client(patient=True)
-        self._clients = [self._patient_client]
         # Replaced as a whole: an abandoned fetch may end beside the one that took its place.
         self._caches = {api: ChunkCache() for api in self.lists}
         self.fetchers = {api: self._list_fetcher(task_list) for api, task_list in self.lists.items()}
@@ -83,10 +83,7 @@ class Target:
             client.close()
 
     def _client(self, *, patient: bool = False) -> Client:
-        return Client(self.workspace, self._limits, self._clock, pacer=self.pacer, patient=patient)
-
-    def _own_client(self) -> Client:
-        client = self._client()
+        client = Client(self.workspace, self._limits, self._clock, pacer=self.pacer, patient=patient)
         self._clients.append(client)
         return client
 
@@ -94,7 +91,7 @@ class Target:
         """Fetch a list for each scrape; one that can wait in its turn, while scrapes get what it said before."""
         interval = task_list.min_interval
         if interval is None:
-            fetch = partial(self._fetch_list, task_list, self._own_client())
+            fetch = partial(self._fetch_list, task_list, self._client())
             return self._fetcher(task_list.api, fetch, self._lanes, self._limits.min_interval)
         fetch = partial(self._fetch_list, task_list, self._patient_client)
         stale = max(_MIN_STALENESS, 2 * interval)
@@ -102,7 +99,7 @@ class Target:
 
     def _balance_fetcher(self) -> Fetcher:
         interval = max(self._limits.min_interval, _BALANCE_INTERVAL)
-        return self._fetcher(BALANCE, partial(self._fetch_balance, self._own_client()), self._lanes, interval)
+        return self._fetcher(BALANCE, partial(self._fetch_balance, self._client()), self._lanes, interval)
 
     def _fetcher(
         self,

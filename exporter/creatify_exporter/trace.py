@@ -23,24 +23,17 @@ class Step(NamedTuple):
     facts: dict[str, object]
 
 
-class _Trace(NamedTuple):
-    workspace: str
-    api: str
-    began: float
-    steps: list[Step]
-
-
-# Of the fetch that runs in this thread: its parts need not know of it.
-_current: ContextVar[_Trace | None] = ContextVar("trace", default=None)
+# Of the fetch that runs in this thread, whose parts need not know of it: its logger, when it began, and its steps.
+_current: ContextVar[tuple[structlog.BoundLogger, float, list[Step]] | None] = ContextVar("trace", default=None)
 
 
 @contextmanager
 def tracing(workspace: str, api: str) -> Iterator[list[Step]]:
     """Keep the steps of the block, which is one fetch; yield them as they come."""
-    trace = _Trace(workspace, api, time.monotonic(), [])
-    token = _current.set(trace)
+    steps: list[Step] = []
+    token = _current.set((_log.bind(workspace=workspace, api=api), time.monotonic(), steps))
     try:
-        yield trace.steps
+        yield steps
     finally:
         _current.reset(token)
 
@@ -50,7 +43,8 @@ def step(event: str, **facts: object) -> None:
     trace = _current.get()
     if trace is None:
         return
-    _log.debug(event, workspace=trace.workspace, api=trace.api, **facts)
-    trace.steps.append(Step(time.monotonic() - trace.began, event, facts))
-    if len(trace.steps) > _MOST_STEPS:
-        trace.steps[_MIDDLE : _MIDDLE + 2] = [trace.steps[_MIDDLE]._replace(event="some steps are left out", facts={})]
+    log, began, steps = trace
+    log.debug(event, **facts)
+    steps.append(Step(time.monotonic() - began, event, facts))
+    if len(steps) > _MOST_STEPS:
+        steps[_MIDDLE : _MIDDLE + 2] = [steps[_MIDDLE]._replace(event="some steps are left out", facts={})]

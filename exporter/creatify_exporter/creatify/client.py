@@ -154,23 +154,21 @@ class Client:
     @contextmanager
     def _deadline(self) -> Iterator[float]:
         """Bound the block by `fetch.timeout`; yield its end on the monotonic clock."""
-        end = time.monotonic() + self._limits.timeout
+        seconds = self._limits.timeout
+        end = time.monotonic() + seconds
         failure: FetchError | None = None
-        with self._transport.limit(self._limits.timeout):
+        with self._transport.limit(seconds):
             try:
                 yield end
             except FetchError as error:
+                failure = error
+                if time.monotonic() >= end:
+                    # Whatever it looks like: it was the transport that broke the connection.
+                    failure = FetchError("timeout", f"no complete answer within {seconds:g} s (fetch.timeout)")
                 # The decoder's exceptions know the body that was refused.
-                error.__context__ = None
-                failure = self._explained(error, end)
+                failure.__context__ = None
         if failure:
             raise failure
-
-    def _explained(self, error: FetchError, end: float) -> FetchError:
-        if time.monotonic() < end:
-            return error
-        # Whatever it looks like: it was the transport that broke the connection.
-        return FetchError("timeout", f"no complete answer within {self._limits.timeout:g} s (fetch.timeout)")
 
 
 class Pacer:
