@@ -187,7 +187,7 @@ def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache
     tasks, changing = comparison.batch, set(comparison.changing)
     runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), changing.__contains__)]
     others = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
-    cache.note_batch(len(content), len(runs) - len(others), has_others=bool(others))
+    cache.note_batch(len(content), len(runs) - len(others))
     parts = [part for part in others if cache.is_worth((part[1] - part[0]) * len(content) / len(tasks))]
     if not parts:
         return

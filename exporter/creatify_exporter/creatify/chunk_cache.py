@@ -4,8 +4,8 @@ From one scrape to the next nearly all bytes of a list are the same, though not 
 along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. Stored with it
 are a summary of its tasks, and on what basis they are no news.
 
-Chunks are as long as a batch if the tasks that may still change stand together, as in a list sorted by time. If they
-are scattered, as in a list sorted by a random id, short chunks fill the spaces between them.
+A batch in which no task may still change is one chunk. Else the chunks are what lies between those that may, unless it
+is too short.
 """
 
 import re
@@ -21,9 +21,9 @@ BATCH_BYTES: Final = 512 * 1024
 _HEAD: Final = 256
 # A short chunk is at least this part of a batch, any other one half of it; none is longer than three.
 _SHORT: Final = 16
+_MAX_SHORT: Final = 8192
 # There are at most two short chunks for each group of tasks that may still change, and a few more.
 _SPARE_CHUNKS: Final = 64
-_MAX_SHORT: Final = 8192
 # Searches for candidates that are left out, at most, after one that found none.
 _MAX_SKIPS: Final = 16
 
@@ -52,10 +52,8 @@ class ChunkCache:
 
     def __init__(self, batch_bytes: int = BATCH_BYTES, holds: Callable[[Any], bool] = lambda _basis: False) -> None:
         self.batch_bytes, self._holds = batch_bytes, holds
-        self._scattered = False
-        # Groups of tasks that may still change, those that stand between others, and pieces that are no full chunks.
-        self._groups = self._between = self._fragments = 0
-        self._received = 0
+        # Groups of tasks that may still change, and pieces that are too short for a full chunk.
+        self._groups = self._fragments = 0
         self._known: dict[int, Chunk] = {}
         self._stored: dict[int, Chunk] = {}
         # Whether the buffer has the head of a known chunk, but not its digest, or its basis no longer holds.
@@ -69,7 +67,7 @@ class ChunkCache:
     def successor(self, holds: Callable[[Any], bool]) -> "ChunkCache":
         """Return the cache for the next list, which knows the chunks stored here for as long as their basis `holds`."""
         successor = ChunkCache(self.batch_bytes, holds)
-        successor._known, successor._scattered = self._stored, self._scattered
+        successor._known = self._stored
         return successor
 
     def lookup(self, buffer: memoryview) -> Chunk | None:
@@ -83,7 +81,6 @@ class ChunkCache:
             self._note_search(success=False)
             return None
         self._keep(chunk)
-        self._received += chunk.length
         return chunk
 
     def may_match(self, buffer: memoryview) -> bool:
@@ -98,29 +95,27 @@ class ChunkCache:
         self._stored[chunk.head] = chunk
         self._fragments += 2 * chunk.length < self.batch_bytes
 
+    @property
+    def _shortest(self) -> float:
+        return self.batch_bytes / (_SHORT if self._fragments < _MAX_SHORT else 2)
+
     def is_worth(self, length: float) -> bool:
         """Return whether a chunk of this length is worth its place: not too short, nor so long that it comes late."""
-        short = self._scattered and self._fragments < _MAX_SHORT
-        return self.batch_bytes / (_SHORT if short else 2) <= length <= 3 * self.batch_bytes
+        return self._shortest <= length <= 3 * self.batch_bytes
 
-    def note_batch(self, length: int, groups: int, *, has_others: bool) -> None:
-        """Learn from a decoded batch how the tasks that may still change are spread: they stand in so many groups."""
-        self._received += length
+    def note_batch(self, length: int, groups: int) -> None:
+        """Learn from a decoded batch in how many groups the tasks stand that may still change."""
         self._groups += groups
-        self._fragments += not groups and not self.is_worth(length)
-        if groups and has_others:
-            self._between += groups
-            self._scattered = self._scattered or self._between > 4 + self._received / self.batch_bytes / 8
+        self._fragments += not groups and length < self._shortest
 
     @property
     def is_fragmented(self) -> bool:
         """Whether tasks that were scattered have settled since, so that there are too many short chunks."""
-        return self._scattered and self._fragments > _SPARE_CHUNKS + 2 * self._groups
+        return self._fragments > _SPARE_CHUNKS + 2 * self._groups
 
     def discard(self) -> None:
         """Forget what was stored, so that the next list is decoded whole."""
         self._stored.clear()
-        self._scattered = False
 
     def reset(self) -> None:
         """Forget what is known about the buffer: it begins with something else now."""
