@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from math import inf, isfinite
 from typing import Final, NamedTuple
 
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.snapshot import Snapshot
 
 RECENT_DAYS: Final = 7
@@ -13,6 +14,8 @@ RECENT_DAYS: Final = 7
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 _YEAR: Final = 365 * _DAY
+
+NO_PLAN: Final = Plan()
 
 # Days: the oldest task in a list of one day is a little younger than that.
 _ENOUGH: Final = 0.9
@@ -86,21 +89,14 @@ class BalanceFall:
         return fallen / elapsed if elapsed >= _ENOUGH else None
 
 
-def outlook(  # noqa: PLR0913 - all that the sentence tells
-    balance: float,
-    rate: float | None,
-    now: float,
-    *,
-    plan: float | None = None,
-    renews_at: float | None = None,
-    without: Sequence[str] = (),
-) -> str:
-    """Say how many credits are left, of how many in the `plan`, and whether they last until it renews.
+def outlook(balance: float, rate: float | None, now: float, plan: Plan = NO_PLAN, without: Sequence[str] = ()) -> str:
+    """Say how many credits are left, of how many in the plan, and whether they last until it renews.
 
     `rate` is in credits a day; without one, or if no credits go, only the balance and the renewal are told. `without`
     are the lists that are missing in it, whatever the reason.
     """
-    left = f"{balance:,.12g}" + (f" of {plan:,.12g} credits" if plan is not None else " credits")
+    renews_at = plan.renews_at(now)
+    left = f"{balance:,.12g}" + (f" of {plan.credits:,.12g} credits" if plan.credits is not None else " credits")
     if balance <= 0:
         left += ", used up"
     renewal = f", renewal {_date(renews_at)}" if renews_at is not None else ""

@@ -50,11 +50,10 @@ class Target:
         self.workspace = workspace
         self.lists = workspace.task_lists()
         self._ledger, self._clock, self._limits = ledger, clock, fetch
-        same_account = before is not None and _identity(workspace) == _identity(before.workspace)
-        self.pacer = Pacer(fetch.max_requests_per_minute)
-        if before and same_account and before.pacer.max_per_minute == fetch.max_requests_per_minute:
-            self.pacer = before.pacer
-        self.balance_fall: BalanceFall = before.balance_fall if before and same_account else BalanceFall()
+        same = before if before and _identity(workspace) == _identity(before.workspace) else None
+        is_paced = same and same.pacer.max_per_minute == fetch.max_requests_per_minute
+        self.pacer: Pacer = same.pacer if same and is_paced else Pacer(fetch.max_requests_per_minute)
+        self.balance_fall: BalanceFall = same.balance_fall if same else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, since they are fetched one after the other.
         self._clients: list[Client] = []
@@ -66,7 +65,7 @@ class Target:
             self.fetchers[BALANCE] = self._balance_fetcher()
         for api, fetcher in self.fetchers.items():
             if before and api in before.fetchers:
-                fetcher.inherit(before.fetchers[api], same_account=same_account)
+                fetcher.inherit(before.fetchers[api], same_account=bool(same))
 
     def counters(self, api: str) -> Counters | None:
         """Return what the ledger has committed for a list of this workspace, None if it cannot be read."""

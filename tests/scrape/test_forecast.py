@@ -6,11 +6,11 @@ from math import inf
 
 import pytest
 
+from creatify_exporter.config.plan import Plan
 from creatify_exporter.forecast import BalanceFall, Spending, outlook
 from creatify_exporter.snapshot import Cell, Snapshot
 
 NOW = datetime(2026, 12, 10, 12, tzinfo=UTC).timestamp()
-RENEWAL = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
 TODAY = int(NOW // 86400)
 LONG_AGO = NOW - 100 * 86400
 
@@ -75,13 +75,13 @@ def test_a_balance_tells_how_fast_credits_go_once_it_was_read_for_a_day_whatever
 
 
 def test_credits_that_end_before_the_renewal_are_short_by_what_goes_between_the_two() -> None:
-    said = outlook(412, 50, NOW, plan=500, renews_at=RENEWAL)
+    said = outlook(412, 50, NOW, Plan(credits=500, renews_on_day=1))
     # 21.5 days at 50 credits are 1,075.
     assert said == "412 of 500 credits, last until 18 December, renewal 1 January: 663 short"
 
 
 def test_credits_that_reach_the_renewal_are_left_over() -> None:
-    said = outlook(412, 10, NOW, plan=500, renews_at=RENEWAL)
+    said = outlook(412, 10, NOW, Plan(credits=500, renews_on_day=1))
     assert said == "412 of 500 credits, last until the renewal 1 January: 197 left over"
 
 
@@ -92,7 +92,7 @@ def test_without_a_plan_there_is_an_end_unless_it_is_far_away() -> None:
 
 @pytest.mark.parametrize("rate", [None, 0.0, -3.0])
 def test_without_a_rate_nothing_is_foretold(rate: float | None) -> None:
-    assert outlook(412, rate, NOW, plan=500, renews_at=RENEWAL) == "412 of 500 credits, renewal 1 January"
+    assert outlook(412, rate, NOW, Plan(credits=500, renews_on_day=1)) == "412 of 500 credits, renewal 1 January"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_without_a_rate_nothing_is_foretold(rate: float | None) -> None:
 def test_an_end_that_is_near_is_told_by_the_minute(balance: float, end: str) -> None:
     assert outlook(balance, 50, NOW) == f"{balance:g} credits, {end}"
     short = f"{50 * 21.5 - balance:,.0f} short"
-    assert outlook(balance, 50, NOW, renews_at=RENEWAL) == f"{balance:g} credits, {end}, renewal 1 January: {short}"
+    assert outlook(balance, 50, NOW, Plan(renews_on_day=1)) == f"{balance:g} credits, {end}, renewal 1 January: {short}"
 
 
 def test_lists_that_are_missing_in_the_rate_are_named() -> None:
@@ -118,4 +118,4 @@ def test_lists_that_are_missing_in_the_rate_are_named() -> None:
 
 
 def test_an_overdrawn_balance_is_used_up() -> None:
-    assert outlook(-5, 10, NOW, renews_at=RENEWAL) == "-5 credits, used up, renewal 1 January"
+    assert outlook(-5, 10, NOW, Plan(renews_on_day=1)) == "-5 credits, used up, renewal 1 January"

@@ -13,7 +13,7 @@ from creatify_exporter.config.schema import Labels
 from creatify_exporter.creatify.task import STATUS_LABELS, STATUSES
 from creatify_exporter.exporter import Exporter
 from creatify_exporter.fetcher import MAX_STALENESS
-from creatify_exporter.forecast import RECENT_DAYS, Spending, outlook
+from creatify_exporter.forecast import NO_PLAN, RECENT_DAYS, Spending, outlook
 from creatify_exporter.ledger.state import FAILED_BY
 from creatify_exporter.ledger.store import Day
 from creatify_exporter.snapshot import Cell
@@ -123,17 +123,11 @@ def _states(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> I
 
 def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day] | None) -> str:
     """Say how many credits are left, and how long they last."""
-    plan, now = target.workspace.plan, exporter.now()
+    now = exporter.now()
     rates = _rates(target, exporter, days) if target.lists else {BALANCE: target.balance_fall.daily_rate(now)}
     known = [rate for rate in rates.values() if rate is not None]
-    return outlook(
-        balance,
-        sum(known) if known else None,
-        now,
-        plan=plan.credits if plan else None,
-        renews_at=plan.renews_at(now) if plan else None,
-        without=[api for api, rate in rates.items() if rate is None],
-    )
+    missing = [api for api, rate in rates.items() if rate is None]
+    return outlook(balance, sum(known) if known else None, now, target.workspace.plan or NO_PLAN, missing)
 
 
 def _rates(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> dict[str, float | None]:
