@@ -461,6 +461,18 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     other.end()
 
 
+def test_a_list_that_comes_after_a_reload_is_served_once_as_a_late_one() -> None:
+    before, after = Bench(), Bench()
+    before.scrape()
+    after.clock.at = before.clock.at
+    after.fetcher.inherit(before.fetcher, same_account=True)
+    late = good()
+    before.fetches.begun().end(late)
+    after.clock.at += MIN_INTERVAL
+    assert after.hurry() is late
+    after.end()
+
+
 def test_a_fetch_ages_from_its_end_on(bench: Bench) -> None:
     assert bench.fetcher.age == float("inf")
     bench.scrape()
