@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 # Seconds.
@@ -113,13 +114,15 @@ class Queue:
         self.moment = lanes.moment
         self._lanes, self._delay = lanes, delay
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[str, Callable[[], object], bool]] = deque()
-        self._turn: _Turn | None = None
+        self._waiting: deque[_Job] = deque()
+        # The job whose turn it is or was last, and until when no other begins.
+        self._current: _Job | None = None
+        self._busy_until = -inf
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
         """Run `work` after all that came before. Does not block."""
         with self._lock:
-            self._waiting.append((name, work, slow))
+            self._waiting.append(_Job(name, work, slow=slow))
             self._advance()
 
     def advance(self) -> None:
@@ -129,46 +132,38 @@ class Queue:
             self._advance()
 
     def _advance(self) -> None:
-        if not self._waiting or (self._turn and time.monotonic() < self._turn.ends_at):
+        if not self._waiting or time.monotonic() < self._busy_until:
             return
-        self._turn = turn = _Turn()
         delay = self._delay()
         if delay > 0:
-            self._end_after(delay, turn)
+            self._advance_in(delay)
             return
-        name, work, slow = self._waiting.popleft()
+        job = self._current = self._waiting.popleft()
+        # As long as it waits for a place.
+        self._busy_until = inf
         try:
-            self._lanes.run(name, lambda: self._work(work, turn), slow=slow)
+            self._lanes.run(job.name, lambda: self._work(job), slow=job.slow)
         except RuntimeError:
             # The system has no more threads just now.
-            self._waiting.appendleft((name, work, slow))
-            self._end_after(self._lanes.moment, turn)
+            self._waiting.appendleft(job)
+            self._advance_in(self.moment)
 
-    def _end_after(self, seconds: float, turn: "_Turn") -> None:
-        turn.ends_at = time.monotonic() + seconds
-        timer = threading.Timer(seconds, self._end, (turn,))
+    def _advance_in(self, seconds: float) -> None:
+        self._busy_until = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self.advance)
         timer.daemon = True
-        # If the system has no more threads just now, `advance` comes instead.
+        # If the system has no more threads just now, the `advance` of a scrape comes instead.
         with suppress(RuntimeError):
             timer.start()
 
-    def _work(self, work: Callable[[], object], turn: "_Turn") -> None:
-        turn.ends_at = time.monotonic() + self._lanes.longest + self._lanes.moment
-        try:
-            work()
-        finally:
-            self._end(turn)
-
-    def _end(self, turn: "_Turn") -> None:
-        """End a turn, unless it has ended and the next one has begun."""
+    def _work(self, job: _Job) -> None:
         with self._lock:
-            if self._turn is turn:
-                self._turn = None
-                self._advance()
-
-
-class _Turn:
-    """The time in which nothing else of a queue begins; without an end as long as its work waits for a place."""
-
-    def __init__(self) -> None:
-        self.ends_at = float("inf")
+            self._busy_until = time.monotonic() + self._lanes.longest + self.moment
+        try:
+            job.work()
+        finally:
+            with self._lock:
+                # Unless it has hung, and the turn is another's.
+                if self._current is job:
+                    self._busy_until = -inf
+                    self._advance()
