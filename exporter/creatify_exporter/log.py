@@ -8,9 +8,9 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final, Literal, TextIO
+from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,8 +18,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from creatify_exporter import redaction
 
 Format = Literal["logfmt", "json"]
-# Levels of nested values; below, their repr is shown.
-_DEEPEST: Final = 8
 
 
 def configure(level: str, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002  as the flag says
@@ -77,21 +75,14 @@ def _processors(format: Format) -> list[Processor]:  # noqa: A002  as the flag s
 
 def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace secrets in all values; after this one, everything is a plain value."""
-    return {key: _plain(value, _DEEPEST) for key, value in event.items()}
+    return {key: _plain(value) for key, value in event.items()}
 
 
-def _plain(value: object, depth: int) -> object:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
-        # A key may be a number.
-        text = redaction.mask(str(value))
-        return value if text == str(value) else text
-    if isinstance(value, Mapping) and depth:
-        return {redaction.mask(str(key)): _plain(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset) and depth:
-        return [_plain(item, depth - 1) for item in value]
-    return redaction.mask(value if isinstance(value, str) else repr(value))
+def _plain(value: object) -> object:
+    text = value if isinstance(value, str) else repr(value)
+    masked = redaction.mask(text)
+    # A key may be a number.
+    return value if masked == text and isinstance(value, int | float | None) else masked
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
