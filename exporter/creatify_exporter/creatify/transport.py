@@ -269,7 +269,7 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
     with selectors.DefaultSelector() as selector:
         try:
             while addresses or selector.get_map():
-                if addresses and (error := _begin(addresses.pop(0), options, selector)):
+                if addresses and (error := _begin_attempt(addresses.pop(0), options, selector)):
                     # Nothing to wait for: the next address need not wait either.
                     failure = error
                     continue
@@ -277,7 +277,7 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
                 if remaining <= 0:
                     raise TimeoutError("no address answers in time")
                 for key, _ in selector.select(min(_HEAD_START, remaining) if addresses else remaining):
-                    result = _end(key.data, selector)
+                    result = _end_attempt(key.data, selector)
                     if isinstance(result, socket.socket):
                         return result
                     failure = result
@@ -287,7 +287,7 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
     raise failure
 
 
-def _begin(
+def _begin_attempt(
     address: _Address, options: Iterable[tuple[int, int, int]], selector: selectors.BaseSelector
 ) -> OSError | None:
     """Begin to connect; return why that is impossible, as without a route."""
@@ -306,7 +306,7 @@ def _begin(
     return None
 
 
-def _end(attempt: socket.socket, selector: selectors.BaseSelector) -> socket.socket | OSError:
+def _end_attempt(attempt: socket.socket, selector: selectors.BaseSelector) -> socket.socket | OSError:
     """Return the connected socket, or why it is not."""
     selector.unregister(attempt)
     error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
