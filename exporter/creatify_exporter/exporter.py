@@ -236,7 +236,7 @@ def _snapshot_samples(
         # Only the ledger knows which models have a name of their own.
         return
     for model, cells in snapshot.by_model(counters.models, labels).items():
-        for status in (*STATUSES, *(each for each in STATUS_LABELS if each in cells and each not in STATUSES)):
+        for status in (each for each in STATUS_LABELS if each in STATUSES or each in cells):
             cell = cells.get(status, Cell())
             yield metrics.TASKS, (*names, model, status), cell.tasks
             yield metrics.TASKS_CREDITS, (*names, model, status), cell.credits_used

@@ -764,9 +764,9 @@ def test_neither_netrc_nor_the_environments_proxy_is_used(tmp_path: Path, monkey
 
 def test_a_proxy_brings_the_list_and_learns_the_keys_of_an_https_api_from_nobody(simulator: Simulator) -> None:
     with Proxy() as proxy:
-        proxy_url = proxy.url.replace("//", "//user:pass%20word@")
+        proxy_url = proxy.url.replace("//", "//user:pä€s%20word@")
         assert fetch(simulator.url, proxy_url=proxy_url) == TASKS
-        assert f"Basic {b64encode(b'user:pass word').decode()}" in proxy.heads[0]
+        assert f"Basic {b64encode('user:pä€s word'.encode()).decode()}" in proxy.heads[0]
         with Recorder(_server_tls()) as api:
             assert fetch(api.url, proxy_url=proxy_url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0
             assert api.heads[0]["x-api-key"] == API_KEY
