@@ -759,6 +759,14 @@ def test_neither_netrc_nor_the_environments_proxy_is_used(tmp_path: Path, monkey
         assert api.heads[0]["user-agent"].startswith("creatify-exporter/")
 
 
+def test_no_cookie_is_kept(simulator: Simulator) -> None:
+    """An API could fill the memory with them."""
+    cookie = said(b"HTTP/1.1 503 Busy\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n")
+    simulator.faults.next(cookie)
+    assert fetch(simulator.url) == TASKS
+    assert ["cookie" in request.headers for request in simulator.listings()] == [False, False]
+
+
 # --- Proxy and TLS -------------------------------------------------------------------------------------------------
 
 

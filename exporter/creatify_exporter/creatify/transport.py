@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from http import HTTPStatus
+from http.cookiejar import DefaultCookiePolicy
 from itertools import chain, zip_longest
 from typing import Any, Final
 from urllib.parse import unquote
@@ -195,6 +196,8 @@ def _session(workspace: Workspace, guarded: _Guarding) -> requests.Session:
     session = _Session()
     # It would read ~/.netrc, which adds an Authorization header, and the proxies of the environment.
     session.trust_env = False
+    # It would keep any number of cookies.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
     session.headers["Accept"] = "application/json"
     context = None
