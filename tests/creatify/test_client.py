@@ -790,6 +790,17 @@ def test_a_proxy_that_refuses_is_a_connection_error() -> None:
     assert (error.cause, str(error)) == ("connection", "no connection: 407 Proxy Authentication Required")
 
 
+def test_a_proxy_with_a_certificate_is_verified_whatever_the_scheme_of_the_api() -> None:
+    with Recorder(_server_tls()) as proxy:
+        for url in ("http://api.example", "https://api.example"):
+            for tls in (None, TLS(ca_file=CERTIFICATES / "other-ca.pem")):
+                error = failure(url, proxy_url=proxy.url, tls_config=tls)
+                assert "certificate" in str(error)
+        assert proxy.heads == []
+        assert fetch("http://api.example", proxy_url=proxy.url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0
+        assert len(proxy.heads) == 1
+
+
 def test_a_private_ca_is_trusted_where_it_is_named_and_nowhere_else() -> None:
     with Recorder(_server_tls()) as api:
         assert fetch(api.url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0

@@ -185,8 +185,9 @@ class _Adapter(HTTPAdapter):
             pool.ConnectionCls = self._guarded(pool.ConnectionCls)
         return pool
 
-    def cert_verify(self, conn: Any, *args: Any) -> None:  # noqa: ANN401 - requests' signature
-        super().cert_verify(conn, *args)  # type: ignore[no-untyped-call] # requests' own
+    def cert_verify(self, conn: Any, _url: str, *files: Any) -> None:  # noqa: ANN401 - requests' signature
+        # Whatever the API's scheme, it may be a proxy that has a certificate.
+        super().cert_verify(conn, "https://", *files)  # type: ignore[no-untyped-call] # requests' own
         if self._context:
             # They are in the context; for each connection they would be read again.
             conn.ca_certs = None
