@@ -1,21 +1,18 @@
 """Small files that people name: configurations, keys, certificates. Each is read whole, and within a bound."""
 
-import asyncio
 import os
 import select
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 # Seconds for which a pipe is waited for: at a reload nobody may write to it any more.
 _PIPE_TIMEOUT: Final = 10.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 State = tuple[int, ...]
-_T = TypeVar("_T")
 
 
 def expanded(name: str) -> Path:
@@ -38,19 +35,6 @@ def state(path: Path) -> State | None:
         return _state(path.stat())
     except (OSError, ValueError):
         return None
-
-
-async def looks(look: Callable[[], _T], interval: float) -> AsyncIterator[tuple[_T, bool]]:
-    """Yield what `look` returns, every `interval` seconds, and whether it is what it was before.
-
-    What changes between two looks may be half written.
-    """
-    before = None
-    while True:
-        await asyncio.sleep(interval)
-        now = await asyncio.to_thread(look)
-        yield now, now == before
-        before = now
 
 
 def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]:

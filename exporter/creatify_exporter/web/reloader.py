@@ -1,8 +1,9 @@
 """Reloads the configuration: when a client or SIGHUP asks for it, and when its files change."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -15,6 +16,7 @@ from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.web_config import Files, Loaded
 
 _log = structlog.get_logger()
+_T = TypeVar("_T")
 
 
 class Reloader:
@@ -60,14 +62,14 @@ class Reloader:
             yield self.watch_web_configuration()
 
     async def _watch(self, path: Path) -> None:
-        async for now, is_settled in file.looks(lambda: self._look(path), self._interval):
+        async for now, is_settled in _looks(lambda: self._look(path), self._interval):
             if is_settled and (self._refused or now != self._read_states()):
                 await self.begin(told=self._refused)
 
     async def watch_web_configuration(self, interval: float = 1.0) -> None:
         """Reload the web configuration alone when its files change."""
         refused = ""
-        async for now, is_settled in file.looks(self._look_at_web_configuration, interval):
+        async for now, is_settled in _looks(self._look_at_web_configuration, interval):
             if now == self._middleware.loaded.files:
                 self._middleware.last_reload_successful, refused = True, ""
             elif is_settled:
@@ -127,3 +129,16 @@ class Reloader:
         # The state first, so that a change that comes while the file is read is seen later.
         state = file.state(self._path) if self._path else None
         return state, self._load(), self._middleware.load()
+
+
+async def _looks(look: Callable[[], _T], interval: float) -> AsyncIterator[tuple[_T, bool]]:
+    """Yield what `look` returns, every `interval` seconds, and whether it is what it was before.
+
+    What changes between two looks may be half written.
+    """
+    before = None
+    while True:
+        await asyncio.sleep(interval)
+        now = await asyncio.to_thread(look)
+        yield now, now == before
+        before = now
