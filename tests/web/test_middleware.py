@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from clocks import ManualClock
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
-from creatify_exporter.web.middleware import WebMiddleware
+from creatify_exporter.web.middleware import RateLimiter, WebMiddleware
 from creatify_exporter.web.reloader import Reloader
 
 PAIR = Path(__file__).parents[1] / "certificates"
@@ -389,3 +390,22 @@ def test_a_secret_that_is_swapped_by_a_link_is_noticed(folder: Path) -> None:
 
     assert watched(middleware, (swap, says(1))) == [RELOADED]
     assert ask(middleware, "/", login("changed")).status == 200
+
+
+def test_a_burst_is_allowed_at_once_and_then_one_each_interval() -> None:
+    clock = ManualClock(1000.0)
+    limiter = RateLimiter(2.0, 3, clock)
+    assert [limiter.allows() for _ in range(5)] == [True, True, True, False, False]
+    clock.at += 2.0
+    assert [limiter.allows(), limiter.allows()] == [True, False]
+    clock.at += 1.0
+    assert not limiter.allows()
+    clock.at += 1.0
+    assert limiter.allows()
+    clock.at += 3600.0
+    assert [limiter.allows() for _ in range(4)] == [True, True, True, False]
+
+
+def test_without_an_interval_all_are_allowed_and_without_a_burst_none_is() -> None:
+    assert all(RateLimiter(0, 0).allows() for _ in range(100))
+    assert not RateLimiter(1.0, 0).allows()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import needs_x25519
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.tls import ServerTLS
-from creatify_exporter.web.web_config import HTTP, Loaded, WebConfig, load
+from creatify_exporter.web.web_config import HTTP, Loaded, WebConfig, load, parse_interval
 
 CASES = Path(__file__).with_name("cases")
 ENVIRONMENT = {"TLS": "../../certificates"}
@@ -187,3 +187,17 @@ def test_whatever_a_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.Te
     path = written(tmp_path_factory.getbasetemp(), yaml.safe_dump(document))
     with suppress(ConfigError):
         load(path, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("0s", 0), ("1s", 1), ("250ms", 0.25), ("1.5h", 5400), ("1m30s", 90), (".5s", 0.5), ("1µs", 1e-6)],
+)
+def test_intervals_are_read_as_go_reads_durations(text: str, seconds: float) -> None:
+    assert parse_interval(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "1", "s", "1d", "1 s", "-1s", "1s2", "1,5s", "\u0661s", "nan"])
+def test_what_is_no_interval_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_interval(text)

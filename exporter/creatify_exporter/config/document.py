@@ -210,3 +210,8 @@ def shown(key: object, *, has_value: bool) -> str:
     name = _NAME if has_value else _NAME_WITHOUT_VALUE
     match = name.match(key) if isinstance(key, str) else None
     return match[0] if match else NO_NAME
+
+
+def shown_name(name: str) -> str:
+    """Return a name that a person chose if it looks like one: a password may stand where a name should."""
+    return name if re.fullmatch(r"[A-Za-z0-9_.@-]{1,60}", name) else "a name not shown"

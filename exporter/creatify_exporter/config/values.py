@@ -87,7 +87,7 @@ def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math
             raise ValueError(rule)
         return seconds
 
-    return read_by(parse, bare_number="has no unit; add one, like 30s, 2m or 24h")
+    return read_by(parse, takes_number=True)
 
 
 def near_lists(name: str) -> list[str]:
@@ -123,6 +123,6 @@ ListPath = Annotated[
 ]
 Currency = Annotated[str, _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
-Size = Annotated[ByteSize, read_by(_size, bare_number="has no unit; add one, like 16MiB or 4GiB")]
+Size = Annotated[ByteSize, read_by(_size, takes_number=True)]
 # With more than that, what credits cost has more digits than it is computed with.
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from creatify_exporter.config import file
-from creatify_exporter.config.document import NO_NAME, Document, shown
+from creatify_exporter.config.document import NO_NAME, Document, shown, shown_name
 from creatify_exporter.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
@@ -57,8 +57,8 @@ def read_path_by(parse: Callable[[Path], object], **extra: object) -> msgspec.Me
 def read_by(parse: Callable[[str], object], **extra: object) -> msgspec.Meta:
     """Tell the `Reader` how to make a value of a text; ValueError or ConfigError of `parse` says what is wrong with it.
 
-    `parse_file` makes the value of a file, and lets KEY_file stand for KEY; `bare_number` is said of a number. If no
-    keys are needed, the value is `unread`, whatever is given.
+    `parse_file` makes the value of a file, and lets KEY_file stand for KEY. If it `takes_number`, a bare number
+    is the text of its digits. If no keys are needed, the value is `unread`, whatever is given.
     """
     return msgspec.Meta(extra={"parse": parse, **extra})
 
@@ -93,11 +93,15 @@ class Reader:
         self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
+        if raw is None and isinstance(kind, inspect.UnionType):
+            return None
         kind = _given_type(kind)
         if isinstance(kind, inspect.StructType):
             return self._read_struct(kind, raw, path)
         if isinstance(kind, inspect.VarTupleType):
             return self._read_list(kind, raw, path)
+        if isinstance(kind, inspect.DictType):
+            return self._read_mapping(kind, raw, path)
         return self._read_leaf(raw, path, lambda value: self._leaf(kind, value))
 
     def _read_list(self, kind: inspect.VarTupleType, raw: object, path: str) -> object:
@@ -106,6 +110,21 @@ class Reader:
             return _UNREAD
         items = tuple(self._read(kind.item_type, item, f"{path}[{index}]") for index, item in enumerate(raw))
         return _UNREAD if any(item is _UNREAD for item in items) else items
+
+    def _read_mapping(self, kind: inspect.DictType, raw: object, path: str) -> dict[str, object]:
+        """Return what could be read of a mapping whose names are a person's choice."""
+        if not isinstance(raw, dict):
+            self.fault(path, "must be a mapping of names; write each on a line of its own, as name: value")
+            return {}
+        values: dict[str, object] = {}
+        for name, value in raw.items():
+            if not isinstance(name, str):
+                self.fault(path, "has a name that is no text; put it in quotes")
+                continue
+            read = self._read(kind.value_type, value, _join(path, shown_name(name)))
+            if read is not _UNREAD:
+                values[name] = read
+        return values
 
     def _read_struct(self, kind: inspect.StructType, raw: object, path: str) -> object:
         """Return the struct if all of it could be read; only then are its values compared with each other."""
@@ -172,8 +191,8 @@ class Reader:
 
     def _leaf(self, kind: inspect.Type, raw: object) -> object:
         extra = _extra(kind)
-        if "bare_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
-            raise ValueError(extra["bare_number"])
+        if "takes_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
+            raw = str(raw)
         if "parse_path" in extra:
             parse = extra["parse_path"]
             return self._of_file(raw, parse if self.keys_needed else extra.get("parse_without_keys", parse))

@@ -4,7 +4,8 @@ Open connections stay open when it changes, but each request is authenticated by
 """
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web import web_config
-from creatify_exporter.web.rate_limiter import RateLimiter
 from creatify_exporter.web.users import Users
 from creatify_exporter.web.web_config import Loaded, WebConfig
 
@@ -27,6 +27,30 @@ _NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
 """In every answer: a browser must not take for markup what repeats a client's words."""
 
 _log = structlog.get_logger()
+
+
+class RateLimiter:
+    """Allows `burst` requests at once, and one more every `interval` seconds; without an interval, any number.
+
+    With a burst of 0 it allows none, as that of the toolkit does. `clock` returns seconds.
+    """
+
+    def __init__(self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.interval = interval
+        self._burst, self._clock = burst, clock
+        self._tokens, self._filled_at = float(burst), clock()
+
+    def allows(self) -> bool:
+        """Return whether one more request is within the limit, and count it if it is."""
+        if not self.interval:
+            return True
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) / self.interval)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class WebMiddleware:

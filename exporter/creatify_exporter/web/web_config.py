@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
-from msgspec import inspect
 
-from creatify_exporter.config import document, file, yaml_reader
-from creatify_exporter.config.yaml_reader import Settings, read_by
+from creatify_exporter.config import document, file
+from creatify_exporter.config.document import shown_name
+from creatify_exporter.config.yaml_reader import Reader, Settings, read_by
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.handshake import Context
-from creatify_exporter.web.rate_limiter import Interval
 from creatify_exporter.web.tls import ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
@@ -32,6 +31,11 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "X-Frame-Options": (r"deny|sameorigin", "must be deny or sameorigin; write one of them or leave it out"),
     "X-XSS-Protection": (r"[01]( *;[ -~]*)?", "must begin with 0 or 1; write one of them"),
 }
+# https://pkg.go.dev/time#ParseDuration
+_INTERVAL_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_INTERVAL_PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_INTERVAL_UNITS)})", re.ASCII)
+# In seconds.
+_LONGEST_INTERVAL: Final = 366 * 24 * 3600.0
 # The cost of bcrypt below which guessing a password is quick.
 _CHEAP: Final = 10
 # The cost above which a login takes seconds of a processor.
@@ -43,14 +47,14 @@ _BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "c
 Files = Mapping[Path, file.State | None]
 """Files, and when each had last changed; another state asks to read them again."""
 Hash = Annotated[PasswordHash, read_by(PasswordHash.parse)]
-HeaderValue = Annotated[str, read_by(str.strip)]
+HeaderValue = Annotated[str, read_by(str.strip, takes_number=True)]
 
 
 class HTTP(Settings, frozen=True, kw_only=True):
     """`http_server_config`: headers that every response carries. HTTP/2 is not spoken."""
 
     http2: bool = False
-    headers: dict[str, HeaderValue] = msgspec.field(default_factory=dict)
+    headers: dict[str, HeaderValue | None] = msgspec.field(default_factory=dict)
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Let pass the headers of the toolkit only, with values that mean something."""
@@ -58,7 +62,7 @@ class HTTP(Settings, frozen=True, kw_only=True):
             yield "http2", "cannot be honoured: only HTTP/1.1 is spoken here; remove it, or write false"
         for name, value in self.headers.items():
             if name not in _HEADERS:
-                yield f"headers.{_shown(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
+                yield f"headers.{shown_name(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
                 continue
             pattern, mistake = _HEADERS[name]
             if value and not re.fullmatch(pattern, value):
@@ -70,12 +74,21 @@ class HTTP(Settings, frozen=True, kw_only=True):
         return {name.lower().encode(): value.encode() for name, value in self.headers.items() if value}
 
 
+def parse_interval(text: str) -> float:
+    """Return the seconds of a duration of Go, such as `1s`, `1.5h`, `1m30s` or `0`; ValueError says what is wrong."""
+    parts = _INTERVAL_PART.findall(text)
+    if text.strip() != "0" and (not parts or _INTERVAL_PART.sub("", text)):
+        raise ValueError("is not a duration; write numbers with units, like 1s, 250ms or 1m30s")
+    interval = sum(float(number) * _INTERVAL_UNITS[unit] for number, unit in parts)
+    if interval > _LONGEST_INTERVAL:
+        raise ValueError("is longer than a year; write a shorter duration")
+    return interval
+
+
 class RateLimit(Settings, frozen=True, kw_only=True):
     """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
 
-    interval: Annotated[Interval, read_by(Interval.parse, bare_number="needs a unit; write it like 1s or 250ms")] = (
-        Interval()
-    )
+    interval: Annotated[float, read_by(parse_interval, takes_number=True)] = 0.0
     burst: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
@@ -91,7 +104,7 @@ class WebConfig(Settings, frozen=True, kw_only=True):
         """Refuse by name what would otherwise be ignored."""
         for name in self.basic_auth_users:
             if ":" in name:
-                yield f"basic_auth_users.{_shown(name)}", "cannot hold a colon, which ends the name; choose another"
+                yield f"basic_auth_users.{shown_name(name)}", "cannot hold a colon, which ends the name; choose another"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -102,10 +115,11 @@ class WebConfig(Settings, frozen=True, kw_only=True):
         if self.basic_auth_users and not self.tls_server_config:
             yield "basic_auth_users without tls_server_config: passwords come unencrypted"
         for name, hashed in self.basic_auth_users.items():
+            cost = f"basic_auth_users.{shown_name(name)}: a cost of {hashed.cost}"
             if hashed.cost < _CHEAP:
-                yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} is quick to guess; {_CHEAP} is usual"
+                yield f"{cost} is quick to guess; {_CHEAP} is usual"
             if hashed.cost > _DEAR:
-                yield f"basic_auth_users.{_shown(name)}: a cost of {hashed.cost} takes seconds; {_CHEAP} is usual"
+                yield f"{cost} takes seconds; {_CHEAP} is usual"
         if self.rate_limit.interval and not self.rate_limit.burst:
             yield "rate_limit without a burst: no request is answered"
         if self.rate_limit.burst and not self.rate_limit.interval:
@@ -139,24 +153,19 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     # Before the content is read: what is written meanwhile is then seen as a change.
     seen = file.state(path)
     found = document.read(path, "--web.config.file")
-    config = _Reader(found, environ).build(WebConfig, _as_the_toolkit_reads(found.content))
+    config = Reader(found, environ).build(WebConfig, _as_the_toolkit_reads(found.content))
     tls = config.tls_server_config
     files = {path: seen, **(tls.files if tls else {})}
     return Loaded(config, _context(path, config), files)
 
 
 def _as_the_toolkit_reads(raw: object) -> object:
-    """Return the document without settings that are blank, and with 0 for a duration as text."""
-    if not isinstance(raw, dict):
+    """Return the document without settings of TLS that are blank."""
+    tls = raw.get("tls_server_config") if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or not isinstance(tls, dict):
         return raw
-    copy = dict(raw)
-    if isinstance(tls := copy.get("tls_server_config"), dict):
-        copy["tls_server_config"] = {
-            key: None if value == "" and key in _BLANK_IS_NONE else value for key, value in tls.items()
-        }
-    if isinstance(limit := copy.get("rate_limit"), dict) and limit.get("interval") == 0:
-        copy["rate_limit"] = {**limit, "interval": "0"}
-    return copy
+    given = {key: value for key, value in tls.items() if value != "" or key not in _BLANK_IS_NONE}
+    return {**raw, "tls_server_config": given}
 
 
 def _context(path: Path, config: WebConfig) -> Context | None:
@@ -166,38 +175,3 @@ def _context(path: Path, config: WebConfig) -> Context | None:
     except (ssl.SSLError, ValueError) as error:  # such as a curve or a suite that this machine's policy forbids
         words = f"cannot be honoured by {ssl.OPENSSL_VERSION}: {getattr(error, 'reason', None) or 'unknown curve'}"
         raise ConfigError([f"{path}: tls_server_config: {words}; choose other suites or curves"]) from None
-
-
-class _Reader(yaml_reader.Reader):
-    """Reads mappings of chosen names too."""
-
-    def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
-        if isinstance(kind, inspect.DictType):
-            return self._read_mapping(kind.value_type, raw, path)
-        return super()._read(kind, raw, path)
-
-    def _read_mapping(self, kind: inspect.Type, raw: object, path: str) -> dict[str, object]:
-        """Return what could be read; the rest is noted, and only with a name that is fit to be shown."""
-        if not isinstance(raw, dict):
-            self.fault(path, "must be a mapping of names; write each on a line of its own, as name: value")
-            return {}
-        values: dict[str, object] = {}
-        for name, value in raw.items():
-            problems = len(self.problems)
-            if not isinstance(name, str):
-                self.fault(path, "has a name that is no text; put it in quotes")
-                continue
-            read = self._read(kind, _header_text(value) if name in _HEADERS else value, f"{path}.{_shown(name)}")
-            if len(self.problems) == problems:
-                values[name] = read
-        return values
-
-
-def _header_text(value: object) -> object:
-    """Return what the toolkit takes a header's value for: `X-XSS-Protection: 1` is a text, nothing is a blank one."""
-    return "" if value is None else str(value) if type(value) is int else value
-
-
-def _shown(name: str) -> str:
-    """Return a name if it looks like one: a password may stand where a name should."""
-    return name if re.fullmatch(r"[A-Za-z0-9_.@-]{1,60}", name) else "a name not shown"
