@@ -16,7 +16,6 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, Workspace
-from creatify_exporter.config.values import Seconds
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
@@ -102,7 +101,7 @@ def _exporter(simulator: Simulator, clock: Clock) -> Exporter:
         base_url=simulator.url,
         plan=Plan(credits=CREDITS, renews_on_day=1, price_per_credit=0.15, currency="USD"),
     )
-    config = Config(workspaces=(workspace,), fetch=Fetch(min_interval=Seconds(0)))
+    config = Config(workspaces=(workspace,), fetch=Fetch(min_interval=0.0))
     ledger = Ledger(SqliteStore(None), rules(config), clock.now)
     return Exporter(config, ledger, clock.now)
 

@@ -360,10 +360,10 @@ _SPEED: Final = _text(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a nu
 
 
 def _duration(text: str) -> float:
-    from creatify_exporter.config.values import Seconds  # noqa: PLC0415  takes long, and is hardly ever needed
+    from creatify_exporter.config.values import parse_duration  # noqa: PLC0415  takes long, and is hardly ever needed
 
     try:
-        return Seconds.parse(text)
+        return parse_duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 

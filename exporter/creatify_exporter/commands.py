@@ -27,7 +27,6 @@ from creatify_exporter.config.load import KEY_VARIABLES, USUAL_FILE, ledger_at, 
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
-from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger import maintenance, report, sqlite, sqlite_file
@@ -67,7 +66,7 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
             base_url=simulator.url,
             # Fetched often, as all here: people look at it by hand, and want to see something move.
             lists=tuple(
-                ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else Seconds(5))
+                ListSettings(name=api, min_interval=None if LISTS[api].min_interval is None else 5.0)
                 for api in simulator.served()
             ),
             # The simulated balance is filled up each midnight, and no plan renews as often.
@@ -75,7 +74,7 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
         )
         demo = Config(
             workspaces=(workspace,),
-            fetch=Fetch(min_interval=Seconds(1), max_requests_per_minute=600),
+            fetch=Fetch(min_interval=1.0, max_requests_per_minute=600),
             ledger=LedgerSettings(url=LedgerUrl(f"sqlite:///{directory}/ledger.db")),
         )
         accounts = [served.account for served in simulator.served().values()]

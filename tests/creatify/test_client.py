@@ -27,7 +27,6 @@ from authority import Authority
 from creatify_exporter import log, redaction
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import TLS, Fetch, Workspace
-from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.client import Client
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.transport import default_context
@@ -74,7 +73,7 @@ def workspace(url: str, **settings: Any) -> Workspace:
 
 
 def client(url: str, *, timeout: float = 20.0, max_body: int = 64 << 20, **settings: Any) -> Client:
-    limits = Fetch(timeout=Seconds(timeout), max_body=ByteSize(max_body), max_task=ByteSize(1 << 20))
+    limits = Fetch(timeout=timeout, max_body=max_body, max_task=1 << 20)
     return Client(workspace(url, **settings), limits, clock=lambda: NOW)
 
 

@@ -41,7 +41,6 @@ from creatify_exporter.cli import main
 from creatify_exporter.config import schema as config
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
-from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.lists import LISTS, other_list
 from processes import running_exporter
 
@@ -433,10 +432,10 @@ def test_a_pod_that_outlives_a_change_of_workspaces_takes_the_keys_of_no_other()
 def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
     loaded = loaded_as_mounted(scenario("config"), tmp_path)
     assert loaded.fetch == config.Fetch(
-        timeout=Seconds(45),
-        min_interval=Seconds(30),
-        max_body=ByteSize(2**30),
-        max_task=ByteSize(2**23),
+        timeout=45.0,
+        min_interval=30.0,
+        max_body=2**30,
+        max_task=2**23,
         max_requests_per_minute=60,
     )
     assert loaded.labels == config.Labels(max_models=20, models=("gemini-2.5-pro",))

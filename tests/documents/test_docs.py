@@ -14,7 +14,6 @@ from creatify_exporter import __version__
 from creatify_exporter.cli import main
 from creatify_exporter.config.load import load
 from creatify_exporter.config.schema import Config
-from creatify_exporter.config.values import ByteSize, Seconds
 from creatify_exporter.creatify.reasons import LONGEST, Classifier
 from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES
@@ -313,8 +312,8 @@ def says(text: str, field: inspect.Field) -> bool:
     if field.required or default is None:
         return text == ("required" if field.required else "none")
     [value] = quoted(text)
-    if isinstance(default, Seconds | ByteSize):
-        return bool(type(default).parse(value) == default)
+    if isinstance(field.type, inspect.Metadata) and isinstance(default, int | float):
+        return bool((field.type.extra or {})["parse"](value) == default)
     read = yaml.safe_load(value)
     return bool((tuple(read) if isinstance(read, list) else read) == default)
 

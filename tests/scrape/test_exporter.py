@@ -28,7 +28,6 @@ from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Workspace
 from creatify_exporter.config.url import LedgerUrl
-from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify.reasons import DEFAULT_RULES
 from creatify_exporter.creatify.task import FIELDS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError
@@ -105,7 +104,7 @@ class Bench:
         self.exporter = Exporter(self.config, ledger, clock)
 
     def configuration(self, *workspaces: Workspace, **sections: Any) -> Config:
-        sections = {"fetch": config.Fetch(min_interval=Seconds(0), timeout=Seconds(5)), **sections}
+        sections = {"fetch": config.Fetch(min_interval=0.0, timeout=5.0), **sections}
         sections = {"ledger": config.LedgerSettings(url=LedgerUrl(f"sqlite:///{self.path}")), **sections}
         return Config(workspaces=workspaces, **sections)
 

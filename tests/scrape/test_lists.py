@@ -17,7 +17,6 @@ from creatify_exporter import metrics
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.schema import Config, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.config.url import LedgerUrl
-from creatify_exporter.config.values import Seconds
 from creatify_exporter.creatify import client
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
@@ -48,7 +47,7 @@ class Site:
             lists=tuple(ListSettings(name=api) for api in LISTS),
         )
         url = LedgerUrl(f"sqlite:///{self.ledger}")
-        config = Config(workspaces=(workspace,), ledger=LedgerSettings(url=url, new_series_hold=Seconds(0)))
+        config = Config(workspaces=(workspace,), ledger=LedgerSettings(url=url, new_series_hold=0.0))
         ledger = Ledger(SqliteStore(self.ledger), rules(config), self.clock)
         with closing(Exporter(config, ledger, self.clock)) as exporter:
             scrape = exporter.begin_scrape()

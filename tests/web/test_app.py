@@ -25,7 +25,6 @@ from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.load import load
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
-from creatify_exporter.config.values import Seconds
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger, Transaction
@@ -89,7 +88,7 @@ class Site:
     ) -> None:
         self.config = Config(
             workspaces=workspaces,
-            fetch=Fetch(timeout=Seconds(timeout), min_interval=Seconds(1000)),
+            fetch=Fetch(timeout=timeout, min_interval=1000.0),
             ledger=LedgerSettings(history="count"),
         )
         self.exporter = Exporter(self.config, ledger(SqliteStore(None), rules(self.config)), lambda: NOW)
@@ -853,7 +852,7 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
         middleware = WebMiddleware()
         reloader = Reloader(exporter, loaded, middleware, path, state, interval=0.01)
         serving = asyncio.create_task(Application(exporter, middleware, reloader).run(listen(["127.0.0.1:0"])))
-        await asyncio.to_thread(until, lambda: exporter.config.fetch.timeout == Seconds(7))
+        await asyncio.to_thread(until, lambda: exporter.config.fetch.timeout == 7.0)
         write("acme", "plan.yml", "credits: 700")
         await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))
         write("globex", "api-id", "simulated-id-of-globex")

@@ -19,13 +19,11 @@ from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import (
     ALL,
-    ByteSize,
     Label,
     ListName,
     ListPath,
     Pattern,
     Reason,
-    Seconds,
     Size,
     duration,
     near_lists,
@@ -71,7 +69,7 @@ class ListSettings(Settings, frozen=True, kw_only=True):
 
     name: ListName
     path: ListPath | None = None
-    min_interval: Annotated[Seconds, duration("must be longer than 0s; write it like 60s", longer_than=0)] | None = None
+    min_interval: Annotated[float, duration("must be longer than 0s; write it like 60s", longer_than=0)] | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
         """Ask for the path of a list that is not known."""
@@ -165,12 +163,12 @@ class Fetch(Settings, frozen=True, kw_only=True):
     """
 
     timeout: Annotated[
-        Seconds,
+        float,
         duration("must be longer than 0s and at most 1h; write it like 30s", longer_than=0, at_most=_HOUR),
-    ] = Seconds(30)
-    min_interval: Annotated[Seconds, duration()] = Seconds(14)
-    max_body: Size = ByteSize(4 * 2**30)
-    max_task: Size = ByteSize(16 * 2**20)
+    ] = 30.0
+    min_interval: Annotated[float, duration()] = 14.0
+    max_body: Size = 4 * 2**30
+    max_task: Size = 16 * 2**20
     max_concurrent: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
     max_requests_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 30
 
@@ -189,10 +187,10 @@ class LedgerSettings(Settings, frozen=True, kw_only=True):
     url: LedgerLocation = LedgerUrl("memory:")
     history: History | None = None
     settle_after: Annotated[
-        Seconds,
+        float,
         duration("must be longer than 0s and at most 1y; write it like 24h", longer_than=0, at_most=_YEAR),
-    ] = Seconds(24 * 3600)
-    new_series_hold: Annotated[Seconds, duration("must be at most 1h; write it like 2m", at_most=_HOUR)] = Seconds(120)
+    ] = 24.0 * _HOUR
+    new_series_hold: Annotated[float, duration("must be at most 1h; write it like 2m", at_most=_HOUR)] = 120.0
 
     @property
     def first_list(self) -> History:

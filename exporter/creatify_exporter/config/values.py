@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 
 import msgspec
 
@@ -25,29 +25,24 @@ _SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB|TiB)", re.ASCII)
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-class Seconds(float):
-    """A time in seconds, written as a Prometheus duration: `30s`, `1h30m`, `250ms`."""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `text`; ValueError says what is wrong."""
-        match = _DURATION.fullmatch(text)
-        if not text or not match:
-            raise ValueError("is not a duration; write whole numbers with units, like 30s, 2m or 1h30m")
-        # Whole milliseconds, so that 1s500ms is 1.5 exactly.
-        return cls(math.fsum(int(n) * unit for n, unit in zip(match.groups(), _SECONDS, strict=True) if n))
+def parse_duration(text: str) -> float:
+    """Return the seconds of a Prometheus duration: `30s`, `1h30m`, `250ms`; ValueError says what is wrong."""
+    match = _DURATION.fullmatch(text)
+    if not text or not match:
+        raise ValueError("is not a duration; write whole numbers with units, like 30s, 2m or 1h30m")
+    # Whole milliseconds, so that 1s500ms is 1.5 exactly.
+    return math.fsum(int(n) * unit for n, unit in zip(match.groups(), _SECONDS, strict=True) if n)
 
 
-class ByteSize(int):
-    """A size in bytes, written with a binary unit: `512B`, `16MiB`, `4GiB`."""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `text`; ValueError says what is wrong."""
-        match = _SIZE.fullmatch(text)
-        if not match:
-            raise ValueError("is not a size; write a whole number with a unit, like 16MiB or 4GiB")
-        return cls(int(match[1]) * _BYTES[match[2]])
+def parse_size(text: str) -> int:
+    """Return the bytes of a size with a binary unit: `512B`, `16MiB`, `4GiB`; ValueError says what is wrong."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError("is not a size; write a whole number with a unit, like 16MiB or 4GiB")
+    size = int(match[1]) * _BYTES[match[2]]
+    if not size:
+        raise ValueError("must be larger than 0B; write it like 16MiB")
+    return size
 
 
 def parse_label(text: str) -> str:
@@ -81,8 +76,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math.inf) -> msgspec.Meta:
     """Tell the reader what a duration is that keeps to limits in seconds; `rule` says them, and how to mend it."""
 
-    def parse(text: str) -> Seconds:
-        seconds = Seconds.parse(text)
+    def parse(text: str) -> float:
+        seconds = parse_duration(text)
         if not longer_than < seconds <= at_most:
             raise ValueError(rule)
         return seconds
@@ -104,13 +99,6 @@ def _list_name(text: str) -> str:
     return text
 
 
-def _size(text: str) -> ByteSize:
-    size = ByteSize.parse(text)
-    if not size:
-        raise ValueError("must be larger than 0B; write it like 16MiB")
-    return size
-
-
 Label = Annotated[str, read_by(parse_label)]
 Reason = Annotated[str, _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")]
 ListName = Annotated[str, read_by(_list_name)]
@@ -123,6 +111,6 @@ ListPath = Annotated[
 ]
 Currency = Annotated[str, _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
-Size = Annotated[ByteSize, read_by(_size, takes_number=True)]
+Size = Annotated[int, read_by(parse_size, takes_number=True)]
 # With more than that, what credits cost has more digits than it is computed with.
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]
