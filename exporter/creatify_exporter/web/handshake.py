@@ -21,6 +21,7 @@ class ServerObject(ssl.SSLObject):
 
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
+    allowed_sans: frozenset[str] | None
     on_refused: Callable[[str], None]
     _has_begun = _is_refused = False
 
@@ -56,9 +57,8 @@ class ServerObject(ssl.SSLObject):
         self.incoming.write(received)
 
     def _check_names(self) -> None:
-        allowed: frozenset[str] | None = getattr(self.context, "allowed_sans", None)
         # A client without a certificate has no name: client_auth_type may let it leave the certificate out.
-        if allowed is not None and allowed.isdisjoint(_names(self.getpeercert() or {})):
+        if self.allowed_sans is not None and self.allowed_sans.isdisjoint(_names(self.getpeercert() or {})):
             # To OpenSSL the handshake is over, so that the only alert left is the one that ends a connection.
             self.unwrap()
             raise ssl.SSLError("the client's certificate has none of client_allowed_sans")
@@ -87,7 +87,7 @@ class Context(ssl.SSLContext):
         made = super().wrap_bio(incoming, outgoing, *more, **named)
         assert isinstance(made, ServerObject)  # noqa: S101  as `sslobject_class` says
         made.incoming, made.outgoing = incoming, outgoing
-        made.on_refused = REFUSED.get()
+        made.allowed_sans, made.on_refused = self.allowed_sans, REFUSED.get()
         return made
 
 
