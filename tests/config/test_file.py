@@ -17,7 +17,7 @@ def test_a_pipe_is_read_once_and_waited_for_no_longer_than_some_seconds(
     before = file.state(path)
     writer = threading.Thread(target=path.write_text, args=("workspaces: []\n",))
     writer.start()
-    content, _ = file.read(path, 1000, pipe=True)
+    content = file.read(path, 1000, pipe=True)
     writer.join()
     assert content == b"workspaces: []\n"
     assert file.state(path) == before, "what was written is no change to be read"

@@ -39,9 +39,8 @@ class Credential:
         if self.file is None:
             value = self.literal or ""
         else:
-            content, _ = file.read(self.file, _LARGEST)
             # `requests` writes headers in Latin-1: whatever the bytes mean, they go out as they are.
-            value = content.decode("latin-1").rstrip("\r\n")
+            value = file.read(self.file, _LARGEST).decode("latin-1").rstrip("\r\n")
         _check(value)
         redaction.register(value)
         return value

@@ -91,7 +91,7 @@ def _lines(path: Path, mistakes: Sequence[_Mistake]) -> list[str]:
 
 def _text(path: Path, flag: str) -> str:
     try:
-        content, _ = file.read(path, _LARGEST, pipe=True)
+        content = file.read(path, _LARGEST, pipe=True)
     except ValueError as error:
         raise _Mistake(f"{error} with {flag}") from None
     try:

@@ -32,13 +32,17 @@ def state(path: Path) -> State | None:
     Links are followed: Kubernetes swaps a secret by swapping a link.
     """
     try:
-        return _state(path.stat())
+        found = path.stat()
     except (OSError, ValueError):
         return None
+    # What is written to a pipe can be read once, and is no change.
+    if not stat.S_ISREG(found.st_mode):
+        return (found.st_ino, found.st_dev)
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
-def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]:
-    """Return the content without a byte order mark, and the state of the file when it was opened.
+def read(path: Path, largest: int, *, pipe: bool = False) -> bytes:
+    """Return the content without a byte order mark.
 
     `largest` is in bytes; only with `pipe` may the content come from something else than a regular file.
     ValueError says what is wrong with the file, and how to mend it, without its name.
@@ -54,17 +58,17 @@ def read(path: Path, largest: int, *, pipe: bool = False) -> tuple[bytes, State]
         raise no_name from None
 
 
-def _read(path: Path, largest: int, *, pipe: bool) -> tuple[bytes, State]:
+def _read(path: Path, largest: int, *, pipe: bool) -> bytes:
     found = path.stat()
     # Asked before it is opened: opening a pipe without a writer waits for one.
     if not stat.S_ISREG(found.st_mode) and not (pipe and not stat.S_ISDIR(found.st_mode)):
         raise ValueError("is not a regular file; name a readable file")
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        opened = os.fstat(file.fileno())
-        content = file.read(largest + 1) if stat.S_ISREG(opened.st_mode) else _from_pipe(file.fileno(), largest)
+        is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        content = file.read(largest + 1) if is_regular else _from_pipe(file.fileno(), largest)
     if len(content) > largest:
         raise ValueError(f"is larger than {largest // 1024} KiB; name the right file")
-    return content.removeprefix(_BYTE_ORDER_MARK), _state(opened)
+    return content.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _from_pipe(pipe: int, largest: int) -> bytes:
@@ -79,10 +83,3 @@ def _from_pipe(pipe: int, largest: int) -> bytes:
             break
         content += piece
     return content
-
-
-def _state(found: os.stat_result) -> State:
-    # What is written to a pipe can be read once, and is no change.
-    if not stat.S_ISREG(found.st_mode):
-        return (found.st_ino, found.st_dev)
-    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev)

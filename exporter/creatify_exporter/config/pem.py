@@ -90,8 +90,7 @@ def authorities(path: Path) -> Path:
 
 def _checked_by(check: Callable[[bytes], None]) -> Callable[[Path], Path]:
     def checked(path: Path) -> Path:
-        content, _ = file.read(path, LARGEST)
-        check(content)
+        check(file.read(path, LARGEST))
         return path
 
     return checked

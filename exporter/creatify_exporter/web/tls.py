@@ -40,7 +40,7 @@ _DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """Certificates or a key, in the configuration itself or as their file was when it was read: `path` and `state`."""
+    """Certificates or a key, from the configuration itself or from the file `path`, as it was in this `state`."""
 
     content: bytes = field(repr=False)
     path: Path | None = None
@@ -56,7 +56,8 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
         return Pem(content)
 
     def from_file(path: Path) -> Pem:
-        content, state = file.read(path, pem.LARGEST)
+        # The state first: what is written meanwhile is then seen as a change.
+        state, content = file.state(path), file.read(path, pem.LARGEST)
         check(content)
         return Pem(content, path, state)
 
