@@ -369,7 +369,7 @@ def _duration(text: str) -> float:
 
 
 def _amount(text: str) -> float:
-    from creatify_exporter.config.yaml_reader import NO_COMMAS  # noqa: PLC0415  as above
+    from creatify_exporter.config.reader import NO_COMMAS  # noqa: PLC0415  as above
 
     try:
         return float(text)

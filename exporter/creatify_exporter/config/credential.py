@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from creatify_exporter import redaction
 from creatify_exporter.config import file
-from creatify_exporter.config.yaml_reader import read_by
+from creatify_exporter.config.reader import read_by
 from creatify_exporter.errors import ConfigError
 
 # In bytes. A larger file holds something else than a key.

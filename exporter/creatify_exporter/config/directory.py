@@ -8,8 +8,8 @@ from typing import Annotated, Final, NamedTuple
 from creatify_exporter.config import file, plan
 from creatify_exporter.config.credential import Credential
 from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.reader import read_path_by
 from creatify_exporter.config.values import parse_label
-from creatify_exporter.config.yaml_reader import read_path_by
 from creatify_exporter.errors import ConfigError
 
 _ID_FILE: Final = "api-id"

@@ -9,9 +9,9 @@ import msgspec
 
 from creatify_exporter.config import document, file, pem
 from creatify_exporter.config.document import Document
+from creatify_exporter.config.reader import Given, Reader
 from creatify_exporter.config.schema import Config
 from creatify_exporter.config.url import LedgerUrl
-from creatify_exporter.config.yaml_reader import Given, Reader
 from creatify_exporter.errors import ConfigError
 
 _ID: Final = "CREATIFY_API_ID"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from creatify_exporter.config import file
-from creatify_exporter.config.yaml_reader import read_path_by
+from creatify_exporter.config.reader import read_path_by
 
 # In bytes.
 LARGEST: Final = 2**20

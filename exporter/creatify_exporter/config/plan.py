@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 
 from creatify_exporter.config import document
+from creatify_exporter.config.reader import Reader, Settings
 from creatify_exporter.config.values import Amount, Currency
-from creatify_exporter.config.yaml_reader import Reader, Settings
 
 
 class Plan(Settings, frozen=True, kw_only=True):

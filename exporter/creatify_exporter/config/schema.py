@@ -16,6 +16,7 @@ from creatify_exporter.config.credential import Secret
 from creatify_exporter.config.directory import Directory
 from creatify_exporter.config.pem import AuthoritiesFile, CertificateFile, KeyFile, load_pair
 from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.reader import Settings
 from creatify_exporter.config.url import BaseUrl, LedgerLocation, LedgerUrl, ProxyUrl
 from creatify_exporter.config.values import (
     ALL,
@@ -28,7 +29,6 @@ from creatify_exporter.config.values import (
     duration,
     near_lists,
 )
-from creatify_exporter.config.yaml_reader import Settings
 from creatify_exporter.lists import LISTS, TaskList, other_list
 from creatify_exporter.redaction import SHORTEST
 

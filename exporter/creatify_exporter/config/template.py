@@ -11,8 +11,8 @@ import yaml
 from creatify_exporter.config.document import Document
 from creatify_exporter.config.load import ledger_at
 from creatify_exporter.config.plan import Plan
+from creatify_exporter.config.reader import Given, Reader, Settings, is_like_content
 from creatify_exporter.config.values import Label
-from creatify_exporter.config.yaml_reader import Given, Reader, Settings, is_like_content
 from creatify_exporter.errors import ConfigError
 
 _TEMPLATE: Final = """\

@@ -13,7 +13,7 @@ from urllib3.util import parse_url
 from creatify_exporter import redaction
 from creatify_exporter.config import file
 from creatify_exporter.config.credential import Credential
-from creatify_exporter.config.yaml_reader import read_by
+from creatify_exporter.config.reader import read_by
 
 _POSTGRESQL: Final = ("postgresql://", "postgres://")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from creatify_exporter.config.yaml_reader import read_by
+from creatify_exporter.config.reader import read_by
 from creatify_exporter.lists import LISTS
 
 ALL: Final = "all"

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 import msgspec
 
 from creatify_exporter.config import file, pem
-from creatify_exporter.config.yaml_reader import Settings, read_by
+from creatify_exporter.config.reader import Settings, read_by
 from creatify_exporter.web.handshake import Context
 
 _VERSIONS: Final = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}

@@ -14,7 +14,7 @@ import msgspec
 
 from creatify_exporter.config import document, file
 from creatify_exporter.config.document import shown_name
-from creatify_exporter.config.yaml_reader import Reader, Settings, read_by
+from creatify_exporter.config.reader import Reader, Settings, read_by
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.web.handshake import Context
 from creatify_exporter.web.tls import ServerTLS
