@@ -39,7 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     shorthand: ClassVar[str] = ""
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Yield (key, what is wrong; how to mend it) for each broken rule between several values."""
+        """Yield (key, what is wrong; how to mend it) for each broken rule between several values.
+
+        The key stands for KEY_file too, if that is what was given.
+        """
         yield from ()
 
 
@@ -144,8 +147,9 @@ class Reader:
         if unknown or any(value is _UNREAD for value in values.values()):
             return _UNREAD
         settings = cast("Settings", kind.cls(**values))
+        written = {field.name: given[0] for field in _fields(kind) if (given := _given(field, raw))}
         for key, words in settings.validate():
-            self.fault(_join(path, key), words)
+            self.fault(_join(path, written.get(key, key)), words)
         return settings
 
     def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> list[object]:

@@ -116,7 +116,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         try:
             _load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.cert, self.key)
         except ValueError as error:
-            yield _given("key", self.key), str(error)
+            yield "key", str(error)
 
     def _client_mistakes(self) -> Iterator[tuple[str, str]]:
         # A client may have a certificate of a public authority. If it may as well have none, that gives it nothing.
@@ -127,7 +127,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         if self.client_auth_type != ssl.CERT_NONE:
             return
         if self.client_ca:
-            yield _given("client_ca", self.client_ca), unused
+            yield "client_ca", unused
         if self.client_allowed_sans is not None:
             yield "client_allowed_sans", unused
 
@@ -187,10 +187,6 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
             # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata="\n".join(pem.readable_certificates(self.client_ca.content)))
-
-
-def _given(key: str, value: Pem) -> str:
-    return f"{key}_file" if value.path else key
 
 
 def _load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
