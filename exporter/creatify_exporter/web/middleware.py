@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,7 +24,7 @@ _PUBLIC: Final = ("/-/healthy", "/-/ready")
 
 _CHALLENGE: Final = 'Basic realm="creatify-exporter", charset="UTF-8"'
 
-_NO_GUESSES: Final = {b"x-content-type-options": b"nosniff"}
+_NO_GUESSES: Final = {"X-Content-Type-Options": "nosniff"}
 """In every answer: a browser must not take for markup what repeats a client's words."""
 
 _log = structlog.get_logger()
@@ -129,8 +130,8 @@ class WebMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                own = [pair for pair in message.get("headers", ()) if pair[0].lower() not in headers]
-                message = {**message, "headers": [*own, *headers.items()]}
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         return send_with_headers

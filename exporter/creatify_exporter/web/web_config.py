@@ -69,9 +69,9 @@ class HTTP(Settings, frozen=True, kw_only=True):
                 yield f"headers.{name}", mistake
 
     @property
-    def response_headers(self) -> dict[bytes, bytes]:
-        """The headers as ASGI has them, small letters; an empty value means that the header is not set."""
-        return {name.lower().encode(): value.encode() for name, value in self.headers.items() if value}
+    def response_headers(self) -> dict[str, str]:
+        """The headers that are set: those with a value that is not empty."""
+        return {name: value for name, value in self.headers.items() if value}
 
 
 def parse_interval(text: str) -> float:
