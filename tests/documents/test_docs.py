@@ -24,7 +24,7 @@ from creatify_exporter.ledger.state import DURATION_BOUNDS
 from creatify_exporter.lists import LISTS, REJECTED, TaskList
 from creatify_exporter.metrics import FAMILIES
 from creatify_exporter.target import BALANCE
-from creatify_exporter.web.app import Application
+from creatify_exporter.web.app import Application, RouteSettings
 from creatify_exporter.web.middleware import WebMiddleware
 from creatify_exporter.web.reloader import Reloader
 
@@ -252,7 +252,7 @@ def routes() -> Iterator[tuple[str, str]]:
     with closing(Exporter(config, Ledger(SqliteStore(None), rules(config)))) as exporter:
         middleware = WebMiddleware()
         reloader = Reloader(exporter, lambda: config, middleware)
-        for route in Application(exporter, middleware, reloader).app().routes:
+        for route in Application(exporter, middleware, reloader, RouteSettings()).app().routes:
             [method] = set(getattr(route, "methods", ())) - {"HEAD"}
             yield method, str(getattr(route, "path", ""))
 

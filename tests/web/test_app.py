@@ -851,7 +851,9 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
     async def change() -> None:
         middleware = WebMiddleware()
         reloader = Reloader(exporter, loaded, middleware, path, state, interval=0.01)
-        serving = asyncio.create_task(Application(exporter, middleware, reloader).run(listen(["127.0.0.1:0"])))
+        serving = asyncio.create_task(
+            Application(exporter, middleware, reloader, RouteSettings()).run(listen(["127.0.0.1:0"]))
+        )
         await asyncio.to_thread(until, lambda: exporter.config.fetch.timeout == 7.0)
         write("acme", "plan.yml", "credits: 700")
         await asyncio.to_thread(until, lambda: exporter.targets["acme"].workspace.plan == Plan(credits=700.0))

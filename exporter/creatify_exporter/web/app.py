@@ -48,11 +48,7 @@ class Application:
     """Answers requests from an exporter, behind `middleware`; `reloader` reloads what both are configured with."""
 
     def __init__(
-        self,
-        exporter: Exporter,
-        middleware: WebMiddleware,
-        reloader: Reloader,
-        settings: RouteSettings = RouteSettings(),  # noqa: B008  it never changes
+        self, exporter: Exporter, middleware: WebMiddleware, reloader: Reloader, settings: RouteSettings
     ) -> None:
         self._exporter, self._middleware, self._reloader = exporter, middleware, reloader
         self._settings, self._prefix = settings, settings.route_prefix

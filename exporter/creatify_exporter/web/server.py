@@ -146,7 +146,7 @@ class Server(uvicorn.Server):
         self,
         app: ASGIApp,
         stop: asyncio.Event,
-        context: Callable[[], ssl.SSLContext | None] = lambda: None,
+        context: Callable[[], ssl.SSLContext | None],
         limits: Limits = LIMITS,
     ) -> None:
         config = uvicorn.Config(
