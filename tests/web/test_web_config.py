@@ -94,6 +94,13 @@ def test_blanks_around_the_value_of_a_header_are_no_part_of_it(tmp_path: Path) -
     assert headers == {"X-Frame-Options": "deny", "X-XSS-Protection": "1; mode=block"}
 
 
+@pytest.mark.parametrize("letter", ["\u017f", "\u0131", "\u212a"])
+def test_a_letter_that_is_ascii_only_in_another_case_is_in_no_header(tmp_path: Path, letter: str) -> None:
+    header = f"Strict-Transport-Security: max-age=1; {letter}"
+    [line] = mistakes(written(tmp_path, f"http_server_config: {{headers: {{{header}}}}}\n"))
+    assert "headers.Strict-Transport-Security: must name a max-age in seconds" in line
+
+
 def test_headers_that_are_blank_are_not_set() -> None:
     assert read("valid-headers").http_server_config.response_headers == {
         "Content-Security-Policy": "default-src 'self' *.test.example.net",

@@ -24,7 +24,7 @@ from creatify_exporter.web.users import PasswordHash
 _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Content-Security-Policy": (r"[ -~]+", "must be printable ASCII on one line; correct it"),
     "Strict-Transport-Security": (
-        r'(?i)([ -~]*;)? *max-age *= *("[0-9]+"|[0-9]+) *(;[ -~]*)?',
+        r'(?ai)([ -~]*;)? *max-age *= *("[0-9]+"|[0-9]+) *(;[ -~]*)?',
         "must name a max-age in seconds; write it like max-age=31536000",
     ),
     "X-Content-Type-Options": (r"nosniff", "must be nosniff; write that or leave it out"),
