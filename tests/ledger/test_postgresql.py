@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 import pytest
 from desk import WORKSPACE, Shared, WatchedPostgresql, When
+from psycopg import sql
 from structlog.testing import capture_logs
 
 from creatify_exporter.config.schema import Config, LedgerSettings
@@ -447,6 +448,25 @@ def test_a_schema_that_was_made_for_the_exporter_is_enough(postgres: Postgres, u
     desk = Shared(url)
     assert desk.list(desk.task("a"))
     desk.ledger.close()
+
+
+def test_a_role_that_may_not_use_the_schema_is_told_so_and_waited_for(postgres: Postgres, url: str) -> None:
+    database = url.rsplit("/", 1)[1]
+    with closing(PostgresqlStore(lambda: url)):
+        pass
+    other = postgres.database()
+    login = other.rpartition("@")[0]
+    stranger = f"{login}@127.0.0.1:{postgres.port}/{database}"
+    with pytest.raises(LedgerUnavailable, match="permission denied for schema creatify_exporter"):
+        PostgresqlStore(lambda: stranger, read_only=True)
+    with capture_logs() as logs, closing(PostgresqlStore(lambda: stranger)) as store:
+        assert not store.ready()
+        assert "permission denied for schema creatify_exporter" in logs[0]["reason"]
+        with postgres.admin(database) as connection:
+            role = sql.Identifier(other.rsplit("/", 1)[1])
+            for grant in ("GRANT USAGE ON SCHEMA {0} TO {1}", "GRANT ALL ON ALL TABLES IN SCHEMA {0} TO {1}"):
+                connection.execute(sql.SQL(grant).format(sql.Identifier("creatify_exporter"), role))
+        until(store.ready)
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])

@@ -263,7 +263,8 @@ class _Session:
 
 def _version(sql: Statements) -> int:
     """Return the version of the ledger in the database, 0 if there is none."""
-    [(exists,)] = sql.execute("SELECT to_regclass('version') IS NOT NULL")
+    # With the schema: without a right to use it, this fails, and does not look like a database without a ledger.
+    [(exists,)] = sql.execute("SELECT to_regclass('creatify_exporter.version') IS NOT NULL")
     if not exists:
         return 0
     [(version,)] = sql.execute("SELECT coalesce(max(number), 0) FROM version")
@@ -292,7 +293,7 @@ def _make_schema(sql: Statements) -> None:
         raise LedgerRefused("the schema creatify_exporter holds tables of something else; use another database")
     if not list(sql.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'")):
         sql.execute("CREATE SCHEMA creatify_exporter")
-    sql.execute("CREATE TABLE version (number INTEGER PRIMARY KEY)")
+    sql.execute("CREATE TABLE creatify_exporter.version (number INTEGER PRIMARY KEY)")
 
 
 def _parsed(url: str) -> str:
