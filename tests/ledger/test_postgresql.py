@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 from urllib.parse import quote
@@ -22,7 +22,7 @@ from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.state import Changes, SeriesKey
-from creatify_exporter.ledger.store import Conflict
+from creatify_exporter.ledger.store import Conflict, Statements
 from databases import PASSWORD, Postgres
 from processes import until
 
@@ -231,15 +231,48 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
     assert told == [[("10s",)], [("5s",)], [("30s",)]]
 
 
-def test_a_copy_reads_all_before_it_writes_so_that_no_transaction_waits(postgres: Postgres, one: Shared) -> None:
+class Observed(WatchedPostgresql):
+    """A store whose transaction under way can be asked for how long it may idle."""
+
+    @contextmanager
+    def _connection(self) -> Iterator[Statements]:
+        with super()._connection() as self.connection:
+            yield self.connection
+
+    def may_idle(self) -> str:
+        [(told,)] = self.connection.execute("SHOW idle_in_transaction_session_timeout")
+        return str(told)
+
+
+def test_a_copy_waits_for_the_other_ledger_however_large_a_book_is(postgres: Postgres, one: Shared) -> None:
     one.list(one.task("a"))
+    may_idle = []
+    with closing(Observed(one.url)) as source, closing(Observed(postgres.database())) as target:
+
+        def watch(sql: str, when: When) -> None:
+            if when == "after" and "INSERT INTO task" in sql:
+                may_idle.extend([source.may_idle(), target.may_idle()])
+
+        target.tap.watcher = watch
+        target.copy_from(source)
+    assert may_idle == ["0", "0"]
+
+
+def test_a_copy_holds_one_book_at_a_time_in_memory(postgres: Postgres, one: Shared) -> None:
+    one.store.load("other", "workspace")
+    order = []
+
+    def watch(name: str, sql: str) -> None:
+        if "FROM day" in sql or "INSERT INTO book" in sql:
+            order.append(name)
+
     with closing(WatchedPostgresql(postgres.database())) as target:
-        order = []
-        one.store.tap.watcher = lambda _sql, _when: order.append("read")
-        target.tap.watcher = lambda _sql, _when: order.append("written")
+        one.list(one.task("a"))
+        one.store.tap.watcher = lambda sql, _when: watch("read", sql)
+        target.tap.watcher = lambda sql, _when: watch("written", sql)
         target.copy_from(one.store)
         one.store.heal()
-    assert [each for each, _ in groupby(order)] == ["read", "written"]
+    assert [each for each, _ in groupby(order)] == ["written", "read"] * 2
 
 
 def test_a_copy_is_refused_if_an_exporter_starts_meanwhile(postgres: Postgres, one: Shared) -> None:

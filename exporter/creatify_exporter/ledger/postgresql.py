@@ -166,6 +166,10 @@ class PostgresqlStore(Store):
             [(now,)] = sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
             return float(now)
 
+    def allow_pauses(self, sql: Statements) -> None:
+        """As `Store` says."""
+        sql.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+
     def changes_since(self, book: Book) -> list[Changes] | None:
         """As `Store` says; if there are none, it asks for no more than a number."""
         with self._connection() as sql:

@@ -122,6 +122,9 @@ class Store(ABC):
     def close(self) -> None:
         """Close the database."""
 
+    def allow_pauses(self, sql: Statements) -> None:  # noqa: B027 - not every database limits them
+        """Let a transaction go on however long nothing happens in it."""
+
     def load(self, workspace: str, api: str) -> Book:
         """Read a book; make an empty one if there is none."""
         with self.reading() as sql:
@@ -175,18 +178,19 @@ class Store(ABC):
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
-        # Read whole before anything is written: PostgreSQL ends a transaction that waits for the other database.
-        with other.reading() as theirs:
-            books = [(book, _content(theirs, book)) for book in read_books(theirs)]
-        with self.writing() as sql:
+        # Book by book, since years of daily totals of many workspaces would not fit into an exporter's memory.
+        with self.writing() as sql, other.reading() as theirs:
+            # Each waits while the other one is busy with a book, which may be large.
+            self.allow_pauses(sql)
+            other.allow_pauses(theirs)
             if list(sql.execute("SELECT number FROM book")):
                 raise refusal
-            for book, content in books:
+            for book in read_books(theirs):
                 own = _make_book(sql, book.workspace, book.api, book.progress)
                 # An exporter has made one since.
                 if own is None:
                     raise refusal
-                _put(sql, own, content)
+                _put(sql, own, _content(theirs, book))
                 self._write_checksum(sql, book.workspace, book.api)
 
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
