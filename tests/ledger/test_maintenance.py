@@ -1,5 +1,6 @@
 """What is done to a ledger by hand, and what its counters look like afterwards."""
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -147,6 +148,39 @@ def test_a_backup_removes_what_a_killed_one_has_left_beside_it(tmp_path: Path) -
         maintenance.backup(source, tmp_path / "backup.db")
     assert set(tmp_path.iterdir()) == {*before, tmp_path / "meanwhile.db", tmp_path / "backup.db"}
     assert list(hidden.iterdir()) == [hidden / "of-another-program.lock"]
+
+
+def test_a_backup_that_begins_is_not_taken_for_one_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    desk.list(desk.task("a"))
+    take = fcntl.flock
+
+    def take_late(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", take)
+        maintenance.backup(desk.store, tmp_path / "other.db")
+        take(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", take_late)
+    maintenance.backup(desk.store, tmp_path / "backup.db")
+    assert opened(tmp_path / "backup.db", desk).counts("submitted") == (1,)
+
+
+def test_a_backup_touches_nothing_that_links_in_its_folder_lead_to(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "ledger.db")
+    other, left = tmp_path / "other", tmp_path / ".creatify-exporter-backup-left"
+    other.mkdir()
+    (other / "ledger.db").touch()
+    left.mkdir()
+    (left / "ledger.db").symlink_to(other / "ledger.db")
+    (left / "ledger.db.lock").touch()
+    maintenance.backup(desk.store, tmp_path / "backup.db")
+    assert list(other.iterdir()) == [other / "ledger.db"]
+    (other / "ledger.db.lock").touch()
+    (tmp_path / ".creatify-exporter-backup-link").symlink_to(other)
+    maintenance.backup(desk.store, tmp_path / "second.db")
+    assert {*other.iterdir()} == {other / "ledger.db", other / "ledger.db.lock"}
 
 
 def test_a_backup_that_has_no_folder_says_what_to_do(tmp_path: Path) -> None:

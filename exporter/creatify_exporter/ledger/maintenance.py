@@ -69,8 +69,12 @@ def _refuse_to_replace(file: Path) -> None:
 def _remove_left(folder: Path) -> None:
     """Remove what backups to a folder have left when they were killed: their locks are free."""
     for lock in folder.glob(f"{_UNFINISHED}*/*.lock"):
+        ledger = lock.with_suffix("")
+        # One that begins has no ledger yet, and is about to take its lock. Links lead to what is no backup's.
+        if not ledger.exists() or any(each.is_symlink() for each in (lock.parent, lock, ledger)):
+            continue
         with suppress(LedgerRefused):
-            os.close(sqlite_file.lock(lock.with_suffix("")))
+            os.close(sqlite_file.lock(ledger))
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
