@@ -77,6 +77,17 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert config.warnings == ()
 
 
+def test_a_proxys_login_is_masked_as_its_bytes_are_sent(tmp_path: Path) -> None:
+    file = tmp_path / "creatify.yml"
+    proxy_url = "http://user:canary-p%E9%E2%82%AC-word@proxy.example"
+    file.write_text(f'workspaces: [{{name: default, api_id: a, api_key: b, proxy_url: "{proxy_url}"}}]')
+    load(file, {})
+    sent = b"user:canary-p\xe9\xe2\x82\xac-word"
+    # Headers, which a proxy may repeat, are read as Latin-1.
+    for text in (b64encode(sent).decode(), sent.decode("latin-1").removeprefix("user:")):
+        assert redaction.mask(text) == "<hidden>"
+
+
 def test_the_environment_alone_is_enough() -> None:
     config = load(None, KEYS | {"HOME": "/home/user"})
     assert [workspace.name for workspace in config.workspaces] == ["default"]

@@ -783,6 +783,12 @@ def test_a_proxy_brings_the_list_and_learns_the_keys_of_an_https_api_from_nobody
         assert API_KEY not in tunnel
 
 
+def test_a_login_of_a_proxy_without_a_password_has_an_empty_one(simulator: Simulator) -> None:
+    with Proxy() as proxy:
+        assert fetch(simulator.url, proxy_url=proxy.url.replace("//", "//user@")) == TASKS
+        assert f"Basic {b64encode(b'user:').decode()}" in proxy.heads[0]
+
+
 def test_a_proxy_that_refuses_is_a_connection_error() -> None:
     with Proxy(refuses=True) as proxy:
         error = failure("https://127.0.0.1:9", proxy_url=proxy.url)

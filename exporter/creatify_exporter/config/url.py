@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 from urllib3.util import parse_url
 
@@ -58,9 +58,10 @@ def _proxy_url(text: str) -> HiddenUrl:
     if url.password:
         redaction.register(url.password)
         redaction.register(unquote(url.password))
-        # As it is sent, and as a proxy may repeat it.
-        login = f"{unquote(url.username or '')}:{unquote(url.password)}"
-        redaction.register(b64encode(login.encode()).decode())
+        # As it is sent, and as a proxy may repeat it, in a header, which is read as Latin-1.
+        name, password = unquote_to_bytes(url.username or ""), unquote_to_bytes(url.password)
+        redaction.register(b64encode(name + b":" + password).decode())
+        redaction.register(password.decode("latin-1"))
     return HiddenUrl(text)
 
 

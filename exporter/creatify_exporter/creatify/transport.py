@@ -220,8 +220,12 @@ def _manager(proxy_url: str | None, context: ssl.SSLContext | None) -> urllib3.P
     if not proxy_url:
         return urllib3.PoolManager(num_pools=1, ssl_context=context)
     proxy = urllib3.util.parse_url(proxy_url)
-    # Latin-1 gives each byte back as it is, however the password is encoded; `requests` refuses what is not Latin-1.
-    headers = urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth, "latin-1")) if proxy.auth else None
+    headers = None
+    if proxy.auth:
+        # A name without a password has an empty one (RFC 7617, 2).
+        name, _, password = proxy.auth.partition(":")
+        # Latin-1 gives each byte back as it is, however the login is encoded; `requests` refuses what is not Latin-1.
+        headers = urllib3.make_headers(proxy_basic_auth=unquote(f"{name}:{password}", "latin-1"))
     return urllib3.ProxyManager(
         proxy._replace(auth=None).url,
         num_pools=1,
