@@ -103,7 +103,7 @@ publish-notes: $(VENV)/dev.stamp ## make the release of TAG on GitHub, with the 
 	$(BIN)/python deploy/release.py notes $(TAG) > build/notes.md
 	gh release create $(TAG) --verify-tag --title $(TAG) --notes-file build/notes.md dist/*
 
-alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often they are wrong (20 weeks, about an hour; ARGS=--runs: how long a run of failed tasks has to be)
+alert-lab: $(VENV)/dev.stamp ## measure what the alerts detect, and how often they are wrong (20 weeks, about an hour; ARGS=--runs or --spikes: what other limits would cost)
 	$(BIN)/python prometheus/lab $(ARGS)
 
 lock: ## pin what pyproject.toml asks for, with hashes and without any address
