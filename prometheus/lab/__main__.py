@@ -96,10 +96,10 @@ def reached(episode: weeks.Episode) -> int | None:
         return episode.start if len(episode.waiting_at) >= 10 else None  # noqa: PLR2004
     if not episode.failing or episode.drifts:
         return episode.start
-    failed = sorted(episode.failed_at)
     if episode.failing == 1 and episode.end - episode.start >= weeks.HOUR:
+        failed = sorted(episode.failed_at)
         return failed[4] if len(failed) > 4 else None  # noqa: PLR2004
-    return next((tenth for first, tenth in zip(failed, failed[9:], strict=False) if tenth - first <= weeks.HOUR), None)
+    return episode.tenth_failure()
 
 
 def rate(score: Score, episode: weeks.Episode, firings: list[replay.Firing]) -> None:

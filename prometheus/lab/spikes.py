@@ -150,8 +150,7 @@ def told(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[fl
     """Return how long after the tenth failed task each incident that has it is told, in seconds; None: never."""
     delays: list[float | None] = []
     for episode in episodes:
-        failed = sorted(episode.failed_at)
-        tenth = next((t for first, t in zip(failed, failed[9:], strict=False) if t - first <= weeks.HOUR), None)
+        tenth = episode.tenth_failure()
         if tenth is not None and not episode.drifts:
             alarm = bisect_left(at[episode.model], episode.start)
             first = next((t for t in at[episode.model][alarm:] if t <= episode.end + SLACK), None)

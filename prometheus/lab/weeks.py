@@ -64,6 +64,11 @@ class Episode:
         """Return the share of tasks that fail now because of it."""
         return self.failing * (now - self.start) / (self.end - self.start) if self.drifts else self.failing
 
+    def tenth_failure(self) -> int | None:
+        """Return when the tenth task failed within an hour; None if so many never did."""
+        failed = sorted(self.failed_at)
+        return next((tenth for first, tenth in zip(failed, failed[9:], strict=False) if tenth - first <= HOUR), None)
+
 
 @dataclass(frozen=True)
 class Workspace:
