@@ -305,7 +305,7 @@ def test_check_tells_of_a_ledger_that_its_user_may_not_write_and_touches_nothing
         before = {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")}
         with without_rights():
             (line,) = mistaken(here("check", "--config.file", config))
-        assert f"may not write to {home}/{locked}; give it the right, or name another ledger" in line
+        assert f"may not write to {home}/{locked}; grant write permission, or name another ledger" in line
         assert {path: path.stat().st_mtime_ns for path in Path(home).rglob("*")} == before
         if locked == "folder/ledger.db":
             Path(home, locked).chmod(0)

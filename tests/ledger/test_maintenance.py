@@ -90,7 +90,7 @@ def test_a_backup_replaces_nothing_and_leaves_no_half(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "ledger.db")
     there = tmp_path / "there.db"
     there.write_text("mine")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="already exists"):
         maintenance.backup(desk.store, there)
     assert there.read_text() == "mine"
     desk.list(desk.task("a"))
@@ -117,7 +117,7 @@ def test_two_backups_to_one_name_do_not_spoil_each_other(tmp_path: Path) -> None
     before = set(tmp_path.iterdir())
     with (
         closing(Slow(desk.store.path, read_only=True)) as source,
-        pytest.raises(ConfigError, match=r"backup\.db: is there already"),
+        pytest.raises(ConfigError, match=r"backup\.db: already exists"),
     ):
         maintenance.backup(source, file)
     assert set(tmp_path.iterdir()) == {*before, file}

@@ -463,7 +463,7 @@ def test_databases_that_are_no_ledger_are_refused(postgres: Postgres) -> None:
     with psycopg.connect(newer) as connection:
         connection.execute("INSERT INTO creatify_exporter.version VALUES (99)")
     assert "version 99" in refusal(newer)
-    assert "is no PostgreSQL URL" in refusal(f"postgresql://ledger:{quote(PASSWORD)}@host/ledger?sslmod=require")
+    assert "is not a PostgreSQL URL" in refusal(f"postgresql://ledger:{quote(PASSWORD)}@host/ledger?sslmod=require")
 
 
 def test_a_ledger_that_is_read_before_there_is_one_is_not_made(url: str) -> None:

@@ -116,7 +116,7 @@ def test_the_lists_of_a_workspace_that_begin_together_share_a_line(
         "default (aurora): counting began on 2026-10-02 at 23:59 UTC.",
         f"second ({LIST}): counting began on 2026-10-02 at 23:58 UTC.",
     ]
-    assert explained.startswith("What happened before comes from the first list")
+    assert explained.startswith("Everything before that comes from the first list")
     # So are the sums.
     write(path, "2026-10", as_csv=False)
     whole = [line[1:3] for line in lines(capsys) if line[3:4] == ["all models"]]

@@ -1,1 +1,1 @@
-"""The ledger: counts each task once, whatever the list forgets, repeats or reorders."""
+"""The ledger: counts each task once, even if the list forgets, repeats or reorders tasks."""

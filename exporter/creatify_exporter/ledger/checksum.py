@@ -1,8 +1,8 @@
-"""The checksum of a book in SQLite: it shows that a bit of the file has flipped.
+"""The checksum of a book in SQLite: it reveals flipped bits in the file.
 
-SQLite notices that a page is malformed, but not that a number in it has changed. A book's checksum (column `seal`) is
-the sum of one CRC-32 for each task, series and day, so that a commit updates it from the rows that it changes. The part
-of the days, which grows with the years, is summed up by itself.
+SQLite notices a malformed page, but not a changed number in a page. A book's checksum (column `seal`) is a sum of
+CRC-32s, one for each task, series and day, so a commit updates it from the rows that it changes. The days, which
+accumulate over years, are summed up separately.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ _DAY: Final = "SELECT value FROM day WHERE book = ? AND day = ? AND model = ? AN
 
 
 def of_book(book: Book) -> int:
-    """Return the checksum of a book apart from its daily totals."""
+    """Return the checksum of a book without its daily totals."""
     return (
         crc32(encode((book.workspace, book.api)))
         + _progress(book.revision, book.progress)
@@ -29,23 +29,23 @@ def of_book(book: Book) -> int:
 
 
 def of_days(sql: Statements, book: Book) -> int:
-    """Return what the daily totals, as they are stored, add to a book's checksum."""
+    """Return what the stored daily totals add to a book's checksum."""
     return sum(_day(DayKey(*key), value) for *key, value in sql.execute(_DAYS, (book.number,)))
 
 
 def stored(sql: Statements, book: Book) -> int:
-    """Return the checksum that was written with a book."""
+    """Return the checksum that is stored with a book."""
     [(written,)] = sql.execute("SELECT seal FROM book WHERE number = ?", (book.number,))
     return int(written)
 
 
 def matches(sql: Statements, book: Book) -> bool:
-    """Return whether a book, as it has just been read, is what was written."""
+    """Return whether a book that has just been read matches its stored checksum."""
     return of_book(book) + of_days(sql, book) == stored(sql, book)
 
 
 def write(sql: Statements, workspace: str, api: str) -> None:
-    """Write a book's checksum, if there is such a book, from what is stored of it."""
+    """Compute a book's checksum from its stored content and store it; do nothing if there is no such book."""
     if book := read_book(sql, workspace, api):
         whole = of_book(book) + of_days(sql, book)
         sql.execute("UPDATE book SET seal = ? WHERE number = ?", (whole, book.number))
@@ -57,7 +57,7 @@ def add(sql: Statements, book: Book, amount: int) -> None:
 
 
 def difference(book: Book, changes: Changes) -> int:
-    """Return what `changes`, before they are applied, add to the checksum of a book apart from its daily totals."""
+    """Return what `changes`, not yet applied, add to the checksum of a book without its daily totals."""
     move = _progress(changes.revision, changes.progress or book.progress) - _progress(book.revision, book.progress)
     for task, row in changes.rows.items():
         old = book.rows.get(task)
@@ -75,7 +75,7 @@ def difference(book: Book, changes: Changes) -> int:
 
 
 def days_difference(sql: Statements, book: Book, changes: Changes) -> int:
-    """Return what `changes`, before they are written, add to the checksum of the daily totals."""
+    """Return what `changes`, not yet written, add to the checksum of the daily totals."""
     move = 0
     for key, increase in changes.days.items():
         found = list(sql.execute(_DAY, (book.number, *key)))
@@ -85,7 +85,7 @@ def days_difference(sql: Statements, book: Book, changes: Changes) -> int:
 
 
 def _number(value: float | None) -> float | None:
-    """Return it as a database gives it back: no integers, and no zero with a sign."""
+    """Return the value as a database returns it: a float, and no negative zero."""
     return None if value is None else value + 0.0
 
 
@@ -105,7 +105,7 @@ def _series(key: SeriesKey, series: Series) -> int:
 
 
 def _run(model: str, failures: int) -> int:
-    # As a series that is not held: earlier versions, which take it for one, have to come to the same sum.
+    # Like a series that is not held: earlier versions treat it as one, and must get the same sum.
     return crc32(encode((model, FAILURE_RUN, "", float(failures), 0.0, False)))
 
 

@@ -1,7 +1,7 @@
-"""The ledger: counts each task once, whatever the list forgets, repeats or reorders.
+"""The ledger: counts each task once, even if the list forgets, repeats or reorders tasks.
 
 A fetch begins a `Transaction`, adds the list to it batch by batch, and commits it once the list has proved complete.
-Everything that `Ledger.counters` returns is committed.
+`Ledger.counters` returns only committed counts.
 """
 
 import threading
@@ -25,11 +25,11 @@ _Name = tuple[str, str]
 
 
 class Counters(NamedTuple):
-    """What is committed of one workspace and api.
+    """The committed counts of one workspace and api.
 
-    `values` are those to be served, 0 for a series that is held. `tracked` is the number of tracked tasks, `models` are
-    the label values that the ledger knows. `failure_runs` says for each of these how many tasks have failed since one
-    was last done; it is a gauge, and never held.
+    `values` are the values to serve, 0 for a held series. `tracked` is the number of tracked tasks; `models` are the
+    models that have series, as label values. `failure_runs` has, for each of them, the number of tasks that have failed
+    since one was last done; it is a gauge and never held.
     """
 
     values: list[tuple[SeriesKey, float]]
@@ -42,9 +42,9 @@ class Counters(NamedTuple):
 class Ledger:
     """The books of all workspaces in one store. Safe to use from several threads.
 
-    `clock` returns seconds since the epoch, by default the store's; it times the holds of new series. Each hold begins
-    at `held_since` at the earliest, by default now, because what was served before a restart may not have been scraped.
-    `rules` may be replaced at any time and hold for the transactions that begin afterwards.
+    `clock` returns seconds since the epoch and times the holds of new series; by default it is the store's clock. A
+    hold begins no earlier than `held_since`, by default now, because values served before a restart may not have been
+    scraped. `rules` may be replaced at any time; transactions that begin afterwards use the new ones.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Ledger:
         self.rules = rules
         self.store, self._clock = store, clock or store.clock
         self._locks: dict[_Name | None, threading.Lock] = {}
-        # Guards the books' content; held for moments only, so that no answer waits for a disk.
+        # Guards the content of the books; never held during I/O, so that no scrape waits for a disk.
         self._content_lock = threading.Lock()
         self._books: dict[_Name, Book] = {}
         self._held_since = held_since
         if held_since is None:
-            # If the store cannot be reached yet, its time is taken when it is.
+            # If the store cannot be reached yet, `_end_holds` asks for its time later.
             with suppress(LedgerUnavailable):
                 self._held_since = self._clock()
 
     def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
-        """Begin to follow a fetch; if the book cannot be read, the commit will say so.
+        """Begin a transaction for a fetch; if the book cannot be read, its commit raises the error.
 
-        `own_reasons` are texts of failures that are reasons by themselves in this list.
+        `own_reasons` are failure texts of this list that are used as reasons unchanged.
         """
         name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
         failure = None
@@ -82,10 +82,10 @@ class Ledger:
             return Transaction(book, rules, partial(self._record, name, book.progress, rules), failure)
 
     def counters(self, workspace: str, api: str) -> Counters:
-        """Return what is committed, after ending the holds that are due.
+        """Return the committed counts, after ending the holds that are due.
 
-        A store that is not shared has no other writer, so that the book in memory is what is committed, also after a
-        failed write: an answer waits for such a store only to end a hold, and not even for that during a commit.
+        An unshared store has no other writer, so the book in memory is the committed one, even after a failed write. A
+        scrape waits for such a store only to end a hold, and during a commit not even for that.
         """
         name = (workspace, api)
         known = None if self.store.shared else self._books.get(name)
@@ -100,9 +100,9 @@ class Ledger:
             return Counters(values, book.progress, len(book.rows), models, runs)
 
     def days(self, since: int, before: int) -> list[Day] | None:
-        """Return the daily totals of all workspaces as `Store.days` does, None during a commit to an unshared store.
+        """Return the daily totals of all workspaces like `Store.days`; None during a commit to an unshared store.
 
-        So they keep no scrape waiting for a disk.
+        So the landing page never waits for a commit.
         """
         if self.store.shared:
             return self.store.days(since, before)
@@ -110,11 +110,11 @@ class Ledger:
             return self.store.days(since, before) if locked else None
 
     def evict(self, workspace: str, api: str) -> None:
-        """Drop a book from memory; it is read again when it is needed."""
+        """Drop a book from memory; it is read again when needed."""
         self._books.pop((workspace, api), None)
 
     def close(self) -> None:
-        """Wait for the commits under way, then close the store."""
+        """Wait for the commits in progress, then close the store."""
         with ExitStack() as locked:
             for lock in list(self._locks.values()):
                 locked.enter_context(lock)
@@ -122,8 +122,8 @@ class Ledger:
 
     @contextmanager
     def _locked(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
-        """Lock one book of a shared store, the whole of another one; yield whether the lock is held."""
-        # One for all threads; a defaultdict can make two, if garbage is collected while it makes one.
+        """Lock one book of a shared store, or all of an unshared one; yield whether the lock is held."""
+        # One lock for all threads; a defaultdict can create two, if a garbage collection runs while it creates one.
         lock = self._locks.setdefault(name if self.store.shared else None, threading.Lock())
         locked = lock.acquire(blocking=wait)
         try:
@@ -143,27 +143,27 @@ class Ledger:
         return book
 
     def _end_holds(self, book: Book) -> None:
-        """End the holds that are due: first in the store, so that no restart and no other replica shows 0 again."""
+        """End the holds that are due, in the store first, so that no restart and no other replica serves 0 again."""
         held = [(key, series) for key, series in book.series.items() if series.held]
         if not held:
             return
-        # If that fails, the series go on being served as 0, as they were last.
+        # If that fails, the series are still served as 0.
         with suppress(LedgerUnavailable):
             now, hold = self._clock(), self.rules.new_series_hold
             since = self._held_since = now if self._held_since is None else self._held_since
-            # The distance, not the difference: a clock that was ahead and is set right must not prolong it for ever.
+            # The absolute difference: setting back a clock that was ahead must not prolong the hold forever.
             due = [key for key, series in held if abs(now - max(series.born_at, since)) >= hold]
             if due:
                 self._write(book, Changes(released=due))
 
     def _record(self, name: _Name, begun: Progress, rules: Rules, contents: ListContents, now: float) -> bool:
-        """Record a complete list; return False if another one has been recorded since the book had the progress."""
+        """Record a complete list; return False if another one has been recorded since the progress was `begun`."""
         with self._locked(name):
-            # Read anew if an earlier commit may have succeeded although it said that it failed.
+            # Loaded again if an earlier commit reported a failure but may have succeeded.
             book = self._book(name)
-            # Not the version alone: a database that has lost a list in a failover gives the next one the same.
+            # Not only the version: after a failover that lost a list, the next list gets the same version.
             if book.progress != begun:
-                trace.step("another list has been recorded meanwhile")
+                trace.step("another list has been recorded in the meantime")
                 return False
             changes = reconcile(book, contents, rules, now=now, clock=self._clock())
             written = self._write(book, changes)
@@ -171,16 +171,16 @@ class Ledger:
             return written
 
     def _write(self, book: Book, changes: Changes) -> bool:
-        """Write to the store and then to the book; return False if another list has been recorded before."""
+        """Write to the store and then to the book; return False if another list has been recorded first."""
         try:
             written = self.store.write(book, changes)
         except Conflict:
-            # Without a journal of others' changes the book has to be loaded.
+            # An unshared store has no journal to catch up from, so the book must be loaded again.
             if not self.store.shared:
                 book.is_stale = True
             return False
         except BaseException:
-            # A commit that failed may have been one that succeeded.
+            # A commit that reports a failure may have succeeded.
             book.is_stale = True
             raise
         self._apply(book, written)
@@ -192,6 +192,6 @@ class Ledger:
                 for changes in written:
                     book.apply(changes)
             except BaseException:
-                # Half of them may have been.
+                # They may have been applied in part.
                 book.is_stale = True
                 raise

@@ -19,7 +19,7 @@ from creatify_exporter.ledger.table import aligned
 from creatify_exporter.lists import tells_credits
 
 _COLUMNS: Final[tuple[Total, ...]] = ("submitted", "finished", "failed", "vanished", "credits_used", "credits_refunded")
-# What the names of the folders of unfinished backups begin with.
+# Prefix of the folders of unfinished backups.
 _UNFINISHED: Final = ".creatify-exporter-backup-"
 
 
@@ -48,10 +48,11 @@ def copy(source: Store, target: Store) -> None:
 
 
 def backup(source: Store, file: Path) -> None:
-    """Write a ledger as it is at one moment to a new file, even while an exporter writes to it."""
+    """Write a ledger as of one moment to a new file, even while an exporter writes to the ledger."""
     _refuse_to_replace(file)
     _remove_left(file.parent)
-    # Elsewhere until it is whole: half a backup would look like one. Another one to the same name has its own folder.
+    # Half a backup would look like a whole one, so it is written elsewhere first. Each backup has its own folder, also
+    # if another one with the same name is running.
     with _folder_beside(file) as folder:
         part = Path(folder, file.name)
         with closing(SqliteStore(part)) as target:
@@ -63,14 +64,14 @@ def backup(source: Store, file: Path) -> None:
 
 def _refuse_to_replace(file: Path) -> None:
     if file.exists():
-        raise ConfigError([f"{file}: is there already; name a file that is not"])
+        raise ConfigError([f"{file}: already exists; name a new file"])
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove what backups to a folder have left when they were killed: their locks are free."""
+    """Remove what killed backups have left in a folder; their locks are free."""
     for lock in folder.glob(f"{_UNFINISHED}*/*.lock"):
         ledger = lock.with_suffix("")
-        # One that begins has no ledger yet, and is about to take its lock. Links lead to what is no backup's.
+        # A backup that has just begun has no ledger yet and is about to take its lock. No backup consists of links.
         if not ledger.exists() or any(each.is_symlink() for each in (lock.parent, lock, ledger)):
             continue
         with suppress(LedgerRefused):
@@ -88,13 +89,13 @@ def _folder_beside(file: Path) -> TemporaryDirectory[str]:
 
 
 class Scope(NamedTuple):
-    """The books that are meant: those of a workspace, of a list, of both; None stands for any."""
+    """The books that a command applies to: those of a workspace, of a list, or of both; None means any."""
 
     workspace: str | None = None
     api: str | None = None
 
     def has(self, workspace: str, api: str) -> bool:
-        """Return whether a book is meant."""
+        """Return whether a book is in this scope."""
         return self.workspace in (None, workspace) and self.api in (None, api)
 
     def __str__(self) -> str:
@@ -103,33 +104,33 @@ class Scope(NamedTuple):
 
 
 def forget_model(store: Store, model: str, scope: Scope) -> None:
-    """Remove the series of a model, and print from how many books; its daily totals stay, for the report."""
+    """Remove the series of a model, and print from how many books; its daily totals stay for the report."""
     books = store.forget_model(model, scope.has)
     if not books:
         where = f" {scope}".rstrip()
-        remedy = "`creatify-exporter ledger show` lists those that it has"
+        remedy = "`creatify-exporter ledger show` lists its models"
         raise LedgerRefused(f"the ledger has no model {model}{where}; {remedy}")
     print(f"forgot {model} in {books} book{'s' if books > 1 else ''}; its daily totals stay")
 
 
 def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[str, str]]) -> None:
-    """Remove all that the ledger holds of a workspace, or of a list of it, and print what that was.
+    """Remove everything that the ledger holds of a workspace, or of one of its lists, and print what was removed.
 
-    Refused for what is `configured` (workspace and api): its list would be counted again from the beginning.
+    Refused for books that are `configured` (workspace and api): their lists would be counted again from the beginning.
     """
     for workspace, api in configured:
         if scope.has(workspace, api):
-            remedy = "take it out of the configuration first, or its list is counted again"
-            raise LedgerRefused(f"{workspace} ({api}) is configured, so that nothing was forgotten; {remedy}")
+            remedy = "remove it from the configuration first, or its list will be counted again"
+            raise LedgerRefused(f"{workspace} ({api}) is configured, so nothing was forgotten; {remedy}")
     forgotten = store.forget_books(scope.has)
     if not forgotten:
-        raise LedgerRefused(f"the ledger has nothing {scope}; `creatify-exporter ledger show` lists what it has")
+        raise LedgerRefused(f"the ledger has nothing {scope}; `creatify-exporter ledger show` lists its content")
     for workspace, api in forgotten:
         print(f"forgot {workspace} ({api}) and its daily totals")
 
 
 def _totals(book: Book) -> Iterator[tuple[str, ...]]:
-    """Yield each model with its totals; credits that no task tells are not 0."""
+    """Yield each model with its totals; credits that the list does not report are "-", not 0."""
     has_credits = tells_credits(book.api)
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     for key, series in book.series.items():

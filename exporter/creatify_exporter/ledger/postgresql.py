@@ -16,13 +16,13 @@ from creatify_exporter.errors import ConfigError, LedgerError, LedgerRefused, Le
 from creatify_exporter.ledger.state import Book, Changes
 from creatify_exporter.ledger.store import Statements, Store, unavailable
 
-# At most; a transaction takes milliseconds.
+# The maximum; a transaction takes milliseconds.
 _CONNECTIONS: Final = 10
-# Seconds for a connection: an answer that comes after the scrape's timeout is lost.
+# Seconds to wait for a connection: an answer after the scrape's timeout is lost.
 _LONGEST_WAIT: Final = 1.5
-# Seconds without another attempt, so that a thousand workspaces do not wait one by one.
+# Seconds without another attempt after a failed one, so that a thousand workspaces do not wait one by one.
 _BREATHER: Final = 1.0
-# Changes that another exporter may be behind without loading the whole book.
+# Entries for each book; an exporter that is further behind loads the whole book.
 _JOURNAL: Final = 100
 # Bytes; a larger entry takes as long to read as the book.
 _LONGEST_ENTRY: Final = 2**20
@@ -30,23 +30,23 @@ _LONGEST_ENTRY: Final = 2**20
 _DEFAULTS: Final[dict[str, str | int]] = {
     "application_name": "creatify-exporter",
     "connect_timeout": 2,
-    "target_session_attrs": "read-write",  # of several hosts the one that is primary
-    "tcp_user_timeout": 10_000,  # ms until a peer that has vanished is given up
+    "target_session_attrs": "read-write",  # of several hosts, the primary
+    "tcp_user_timeout": 10_000,  # ms until a vanished peer is given up
     "keepalives_idle": 30,
 }
-"""Connection parameters, unless the URL gives them."""
+"""Connection parameters that the URL may override."""
 
-# Set for the transaction and not for the session, which a pooler may give to another client between two transactions.
-# A replica that was stopped in its transaction loses it, because its locks would stop all others. Values that have been
-# served must not be lost in a crash of the database.
+# Set for the transaction, not for the session, which a pooler may give to another client between two transactions. A
+# replica that is paused in a transaction loses it, because its locks would block all others. Counts that were served
+# must survive a crash of the database.
 _SETTINGS: Final = """
 SELECT set_config('search_path', 'creatify_exporter', true), set_config('lock_timeout', '5s', true),
   set_config('statement_timeout', '30s', true), set_config('idle_in_transaction_session_timeout', '10s', true),
   set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
     ELSE current_setting('synchronous_commit') END, true);
 """
-# The isolation is not left to the default of the role or the database: a transaction that has waited for a lock has to
-# see the changes of the one that held it.
+# The isolation is not left to the default of the role or the database: a transaction that has waited for a lock must
+# see the changes of the transaction that held it.
 _WRITING: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {_SETTINGS}"
 _READING: Final = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_SETTINGS}"
 
@@ -94,7 +94,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         """,
     ),
 )
-"""As those of SQLite. `journal` holds the last `Changes` of a book in MessagePack."""
+"""Like those of SQLite. `journal` holds the latest `Changes` of each book in MessagePack."""
 
 _log = structlog.get_logger()
 
@@ -102,9 +102,9 @@ _log = structlog.get_logger()
 class PostgresqlStore(Store):
     """A database that several exporters may use at the same time, each with its own copy of the books in memory.
 
-    `conninfo` returns the database's URL, and is asked for each connection. Opening the store raises `LedgerRefused`
-    if the database holds something else or was written by a newer version. A database that cannot be reached is opened
-    later.
+    `conninfo` returns the database's URL, and is called for each connection. Opening the store raises `LedgerRefused`
+    if the database holds something else or was written by a newer version. A database that cannot be reached yet is
+    opened later.
     """
 
     shared = True
@@ -114,7 +114,7 @@ class PostgresqlStore(Store):
         self._conninfo, self._read_only = conninfo, read_only
         self._opened = self._prepared = False
         self._unreachable_until = 0.0
-        # The reason of a failed fetch is logged by the fetch.
+        # A fetch that fails logs the reason itself.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         try:
             with unavailable(psycopg.Error):
@@ -125,7 +125,8 @@ class PostgresqlStore(Store):
             _log.warning("the ledger cannot be opened yet", reason=str(error))
         self._pool = psycopg_pool.ConnectionPool(
             lambda: _parsed(self._conninfo()),
-            kwargs={"autocommit": True, "prepare_threshold": None},  # a pooler need not know prepared statements
+            # A pooler may not support prepared statements.
+            kwargs={"autocommit": True, "prepare_threshold": None},
             min_size=0,
             max_size=_CONNECTIONS,
             timeout=_LONGEST_WAIT,
@@ -135,19 +136,19 @@ class PostgresqlStore(Store):
         )
 
     def ready(self) -> bool:
-        """As `Store` says."""
+        """See `Store`."""
         if not self._opened:
             with suppress(LedgerUnavailable):
                 self.clock()
         return self._opened
 
     def connect_by(self, conninfo: Callable[[], str]) -> None:
-        """As `Store` says; connections that are open stay so."""
+        """See `Store`; open connections stay open."""
         self._conninfo = conninfo
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:
-        """As `Store` says; waits for other writers of the same book for 5 s at most."""
+        """See `Store`; waits at most 5 s for another writer of the same book."""
         with self._connection() as sql:
             sql.execute(_WRITING)
             yield sql
@@ -155,25 +156,25 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """As `Store` says."""
+        """See `Store`."""
         with self._connection() as sql:
             sql.execute(_READING)
             yield sql
 
     def clock(self) -> float:
-        """Return the time of the database's machine."""
+        """Return the time of the database server."""
         with self._connection() as sql:
             [(now,)] = sql.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
             return float(now)
 
     def allow_pauses(self, sql: Statements) -> None:
-        """As `Store` says."""
+        """See `Store`."""
         sql.execute("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
 
     def changes_since(self, book: Book) -> list[Changes] | None:
-        """As `Store` says; if there are none, it asks for no more than a number."""
+        """See `Store`; if there are no changes, this reads a single number."""
         with self._connection() as sql:
-            # In one message, which is a transaction by itself: this is asked before each answer.
+            # One message, which is a transaction by itself, because this runs before every answer.
             found = list(sql.execute(_SETTINGS + _REVISION.format(book.number)))
             if not found:
                 return None
@@ -208,21 +209,21 @@ class PostgresqlStore(Store):
 
     @contextmanager
     def _connection(self) -> Iterator[Statements]:
-        """Borrow a connection; a transaction that the block leaves open is rolled back if it fails, else committed."""
+        """Borrow a connection; a transaction left open is committed, or rolled back if the block fails."""
         with unavailable(psycopg.Error):
             connection = self._reached()
             try:
                 with connection:
                     yield _Session(connection)
             except psycopg.errors.UndefinedTable:
-                # The database has been replaced by one without tables, or lost them; they are made anew.
+                # The database has lost its tables or was replaced by an empty one; the next attempt creates them.
                 self._prepared = False
                 raise
             finally:
                 self._pool.putconn(connection)
 
     def _reached(self) -> "psycopg.Connection[Any]":
-        """Return a connection that works; the first one finds or makes the tables."""
+        """Return a working connection; prepare the tables first if that is still to be done."""
         if time.monotonic() < self._unreachable_until:
             raise LedgerUnavailable("the ledger's PostgreSQL could not be reached a moment ago")
         try:
@@ -230,7 +231,7 @@ class PostgresqlStore(Store):
                 self._prepare()
             return self._pool.getconn()
         except (psycopg.OperationalError, ConfigError, LedgerError) as error:
-            # It may come back as another database; and only preparing says why it cannot be used.
+            # It may return as another database, and only `_prepare` says why a database cannot be used.
             self._prepared = False
             self._unreachable_until = time.monotonic() + _BREATHER
             if isinstance(error, psycopg.Error):
@@ -238,11 +239,11 @@ class PostgresqlStore(Store):
             raise LedgerUnavailable(str(error)) from error
 
     def _prepare(self) -> None:
-        """Make the tables, or bring them up to date; raise `LedgerRefused` if they are not this program's."""
+        """Create or migrate the tables; raise `LedgerRefused` if they are not this program's."""
         with psycopg.connect(_parsed(self._conninfo()), autocommit=True) as connection:
             sql = _Session(connection)
             if list(sql.execute("SHOW server_encoding")) != [("UTF8",)]:
-                raise LedgerRefused("the ledger's PostgreSQL database is not encoded in UTF8; make one that is")
+                raise LedgerRefused("the ledger's PostgreSQL database is not encoded in UTF8; create one that is")
             sql.execute(_READING if self._read_only else _WRITING)
             if not self._read_only:
                 _migrate(sql)
@@ -252,7 +253,7 @@ class PostgresqlStore(Store):
 
 
 class _Session:
-    """A connection that takes SQL as SQLite does; several statements in one text return the rows of the last."""
+    """A connection with SQLite's interface; several statements in one text return the rows of the last one."""
 
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:
         self._connection = connection
@@ -267,7 +268,7 @@ class _Session:
 
 def _version(sql: Statements) -> int:
     """Return the version of the ledger in the database, 0 if there is none."""
-    # With the schema: without a right to use it, this fails, and does not look like a database without a ledger.
+    # Qualified by the schema: without the right to use it, this fails instead of looking like a missing ledger.
     [(exists,)] = sql.execute("SELECT to_regclass('creatify_exporter.version') IS NOT NULL")
     if not exists:
         return 0
@@ -281,7 +282,8 @@ def _version(sql: Statements) -> int:
 
 
 def _migrate(sql: Statements) -> None:
-    sql.execute("SELECT pg_advisory_xact_lock(hashtext('creatify_exporter'))")  # of replicas that start at once, one
+    # If several replicas start at the same time, one migrates and the others wait.
+    sql.execute("SELECT pg_advisory_xact_lock(hashtext('creatify_exporter'))")
     version = _version(sql)
     if not version:
         _make_schema(sql)
@@ -292,7 +294,7 @@ def _migrate(sql: Statements) -> None:
 
 
 def _make_schema(sql: Statements) -> None:
-    """Make the schema, unless an administrator has made an empty one for this exporter."""
+    """Create the schema, unless an administrator has created an empty one for this exporter."""
     if list(sql.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'creatify_exporter'")):
         raise LedgerRefused("the schema creatify_exporter holds tables of something else; use another database")
     if not list(sql.execute("SELECT oid FROM pg_namespace WHERE nspname = 'creatify_exporter'")):
@@ -301,12 +303,12 @@ def _make_schema(sql: Statements) -> None:
 
 
 def _parsed(url: str) -> str:
-    """Complete the URL by the defaults. No message quotes it: it may hold a password."""
+    """Add the defaults to the URL. No message quotes the URL: it may hold a password."""
     try:
-        # Names of models can be in any script, whatever the environment or the role has for a default.
+        # Model names can be in any script, so the encoding is not left to the environment or the role.
         return make_conninfo("", **{**_DEFAULTS, **conninfo_to_dict(url), "client_encoding": "UTF8"})
     except psycopg.ProgrammingError:
         raise LedgerRefused(
-            "ledger.url: is no PostgreSQL URL; write it like "
+            "ledger.url: is not a PostgreSQL URL; write it like "
             "postgresql://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full"
         ) from None

@@ -1,7 +1,7 @@
-"""What a complete list changes in a book.
+"""Computes what a complete list changes in a book.
 
-`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules are in docs/ledger.md, what they
-promise is in docs/guarantees.md.
+`reconcile` is pure: it reads a book and a list, and returns the changes. Its rules are in docs/ledger.md, its promises
+in docs/guarantees.md.
 """
 
 from bisect import bisect_left
@@ -32,15 +32,15 @@ from creatify_exporter.ledger.state import (
 )
 
 _LONGEST_GAP: Final = 15 * 60
-"""Seconds between two recorded lists beyond which the second one no longer tells when a task finished."""
+"""Seconds between two recorded lists; after a longer gap, the second one no longer shows when a task finished."""
 
 _BOUNDS: Final = [float(bound) for bound in DURATION_BOUNDS]
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration says about counting; `settle_after` and `new_series_hold` in seconds.
+    """The settings for counting; `settle_after` and `new_series_hold` are in seconds.
 
-    `classify` returns the one of the `reasons` that a text of a failure belongs to. `models` are always admitted.
+    `classify` returns the reason, one of `reasons`, for a failure text. `models` are always admitted.
     """
 
     reasons: tuple[str, ...]
@@ -52,7 +52,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str]
 
     def with_reasons(self, own: Collection[str]) -> "Rules":
-        """Return rules in which some texts are reasons of their own."""
+        """Return rules in which the failure texts `own` are reasons unchanged."""
         if not own:
             return self
         classify = self.classify
@@ -66,7 +66,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 class ListContents(NamedTuple):
     """A complete list: the new and changed tasks, and the ids of the tracked tasks that it shows unchanged.
 
-    `has_dates` says whether any entry tells when its task was created.
+    `has_dates` says whether any entry has a creation time.
     """
 
     observations: StagingTable
@@ -75,12 +75,12 @@ class ListContents(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """The changes that one list makes to a book, as far as they are known; the book itself stays as it was.
+    """The changes that one list makes to a book, as far as they are known; the book itself does not change.
 
-    `now` is the time of the list, `clock` that of the exporter, `today` the UTC day of the list as in `DayKey`, `first`
-    whether no list has been recorded before. `watermark` is the next one. `models` are all that are admitted, `places`
-    those that take a place, admitted or not yet. `counts` is what has been counted by UTC day, model, total and label,
-    `succeeded` are the models that have a task that became done.
+    `now` is the time of the list, `clock` the time by the ledger's clock, `today` the UTC day of the list as in
+    `DayKey`. `first` says whether this is the first list; `watermark` is the next one. `models` are admitted models,
+    `places` the models that count towards `max_models`, admitted or not. `counts` are the increases by UTC day, model,
+    total and label; `succeeded` are the models with a task that became done.
     """
 
     book: Book
@@ -100,12 +100,13 @@ class _Draft(NamedTuple):
 def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, clock: float) -> Changes:
     """Return the changes that a list, complete at `now`, makes to a book.
 
-    `clock` is the time by the exporter's clock: it ends the holds of new series, so that it has to begin them too.
-    Errors of the observations' iterator are passed on.
+    `clock` is the time by the ledger's clock, which ends the holds of new series and therefore must begin them too.
+    Errors in reading the observations are passed on.
     """
     draft = _draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
+    # The configuration may have added reasons, which need series.
     for model in list(draft.models):
-        _create_series(draft, model)  # those of reasons that the configuration has added
+        _create_series(draft, model)
     compared = set()
     for observation in _to_compare(draft, contents.observations):
         row = book.rows.get(observation.id)
@@ -117,7 +118,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
     for task, row in book.rows.items():
         listed = task in contents.unchanged or task in compared
         may_settle = row.created_at < draft.watermark and row.dated and row.finished
-        # Without a call for tasks that stay as they are: there may be a hundred thousand.
+        # No call for tasks that stay as they are: there may be a hundred thousand.
         if listed and row.absent_since is None and not may_settle:
             continue
         if task not in draft.changes.rows:
@@ -129,7 +130,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
 
 def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> _Draft:
     before = book.progress
-    # In whole seconds, so that the watermark is the same as a float and as a datetime.
+    # In whole seconds, which are exact both as a float and as a datetime.
     watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
     progress = Progress(
         version=before.version + 1,
@@ -156,9 +157,9 @@ def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: boo
 
 
 def _to_compare(draft: _Draft, observations: StagingTable) -> Iterator[Observation]:
-    """Yield the observations, oldest first; of a first list, most have settled and are only summed up.
+    """Yield the observations to compare, oldest first; most tasks of a first list have settled and are only summed up.
 
-    If there are more models than can be admitted, the order in which they come matters, and none is summed up.
+    If it has more models than can be admitted, none is summed up, because the oldest tasks' models are admitted first.
     """
     models, most = draft.rules.models, draft.rules.max_models
     if not draft.first or len((models | observations.models(most + 2)) - {OTHER}) > most:
@@ -170,7 +171,7 @@ def _to_compare(draft: _Draft, observations: StagingTable) -> Iterator[Observati
 
 
 def _add_settled(draft: _Draft, settled: Settled) -> None:
-    """Count tasks of a first list that are counted alike, and that need not be tracked."""
+    """Count tasks of the first list that count the same way and need not be tracked."""
     model = _admit(draft, settled.model)
     if draft.rules.history == "skip":
         return
@@ -212,7 +213,7 @@ def _new_row(draft: _Draft, model: str, created_at: float | None) -> Row:
 
 
 def _update(draft: _Draft, observation: Observation, before: Row) -> None:
-    """Count how a tracked task has changed."""
+    """Count the changes of a tracked task."""
     row = replace(before, absent_since=None)
     _apply_delta(draft, row, observation, before)
     if (row.status, row.credits_used) != (before.status, before.credits_used):
@@ -221,7 +222,7 @@ def _update(draft: _Draft, observation: Observation, before: Row) -> None:
 
 
 def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row | None) -> None:
-    """Count the difference between a row and an observation of its task, and bring the row up to date."""
+    """Count the difference between a row and an observation of its task, and update the row."""
     _apply_credits(draft, row, observation)
     if observation.status == "failed" and row.status != "failed":
         _count(draft, row, "failed", label=observation.reason)
@@ -235,7 +236,10 @@ def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row 
 
 
 def _apply_credits(draft: _Draft, row: Row, observation: Observation) -> None:
-    """Count the credits of a task by difference; those of a failed task, from its failure on, also as such."""
+    """Count the change of a task's credits.
+
+    After a failure it also counts as credits of failed tasks; at the failure, so do all credits used until then.
+    """
     gained = 0.0
     if observation.credits_used is not None:
         gained = observation.credits_used - (row.credits_used or 0.0)
@@ -249,7 +253,7 @@ def _apply_credits(draft: _Draft, row: Row, observation: Observation) -> None:
 
 
 def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
-    """Observe how long a task took, if the list before this one shows that it has finished only since."""
+    """Observe the duration of a task if the previous list proves that it has finished since then."""
     previous = draft.book.progress.recorded_at
     if previous is None or not row.dated or draft.now - previous > _LONGEST_GAP:
         return
@@ -262,22 +266,22 @@ def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
 
 
 def _expire(draft: _Draft, task: str, row: Row, *, listed: bool) -> None:
-    """Stop tracking a task, unchanged by this list, once the watermark tells it from a new one."""
+    """Stop tracking an unchanged task if no change of it is expected; otherwise update its absence."""
     absent_since = None if listed else _absent_since(draft, row)
     if row.created_at < draft.watermark and _is_over(draft, row, absent_since):
         if not row.finished:
             _count(draft, row, "vanished")
         draft.changes.rows[task] = None
     elif absent_since != row.absent_since and not (row.finished and row.dated):
-        # The absence of a finished task with a date does not matter, so it is not written either.
+        # The absence of a finished task with a date does not matter, so it is not written.
         draft.changes.rows[task] = replace(row, absent_since=absent_since)
 
 
 def _absent_since(draft: _Draft, row: Row) -> float:
-    """Return since when a task that this list lacks is absent.
+    """Return the time since which a task that this list lacks counts as absent.
 
-    Of the time since the list before, at most half of `settle_after` counts. An outage, or a clock that is set, would
-    make one list without the task a long absence; so it takes three.
+    Of the time since the previous list, at most half of `settle_after` counts. Otherwise an outage or a clock change
+    would turn a single list without the task into a long absence; so it takes three lists.
     """
     previous = draft.book.progress.recorded_at
     if row.absent_since is None or previous is None:
@@ -286,7 +290,7 @@ def _absent_since(draft: _Draft, row: Row) -> float:
 
 
 def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
-    """Return whether a task has been final, or absent, for so long that no change of it is expected."""
+    """Return whether a task has been final, or absent, for so long that no further change is expected."""
     settle_after = draft.rules.settle_after
     long_absent = absent_since is not None and draft.now - absent_since >= settle_after
     if not row.finished:
@@ -306,7 +310,7 @@ def _admit(draft: _Draft, model: str) -> str:
 
 
 def _create_series(draft: _Draft, model: str) -> None:
-    """Create the series that a model lacks; those of the first list are not held, since nothing was served before."""
+    """Create the series that a model lacks; those of the first list are not held: nothing was served before it."""
     for key in series_of(model, draft.rules.reasons):
         if key not in draft.book.series:
             draft.changes.new_series[key] = Series(value=0.0, born_at=draft.clock, held=not draft.first)
@@ -320,7 +324,7 @@ def _count_signed(draft: _Draft, row: Row, increase: Total, decrease: Total, amo
 def _count(draft: _Draft, row: Row, total: Total, amount: float = 1.0, *, label: str = "") -> None:
     day = draft.today
     if draft.first and row.created_at < draft.now:
-        # The first list tells of the past: its changes are booked under the day of the task's creation.
+        # The first list reports the past: its changes are booked under the day of the task's creation.
         day = max(0, int(row.created_at // DAY))
     draft.counts[day, row.model, total, label] += amount
 
@@ -346,7 +350,7 @@ def _daily_names(total: Total, label: str) -> Iterator[str]:
 def _count_runs(draft: _Draft) -> None:
     """Count the tasks of each model that have failed since one was last done.
 
-    If a list brings both, their order is unknown: only failures in later lists certainly belong to the run.
+    If a list has both, their order is unknown: only failures in later lists certainly belong to the run.
     """
     before = draft.book.failure_runs
     runs: defaultdict[str, int] = defaultdict(int)

@@ -1,4 +1,4 @@
-"""Daily and monthly totals from the ledger, to explain last month's credits and what they cost."""
+"""The report: daily and monthly totals from the ledger, which explain a month's credits and their cost."""
 
 import csv
 import re
@@ -34,9 +34,10 @@ _Line = tuple[str, ...]
 
 
 def write(store: Store, plans: Mapping[str, Plan | None], month: str | None, *, as_csv: bool) -> None:
-    """Print a month's totals by day, workspace, list and model, and sums; `month` is like 2026-10, by default this.
+    """Print a month's totals by day, workspace, list and model, and their sums; `month` is like 2026-10.
 
-    `plans` are those of the workspaces. A sum is that of one workspace, so that it has one currency.
+    Without `month` it is the current one. `plans` are those of the workspaces. No sum spans workspaces, so each has one
+    currency.
     """
     since, before = _month(month)
     totals = store.days(since.toordinal() - _EPOCH, before.toordinal() - _EPOCH)
@@ -57,7 +58,7 @@ def write(store: Store, plans: Mapping[str, Plan | None], month: str | None, *, 
 
 
 def _month(text: str | None) -> tuple[date, date]:
-    """Return the first day of a month and of the next."""
+    """Return the first day of a month and of the next one."""
     text = f"{datetime.now(UTC):%Y-%m}" if text is None else text
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}", text):
         raise ConfigError([f"--month {text}: not a month; write it like 2026-10"])
@@ -73,7 +74,7 @@ def _day(total: Day) -> str:
 
 
 class _Sums:
-    """The totals of what some names tell: a period, workspace, list and model."""
+    """The totals of a period, workspace, list and model, which are its `names`."""
 
     def __init__(self, names: _Line) -> None:
         self._names = names
@@ -83,9 +84,9 @@ class _Sums:
         self._tells_credits = False
 
     def add(self, total: Day) -> None:
-        """Add a daily total; `failed` by reason is counted as explained."""
+        """Add a daily total; failures with a reason count as explained."""
         self._tells_credits |= tells_credits(total.api)
-        # What the ledger holds is binary: 12 digits are what was meant.
+        # The ledger holds binary floats; 12 digits restore the decimal number that was meant.
         value = Decimal(f"{total.value:.12g}")
         if total.total in self._values:
             self._values[total.total] += value
@@ -93,25 +94,25 @@ class _Sums:
             self._explained += value
 
     def line(self, plan: Plan | None, *, rounded: bool) -> _Line:
-        """Return the cells of a line; one is empty if its value is not known."""
+        """Return the cells of a line; unknown values are empty."""
         tasks = [self._values[total] for total in ("submitted", "finished", "failed")]
         used, refunded, net, failed_net = self._credits()
         counts = map(_plain, [*tasks, used, refunded, net, failed_net])
         return (*self._names, *counts, *_cost(net, plan, rounded=rounded))
 
     def _credits(self) -> tuple[Decimal | None, ...]:
-        """Return the credits used, refunded, net, and net of failed tasks; None stands for what is not known."""
+        """Return the credits used, refunded, net, and net of failed tasks; None for unknown values."""
         if not self._tells_credits:
             return None, None, None, None
         values = self._values
         used, refunded = values["credits_used"], values["credits_refunded"]
         failed_net = values["failed_credits_used"] - values["failed_credits_refunded"]
-        # Days of earlier versions have neither the reasons nor the credits of failed tasks.
+        # Days counted by earlier versions have neither the reasons nor the credits of failed tasks.
         return used, refunded, used - refunded, failed_net if self._explained >= values["failed"] else None
 
 
 def _sums(totals: Iterable[Day], names: Callable[[Day], tuple[str, str, str]]) -> list[_Sums]:
-    """Sum the totals up by workspace and by what `names` tells, period, list and model; return them in that order."""
+    """Sum up the totals by workspace and `names`, which returns period, list and model; sort by all four."""
     sums: dict[_Line, _Sums] = {}
     for total in totals:
         period, api, model = names(total)
@@ -121,7 +122,7 @@ def _sums(totals: Iterable[Day], names: Callable[[Day], tuple[str, str, str]]) -
 
 
 def _cost(net: Decimal | None, plan: Plan | None, *, rounded: bool) -> tuple[str, str]:
-    """Return what credits cost, and the currency; both are empty without a price."""
+    """Return the cost of credits and its currency; both are empty without a price."""
     if plan is None or plan.price_per_credit is None or plan.currency is None:
         return "", ""
     if net is None:
@@ -134,23 +135,23 @@ def _cost(net: Decimal | None, plan: Plan | None, *, rounded: bool) -> tuple[str
 
 
 def _plain(value: Decimal | None) -> str:
-    """Write a number without an exponent and without zeros at its end."""
+    """Format a number without an exponent or trailing zeros; None becomes empty."""
     return "" if value is None else f"{value.normalize() + 0:f}"
 
 
 def _without_formulas(line: _Line) -> _Line:
-    """Keep a spreadsheet from computing a name: models are named by the API, and texts there can be formulas."""
+    """Escape names that a spreadsheet would treat as formulas; the API names the models."""
     names, numbers = line[: len(_NAMES)], line[len(_NAMES) :]
     return (*(f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names), *numbers)
 
 
 def _notes(totals: Iterable[Day], first_lists: Mapping[tuple[str, str], float]) -> Iterator[str]:
-    """Say when counting began, if these days include the first list of any, and where the history before stands."""
+    """Say when counting began, if these days include a first list, and where the history before it is booked."""
     earliest: dict[tuple[str, str], int] = {}
     for total in totals:
         name = (total.workspace, total.api)
         earliest[name] = min(total.day, earliest.get(name, total.day))
-    # The lists of a workspace, which have most often begun together, share a line.
+    # Lists of a workspace that began at the same time share a line.
     began: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for (workspace, api), recorded_at in first_lists.items():
         if earliest.get((workspace, api), inf) <= recorded_at // DAY:
@@ -159,6 +160,6 @@ def _notes(totals: Iterable[Day], first_lists: Mapping[tuple[str, str], float]) 
         yield f"{workspace} ({', '.join(lists)}): counting began on {moment} UTC."
     if began:
         yield (
-            "What happened before comes from the first list, under the day on which a task was created, or under the "
-            "day of that list if the task has no date."
+            "Everything before that comes from the first list, booked under the day on which a task was created, or "
+            "under the day of that list if the task has no date."
         )

@@ -1,4 +1,4 @@
-"""The ledger in an SQLite file, of which this process is the only writer."""
+"""The ledger in an SQLite file; this process is its only writer."""
 
 import os
 import sqlite3
@@ -14,20 +14,20 @@ from creatify_exporter.ledger.store import Statements, Store, unavailable
 
 
 class SqliteStore(Store):
-    """A file with one writer; readers do not disturb it.
+    """A file with one writer, which readers do not disturb.
 
-    Opening it raises `LedgerRefused` if the file is damaged, foreign, newer, or in use by another process, and leaves
-    such a file as it was.
+    Opening it raises `LedgerRefused` if the file is damaged, not a ledger, of a newer version, or in use by another
+    process; such a file is left untouched.
     """
 
     shared = False
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        """Open the ledger at `path`; None is one in memory."""
+        """Open the ledger at `path`, or one in memory if `path` is None."""
         self._path = path
         self._commit_failed = False
-        # By a book's number: what its daily totals add to its checksum, before and after its last commit, of which it
-        # may be unknown whether it succeeded.
+        # By book number: what the daily totals add to the checksum, before and after the book's last commit, because a
+        # commit that failed may have succeeded.
         self._days: dict[int, tuple[int, ...]] = {}
         self._lock = sqlite_file.lock(path) if path and not read_only else None
         try:
@@ -39,7 +39,7 @@ class SqliteStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[Statements]:
-        """As `Store` says; waits at most 5 s for a lock that another program holds."""
+        """See `Store`; waits at most 5 s for a lock that another program holds."""
         with unavailable(sqlite3.Error):
             self._check_place()
             self._tidy_log()
@@ -55,7 +55,7 @@ class SqliteStore(Store):
 
     @contextmanager
     def reading(self) -> Iterator[Statements]:
-        """As `Store` says."""
+        """See `Store`."""
         with unavailable(sqlite3.Error):
             self._database.execute("BEGIN")
             try:
@@ -65,9 +65,9 @@ class SqliteStore(Store):
                     self._database.execute("ROLLBACK")
 
     def load(self, workspace: str, api: str) -> Book:
-        """As `Store` says; raises `LedgerUnavailable` if the checksum does not match.
+        """See `Store`; raises `LedgerUnavailable` if the checksum does not match.
 
-        Years of daily totals are summed up the first time; afterwards it is known what they come to.
+        Only the first load sums up the daily totals, which may span years; later ones use the remembered sum.
         """
         book = super().load(workspace, api)
         with self.reading() as sql:
@@ -82,7 +82,7 @@ class SqliteStore(Store):
         return time.time()
 
     def close(self) -> None:
-        """Close the file and free its lock."""
+        """Close the file and release its lock."""
         self._database.close()
         self._unlock()
 
@@ -101,9 +101,9 @@ class SqliteStore(Store):
             self._lock = None
 
     def _tidy_log(self) -> None:
-        """Remove what a failed commit may have left in the log: behind a later one it would look like damage."""
+        """Empty the log after a failed commit, whose remains would look like damage behind a later commit."""
         if self._commit_failed:
-            # A reader can keep it from that, and is not waited for; then the next time.
+            # A reader can prevent this. It is not waited for: the next transaction tries again.
             self._database.execute("PRAGMA busy_timeout = 0")
             try:
                 [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -1,4 +1,4 @@
-"""Opens a ledger in an SQLite file: takes its lock, looks for damage, brings it to this version."""
+"""Opens a ledger in an SQLite file: takes its lock, looks for damage, migrates it to this version."""
 
 import fcntl
 import os
@@ -16,11 +16,12 @@ from creatify_exporter.errors import LedgerRefused
 from creatify_exporter.ledger import checksum
 from creatify_exporter.ledger.store import read_books
 
-_APPLICATION_ID: Final = 0x63726578  # "crex": tells a ledger from other SQLite files
+# "crex", which distinguishes a ledger from other SQLite files.
+_APPLICATION_ID: Final = 0x63726578
 # The first version in which books have checksums, in the column `seal`.
 _CHECKSUMS: Final = 3
 LOCK_TIMEOUT: Final = 5.0
-"""Seconds for a lock that another program holds on the file."""
+"""Seconds to wait for a lock that another program holds on the file."""
 
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -56,23 +57,23 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ("ALTER TABLE book ADD COLUMN revision INTEGER NOT NULL DEFAULT 0",),
     ("ALTER TABLE book ADD COLUMN seal INTEGER NOT NULL DEFAULT 0",),
 )
-"""Each entry brings a ledger from the version that is its index to the next, in one transaction."""
+"""The entry with index n migrates a ledger from version n to n + 1, in one transaction."""
 
 
 def inspect(path: Path) -> None:
-    """Raise `LedgerRefused` if an exporter of this user could not open the file, or make it; touch nothing."""
+    """Raise `LedgerRefused` if an exporter run by this user could not open or create the file; touch nothing."""
     _refuse_foreign(path)
     with _refused(path):
         resolved = _resolved(path)
-        # The folders that are missing are made.
+        # Opening the ledger creates missing folders.
         folder = next(each for each in resolved.parents if each.exists())
         there = [each for each in (resolved, Path(f"{resolved}.lock")) if each.exists()]
     if not folder.is_dir():
         raise LedgerRefused(f"the ledger {path} cannot be opened: {folder} is not a folder; name another ledger")
-    # SQLite keeps files beside the ledger, so that its folder must be writable too.
+    # SQLite keeps files beside the ledger, so its folder must be writable too.
     for each in (folder, *there):
         if not os.access(each, os.W_OK | (os.X_OK if each is folder else 0), effective_ids=True):
-            remedy = "give it the right, or name another ledger"
+            remedy = "grant write permission, or name another ledger"
             raise LedgerRefused(f"the ledger {path} cannot be opened: this user may not write to {each}; {remedy}")
 
 
@@ -83,14 +84,14 @@ def _refused(path: Path | None) -> Iterator[None]:
     except OSError as error:
         remedy = "let this user open it, or name another ledger"
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}; {remedy}") from error
-    # A damaged schema can be no UTF-8.
+    # A damaged schema may not be valid UTF-8.
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise LedgerRefused(f"the ledger {path} cannot be opened: {error}") from error
 
 
 def _resolved(path: Path) -> Path:
-    """Return the path without links; OSError if a link leads back to itself."""
-    # Some versions of Python raise something else for that, and some nothing.
+    """Return the path without links; OSError if links form a loop."""
+    # For a loop, `resolve` itself raises another error or none, depending on the version of Python.
     with suppress(FileNotFoundError, NotADirectoryError):
         path.stat()
     return path.resolve()
@@ -99,10 +100,10 @@ def _resolved(path: Path) -> Path:
 def lock(path: Path) -> int:
     """Take the lock that makes this process the only writer; return its file descriptor.
 
-    The lock has a file of its own: SQLite loses its own locks on a file that the same process opens and closes.
+    The lock has its own file: if this process opened and closed the ledger itself, SQLite would lose its locks on it.
     """
     with _refused(path):
-        # A link to a ledger is that ledger.
+        # A ledger and the links to it share one lock.
         path = _resolved(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -112,28 +113,29 @@ def lock(path: Path) -> int:
         os.close(descriptor)
         raise LedgerRefused(
             f"the ledger {path} is in use by another exporter; stop that one first, "
-            "since a second exporter needs its own --ledger.url, such as memory:"
+            "or give this one its own --ledger.url, such as memory:"
         ) from None
     return descriptor
 
 
 def connect(path: Path | None) -> sqlite3.Connection:
-    """Open a ledger to write, None: one in memory; `LedgerRefused` leaves the file as it was."""
+    """Open a ledger for writing, or one in memory if `path` is None; `LedgerRefused` leaves the file untouched."""
     if path:
         _refuse_foreign(path)
         _inspect_log(path)
     with _refused(path):
         if path and not path.exists():
-            path.touch(mode=0o600)  # SQLite gives its other files the same mode
+            # SQLite gives its other files the same mode.
+            path.touch(mode=0o600)
         database = sqlite3.connect(
             path or ":memory:", timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         with _closed_on_error(database):
             _migrate(database, path)
             database.execute("PRAGMA journal_mode = WAL")
-            # Values that have been served survive a power failure.
+            # Counts that were served must survive a power failure.
             database.execute("PRAGMA synchronous = FULL")
-            # The log begins without frames of an earlier process.
+            # Start without frames of an earlier process in the log.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return database
 
@@ -148,7 +150,7 @@ def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def _inspect_log(path: Path) -> None:
-    """Refuse a ledger that was not closed and is damaged, before SQLite tidies up, which would be touching it."""
+    """Refuse a damaged ledger that was not closed, before SQLite moves its log into the file and so touches it."""
     log = _log_of(path)
     if not path.exists() or not _has_log(path):
         return
@@ -163,10 +165,11 @@ def _inspect_log(path: Path) -> None:
 
 
 def _unreadable(log: bytes, page_size: int, read: int) -> int:
-    """Return how many commits stand in a log behind the `read` frames that SQLite could read.
+    """Return how many commits are in a log behind the `read` frames that SQLite could read.
 
-    SQLite takes the first wrong frame for the end, since a power failure leaves such a frame in the last commit. So a
-    single commit there counts as none. Offsets: sqlite.org/fileformat.html, the WAL file format.
+    SQLite treats the first invalid frame as the end of the log, because a power failure leaves such a frame in the last
+    commit. For the same reason a single commit there counts as none. Offsets: sqlite.org/fileformat.html, the WAL file
+    format.
     """
     size = 24 + page_size
     frames = [log[start : start + 16] for start in range(32 + read * size, len(log) - size + 1, size)]
@@ -176,7 +179,7 @@ def _unreadable(log: bytes, page_size: int, read: int) -> int:
 
 
 def _header_holds(log: bytes) -> bool:
-    """Return whether the checksum of a log's header is right."""
+    """Return whether the checksum of a log's header is correct."""
     order: Literal["big", "little"] = "big" if log[3] & 1 else "little"
     first = second = 0
     for at in (0, 8, 16):
@@ -186,11 +189,11 @@ def _header_holds(log: bytes) -> bool:
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
-    """Open a ledger to read, for which no right to write is needed."""
+    """Open a ledger for reading, which needs no write permission."""
     with _refused(path):
         empty = not path.exists() or not path.stat().st_size
     if empty:
-        raise LedgerRefused(f"there is no ledger at {path}; name that of the exporter by --config.file or --ledger.url")
+        raise LedgerRefused(f"there is no ledger at {path}; name the exporter's with --config.file or --ledger.url")
     _refuse_foreign(path)
     with _refused(path):
         database = _connected_to_read(path)
@@ -202,17 +205,17 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _connected_to_read(path: Path) -> sqlite3.Connection:
-    """Connect to a ledger that may be on a read-only medium, or that only its owner may write.
+    """Connect to a ledger that may be on a read-only mount, or that only its owner may write to.
 
-    Unless an exporter has the ledger open, SQLite has to make a log and its index beside it, even to read it, and
-    leaves them there. If there are none yet, or if it cannot make them, a copy in memory is read.
+    Even for reading, SQLite creates a log and its index beside the ledger, unless an exporter has it open, and leaves
+    them there. If they do not exist yet, or if SQLite cannot create them, a copy in memory is read.
     """
     if not _log_of(path).exists() and not _beside(path, "-shm").exists():
         return _copied_into_memory(path)
     database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         with _closed_on_error(database):
-            # The log is opened with the first statement, not with the database.
+            # SQLite opens the log with the first statement, not with the database.
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     except sqlite3.OperationalError:
         return _copied_into_memory(path)
@@ -231,7 +234,7 @@ def _copied_into_memory(path: Path) -> sqlite3.Connection:
 
 def _copy(path: Path, database: sqlite3.Connection) -> None:
     if not _has_log(path):
-        # The file is whole by itself; `immutable` keeps SQLite from looking for a log.
+        # The file is complete by itself; `immutable` keeps SQLite from looking for a log.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as source:
             source.backup(database)
         return
@@ -244,7 +247,7 @@ def _copy(path: Path, database: sqlite3.Connection) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """Refuse a file that is no ledger before SQLite touches it. Offsets: the header in sqlite.org/fileformat.html."""
+    """Refuse a file that is not a ledger before SQLite touches it. Offsets: sqlite.org/fileformat.html, the header."""
     with _refused(path):
         header = b""
         if path.exists():
@@ -264,7 +267,7 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
-    """Return how the content of a ledger is damaged, None if it is as it was written."""
+    """Return how the content of a ledger is damaged, None if it is intact."""
     found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
@@ -272,7 +275,7 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
         return None
     try:
         whole = all(checksum.matches(database, book) for book in read_books(database))
-    # Values that no exporter has written.
+    # The file holds values that no exporter writes.
     except (ValueError, TypeError, sqlite3.Error):
         whole = False
     return None if whole else "its content is not what was written"
@@ -302,19 +305,19 @@ def _log_of(path: Path) -> Path:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """Return the path of a file that SQLite keeps beside a ledger: where the ledger is, and not a link to it."""
+    """Return the path of a file that SQLite keeps beside a ledger: beside the file itself, not beside a link to it."""
     place = path.resolve()
     return place.with_name(f"{place.name}{ending}")
 
 
 def _has_log(path: Path) -> bool:
-    """Return whether commits may be in the log only, as after a kill."""
+    """Return whether the log may hold commits that the file lacks, as after a kill."""
     log = _log_of(path)
     return log.exists() and log.stat().st_size > 0
 
 
 def place(path: Path | None) -> tuple[int, int] | None:
-    """Return the identity of a file, which another file of the same name does not have."""
+    """Return the identity of a file, which another file at the same path does not share; None if there is no file."""
     try:
         found = path.stat() if path else None
     except OSError:

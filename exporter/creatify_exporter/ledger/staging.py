@@ -1,4 +1,4 @@
-"""The observations of one list, before anything of it is counted."""
+"""The observations of one list, before any of them is counted."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ ON CONFLICT (id) DO UPDATE SET
   reason = excluded.reason, created_at = excluded.created_at
 WHERE ({_RANK.format("excluded")}, coalesce(excluded.credits_used, -1))
   > ({_RANK.format("observation")}, coalesce(observation.credits_used, -1))
-"""  # noqa: S608 - made of our own words
+"""  # noqa: S608 - built from constants
 _OLDEST_FIRST: Final = """
 SELECT id, status, credits_used, model, reason, created_at FROM observation
 WHERE NOT coalesce(created_at < ? AND status IN ('done', 'failed'), FALSE)
@@ -48,7 +48,7 @@ class Observation(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """Finished tasks of one UTC day that are counted alike, with their number and credits."""
+    """Finished tasks of one UTC day that count the same way: how many they are, and their credits."""
 
     status: Status
     model: str
@@ -61,23 +61,24 @@ class Settled(NamedTuple):
 class StagingTable:
     """Holds the observations of one list, one for each task, in a private temporary database.
 
-    SQLite writes it to disk if it grows: a first list can hold years of tasks. None of them may be counted, and few be
-    kept in memory, before the list has proved complete. Every method may raise `LedgerUnavailable`.
+    The first list can hold years of tasks. None of them may be counted before the list has proved complete, and until
+    then they should not fill the memory: SQLite moves a growing database to disk. Every method may raise
+    `LedgerUnavailable`.
     """
 
     def __init__(self) -> None:
         self._database: sqlite3.Connection | None = None
 
     def add(self, observations: Iterable[Observation]) -> None:
-        """Add observations; of several of one task the one that is furthest on stays, of equal ones the first."""
+        """Add observations; of several for one task, keep the one that is furthest along, the first of equal ones."""
         with _unavailable():
             self._opened().executemany(_ADD, observations)
 
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
-        """Yield one observation for each task, those without a date last, and none that `settled` sums up."""
+        """Yield one observation for each task, tasks without a date last, and none that `settled` sums up."""
         with _unavailable():
-            # One text for all tasks, not one from SQLite for each: a hundred thousand may be tracked from here on. Not
-            # `sys.intern`, which in Python 3.12 keeps each for ever.
+            # All tasks share their strings, because a hundred thousand may be tracked from here on; SQLite returns new
+            # ones for each. Not `sys.intern`, which in Python 3.12 keeps them forever.
             texts: dict[Any, Any] = {}
             for task, status, credits_used, model, *rest in self._query(_OLDEST_FIRST, settled_before):
                 same_status, same_model = texts.setdefault(status, status), texts.setdefault(model, model)
@@ -89,7 +90,7 @@ class StagingTable:
             yield from map(Settled._make, self._query(_SETTLED, before))
 
     def models(self, most: int) -> set[str]:
-        """Return so many of the models that are observed."""
+        """Return at most `most` of the observed models."""
         with _unavailable():
             return {model for (model,) in self._query(_MODELS, most)}
 
@@ -99,7 +100,7 @@ class StagingTable:
             self._database.close()
 
     def _query(self, statement: str, parameter: float) -> Iterable[Any]:
-        # Most lists bring nothing new, and need no table.
+        # Most lists have nothing new and need no table.
         return self._database.execute(statement, (parameter,)) if self._database else ()
 
     def _opened(self) -> sqlite3.Connection:
@@ -118,5 +119,5 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        remedy = "make room in /var/tmp or /tmp, or name another folder in SQLITE_TMPDIR"
+        remedy = "make room in /var/tmp or /tmp, or set SQLITE_TMPDIR to another folder"
         raise LedgerUnavailable(f"the list cannot be sorted in a temporary file: {error}; {remedy}") from error

@@ -1,4 +1,4 @@
-"""The state of a book: which tasks are tracked, and what has been counted."""
+"""The state of a book: its tracked tasks and everything it has counted."""
 
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple
@@ -29,10 +29,10 @@ PLAIN_TOTALS: Final[tuple[Total, ...]] = (
     "failed_credits_refunded",
     "duration_sum",
 )
-"""A model has one series of each of these; of `failed` one for each reason, of `duration_bucket` one for each bound."""
+"""A model has one series for each of these, a `failed` series for each reason, a `duration_bucket` for each bound."""
 
 DURATION_BOUNDS: Final = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
-"""Upper bounds of the buckets in seconds, as the values of the label `le`; here each bucket counts for itself."""
+"""Upper bounds of the buckets in seconds, as values of the label `le`; in the ledger, buckets are not cumulative."""
 
 DAY: Final = 24 * 3600.0
 DAY_TOTALS: Final[tuple[Total, ...]] = (
@@ -44,16 +44,16 @@ DAY_TOTALS: Final[tuple[Total, ...]] = (
     "failed_credits_used",
     "failed_credits_refunded",
 )
-"""Totals that are also kept by day; `failed` for each reason too, as `FAILED_BY` and the reason."""
+"""Totals that are also kept by day; `failed` also by reason, as `FAILED_BY` followed by the reason."""
 FAILED_BY: Final = "failed:"
 
 
 FAILURE_RUN: Final = "consecutive_failures"
-"""The name of a run of failures in the table `series`; earlier versions keep it as a series that they do not know."""
+"""The total under which the table `series` holds a run of failures; earlier versions keep it as an unknown series."""
 
 
 class SeriesKey(NamedTuple):
-    """Names a series: `label` is the reason of `failed`, the bound of `duration_bucket`, else empty."""
+    """Identifies a series: `label` is the reason of `failed`, the bound of `duration_bucket`, otherwise empty."""
 
     model: str
     total: Total
@@ -61,7 +61,7 @@ class SeriesKey(NamedTuple):
 
 
 class DayKey(NamedTuple):
-    """Names a daily total; `day` is the UTC day as a number, 0 being 1970-01-01."""
+    """Identifies a daily total; `day` is the UTC day as a number, counted from 1970-01-01, which is 0."""
 
     day: int
     model: str
@@ -69,7 +69,7 @@ class DayKey(NamedTuple):
 
 
 class Series(msgspec.Struct):
-    """A counter: while it is `held`, 0 is served in place of its value. `born_at` is the exporter's clock."""
+    """A counter. While it is `held`, 0 is served instead of its value. `born_at` is when it was created."""
 
     value: float
     born_at: float
@@ -79,15 +79,15 @@ class Series(msgspec.Struct):
 class Row(msgspec.Struct, gc=False):
     """A tracked task. Times are seconds since the epoch; `model` is a label value.
 
-    `credits_used` is None as long as no list has told it. `uncounted` is the part of it that was there before counting
-    began. `dated` says whether the list tells `created_at`; if not, that is the time of the first recorded list that
-    showed the task. `absent_since` is the time of the first recorded list that lacked the task, later by the parts of
-    long gaps between lists that do not count as absence.
+    `credits_used` is None until a list reports it. `uncounted` is the part of it that was used before counting began.
+    `dated` says whether the list reports `created_at`; if not, that is the time of the first recorded list with the
+    task. `absent_since` is the time of the first recorded list without the task, moved later by the parts of long gaps
+    between lists that do not count as absence.
     """
 
     model: str
     status: Status
-    # The names in the journal and in the databases' tables are those of the first version.
+    # The journal and the tables keep the names of the first version.
     credits_used: float | None = msgspec.field(name="credits")
     uncounted: float
     created_at: float
@@ -102,10 +102,10 @@ class Row(msgspec.Struct, gc=False):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a book has come; times in seconds since the epoch, None before the first recorded list.
+    """The progress of a book. Times are seconds since the epoch, None before the first recorded list.
 
-    `version` counts the recorded lists. `has_dates` says whether any of them told when a task was created. A task that
-    was created before the watermark and is not tracked is settled.
+    `version` counts the recorded lists. `has_dates` says whether any of them reported when a task was created. An
+    untracked task that was created before the watermark is settled.
     """
 
     version: int = msgspec.field(default=0, name="generation")
@@ -116,11 +116,11 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct):
-    """What is written in one transaction, then applied to the book in memory.
+    """The changes that one transaction writes to the store and then applies to the book in memory.
 
-    `progress` is that after a recorded list, None if none was recorded. `released` are the series whose hold ends,
-    `failure_runs` the new values of those that change. Once written, they lead from the revision `base` of the book to
-    `revision`; those that an earlier version wrote do not say so.
+    `progress` is the progress after a recorded list, None if no list was recorded. `totals` and `days` are increases.
+    `released` are the series whose hold ends, `failure_runs` the new lengths of the runs that change. Once written, the
+    changes lead from the book's revision `base` to `revision`; changes written by an earlier version have no `base`.
     """
 
     progress: Progress | None = msgspec.field(default=None, name="marks")
@@ -135,11 +135,12 @@ class Changes(msgspec.Struct):
 
 
 class Book(msgspec.Struct):
-    """What is committed of one workspace and api.
+    """What has been committed for one workspace and api.
 
-    `number` is its key in the database. `revision` names its state: each change brings a higher one, and no other state
-    has it, in any book. `failure_runs` says for each model how many tasks have failed since one was last done, unless
-    that is 0. `is_stale` says that something else may be committed, so that the book has to be loaded again.
+    `number` is its key in the database. `revision` identifies its state: each change raises it, and no other state of
+    any book has the same one. `failure_runs` has, for each model, the number of tasks that have failed since one was
+    last done; a model without an entry has 0. `is_stale` says that the store may hold something else, so that the book
+    must be loaded again.
     """
 
     workspace: str
@@ -158,7 +159,7 @@ class Book(msgspec.Struct):
         return {key.model for key in self.series}
 
     def apply(self, changes: Changes) -> None:
-        """Bring the book to its state after the commit of `changes`."""
+        """Apply committed changes to the book."""
         for task, row in changes.rows.items():
             if row is None:
                 self.rows.pop(task, None)
@@ -175,7 +176,7 @@ class Book(msgspec.Struct):
 
 
 def series_of(model: str, reasons: Iterable[str]) -> list[SeriesKey]:
-    """Return all the series of a model: they are created together, so that no increase is lost."""
+    """Return the keys of all series of a model, which are created together so that no first increase is lost."""
     return [
         *(SeriesKey(model, total) for total in PLAIN_TOTALS),
         *(SeriesKey(model, "failed", reason) for reason in reasons),

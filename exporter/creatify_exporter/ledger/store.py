@@ -1,4 +1,4 @@
-"""A store: reads books from a database, and writes their changes."""
+"""A store: reads books from a database and writes their changes."""
 
 import secrets
 from abc import ABC, abstractmethod
@@ -11,8 +11,8 @@ from msgspec.structs import astuple
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
 from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
 
-# The names of the columns are those of the first version: `generation` is the version of a book, `dated` its
-# `has_dates`, `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is `credits_used`.
+# The columns keep the names of the first version: `generation` is the version of a book, `dated` its `has_dates`,
+# `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is a task's `credits_used`.
 _NEW_BOOK: Final = """
 INSERT INTO book (workspace, api, revision, generation, dated, created_at, recorded_at, settled_before)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number
@@ -53,7 +53,7 @@ INSERT INTO day (book, day, model, total, value) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (book, day, model, total) DO UPDATE SET value = day.value + excluded.value
 """
 
-# Of the longest step from a revision to the next; 64 bits have room for a thousand years of such steps, one each 15 s.
+# Bits of the largest step between two revisions; 64 bits have room for a thousand years of such steps, one every 15 s.
 _STEP_BITS: Final = 32
 
 
@@ -69,19 +69,19 @@ class Day(NamedTuple):
 
 
 class Statements(Protocol):
-    """Takes SQL, with `?` for parameters, while a transaction is open; `execute` returns the rows, as tuples."""
+    """Executes SQL in an open transaction, with `?` for parameters; `execute` returns the rows as tuples."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Iterable[Any]: ...  # noqa: D102 - as the class says
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> object: ...  # noqa: D102 - as above
 
 
 class Conflict(Exception):
-    """Another list has been recorded since the book was read; nothing has been written."""
+    """Another list has been recorded, or the changes by others are unknown; nothing has been written."""
 
 
 @contextmanager
 def unavailable(errors: type[Exception]) -> Iterator[None]:
-    """Raise `LedgerUnavailable` if the block raises one of a database's errors."""
+    """Raise `LedgerUnavailable` if the block raises one of the database's `errors`."""
     try:
         yield
     except errors as error:
@@ -92,8 +92,8 @@ def unavailable(errors: type[Exception]) -> Iterator[None]:
 class Store(ABC):
     """Reads and writes books; every method may raise `LedgerUnavailable`.
 
-    `shared` says whether other exporters may write at the same time; calls to a store that is not shared must not
-    overlap. `tables` are those with rows of a book.
+    `shared` says whether other exporters may write at the same time; calls to an unshared store must not overlap.
+    `tables` are the tables whose rows belong to a book.
     """
 
     shared: ClassVar[bool]
@@ -103,8 +103,8 @@ class Store(ABC):
         """Return whether the database has been opened; try to open it if it could not be reached before."""
         return True
 
-    def connect_by(self, conninfo: Callable[[], str]) -> None:  # noqa: B027  a file has no connections
-        """Ask `conninfo` for the URL of connections to come: that of the same database, perhaps another password."""
+    def connect_by(self, conninfo: Callable[[], str]) -> None:  # noqa: B027 - a file has no connections
+        """Take the URL of new connections from `conninfo`: the same database, perhaps with another password."""
 
     @abstractmethod
     def writing(self) -> AbstractContextManager[Statements]:
@@ -112,21 +112,21 @@ class Store(ABC):
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[Statements]:
-        """Let the block read one state of the database, whatever others write meanwhile."""
+        """Let the block read one state of the database, even while others write."""
 
     @abstractmethod
     def clock(self) -> float:
-        """Return seconds since the epoch, by a clock that all exporters on this store share."""
+        """Return seconds since the epoch by a clock that all exporters on this store share."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the database."""
 
     def allow_pauses(self, sql: Statements) -> None:  # noqa: B027 - not every database limits them
-        """Let a transaction go on however long nothing happens in it."""
+        """Let a transaction stay idle for any length of time."""
 
     def load(self, workspace: str, api: str) -> Book:
-        """Read a book; make an empty one if there is none."""
+        """Read a book; create an empty one if there is none."""
         with self.reading() as sql:
             found = read_book(sql, workspace, api)
         if found:
@@ -138,12 +138,12 @@ class Store(ABC):
         assert made is not None  # noqa: S101 - it has just been written
         return made
 
-    def changes_since(self, book: Book) -> list[Changes] | None:  # noqa: ARG002 - none, unless the store is shared
-        """Return the changes by others since the book's revision, in order; None if the book has to be loaded."""
+    def changes_since(self, book: Book) -> list[Changes] | None:  # noqa: ARG002 - an unshared store has none
+        """Return the changes by others since the book's revision, in order; None if the book must be loaded again."""
         return []
 
     def write(self, book: Book, changes: Changes) -> list[Changes]:
-        """Write `changes`; return all changes that the book in memory then lacks, in order. May raise `Conflict`."""
+        """Write `changes`; return all changes that the book in memory now lacks, in order. May raise `Conflict`."""
         with self.writing() as sql:
             missed = self._advance(sql, book, changes)
             if changes.progress:
@@ -153,7 +153,7 @@ class Store(ABC):
         return [*missed, changes]
 
     def days(self, since: int, before: int) -> list[Day]:
-        """Read the daily totals of the days from `since` until `before`, in their order."""
+        """Return the daily totals from the day `since` to the day before `before`, sorted."""
         with self.reading() as sql:
             rows = sql.execute(
                 """
@@ -162,7 +162,8 @@ class Store(ABC):
                 """,
                 (since, before),
             )
-            return sorted(Day._make(row) for row in rows)  # not by the database, which may sort as in some language
+            # Not sorted by the database, whose collation may be that of a language.
+            return sorted(Day._make(row) for row in rows)
 
     def first_lists(self) -> dict[tuple[str, str], float]:
         """Return when the first list of each workspace and api was recorded, in seconds since the epoch."""
@@ -171,39 +172,40 @@ class Store(ABC):
         return {(workspace, api): recorded_at for workspace, api, recorded_at in rows}
 
     def books(self) -> Iterator[Book]:
-        """Yield each book, all as of one moment."""
+        """Yield every book, all as of the same moment."""
         with self.reading() as sql:
             yield from read_books(sql)
 
     def copy_from(self, other: "Store") -> None:
         """Copy all books of another store into this one; raise `LedgerRefused` if this one is not empty."""
         refusal = LedgerRefused("a ledger can only be copied into an empty one, so nothing was written")
-        # Book by book, since years of daily totals of many workspaces would not fit into an exporter's memory.
+        # Book by book, because the daily totals of many workspaces over years would not fit into memory at once.
         with self.writing() as sql, other.reading() as theirs:
-            # Each waits while the other one is busy with a book, which may be large.
+            # Each transaction is idle while the other one handles a book, which may be large.
             self.allow_pauses(sql)
             other.allow_pauses(theirs)
             if list(sql.execute("SELECT number FROM book")):
                 raise refusal
             for book in read_books(theirs):
                 own = _make_book(sql, book.workspace, book.api, book.progress)
-                # An exporter has made one since.
+                # An exporter has created the book in the meantime.
                 if own is None:
                     raise refusal
                 _put(sql, own, _content(theirs, book))
                 self._write_checksum(sql, book.workspace, book.api)
 
     def forget_model(self, model: str, within: Callable[[str, str], bool]) -> int:
-        """Remove a model's series from the books of which `within` says so, by workspace and api; return from how many.
+        """Remove a model's series from the books for which `within(workspace, api)` is true; return how many had any.
 
-        `LedgerRefused` while the model has tasks there. The change is in no journal, so that other exporters load these
-        books anew.
+        Raises `LedgerRefused` if one of these books still tracks tasks of the model. The journal gets no entry, so
+        other exporters load the books again.
         """
         forgotten = 0
         with self.writing() as sql:
             found = list(sql.execute(_BOOKS_WITH, (model,)))
             for number, workspace, api in (book for book in found if within(*book[1:])):
-                # The version (column `generation`) too: a transaction under way began while the book had the model.
+                # The version (column `generation`) too: a transaction in progress began while the book had the model,
+                # and must not be recorded.
                 sql.execute(
                     "UPDATE book SET revision = revision + ?, generation = generation + 1 WHERE number = ?",
                     (_revision_step(), number),
@@ -212,7 +214,7 @@ class Store(ABC):
                 [(tracked,)] = sql.execute("SELECT count(*) FROM task WHERE book = ? AND model = ?", one_model)
                 if tracked:
                     raise LedgerRefused(
-                        f"{tracked} tasks of {model} in the workspace {workspace} may still change, so that "
+                        f"{tracked} tasks of {model} in the workspace {workspace} may still change, so "
                         "nothing was forgotten; try again when they have settled"
                     )
                 sql.execute("DELETE FROM series WHERE book = ? AND model = ?", one_model)
@@ -221,7 +223,7 @@ class Store(ABC):
         return forgotten
 
     def forget_books(self, within: Callable[[str, str], bool]) -> list[tuple[str, str]]:
-        """Remove the books of which `within` says so, with all that they hold; return their workspaces and apis."""
+        """Remove the books for which `within(workspace, api)` is true, daily totals too; return these pairs."""
         with self.writing() as sql:
             found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api")
             chosen = [book for book in found if within(*book[1:])]
@@ -232,9 +234,9 @@ class Store(ABC):
             return [(workspace, api) for _, workspace, api in chosen]
 
     def _advance(self, sql: Statements, book: Book, changes: Changes) -> list[Changes]:
-        """Give `changes` their revision, and keep other writers out of the book until the transaction ends.
+        """Give `changes` their revision, and lock the book for other writers until the transaction ends.
 
-        Return the changes that the book lacks; raise `Conflict` if they are not known.
+        Return the changes that the book in memory lacks; raise `Conflict` if they are unknown.
         """
         step = _revision_step()
         moved = "UPDATE book SET revision = revision + ? WHERE number = ? RETURNING revision"
@@ -248,36 +250,36 @@ class Store(ABC):
             raise Conflict
         return missed
 
-    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes] | None:  # noqa: ARG002 - of a shared store
-        """Return the changes that lead from a book's revision to another one, None if they are not known."""
+    def _missed(self, sql: Statements, book: Book, until: int) -> list[Changes] | None:  # noqa: ARG002 - for shared stores
+        """Return the changes that lead from a book's revision to the revision `until`, None if they are unknown."""
         return [] if until == book.revision else None
 
     @abstractmethod
     def _annotate(self, sql: Statements, book: Book, changes: Changes) -> None:
-        """Write what this kind of store adds to changes that are about to be written: the checksum, or the journal."""
+        """Write what this kind of store adds to changes before they are written: the checksum, or a journal entry."""
 
     def _write_checksum(self, sql: Statements, workspace: str, api: str) -> None:  # noqa: B027 - not every store has one
-        """Compute a book's checksum from all that it now holds."""
+        """Compute a book's checksum from its stored content, and store it."""
 
 
 def _revision_step() -> int:
-    """Return how much higher a book's next revision is.
+    """Return how much higher a book's next revision is: a random number.
 
-    Drawn, because a database that has lost its last changes, in a failover or a restore, goes on from an earlier
-    revision: what it then writes must not look like what an exporter has seen.
+    A database that has lost its last changes, in a failover or a restore, continues from an earlier revision. What it
+    writes then must not get the revisions of lost states that an exporter has seen.
     """
     return secrets.randbits(_STEP_BITS) + 1
 
 
 def _make_book(sql: Statements, workspace: str, api: str, progress: Progress) -> int | None:
-    """Make an empty book; return its number, None if there is one already."""
+    """Create an empty book; return its number, None if the book already exists."""
     made = list(sql.execute(_NEW_BOOK, (workspace, api, _revision_step(), *astuple(progress))))
     return made[0][0] if made else None
 
 
 def read_books(sql: Statements) -> Iterator[Book]:
-    """Yield each book."""
-    # All rows first: the table may be written to between two books.
+    """Yield every book."""
+    # All rows first: the caller may write to the table between two books.
     for row in list(sql.execute(f"{_BOOKS} ORDER BY workspace, api")):
         yield _read_book(sql, row)
 
@@ -293,7 +295,7 @@ def _read_book(sql: Statements, row: Sequence[Any]) -> Book:
     book = Book(workspace, api, number, revision, Progress(version, bool(has_dates), *times))
     rows, texts = sql.execute(_TASKS, (number,)), dict[Any, Any]()
     for task, model, status, credits_used, uncounted, created_at, dated, *rest in rows:
-        # One text for all rows, not one from the database for each.
+        # All rows share their strings; the database returns new ones for each row.
         words = texts.setdefault(model, model), texts.setdefault(status, status)
         book.rows[task] = Row(*words, credits_used, uncounted, created_at, bool(dated), *rest)
     series = sql.execute("SELECT model, total, label, value, born_at, held FROM series WHERE book = ?", (number,))
@@ -306,7 +308,7 @@ def _read_book(sql: Statements, row: Sequence[Any]) -> Book:
 
 
 def _content(sql: Statements, book: Book) -> Changes:
-    """Return what a book holds, with its daily totals, as changes of an empty one."""
+    """Return the content of a book, with its daily totals, as changes to an empty one."""
     days = sql.execute("SELECT day, model, total, value FROM day WHERE book = ?", (book.number,))
     return Changes(
         rows=cast("dict[str, Row | None]", book.rows),
@@ -323,7 +325,7 @@ def _move_progress(sql: Statements, book: Book, progress: Progress) -> None:
 
 
 def _put(sql: Statements, number: int, changes: Changes) -> None:
-    """Write the changes of a book apart from its progress."""
+    """Write the changes to a book, except its progress."""
     sql.executemany(
         "DELETE FROM task WHERE book = ? AND id = ?",
         ((number, task) for task, row in changes.rows.items() if row is None),

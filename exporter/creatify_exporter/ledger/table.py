@@ -1,10 +1,10 @@
-"""A table of text."""
+"""Plain-text tables."""
 
 from collections.abc import Iterator, Sequence
 
 
 def aligned(lines: Sequence[Sequence[str]], *, names: int) -> Iterator[str]:
-    """Yield each line with its cells below those of the others; the first `names` columns are flush left."""
+    """Yield the lines of a table with aligned columns: the first `names` columns flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = zip(line, widths, strict=True)

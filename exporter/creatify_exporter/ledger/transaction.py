@@ -13,9 +13,9 @@ from creatify_exporter.ledger.state import Book, Row
 
 
 class Basis(NamedTuple):
-    """Why the tasks of a chunk are no news to the ledger if a later list has the same bytes: they have all finished.
+    """Why the ledger can skip a chunk that a later list repeats byte for byte: all of its tasks have finished.
 
-    `ids` and `rows` are those tasks that the book tracks, as it has them. All others have settled in `book`, which is
+    `ids` and `rows` are the tasks that the book tracks, with their rows. All others have settled in `book`, which is
     None if there are no others.
     """
 
@@ -25,10 +25,10 @@ class Basis(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A batch, compared with the book.
+    """A batch compared with the book.
 
-    `rows` has what the book tracks of each task, None if nothing. `changing` are the places of tasks that may be news
-    when they are listed again; of the others, those without a row have settled in `book`.
+    `rows` has the row of each task, None if the book does not track it. `changing` are the indexes of the tasks that
+    may differ when they are listed again; the other tasks without a row have settled in `book`.
     """
 
     book: Book
@@ -37,18 +37,18 @@ class Comparison(NamedTuple):
     changing: Sequence[int]
 
     def basis(self, begin: int, end: int) -> Basis:
-        """Return why the tasks from one place to the one before another are no news; none of them is changing."""
+        """Return the basis of the tasks `batch[begin:end]`, none of which may be changing."""
         tracked = [(task.id, row) for task, row in zip(self.batch[begin:end], self.rows[begin:end], strict=True) if row]
         ids, rows = zip(*tracked, strict=True) if tracked else ((), ())
         return Basis(self.book if len(tracked) < end - begin else None, ids, rows)
 
 
 class Transaction:
-    """Takes a list batch by batch; nothing of it reaches the ledger without `commit`.
+    """Takes a list batch by batch; none of it reaches the ledger without `commit`.
 
-    Only what the list changes is kept: of a task that is listed as the book has it, its id; of a settled task nothing.
+    Only changes are kept: of a task that is listed as the book has it, only the id; of a settled task, nothing.
     `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it returns False if another
-    list has been recorded since `book` was read. `failure` is why `book` could not be read.
+    list has been recorded since `book` was read. `failure` is the error if `book` could not be read.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Transaction:
         self._record = record
         self._failure = failure
         self._staging = StagingTable()
-        # A list has thousands of tasks of each model; 128 names are kept.
+        # A list has thousands of tasks of each model; the cache keeps 128 names.
         self._label = lru_cache(model_label)
         self._unchanged: set[str] = set()
         self._changed: set[str] = set()
         self._listed = self._has_dates = False
-        # A task that is tracked without a date may have the id of one that has settled.
+        # A settled task that was once listed without its date is tracked again, under the same id.
         self._can_skip_settled = all(row.dated for row in book.rows.values())
         watermark = book.progress.watermark
         self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
@@ -75,7 +75,7 @@ class Transaction:
     def add(self, batch: list[Task]) -> Comparison:
         """Add a batch; return how it compares with the book.
 
-        A ledger that fails here says so at `commit`, so that the list can be read to its end.
+        A failure of the ledger is raised at `commit`, so that the list can be read to its end.
         """
         self._listed = self._listed or bool(batch)
         self._has_dates = self._has_dates or any(task.created_at for task in batch)
@@ -93,7 +93,7 @@ class Transaction:
     def holds(self, basis: Basis) -> bool:
         """Return whether a basis still holds: the book has the same rows, and the list has not shown their tasks yet.
 
-        A second entry of a task has to be compared with the first one.
+        A second entry of a task must be compared with the first one.
         """
         if basis.book and not (basis.book is self._book and self._can_skip_settled):
             return False
@@ -102,35 +102,35 @@ class Transaction:
         return is_same and self._unchanged.isdisjoint(ids) and self._changed.isdisjoint(ids)
 
     def skip(self, basis: Basis, *, has_dates: bool) -> None:
-        """Add tasks whose basis holds; `has_dates` says whether the list tells when any of them was created."""
+        """Add the tasks of a basis that holds; `has_dates` says whether any of them has a creation time."""
         self._listed = True
         self._has_dates = self._has_dates or has_dates
         self._unchanged.update(basis.ids)
 
     def commit(self, now: float) -> bool:
-        """Record the list, which was complete at `now`; return False if another one has been recorded meanwhile.
+        """Record the list, complete at `now`; return False if another one has been recorded in the meantime.
 
-        Raises `LedgerUnavailable`, and `FetchError` for a list that must not be believed.
+        Raises `LedgerUnavailable`, and `FetchError` for a list that must not be trusted.
         """
         if self._failure:
             raise self._failure
         if self._book.progress.has_dates and self._listed and not self._has_dates:
             # Every settled task would look like a new one.
-            raise FetchError("invalid_body", "no task says when it was created (created_at), as those before it did")
+            raise FetchError("invalid_body", "no task has a creation time (created_at), as tasks of earlier lists had")
         return self._record(ListContents(self._staging, self._unchanged, self._has_dates), now)
 
     def first_seen_at(self, task_id: str) -> float | None:
-        """Return when a tracked task was created, or first seen if the list does not say; None if it is new."""
+        """Return when a tracked task was created, or first seen if that is unknown; None if it is not tracked."""
         row = self._book.rows.get(task_id)
         return row.created_at if row else None
 
     def close(self) -> None:
-        """Forget the list."""
+        """Discard the list."""
         self._staging.close()
 
     def _observations(self, batch: list[Task], rows: list[Row | None]) -> tuple[list[Observation], list[int]]:
-        """Return the observations of new and changed tasks, and the places of those that may be news again."""
-        # Without calls for tasks that are settled or unchanged: a list can hold a hundred thousand of these.
+        """Return the observations of new and changed tasks, and the indexes of tasks that may differ next time."""
+        # No calls for settled or unchanged tasks: a list can hold a hundred thousand of them.
         watermark, can_skip_settled = self._watermark, self._can_skip_settled
         observations: list[Observation] = []
         changing: list[int] = []
@@ -140,10 +140,11 @@ class Transaction:
                 if watermark is not None and created_at is not None and created_at < watermark:
                     if can_skip_settled and task.status in FINISHED:
                         continue
-                elif task.id and "\0" not in task.id:  # PostgreSQL cannot store a NUL, and no id has one
+                # PostgreSQL cannot store a NUL, and no real id has one.
+                elif task.id and "\0" not in task.id:
                     observations.append(self._observe(task))
             elif task.credits_used != row.credits_used or (
-                # A preview is pending to the ledger, and thousands of them may wait for ever.
+                # A preview counts as pending, and thousands of them may wait forever.
                 task.status != row.status and known_status(task.status) != row.status
             ):
                 observations.extend(self._contradict(task, row))
@@ -157,9 +158,9 @@ class Transaction:
         return observations, changing
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
-        """Observe a tracked task that the list shows otherwise than the book has it."""
+        """Observe a tracked task that the list shows differently from the book."""
         if task.id in self._unchanged and task.id not in self._changed:
-            # An earlier entry changed nothing; now that there are two, both have to be compared.
+            # An earlier entry agreed with the book; now that there are two, they must be compared.
             yield Observation(task.id, row.status, row.credits_used, row.model, "", row.created_at)
         self._changed.add(task.id)
         yield self._observe(task)
@@ -168,7 +169,7 @@ class Transaction:
         status = known_status(task.status)
         reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
-        # No longer than a label needs, since names are kept for a while.
+        # Cut to what a label needs, because the cache keeps names.
         name = task.model_name and task.model_name[: 4 * MAX_LABEL_LENGTH]
-        # Without names: a first list has a hundred thousand of these.
+        # Positional arguments are faster: a first list has a hundred thousand tasks.
         return Observation(task.id, status, task.credits_used, self._label(name), reason, created_at)
