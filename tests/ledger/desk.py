@@ -1,4 +1,4 @@
-"""What tests of the ledger share: rules, stores whose statements can fail, and a ledger told list by list."""
+"""Shared by the tests of the ledger: rules, stores whose statements can fail, and a ledger that is fed list by list."""
 
 import shutil
 import sqlite3
@@ -50,7 +50,7 @@ def moment(at: float) -> datetime:
 
 
 class Killed(BaseException):
-    """The process ends here; nothing may catch this."""
+    """The process ends here; no code may catch this."""
 
 
 When = Literal["before", "after"]
@@ -58,7 +58,7 @@ Cursor = TypeVar("Cursor")
 
 
 class Tap:
-    """Is told of each single statement before and after it is executed."""
+    """Sees every single statement before and after it is executed."""
 
     def __init__(self) -> None:
         self.committed = False
@@ -73,14 +73,14 @@ class Tap:
 
 
 class Watched:
-    """A store whose statements can be made to fail; `failure` makes what its database raises then."""
+    """A store whose statements can be made to fail; `failure` creates the error that its database raises."""
 
     tap: Tap
     failure: Callable[[], Exception]
     tripped = False
 
     def fail(self, number: int, when: When, error: BaseException | None = None) -> None:
-        """Fail once at one of the statements to come (0: the commit): before it is executed, or after it has been."""
+        """Fail once at the numbered statement from now on (0: the commit), before or after it is executed."""
         statements = 0
 
         def watch(sql: str, now: When) -> None:
@@ -98,14 +98,14 @@ class Watched:
         self.tap.watcher = lambda _sql, _when: None
 
     def statements(self) -> list[str]:
-        """Return a list to which each statement to come is added."""
+        """Return a list to which every later statement is added."""
         told: list[str] = []
         self.tap.watcher = lambda sql, when: told.append(sql) if when == "before" else None
         return told
 
 
 class Wiretap:
-    """A connection that tells its tap of each single statement."""
+    """A connection that shows its tap every single statement."""
 
     def __init__(self, database: Statements, tap: Tap) -> None:
         self._database, self._tap = database, tap
@@ -135,9 +135,9 @@ class WatchedSqlite(Watched, SqliteStore):
         return list(self._database.execute(sql))
 
     def kill(self, number: int, torn: float, copy: Path) -> None:
-        """End the process at one of the statements to come (0: the commit): `copy` gets what it leaves behind.
+        """End the process at the numbered statement from now on (0: the commit); `copy` gets the files it leaves.
 
-        If that is the commit, it dies while it writes the log: `torn` is the part that reaches the file.
+        At the commit it dies while it writes the log: `torn` is the part that reaches the file.
         """
         statements = 0
 
@@ -161,7 +161,7 @@ class WatchedSqlite(Watched, SqliteStore):
         self.tap.watcher = watch
 
     def leave(self, copy: Path) -> None:
-        """Copy the files as they are at this moment, which is what a process that is killed now leaves behind."""
+        """Copy the files as they are now, which is how a process that is killed now leaves them."""
         copy.mkdir()
         for part in self.path.parent.glob(f"{self.path.name}*"):
             shutil.copy(part, copy)
@@ -182,7 +182,7 @@ class WatchedPostgresql(Watched, PostgresqlStore):
             yield Wiretap(sql, self.tap)
 
 
-# --- A ledger told list by list -------------------------------------------------------------------------------------
+# --- A ledger fed list by list --------------------------------------------------------------------------------------
 
 
 class Desk:
@@ -232,13 +232,13 @@ class Desk:
 class Shared(Desk):
     """One of several exporters on a PostgreSQL database, with the clock of the first one."""
 
-    store: WatchedPostgresql  # type: ignore[assignment] # it offers what the desk asks of the other one
+    store: WatchedPostgresql  # type: ignore[assignment] # it has the methods that the desk uses
 
     def __init__(self, url: str, clock: Desk | None = None, **settings: Any) -> None:
         self.url, self.clock = url, clock
         super().__init__(None, **settings)
 
-    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one database
         self.store = WatchedPostgresql(self.url)
         self.ledger = Ledger(self.store, self.rules, lambda: (self.clock or self).now)
 
@@ -256,7 +256,7 @@ class Shared(Desk):
 
 
 STORES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
-"""What a fixture that asks `new_desk` is parametrised by."""
+"""The parameters of a fixture that calls `new_desk`."""
 
 
 def new_desk(request: pytest.FixtureRequest, folder: Path, **settings: Any) -> Desk:

@@ -1,9 +1,9 @@
-"""The truth about a history: what must have been counted, given what happened and which lists showed it.
+"""The truth about a history: the counts that must result from what happened and which lists showed it.
 
-It knows all lists at once and each task's own story, keeps no running state, and computes every count from the whole
+It knows all lists and the story of each task at once, keeps no running state, and computes every count from the whole
 sequence: a task has finished if any list showed it finished; its credits are the rises and falls between the values
-that lists told, one after the other; a run of failures is what failed in lists after the last one that brought a
-success. Nothing of it is taken from the code under test.
+in consecutive lists; a run of failures is the number of failures in lists after the last one with a success. None of
+it is taken from the code under test.
 """
 
 from collections import defaultdict
@@ -26,7 +26,7 @@ Name = tuple[str, str, str]  # model, total, label
 
 @dataclass(frozen=True)
 class Shown:
-    """What one list says of a task, after the best of its entries has been chosen."""
+    """A task as one list shows it, after the best of its entries has been chosen."""
 
     status: str
     credits_used: float | None
@@ -37,7 +37,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A list that the ledger has recorded, complete at `now`, and the exporter's clock and rules then."""
+    """A list that the ledger has recorded, complete at `now`, with the exporter's clock and rules at that time."""
 
     now: float
     clock: float
@@ -48,7 +48,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Event:
-    """A change of a count by one task, in the list of that number."""
+    """A change of a count by one task, in the list with the number `list`."""
 
     list: int
     task: str
@@ -58,7 +58,7 @@ class Event:
 
 
 class Story:
-    """A task and all that the recorded lists have said of it: None for a list that lacked it."""
+    """A task and how each recorded list has shown it: None for a list that lacked it."""
 
     def __init__(self, name: str, lists: Sequence[Recorded], watermarks: Sequence[float]) -> None:
         self.name, self.lists, self.watermarks = name, lists, watermarks
@@ -70,7 +70,7 @@ class Story:
 
     @property
     def counts(self) -> bool:
-        """Whether it was new when it was first shown, and not from before the watermark of the list before."""
+        """Whether it was new when it was first shown, and not older than the watermark of the previous list."""
         return not self.dated or self.first == 0 or self.created_at >= self.watermarks[self.first - 1]
 
     @property
@@ -79,21 +79,21 @@ class Story:
 
     @property
     def skipped(self) -> bool:
-        """Whether it was there before counting began."""
+        """Whether it existed before counting began."""
         return self.first == 0 and self.lists[0].rules.history == "skip"
 
     def tracked(self) -> bool:
         return self.counts and self.valid_for() is None
 
     def valid_for(self) -> int | None:
-        """Return the number of the list after which nothing of it is expected, None if there is no such list."""
+        """Return the number of the list after which no change is expected, None if there is no such list."""
         for number in range(self.first, len(self.lists)):
             if self.created_at < self.watermarks[number] and self._quiet(number):
                 return number
         return None
 
     def events(self) -> Iterator[Event]:
-        """Yield what counts, up to the list with which it settles."""
+        """Yield the changes that count, up to the list with which it settles."""
         if not self.counts:
             return
         end = self.valid_for()
@@ -106,7 +106,7 @@ class Story:
             yield self._event(end, "vanished")
 
     def net_credits(self) -> float:
-        """Return the credits that the last list that told them told, less those from before counting began."""
+        """Return its credits in the last list that reported them, minus those from before counting began."""
         if not self.counts:
             return 0.0
         end = self.valid_for()
@@ -163,7 +163,7 @@ class Story:
         if finished is not None and not (self.skipped and finished == 0):
             yield self._event(finished, "finished")
             if finished != failed:
-                yield self._event(finished, "done")  # no series, but the end of a run of failures
+                yield self._event(finished, "done")  # not a series, but the end of a run of failures
             if self._seen_finishing(finished):
                 took = max(0.0, self.lists[finished].now - self.created_at)
                 yield self._event(finished, "duration_bucket", label=next(b for b in BOUNDS if took <= float(b)))
@@ -179,22 +179,22 @@ class Story:
         now, wait = self.lists[number].now, self.lists[number].rules.settle_after
         since = max(n for n in self._listed if n <= number) + 1
         gaps = (after.now - before.now for before, after in pairwise(self.lists[since : number + 1]))
-        # One gap, however long, is no more than half of it; a clock that goes back takes away what there is, at most.
+        # One gap, however long, counts as at most half of it; a clock step backwards can only undo absence.
         *_, absence = accumulate(gaps, lambda sum_, gap: max(0.0, sum_ + min(gap, wait / 2)), initial=0.0)
         long_absent = absence >= wait
         if self._finished(number) is None:
             return long_absent
         if number == 0 and self.dated:
-            return True  # the first list tells of the past
+            return True  # the first list reports the past
         return now - self.lists[self._changed(number)].now >= wait and (self.dated or long_absent)
 
     def _changed(self, last: int) -> int:
-        """Return the number of the last list that told anything new."""
+        """Return the number of the last list that showed anything new."""
         states = [(n, self.state(n)) for n in self._listed if n <= last]
         return max([self.first, *(n for (_, before), (n, after) in pairwise(states) if before != after)])
 
     def state(self, number: int) -> tuple[str, float | None]:
-        """Return what was known of it after a list: how far it had come, and the credits told last."""
+        """Return what was known of it after a list: its status, and the credits that were reported last."""
         told = self._told(number)
         known = [self._shown(n).status for n in self._listed if n <= number and self._shown(n).status != "unknown"]
         finished = self._finished(number)
@@ -208,7 +208,7 @@ class Story:
 
 
 class Truth:
-    """What must have been counted after some lists, which are all that the ledger has recorded."""
+    """The counts that must result from `lists`, which are all that the ledger has recorded."""
 
     def __init__(self, lists: Sequence[Recorded]) -> None:
         self.lists = lists
@@ -229,7 +229,7 @@ class Truth:
         return totals
 
     def days(self) -> dict[tuple[int, str, str], float]:
-        """Return the totals by UTC day: in the first list, which tells of the past, that of the creation."""
+        """Return the totals by UTC day; for the first list, which reports the past, that is the day of the creation."""
         days: defaultdict[tuple[int, str, str], float] = defaultdict(float)
         for event in self.events:
             if event.total in BY_DAY:
@@ -241,7 +241,7 @@ class Truth:
         return days
 
     def births(self) -> dict[Name, int]:
-        """Return the series that there are, and the list with which each of them came to be."""
+        """Return all series, and the number of the list that created each of them."""
         births: dict[Name, int] = {}
         for number, each in enumerate(self.lists):
             admitted = {label for name, label in self.labels.items() if self.stories[name].first <= number}
@@ -252,7 +252,7 @@ class Truth:
         return births
 
     def failure_runs(self) -> dict[str, int]:
-        """Return for each model how many tasks failed in lists after the last one that brought a success."""
+        """Return for each model how many tasks failed in lists after the last one with a success."""
         last = dict.fromkeys(self.models, -1)
         for event in self.events:
             if event.total == "done":
@@ -267,7 +267,7 @@ class Truth:
         return sum(story.tracked() for story in self.stories.values())
 
     def _admitted(self) -> dict[str, str]:
-        """Return the label value of each task's model: the oldest tasks of each list find the places first."""
+        """Return the label value of each task's model; the models of the oldest tasks in a list are admitted first."""
         labels: dict[str, str] = {}
         new = [story for story in self.stories.values() if story.counts]
         for story in sorted(new, key=lambda story: (story.first, not story.dated, story.created_at, story.name)):

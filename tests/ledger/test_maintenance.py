@@ -1,4 +1,4 @@
-"""What is done to a ledger by hand, and what its counters look like afterwards."""
+"""Commands on a ledger, and the counters afterwards."""
 
 import fcntl
 import shutil
@@ -28,7 +28,7 @@ def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Desk]:
 
 
 def goes_on(desk: Desk) -> None:
-    """See that a ledger counts on from the story: no task again, no change lost, the hold as long as it was."""
+    """Check that a ledger continues the story: no task counts again, no change is lost, the hold stays as long."""
     assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 4)
     assert desk.count("failed", "quota", model="pro") == 0
     assert desk.ledger.counters(*WORKSPACE).failure_runs == {"flash": 0, "pro": 1}
@@ -54,7 +54,7 @@ def test_a_ledger_is_copied_into_postgresql_and_its_counters_go_on(desk: Desk, p
     with pytest.raises(LedgerRefused, match="empty"):
         maintenance.copy(desk.store, shared.store)
     desk.now -= 120
-    goes_on(desk)  # as if nothing had been
+    goes_on(desk)  # as if nothing had happened
     shared.ledger.close()
 
 
@@ -133,7 +133,7 @@ def test_a_backup_removes_what_a_killed_one_has_left_beside_it(tmp_path: Path) -
     before = set(tmp_path.iterdir())
 
     class Killed(SqliteStore):
-        """Leaves behind what a backup has when its process is killed."""
+        """Leaves the files that a backup has when its process is killed."""
 
         @contextmanager
         def reading(self) -> Iterator[Statements]:
@@ -150,7 +150,7 @@ def test_a_backup_removes_what_a_killed_one_has_left_beside_it(tmp_path: Path) -
     assert list(hidden.iterdir()) == [hidden / "of-another-program.lock"]
 
 
-def test_a_backup_that_begins_is_not_taken_for_one_that_was_killed(
+def test_a_backup_that_has_just_begun_is_not_mistaken_for_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = Desk(tmp_path / "ledger.db")
@@ -167,7 +167,7 @@ def test_a_backup_that_begins_is_not_taken_for_one_that_was_killed(
     assert opened(tmp_path / "backup.db", desk).counts("submitted") == (1,)
 
 
-def test_a_backup_touches_nothing_that_links_in_its_folder_lead_to(tmp_path: Path) -> None:
+def test_a_backup_does_not_touch_the_targets_of_links_in_its_folder(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "ledger.db")
     other, left = tmp_path / "other", tmp_path / ".creatify-exporter-backup-left"
     other.mkdir()
@@ -189,7 +189,7 @@ def test_a_backup_that_has_no_folder_says_what_to_do(tmp_path: Path) -> None:
         maintenance.backup(desk.store, tmp_path / "ledger.db" / "new")
 
 
-def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_models_progress_and_tracked_tasks(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     maintenance.show(desk.store)
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
@@ -204,7 +204,7 @@ def test_show_tells_models_marks_and_tracked_tasks(desk: Desk, capsys: pytest.Ca
     ]
 
 
-def test_show_has_no_credits_of_a_list_that_tells_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_has_no_credits_of_a_list_that_reports_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desk = Desk(tmp_path / "ledger.db")
     transaction = desk.ledger.begin("default", "product_to_videos")
     transaction.add([desk.task("a", "done")])
@@ -224,7 +224,7 @@ def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: py
         maintenance.forget_model(desk.store, "pro", maintenance.Scope())
     for _ in range(2):
         desk.list(desk.task("b", "running", 1.0), after=DAY + 1)
-    # A list that is begun while the model is there must not count into series that are gone.
+    # A list that began while the model existed must not count into series that are gone.
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("b", "running", 1.0), desk.task("new", "done", at=desk.now, model="pro")])
     maintenance.forget_model(desk.store, "pro", maintenance.Scope())
@@ -250,7 +250,7 @@ def test_a_model_is_forgotten_in_one_workspace_alone(desk: Desk) -> None:
             transaction.add([desk.task("a", "done", 1.0)])
             transaction.commit(desk.now)
     scope = maintenance.Scope("first", "text_generator")
-    # The task of a first list settles at once, if it is old.
+    # An old task in a first list settles at once.
     maintenance.forget_model(desk.store, "flash", scope)
     left = {book.workspace: book.models for book in desk.store.books()}
     assert left == {"default": {"flash", "pro"}, "first": set(), "second": {"flash"}}

@@ -1,4 +1,4 @@
-"""The ledger on a real PostgreSQL: several exporters, odd settings, and what becomes of a database that fails."""
+"""The ledger on a real PostgreSQL: several exporters, odd settings, and databases that fail."""
 
 import signal
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def other(one: Shared) -> Iterator[Shared]:
     other.ledger.close()
 
 
-def test_what_one_exporter_has_counted_the_other_one_serves_at_once(one: Shared, other: Shared) -> None:
+def test_an_exporter_serves_at_once_what_another_one_has_counted(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
     assert other.counts("submitted", "finished") == (1, 0)
     other.list(one.task("a", "done", 2.0), one.task("b"))
@@ -98,7 +98,7 @@ def test_nothing_is_written_on_top_of_changes_that_are_no_longer_in_the_journal(
     assert other.store.load(*WORKSPACE).progress.version == book.progress.version + 1
 
 
-def test_what_an_earlier_version_has_written_is_read_with_the_book(one: Shared, other: Shared) -> None:
+def test_changes_written_by_an_earlier_version_are_read_with_the_book(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
     assert other.count("submitted") == 1
     entry = Path(__file__).with_name("files").joinpath("journal-entry.msgpack").read_bytes()
@@ -112,7 +112,7 @@ def test_what_an_earlier_version_has_written_is_read_with_the_book(one: Shared, 
     assert (one.count("submitted"), other.count("submitted")) == (9, 9)
 
 
-def test_a_copy_that_could_not_be_brought_up_to_date_is_read_anew(one: Shared, other: Shared) -> None:
+def test_a_book_that_could_not_be_brought_up_to_date_is_read_again(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
     assert other.count("submitted") == 1
     one.list(one.task("a"), one.task("b"))
@@ -169,7 +169,7 @@ def test_a_hold_that_one_exporter_has_ended_is_over_for_all(one: Shared, other: 
     other.list(one.task("a"), one.task("b", "done", 5.0, model="pro"))
     assert one.count("credits_used", model="pro") == other.count("credits_used", model="pro") == 0
     one.now += 120
-    late = Shared(one.url, one)  # itself, it would wait for as long again
+    late = Shared(one.url, one)  # by its own start, it would hold for as long again
     assert one.count("credits_used", model="pro") == 5
     assert late.count("credits_used", model="pro") == other.count("credits_used", model="pro") == 5
     late.ledger.close()
@@ -232,7 +232,7 @@ def test_the_database_ends_a_transaction_in_which_nothing_happens(one: Shared) -
 
 
 class Observed(WatchedPostgresql):
-    """A store whose transaction under way can be asked for how long it may idle."""
+    """A store whose transaction in progress can be asked how long it may stay idle."""
 
     @contextmanager
     def _connection(self) -> Iterator[Statements]:
@@ -292,7 +292,7 @@ def test_a_copy_is_refused_if_an_exporter_starts_meanwhile(postgres: Postgres, o
         assert [len(book.rows) for book in target.books()] == [0]
 
 
-def test_what_is_served_survives_a_crash_of_a_database_that_is_set_to_be_careless(postgres: Postgres, url: str) -> None:
+def test_served_counts_survive_a_crash_of_a_database_with_careless_settings(postgres: Postgres, url: str) -> None:
     with postgres.admin() as connection:
         connection.execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET synchronous_commit = off")
     with closing(WatchedPostgresql(url)) as store, store.writing() as sql:
@@ -318,7 +318,7 @@ def test_exporters_take_turns_whatever_isolation_is_the_default(postgres: Postgr
             return [desk.list(desk.task("a", "running", float(number))) for number in range(10)]
 
         recorded = [each for answers in pool.map(record, desks) for each in answers]
-    assert len(recorded) == 40  # none has failed
+    assert len(recorded) == 40  # no commit has failed
     assert len({desk.counts("submitted", "credits_used", "credits_refunded") for desk in desks}) == 1
     for desk in desks:
         desk.ledger.close()
@@ -356,7 +356,7 @@ def test_a_connection_that_was_cut_costs_nothing(postgres: Postgres, one: Shared
 
 
 @pytest.mark.parametrize("lists", [1, 2, 6])
-def test_what_a_database_has_lost_in_a_failover_is_lost_for_all(
+def test_lists_that_a_database_has_lost_in_a_failover_are_lost_for_all_exporters(
     postgres: Postgres, one: Shared, other: Shared, lists: int
 ) -> None:
     one.list(one.task("a", "running"))
@@ -381,7 +381,7 @@ def test_a_list_that_was_fetched_before_a_failover_and_another_one_is_not_record
     standby = postgres.copy(one.url)
     one.list(one.task("a", "done", 3.0))
     transaction = one.ledger.begin(*WORKSPACE)
-    transaction.add([one.task("a", "done", 3.0)])  # no change to what is known, and soon lost
+    transaction.add([one.task("a", "done", 3.0)])  # no change to the known state, and soon lost
     postgres.replace(one.url, standby)
     other.list(other.task("a", "running"))
     assert transaction.commit(one.now) is False
@@ -389,7 +389,7 @@ def test_a_list_that_was_fetched_before_a_failover_and_another_one_is_not_record
     assert other.counts("submitted", "finished", "credits_used") == (1, 1, 3)
 
 
-def test_a_database_that_is_made_anew_counts_for_each_workspace_what_is_its_own(
+def test_a_database_that_is_created_again_counts_each_workspace_separately(
     postgres: Postgres, one: Shared, other: Shared
 ) -> None:
     one.list(one.task("a", "done", 1.0))
@@ -405,7 +405,7 @@ def test_a_database_that_is_made_anew_counts_for_each_workspace_what_is_its_own(
         assert second[SeriesKey("flash", "credits_used")] == 100
 
 
-def test_a_database_that_is_replaced_by_an_empty_one_is_prepared_anew(postgres: Postgres, one: Shared) -> None:
+def test_a_database_that_is_replaced_by_an_empty_one_is_prepared_again(postgres: Postgres, one: Shared) -> None:
     one.list(one.task("a"))
     postgres.replace(one.url)
     with pytest.raises(LedgerUnavailable, match="does not exist"):
@@ -453,7 +453,7 @@ def refusal(url: str) -> str:
     return str(refused.value)
 
 
-def test_databases_that_are_no_ledger_are_refused(postgres: Postgres) -> None:
+def test_databases_that_are_not_a_ledger_are_refused(postgres: Postgres) -> None:
     assert "UTF8" in refusal(postgres.database("LATIN1"))
     foreign, newer = postgres.database(), postgres.database()
     with psycopg.connect(foreign) as connection:
@@ -483,7 +483,7 @@ def test_a_schema_that_was_made_for_the_exporter_is_enough(postgres: Postgres, u
     desk.ledger.close()
 
 
-def test_a_role_that_may_not_use_the_schema_is_told_so_and_waited_for(postgres: Postgres, url: str) -> None:
+def test_a_role_that_may_not_use_the_schema_gets_a_reason_and_can_try_again(postgres: Postgres, url: str) -> None:
     database = url.rsplit("/", 1)[1]
     with closing(PostgresqlStore(lambda: url)):
         pass

@@ -1,4 +1,4 @@
-"""The rules of the ledger, told list by list. That they hold for any history is shown in test_oracle.py."""
+"""The rules of the ledger, told list by list; test_oracle.py shows that they hold for any history."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -129,7 +129,7 @@ def test_an_unfinished_task_does_not_vanish_while_it_is_listed(status: str | Non
     assert desk.counts("finished", "duration_sum") == (1, desk.now - NOON)
 
 
-def test_what_the_ledger_takes_for_the_same_is_not_compared_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_without_changes_is_not_compared(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [desk.task("p", "preview", 5.0, at=None), desk.task("u", "queued"), desk.task("n", None)]
     desk.list(*tasks)
     monkeypatch.delattr(StagingTable, "add")
@@ -159,11 +159,11 @@ def test_an_absence_ends_with_the_list_that_has_the_task_again(desk: Desk, statu
     assert desk.tracked() == 1
 
 
-def test_a_clock_that_is_set_is_no_absence() -> None:
+def test_a_clock_change_is_not_an_absence() -> None:
     desk = Desk(new_series_hold=0.0)
     one, other = desk.task("one", "done", 5.0, at=None), desk.task("other", "done", 1.0, at=None)
     desk.list(one, other)
-    desk.list(other)  # a page has shifted, so that one is missing for half a minute
+    desk.list(other)  # a page has shifted, so one task is missing for half a minute
     desk.list(other, after=40 * DAY)
     desk.list(one, other)
     assert desk.counts("submitted", "credits_used") == (2, 6)
@@ -189,7 +189,7 @@ def test_with_lists_that_are_rarer_than_a_settle_time_a_task_still_vanishes(desk
     assert vanished == [0, 0, 1, 1]
 
 
-def test_what_is_tracked_does_not_grow_with_history() -> None:
+def test_the_number_of_tracked_tasks_does_not_grow_with_history() -> None:
     desk = Desk()
     history: list[Task] = []
     for number in range(400):
@@ -218,10 +218,10 @@ def test_skipped_history_is_followed_but_not_counted() -> None:
     assert (desk.count("failed", "other"), desk.count("failed_credits_used")) == (1, 3)
 
 
-def test_a_list_in_which_no_task_says_when_it_was_created_is_not_believed_after_one_that_did(desk: Desk) -> None:
+def test_a_list_without_dates_is_refused_after_a_list_with_dates(desk: Desk) -> None:
     with pytest.raises(FetchError, match="created_at"):
         desk.list(desk.task("b", at=None))
-    assert desk.list()  # one that is empty is believed, and forgets nothing
+    assert desk.list()  # an empty list is trusted, and forgets nothing
     with pytest.raises(FetchError, match="created_at"):
         desk.list(desk.task("b", at=None))
     assert desk.count("submitted") == 1
@@ -241,7 +241,7 @@ def test_rules_that_change_while_a_list_is_read_hold_from_the_next_one_on() -> N
 
 
 def test_models_are_admitted_by_age_up_to_the_limit_and_the_rest_is_other() -> None:
-    desk = Desk(max_models=3, models=frozenset({"always"}))  # which keeps one of the three places
+    desk = Desk(max_models=3, models=frozenset({"always"}))  # "always" keeps one of the three places
     names = {"young": 0.0, "old": -60.0, "always": 60.0, "older": -120.0, "": 90.0}
     desk.list(*(desk.task(name or "empty", at=NOON + born, model=name) for name, born in names.items()))
     assert desk.ledger.counters(*WORKSPACE).models == {"older", "old", "always", "other"}
@@ -250,7 +250,7 @@ def test_models_are_admitted_by_age_up_to_the_limit_and_the_rest_is_other() -> N
     assert desk.ledger.counters(*WORKSPACE).models == {"older", "old", "always", "other"}
 
 
-def test_every_model_has_every_series_from_its_first_sight_on(desk: Desk) -> None:
+def test_every_model_has_every_series_from_its_first_task_on(desk: Desk) -> None:
     totals = {(key.total, key.label) for key, _ in desk.ledger.counters(*WORKSPACE).values}
     assert {label for total, label in totals if total == "failed"} == {"timeout", "quota", "other"}
     assert len(totals) == 8 + 3 + 11
@@ -278,7 +278,7 @@ def test_models_of_the_first_list_are_served_with_their_values_at_once() -> None
     assert desk.count("credits_used") == 5
 
 
-def test_a_clock_that_is_set_right_does_not_prolong_a_hold_for_ever(desk: Desk) -> None:
+def test_correcting_a_clock_does_not_prolong_a_hold_forever(desk: Desk) -> None:
     desk.now += 365 * DAY
     desk.list(desk.task("b", "done", 5.0, model="pro", at=desk.now))
     desk.now -= 365 * DAY
@@ -296,7 +296,7 @@ def test_a_run_of_failures_ends_with_a_success_of_the_same_model(desk: Desk) -> 
         [("e", "done", "pro"), ("c", "failed", "flash"), ("f", "running", "flash")],
         # Which of the two was first is unknown.
         [("f", "done", "flash"), ("g", "failed", "flash"), ("h", "failed", "pro")],
-        # What was done and fails later has certainly failed after a success.
+        # A done task that fails later has certainly failed after a success.
         [("f", "failed", "flash"), ("h", "failed", "pro")],
     ]
     for each in lists:
@@ -338,7 +338,7 @@ def durations(desk: Desk) -> dict[str, float]:
         pytest.param([("first", 0), ("undated", None)], 15, {"30.0": 1}, id="without a date"),
     ],
 )
-def test_a_duration_is_observed_if_the_list_before_tells_that_the_task_has_finished_since(
+def test_a_duration_is_observed_if_the_previous_list_proves_that_the_task_has_finished_since(
     desk: Desk, tasks: list[tuple[str, float | None]], after: float, observed: dict[str, float]
 ) -> None:
     desk.list(*(desk.task(name, "done", at=None if at is None else NOON + at) for name, at in tasks), after=after)

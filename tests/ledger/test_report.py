@@ -1,4 +1,4 @@
-"""What the report says of a ledger whose days are known."""
+"""The report of a ledger whose days are known."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "d
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Write a ledger of three days in two months: each list is looked at just before midnight."""
+    """Write a ledger of three days in two months; each list is recorded just before midnight."""
     file = tmp_path / "ledger.db"
     with closing(Ledger(SqliteStore(file), rules())) as ledger:
         september, october, next_day = at("2026-09-30T23:59:59"), at("2026-10-01T23:59"), at("2026-10-02T23:59")
@@ -65,7 +65,7 @@ def write(path: Path, month: str | None, *, as_csv: bool, plans: Mapping[str, Pl
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    """Return the cells of a table; those at its end that are empty are missing."""
+    """Return the cells of a table; empty cells at the end of a line are missing."""
     return [re.split(r"  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
 
 
@@ -77,7 +77,7 @@ OCTOBER = [
 ]
 
 
-def test_a_month_is_told_by_day_then_by_model_then_whole_with_costs_rounded_once(
+def test_a_month_is_printed_by_day_then_by_model_then_as_a_whole_with_costs_rounded_once(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(path, "2026-10", as_csv=False, plans=PLANS)
@@ -128,7 +128,7 @@ def test_the_lists_of_a_workspace_that_begin_together_share_a_line(
     ]
 
 
-def test_credits_that_a_list_does_not_tell_are_empty_and_not_0(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_credits_that_no_list_reports_are_empty_and_not_0(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moment, silent = at("2026-10-02T23:59"), "product_to_videos"
     with closing(Ledger(SqliteStore(path), rules())) as ledger:
         for workspace in ("default", "silent"):
@@ -146,7 +146,7 @@ def test_credits_that_a_list_does_not_tell_are_empty_and_not_0(path: Path, capsy
     sums = {(*line[1:3], line[3]): line[4:] for line in lines(capsys) if line[0] == "2026-10"}
     assert sums["default", silent, "all models"] == ["1", "1", "1", "USD"]
     assert sums["silent", "all lists", "all models"] == ["1", "1", "1", "EUR"]
-    # A sum over lists is that of what is known.
+    # A sum over lists covers the lists that report credits.
     assert sums["default", "all lists", "all models"][3:] == ["1.375", "0.25", "1.125", "0", "0.17", "USD"]
 
 
@@ -163,7 +163,7 @@ def test_no_name_in_the_csv_is_a_formula_of_a_spreadsheet(path: Path, capsys: py
     assert {line[3] for line in lines(capsys) if line[1:2] == ["=odd"]} == {*names, "all models"}
 
 
-def test_each_workspace_has_a_currency_of_its_own_and_its_smallest_unit(
+def test_each_workspace_has_its_own_currency_and_its_smallest_unit(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans = {
@@ -190,14 +190,14 @@ def test_days_of_an_earlier_version_do_not_know_the_credits_of_failed_tasks(
     assert wasted["2026-10-02", "second", "pro"] == ["0"]
 
 
-def test_columns_stand_below_each_other(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_are_aligned(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(path, "2026-10", as_csv=False, plans={**PLANS, "second": Plan(price_per_credit=1, currency="EUR")})
     printed = capsys.readouterr().out.splitlines()[:-2]
     ends = {line.rindex(cell) + len(cell) for line, cell in ((each, each.split()[-1]) for each in printed)}
     assert len(ends) == 1
 
 
-def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_has_only_the_days_and_quotes_where_needed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(path, "2026-10", as_csv=True, plans=PLANS)
     printed = capsys.readouterr()
     assert "\r" not in printed.out
@@ -206,7 +206,7 @@ def test_csv_has_the_days_alone_and_quotes_what_needs_it(path: Path, capsys: pyt
     assert printed.err.startswith("second (text_generator): counting began")
 
 
-def test_what_happened_before_midnight_utc_is_of_the_month_before(
+def test_changes_before_midnight_utc_belong_to_the_previous_month(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(path, "2026-09", as_csv=True)
@@ -253,7 +253,7 @@ def test_without_a_month_it_is_this_one_in_utc(path: Path, capsys: pytest.Captur
         "2026-1\u0660",
     ],
 )
-def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
+def test_an_invalid_month_is_refused_in_one_line(path: Path, month: str) -> None:
     with pytest.raises(ConfigError) as caught:
         write(path, month, as_csv=False)
     (problem,) = caught.value.problems
@@ -261,7 +261,7 @@ def test_what_is_no_month_is_one_line(path: Path, month: str) -> None:
     assert "2026-10" in problem
 
 
-def test_a_ledger_that_is_none_is_refused_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_ledger_is_refused_and_not_created(tmp_path: Path) -> None:
     missing, foreign = tmp_path / "missing.db", tmp_path / "foreign.db"
     with pytest.raises(LedgerRefused, match=r"missing\.db"):
         write(missing, "2026-10", as_csv=False)
@@ -273,7 +273,7 @@ def test_a_ledger_that_is_none_is_refused_and_not_made(tmp_path: Path) -> None:
         write(tmp_path, "2026-10", as_csv=False)
 
 
-def test_a_report_disturbs_nobody_who_writes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_does_not_disturb_a_writer(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(Ledger(SqliteStore(path), rules())) as ledger:
         recorded(ledger, at("2026-10-02T23:59:30"), task("f", at("2026-10-02T23:59"), model="new"))
         write(path, "2026-10", as_csv=True)

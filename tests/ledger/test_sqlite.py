@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refusal(path: Path) -> str:
-    """Return why a file is refused, having seen that it was left alone."""
+    """Return the reason why a file is refused, and check that the file was not touched."""
     before = path.read_bytes()
     with pytest.raises(LedgerRefused) as refused:
         SqliteStore(path)
@@ -56,7 +56,7 @@ def used(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"PNG", b"notes\n" * 1000, b"\0" * 4096])
-def test_a_file_that_is_no_database_is_not_touched(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_not_touched(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(content)
     assert "is not a ledger of this exporter" in refusal(path)
@@ -115,7 +115,7 @@ def test_a_bit_that_flips_in_a_ledger_is_noticed_or_changes_nothing(path: Path) 
 
 @pytest.mark.slow
 def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recording(path: Path) -> None:
-    """What cannot be told from a power failure during the last commit is taken for one."""
+    """Damage in the last commit looks like a power failure during it, and is treated as one."""
     desk = Desk(path)
     for number in range(40):
         desk.list(*(desk.task(f"task {number} {each}", "done", 1.0) for each in range(5)))
@@ -143,8 +143,8 @@ def test_a_bit_that_flips_in_the_log_is_noticed_unless_it_is_in_the_last_recordi
         shutil.rmtree(copy)
 
 
-def test_what_failed_commits_leave_in_the_log_is_no_damage(path: Path) -> None:
-    """A commit that cannot be synchronised to the disk leaves its frames; a shorter one later does not cover them."""
+def test_remains_of_failed_commits_in_the_log_are_not_damage(path: Path) -> None:
+    """A commit that cannot be synced to disk leaves its frames, and a later shorter one does not overwrite them all."""
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))
     log = path.with_name("ledger.db-wal")
@@ -180,7 +180,7 @@ def leave_frames(log: Path, end: int, pages: int) -> None:
             opened.write(page.to_bytes(4) + size_after_commit.to_bytes(4) + salts + bytes(8 + 4096))
 
 
-def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
+def test_a_book_that_was_damaged_under_a_running_exporter_is_not_read_again(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))
     with closing(sqlite3.connect(path)) as damage:
@@ -195,7 +195,7 @@ def test_what_is_damaged_under_a_running_exporter_is_not_read_again(path: Path) 
     assert desk.counts("submitted", "finished") == (1, 1)
 
 
-def test_what_is_damaged_before_a_book_is_first_read_is_not_read(path: Path) -> None:
+def test_a_book_that_was_damaged_before_its_first_reading_is_not_read(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))
     desk.restart()
@@ -222,7 +222,7 @@ def test_a_reader_of_the_log_is_not_waited_for(path: Path, monkeypatch: pytest.M
     assert desk.counts("submitted") == (3,)
 
 
-def test_years_of_daily_totals_are_read_at_first_and_no_more(path: Path) -> None:
+def test_years_of_daily_totals_are_read_only_once(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a", "done", 1.0))
     desk.restart()
@@ -296,7 +296,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> N
     with pytest.raises(LedgerRefused, match="cannot be opened"):
         SqliteStore(tmp_path / "file" / "ledger.db")
     (tmp_path / "closed").mkdir(mode=0o500)
-    if os.geteuid() != 0:  # for whom nothing is closed
+    if os.geteuid() != 0:  # root may write everywhere
         with pytest.raises(LedgerRefused, match="cannot be opened"):
             SqliteStore(tmp_path / "closed" / "ledger.db")
 
@@ -318,7 +318,7 @@ def test_a_new_ledger_is_private(path: Path) -> None:
 
 @contextmanager
 def full_database(desk: Desk) -> Iterator[None]:
-    """Let the database have no page more."""
+    """Keep the database from growing by a page."""
     desk.store.execute("PRAGMA max_page_count = 1")
     yield
     desk.store.execute("PRAGMA max_page_count = 1000000")
@@ -326,7 +326,7 @@ def full_database(desk: Desk) -> Iterator[None]:
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size."""
+    """Limit the size of the files that this process writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -336,7 +336,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def full_disk(desk: Desk) -> AbstractContextManager[None]:
-    """Let no file grow much beyond the size that the ledger's log has."""
+    """Limit the size of files to little more than that of the ledger's log."""
     log = desk.store.path.with_name(f"{desk.store.path.name}-wal")
     return files_of_at_most(log.stat().st_size + 5000)
 
@@ -350,7 +350,7 @@ def read_only(desk: Desk) -> Iterator[None]:
 
 @contextmanager
 def locked(desk: Desk) -> Iterator[None]:
-    """Let somebody else hold the file's lock for longer than anybody waits."""
+    """Hold the file's lock on another connection for longer than the ledger waits."""
     desk.store.execute("PRAGMA busy_timeout = 20")
     with pytest.MonkeyPatch.context() as now, closing(sqlite3.connect(desk.store.path, isolation_level=None)) as other:
         now.setattr(sqlite_file, "LOCK_TIMEOUT", 0.02)
@@ -376,14 +376,14 @@ def test_a_ledger_that_cannot_be_written_serves_what_is_committed_and_recovers(
     assert desk.counts("submitted", "finished", "credits_used") == (401, 400, 401)
 
 
-def test_a_list_that_finds_no_room_for_its_temporary_file_says_where_to_make_some() -> None:
+def test_a_list_without_room_for_its_temporary_file_says_where_to_make_some() -> None:
     many = (Observation(f"{number:0250}", "done", 1.0, "flash", "", NOON) for number in range(30_000))
     told = r"temporary file: .*; make room .* SQLITE_TMPDIR"
     with closing(StagingTable()) as table, files_of_at_most(2**20), pytest.raises(LedgerUnavailable, match=told):
         table.add(many)
 
 
-def test_a_ledger_that_was_written_behind_our_back_is_read_anew_before_anything_is_counted(path: Path) -> None:
+def test_a_ledger_that_another_program_has_changed_is_read_again_before_anything_is_counted(path: Path) -> None:
     desk = Desk(path)
     desk.list(desk.task("a"))
     with closing(sqlite3.connect(path)) as somebody:
@@ -406,13 +406,13 @@ def test_no_answer_waits_while_the_ledger_is_busy(path: Path) -> None:
         committing = threading.Thread(target=transaction.commit, args=(desk.now,))
         committing.start()
         assert desk.count("submitted") == 1
-        assert committing.is_alive()  # so the answer came first
+        assert committing.is_alive()  # so the counters were served first
         somebody.execute("ROLLBACK")
     committing.join()
     assert desk.count("submitted") == 2
 
 
-def test_nobody_waits_for_a_lock_for_longer_than_5_seconds(path: Path) -> None:
+def test_waiting_for_a_lock_takes_at_most_5_seconds(path: Path) -> None:
     assert Desk(path).store.execute("PRAGMA busy_timeout") == [(5000,)]
 
 
@@ -445,7 +445,7 @@ def test_a_process_killed_while_it_ends_a_hold_has_shown_nothing_yet(path: Path,
     desk.now += 120
     assert desk.counts("submitted") == (1,)
     assert desk.count("credits_used", model="pro") == 5
-    assert desk.store.execute("SELECT DISTINCT held FROM series") == [(0,)]  # all of a model's end together
+    assert desk.store.execute("SELECT DISTINCT held FROM series") == [(0,)]  # all holds of a model end together
 
 
 DIE = """
@@ -529,7 +529,7 @@ def days(path: Path) -> list[Day]:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a ledger"])
-def test_what_is_no_ledger_is_not_read_and_not_made(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_ledger_is_not_read_and_none_is_created(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "ledger.db"
     if content is not None:
         path.write_bytes(content)
@@ -549,7 +549,7 @@ def test_a_ledger_can_be_read_while_it_is_being_written(path: Path) -> None:
 
 @contextmanager
 def reader_only(folder: Path) -> Iterator[None]:
-    """Let this process read the folder but write nothing there; root does without its rights meanwhile."""
+    """Let this process read the folder but write nothing there; root gives up its privileges for that time."""
     for part in [folder, *folder.iterdir()]:
         part.chmod(0o555 if part.is_dir() else 0o444)
     try:
@@ -560,7 +560,7 @@ def reader_only(folder: Path) -> Iterator[None]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Return the files and their content, but for the log's index, in which a reader notes how far it reads."""
+    """Return the files and their content, except the log's index, in which a reader notes its position."""
     files = (part for part in folder.iterdir() if part.is_file() and not part.name.endswith("-shm"))
     return {file.name: file.read_bytes() for file in files}
 
@@ -577,7 +577,7 @@ def test_reading_a_ledger_that_nobody_has_open_leaves_no_file_beside_it(tmp_path
 @pytest.mark.parametrize("named_by", ["ledger.db", "link.db"])
 @pytest.mark.parametrize("left", ["closed", "running", "killed", "killed, without the log's index"])
 def test_reading_needs_no_right_to_write(left: str, named_by: str) -> None:
-    # Not in pytest's own folder, which only its owner may enter.
+    # Not in pytest's folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="ledger-") as home:
         Path(home).chmod(0o755)
         desk = Desk(Path(home, "ledger.db"))

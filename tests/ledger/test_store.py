@@ -1,4 +1,4 @@
-"""What holds for a ledger in every store: the same stories on SQLite and on PostgreSQL."""
+"""Properties of a ledger in every store: the same stories on SQLite and on PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -56,7 +56,7 @@ def test_all_rows_share_the_texts_of_models_and_statuses(desk: Desk) -> None:
     assert len({id(each.model) for each in observed}) == len({id(each.status) for each in observed}) == 1
 
 
-def test_an_absence_goes_on_through_a_restart(desk: Desk) -> None:
+def test_an_absence_continues_through_a_restart(desk: Desk) -> None:
     desk.list(desk.task())
     desk.list()
     desk.restart()
@@ -68,7 +68,7 @@ def test_an_absence_goes_on_through_a_restart(desk: Desk) -> None:
     assert desk.count("vanished") == 1
 
 
-def test_an_evicted_book_is_read_again_also_by_a_fetch_under_way(desk: Desk) -> None:
+def test_an_evicted_book_is_read_again_even_by_a_fetch_in_progress(desk: Desk) -> None:
     desk.list(desk.task("first"))
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("first", "done", 2.0), desk.task("b")])
@@ -97,7 +97,7 @@ def test_workspaces_do_not_touch_each_other(desk: Desk) -> None:
     assert (other[SeriesKey("flash", "credits_used")], other[SeriesKey("pro", "credits_used")]) == (8, 4)
 
 
-def test_what_the_first_list_tells_is_booked_under_the_day_it_happened(desk: Desk) -> None:
+def test_the_first_list_is_booked_under_the_days_on_which_its_tasks_were_created(desk: Desk) -> None:
     desk.list(desk.task("a", "done", 2.0, at=NOON - 3 * DAY), desk.task("b", at=NOON - DAY), desk.task("c", at=-DAY))
     desk.list(desk.task("b", "failed", 1.5, at=NOON - DAY), after=DAY)
     booked = [(day.day - TODAY, day.total, day.value) for day in desk.store.days(TODAY - 3, TODAY + 2)]
@@ -112,7 +112,7 @@ def test_what_the_first_list_tells_is_booked_under_the_day_it_happened(desk: Des
         (1, "failed_credits_used", 1.5),
         (1, "finished", 1.0),
     ]
-    assert [day.day for day in desk.store.days(0, TODAY - 3)] == [0]  # 1970 is the first year that there is
+    assert [day.day for day in desk.store.days(0, TODAY - 3)] == [0]  # no day is before 1970
     assert desk.store.days(TODAY, TODAY + 1) == []
 
 
@@ -123,7 +123,7 @@ def test_a_journal_entry_is_read_and_written_as_by_earlier_versions() -> None:
     assert (changes.progress.version, changes.progress.watermark) == (3, NOON + 30 - DAY)
     assert changes.rows["a"]
     assert changes.rows["a"].credits_used == 2.5
-    # Fields that are new are ignored by earlier versions; the others must have their names and shapes.
+    # Earlier versions ignore new fields; the others must keep their names and shapes.
     new = {"failure_runs", "base", "revision"}
     fields = dict[str, msgspec.Raw]
     written = msgspec.msgpack.decode(msgspec.msgpack.encode(changes), type=fields)
@@ -151,7 +151,7 @@ def test_a_commit_that_fails_at_any_statement_loses_nothing_and_repeats_nothing(
         listed.append(desk.task(f"task {number}", "done", 2.0))
         other = desk.ledger.begin(*WORKSPACE)
         other.add(listed)
-        # 0 is the commit itself, which after it has been executed only seems to have failed.
+        # 0 is the commit itself; if it fails after it has been executed, it only seems to have failed.
         desk.store.fail(number, when)
         with suppress(LedgerUnavailable):
             desk.list(*listed)
@@ -177,7 +177,7 @@ def test_a_closed_ledger_says_so(desk: Desk) -> None:
 
 @pytest.fixture
 def held(desk: Desk) -> Desk:
-    """Tell of a model that comes with the second list."""
+    """Add a model that first appears in the second list."""
     desk.list(desk.task("a"))
     desk.list(desk.task("b", "done", 5.0, model="pro"))
     return desk
@@ -192,7 +192,7 @@ def test_a_hold_that_is_over_stays_over_through_restarts_and_clock_steps(held: D
         assert held.count("credits_used", model="pro") == 5
 
 
-def test_a_hold_begins_anew_with_a_start_that_may_have_kept_the_0_from_being_seen(held: Desk) -> None:
+def test_a_hold_begins_again_with_a_start_that_may_have_kept_the_0_from_being_scraped(held: Desk) -> None:
     held.now += 600
     held.restart()
     assert held.count("credits_used", model="pro") == 0
@@ -201,7 +201,7 @@ def test_a_hold_begins_anew_with_a_start_that_may_have_kept_the_0_from_being_see
 
 
 @pytest.mark.parametrize("number", [0, 1, 3, 25])
-def test_a_hold_that_cannot_be_ended_in_the_store_goes_on(held: Desk, number: int) -> None:
+def test_a_hold_that_cannot_be_ended_in_the_store_continues(held: Desk, number: int) -> None:
     held.now += 120
     held.store.fail(number, "before", Killed())
     with suppress(Killed):

@@ -26,13 +26,13 @@ from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
 from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.target import read_list
 
-RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # what is not documented is unknown, and ranks 0
+RANK = {"pending": 1, "running": 2, "done": 3, "failed": 4}  # an undocumented status is unknown, and ranks 0
 TASKS = 12
 REASONS = (("timeout", "quota"), ("timeout",), ("quota", "refused"))
 SETTLE_AFTER = 2 * HOUR
 REPLICAS = 3
 LIST = TEXT_GENERATOR._replace(has_previews=True)
-# Long enough for an entry to be told by its first bytes, and for a chunk of two.
+# Long enough to recognise an entry by its first bytes, and for a chunk of two entries.
 ENTRY, BATCH = 300, 500
 LONGEST = 20
 
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Life:
-    """What truly happens to a task: `age` when a list first could show it (None: it tells no date), then its stages."""
+    """The true course of a task: its `age` when a list could first show it (None: no date), then its stages."""
 
     age: float | None
     model: str | None
@@ -71,11 +71,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Step:
-    """Time goes by, some tasks go on, the configuration may change, and a list comes in, with its fate.
+    """Time passes, some tasks proceed, the configuration may change, and a list arrives, with its fate.
 
-    A list that goes on has the entries of the one before behind its own. Unless it has copies, the first entry of each
-    task stays. `number` is that of the replica it comes to.
-    "failed over": the database loses the last lists, `lost` of them, `when` the list of this step is fetched.
+    A list that `goes_on` has the entries of the previous one after its own. Unless it has copies, only the first entry
+    of each task stays. `number` selects the replica that receives it.
+    "failed over": the database loses the last lists, `lost` of them, `when` (before or after) this list is fetched.
     """
 
     wait: float
@@ -100,7 +100,7 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """`silent` is what no task tells; `own_reasons` are texts of failures that are reasons by themselves."""
+    """`silent` is what no task reports; `own_reasons` are failure texts that are used as reasons unchanged."""
 
     silent: Literal["nothing", "dates", "credits"]
     own_reasons: tuple[str, ...]
@@ -110,11 +110,11 @@ class History:
 
 
 PATHS = ["pr", "prd", "prdd", "prf", "pd", "pf", "d", "f", "df", "prdf", "prff", "rd", "prdff"]
-# Previews that come and go, and tasks that start again when they are done.
+# Previews that appear and disappear, and tasks that start again after they were done.
 PATHS += ["v", "pv", "vp", "pvrd", "pvpf", "vrdv", "prdr", "prdrd", "prdrf"]
 STATUS = {"p": "pending", "v": "preview", "r": "running", "d": "done", "f": "failed"}
 TIMES = [0.0, 0.25, 15.0, 15.0, 15.0, 60.0, 120.0, 899.0, 900.0, 900.25, HOUR, SETTLE_AFTER - 0.25, SETTLE_AFTER]
-# Of SETTLE_AFTER + 15 is a task that was created just at the watermark of a list 15 s ago.
+# SETTLE_AFTER + 15: the task was created exactly at the watermark of a list 15 s ago.
 AGES = [
     0.0,
     5.0,
@@ -133,7 +133,7 @@ AGES = [
 
 def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[History]:
     credit = st.none() | st.integers(0, 12).map(lambda halves: halves / 2)
-    # Made once and not for each life: that would take half of the time of a draw.
+    # Made once, because making them for each life would take half of the time of a draw.
     stages = {path: st.tuples(*(st.builds(Stage, st.just(STATUS[each]), credit) for each in path)) for path in PATHS}
     life = st.builds(
         Life,
@@ -161,7 +161,7 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
         "goes_on": st.sampled_from([True, True, False]),
         "has_copies": st.sampled_from([False, False, True]),
     }
-    # Most of its list is known from the one before.
+    # Most of its list is known from the previous one.
     calm = {
         "changes": st.just(()),
         "entries": st.lists(entry, max_size=1).map(tuple),
@@ -211,7 +211,7 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
 
 @dataclass(frozen=True)
 class Fetch:
-    """A list on its way into a ledger; `last` was the last one recorded when it was begun, by the rules of then."""
+    """A list on its way into a ledger; `last` is the last list recorded before it, `rules` are those of that time."""
 
     transaction: Transaction
     cache: ChunkCache
@@ -220,7 +220,7 @@ class Fetch:
     rules: Rules
 
     def tell(self) -> None:
-        """Tell the transaction the list as it is fetched: from its bytes, without the chunks that are known."""
+        """Add the list to the transaction as in a fetch: from its bytes, skipping the known chunks."""
         body = json.dumps([_entry(task) for task in self.tasks], separators=(",", ":")).encode()
         read_list(Decoder(2**20, self.cache, LIST).batches(BytesIO(body)), self.transaction, self.cache)
 
@@ -268,7 +268,7 @@ class World:
         self.ledger.close()
 
     def rival(self) -> Ledger:
-        """Return the ledger that records another list meanwhile."""
+        """Return the ledger that records another list in the meantime."""
         return self.ledger
 
     def configure(self, step: Step) -> None:
@@ -319,9 +319,9 @@ class World:
         return self.lists[-1] if self.lists else None
 
     def commit(self, fetch: Fetch) -> None:
-        """Commit, and see that the list is recorded, unless a newer one has been or it must not be believed."""
+        """Commit, and check that the list is recorded, unless a newer one has been or it must not be trusted."""
         overtaken = fetch.last is not self.last()
-        # After a list with dates, one without any must not be believed.
+        # After a list with dates, a list without any must not be trusted.
         dated = any(each.has_dates for each in self.lists)
         dateless = bool(fetch.tasks) and not any(task.created_at for task in fetch.tasks)
         try:
@@ -346,7 +346,7 @@ class World:
         self.truth = Truth(self.lists)
 
     def fail_at(self, step: Step, fetch: Fetch) -> None:
-        """Commit while one statement fails; if that was the commit and it has failed only in appearance, it counts."""
+        """Commit while one statement fails; if that is the commit and it only seems to fail, the list counts."""
         self.store.fail(step.statement, step.when)
         try:
             self.commit(fetch)
@@ -358,7 +358,7 @@ class World:
             self.store.heal()
 
     def kill_at(self, step: Step, fetch: Fetch) -> None:
-        """Kill the process while it commits, and go on with the files that it has left."""
+        """Kill the process while it commits, and continue with the files that it has left."""
         assert self.folder
         assert isinstance(self.store, WatchedSqlite)
         self.copies += 1
@@ -378,7 +378,7 @@ class World:
         self.recovered(fetch, before, may_be_there=committing)
 
     def recovered(self, fetch: Fetch, before: int, *, may_be_there: bool) -> None:
-        """See what the store holds of a list whose commit was interrupted: all or nothing."""
+        """Check that the store holds all or nothing of a list whose commit was interrupted."""
         if len(self.lists) == before and self.version() > before:
             assert may_be_there
             self.record(fetch)
@@ -389,7 +389,7 @@ class World:
         return int(found[0][0]) if found else 0
 
     def listed(self, entries: Iterable[Entry]) -> list[Task]:
-        """Return a list of tasks; those on which the ledger promises nothing are left out."""
+        """Return a list of tasks, without the tasks about which the ledger promises nothing."""
         return [task for task in map(self.task, entries) if task]
 
     def task(self, entry: Entry) -> Task | None:
@@ -400,8 +400,8 @@ class World:
         stage = life.stages[max(0, self.stages[entry.task] - entry.lag)]
         story = self.truth.stories.get(identity)
         if story and not story.tracked() and (created_at is None or created_at >= self.truth.watermarks[-1]):
-            return None  # nothing in it tells it from a new one
-        # Nor would it in an entry without a date of a task that has settled, or was settled before it was seen.
+            return None  # nothing distinguishes it from a new one
+        # The same holds for an undated entry of a task that has settled, or was settled before it was seen.
         settled = not story.tracked() if story else self.is_old(created_at)
         tells_date = entry.tells_date or settled
         return Task(
@@ -419,7 +419,7 @@ class World:
     # --- Comparing ----------------------------------------------------------------------------------------------
 
     def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
-        """Return what the ledger serves and what it should; in a hiccup it cannot write down that a hold is over."""
+        """Return what the ledger serves and what it should serve; in a hiccup it cannot store that a hold is over."""
         if hiccup:
             self.store.fail(hiccup, "before")
         counters = self.ledger.counters(*self.name)
@@ -428,7 +428,7 @@ class World:
         return counters, self.expected(hold)
 
     def expected(self, hold: float) -> dict[Name, float]:
-        """Return every series as it is to be served; a hold begins with the birth, or anew with a start after it."""
+        """Return every series as it must be served; a hold begins with the birth, and again with a later start."""
         for name, number in self.truth.births().items():
             self.held.setdefault(name, self.lists[number].clock if number else None)
         for name, born_at in self.held.items():
@@ -438,7 +438,7 @@ class World:
         return {name: totals.get(name, 0.0) if born_at is None else 0.0 for name, born_at in self.held.items()}
 
     def compare(self, hiccup: int) -> None:
-        self.ledger.begin(*self.name).close()  # reads the book anew if it may be stale
+        self.ledger.begin(*self.name).close()  # reads the book again if it may be stale
         counters, expected = self.counters(hiccup)
         served: dict[Name, float] = {(key.model, key.total, key.label): value for key, value in counters.values}
         assert served == expected
@@ -456,7 +456,7 @@ class World:
         self.compare_days()
 
     def compare_rows(self) -> None:
-        """See that of each task that may still change the last that was known is stored."""
+        """Check that the last known state of each task that may still change is stored."""
         stored = [book.rows for book in self.store.books() if book.workspace == self.name[0]]
         rows = {name: (row.status, row.credits_used) for rows in stored for name, row in rows.items()}
         tracked = [story for story in self.truth.stories.values() if story.tracked()]
@@ -469,7 +469,7 @@ class World:
         assert booked == self.truth.days()
 
 
-# Each table with its column of the book's number; that of the books last, because the others are found by it.
+# Each table with the column of the book's number; `book` is last, because the rows of the others are found by it.
 TABLES = {"task": "book", "series": "book", "day": "book", "journal": "book", "book": "number"}
 
 
@@ -483,14 +483,14 @@ def _rows(action: str, table: str) -> sql.Composed:
 
 @dataclass(frozen=True)
 class Standby:
-    """What a standby has received after a list: the rows of each table, and which series were held."""
+    """The state of a standby after a list: the rows of each table, and which series were held."""
 
     tables: dict[str, list[tuple[Any, ...]]]
     held: dict[Name, float | None]
 
 
 class SharedWorld(World):
-    """Plays a history to exporters that share a database: each step to one of them, and all are compared after it."""
+    """Plays a history to exporters that share a database: each step to one of them; after it, all are compared."""
 
     def __init__(self, history: History, url: str) -> None:
         self.url = url
@@ -500,7 +500,7 @@ class SharedWorld(World):
         super().__init__(history, None)
         self.name = (secrets.token_hex(8), "text_generator")
 
-    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one place
+    def open(self, path: object) -> None:  # noqa: ARG002 - there is only one database
         self.replicas = [self.replica() for _ in range(REPLICAS)]
         self.use(0)
 
@@ -546,7 +546,7 @@ class SharedWorld(World):
         self.standbys.append(Standby(tables, dict(self.held)))
 
     def fail_over(self, lost: int) -> None:
-        """Lose the last lists; that takes a while, so that no list has the time of one that is lost."""
+        """Lose the last lists; time passes, so that no list has the time of a lost one."""
         self.now, self.clock = self.now + 1, self.clock + 1
         left = max(0, len(self.lists) - lost)
         del self.lists[left:], self.standbys[left + 1 :]
@@ -573,7 +573,7 @@ class SharedWorld(World):
     def counters(self, hiccup: int) -> tuple[Counters, dict[Name, float]]:
         try:
             return super().counters(hiccup)
-        except LedgerUnavailable:  # a replica that cannot read what others may have written serves nothing
+        except LedgerUnavailable:  # a replica that cannot read the changes by others serves nothing
             assert self.store.tripped
             self.store.heal()
             return super().counters(0)
@@ -607,7 +607,7 @@ def _entry(task: Task) -> dict[str, Any]:
 
 
 def _shown(task: Task, rules: Rules) -> Shown:
-    # A preview is nothing to the ledger: the task has not begun to run.
+    # To the ledger, a preview is pending: the task has not begun to run.
     status = "pending" if task.status == "preview" else task.status
     return Shown(
         status=status if status in RANK else "unknown",
