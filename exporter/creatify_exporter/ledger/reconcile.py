@@ -74,7 +74,7 @@ class ListContents(NamedTuple):
     has_dates: bool
 
 
-class _Draft(NamedTuple):
+class _Draft:
     """The changes that one list makes to a book, as far as they are known; the book itself does not change.
 
     `now` is the time of the list, `clock` the time by the ledger's clock, `today` the UTC day of the list as in
@@ -83,18 +83,25 @@ class _Draft(NamedTuple):
     total and label; `succeeded` are the models with a task that became done.
     """
 
-    book: Book
-    rules: Rules
-    now: float
-    clock: float
-    today: int
-    first: bool
-    watermark: float
-    models: set[str]
-    places: set[str]
-    counts: defaultdict[tuple[int, str, Total, str], float]
-    succeeded: set[str]
-    changes: Changes
+    def __init__(self, book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> None:
+        before = book.progress
+        self.book, self.rules, self.now, self.clock = book, rules, now, clock
+        self.today = int(now // DAY)
+        self.first = before.recorded_at is None
+        # In whole seconds, which are exact both as a float and as a datetime.
+        self.watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
+        self.models = book.models
+        self.places = (self.models | rules.models) - {OTHER}
+        self.counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
+        self.succeeded: set[str] = set()
+        progress = Progress(
+            version=before.version + 1,
+            has_dates=has_dates or before.has_dates,
+            first_recorded_at=now if before.first_recorded_at is None else before.first_recorded_at,
+            recorded_at=now,
+            watermark=self.watermark,
+        )
+        self.changes = Changes(progress=progress)
 
 
 def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, clock: float) -> Changes:
@@ -103,9 +110,9 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
     `clock` is the time by the ledger's clock, which ends the holds of new series and therefore must begin them too.
     Errors in reading the observations are passed on.
     """
-    draft = _draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
+    draft = _Draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
     # The configuration may have added reasons, which need series.
-    for model in list(draft.models):
+    for model in draft.models:
         _create_series(draft, model)
     compared = set()
     for observation in _to_compare(draft, contents.observations):
@@ -126,34 +133,6 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
     _sum_up(draft)
     _count_runs(draft)
     return draft.changes
-
-
-def _draft(book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> _Draft:
-    before = book.progress
-    # In whole seconds, which are exact both as a float and as a datetime.
-    watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
-    progress = Progress(
-        version=before.version + 1,
-        has_dates=has_dates or before.has_dates,
-        first_recorded_at=now if before.first_recorded_at is None else before.first_recorded_at,
-        recorded_at=now,
-        watermark=watermark,
-    )
-    models = book.models
-    return _Draft(
-        book=book,
-        rules=rules,
-        now=now,
-        clock=clock,
-        today=int(now // DAY),
-        first=before.recorded_at is None,
-        watermark=watermark,
-        models=models,
-        places=(models | rules.models) - {OTHER},
-        counts=defaultdict(float),
-        succeeded=set(),
-        changes=Changes(progress=progress),
-    )
 
 
 def _to_compare(draft: _Draft, observations: StagingTable) -> Iterator[Observation]:
@@ -304,7 +283,8 @@ def _admit(draft: _Draft, model: str) -> str:
         model = OTHER
     if model not in draft.models:
         draft.models.add(model)
-        draft.places.update({model} - {OTHER})
+        if model != OTHER:
+            draft.places.add(model)
         _create_series(draft, model)
     return model
 
