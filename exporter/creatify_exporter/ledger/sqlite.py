@@ -102,14 +102,15 @@ class SqliteStore(Store):
 
     def _tidy_log(self) -> None:
         """Empty the log after a failed commit, whose remains would look like damage behind a later commit."""
-        if self._commit_failed:
-            # A reader can prevent this. It is not waited for: the next transaction tries again.
-            self._database.execute("PRAGMA busy_timeout = 0")
-            try:
-                [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            finally:
-                self._database.execute(f"PRAGMA busy_timeout = {sqlite_file.LOCK_TIMEOUT * 1000:.0f}")
-            self._commit_failed = bool(busy)
+        if not self._commit_failed:
+            return
+        # A reader can prevent this. It is not waited for: the next transaction tries again.
+        self._database.execute("PRAGMA busy_timeout = 0")
+        try:
+            [(busy, *_)] = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._database.execute(f"PRAGMA busy_timeout = {sqlite_file.LOCK_TIMEOUT * 1000:.0f}")
+        self._commit_failed = bool(busy)
 
     def _check_place(self) -> None:
         """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""

@@ -151,17 +151,16 @@ def _closed_on_error(database: sqlite3.Connection) -> Iterator[None]:
 
 def _inspect_log(path: Path) -> None:
     """Refuse a damaged ledger that was not closed, before SQLite moves its log into the file and so touches it."""
-    log = _log_of(path)
     if not path.exists() or not _has_log(path):
         return
-    with _refused(path), closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+    with _refused(path), closing(_connected_unchanged(path, "mode=ro")) as database:
         version = _version(database, path)
         page_size = int(database.execute("PRAGMA page_size").fetchone()[0])
         read = int.from_bytes(_beside(path, "-shm").read_bytes()[16:20], sys.byteorder)
-        lost = _unreadable(log.read_bytes(), page_size, read)
-        damage = f"{lost} of the latest recordings cannot be read" if lost else version and _damage(database, version)
+        lost = _unreadable(_log_of(path).read_bytes(), page_size, read)
+        damage = f"{lost} of the latest recordings cannot be read" if lost else _damage(database, version)
     if damage:
-        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+        raise _damaged(path, damage)
 
 
 def _unreadable(log: bytes, page_size: int, read: int) -> int:
@@ -212,7 +211,7 @@ def _connected_to_read(path: Path) -> sqlite3.Connection:
     """
     if not _log_of(path).exists() and not _beside(path, "-shm").exists():
         return _copied_into_memory(path)
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+    database = _connected_unchanged(path, "mode=ro")
     try:
         with _closed_on_error(database):
             # SQLite opens the log with the first statement, not with the database.
@@ -220,6 +219,11 @@ def _connected_to_read(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         return _copied_into_memory(path)
     return database
+
+
+def _connected_unchanged(path: Path, option: str) -> sqlite3.Connection:
+    """Connect to a ledger without changing its file; `option` is a parameter of sqlite.org/uri.html."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{option}", uri=True, isolation_level=None)
 
 
 def _copied_into_memory(path: Path) -> sqlite3.Connection:
@@ -235,7 +239,7 @@ def _copied_into_memory(path: Path) -> sqlite3.Connection:
 def _copy(path: Path, database: sqlite3.Connection) -> None:
     if not _has_log(path):
         # The file is complete by itself; `immutable` keeps SQLite from looking for a log.
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as source:
+        with closing(_connected_unchanged(path, "immutable=1")) as source:
             source.backup(database)
         return
     with TemporaryDirectory(prefix="creatify-exporter-") as folder:
@@ -267,7 +271,9 @@ def _version(database: sqlite3.Connection, path: Path | None) -> int:
 
 
 def _damage(database: sqlite3.Connection, version: int) -> str | None:
-    """Return how the content of a ledger is damaged, None if it is intact."""
+    """Return how the content of a ledger is damaged, None if it is intact or there is none yet."""
+    if not version:
+        return None
     found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         return " ".join(found.split())
@@ -281,10 +287,14 @@ def _damage(database: sqlite3.Connection, version: int) -> str | None:
     return None if whole else "its content is not what was written"
 
 
+def _damaged(path: Path | None, damage: str) -> LedgerRefused:
+    return LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+
+
 def _migrate(database: sqlite3.Connection, path: Path | None) -> None:
     version = _version(database, path)
-    if version and (damage := _damage(database, version)):
-        raise LedgerRefused(f"the ledger {path} is damaged, and was not touched: {damage}; restore it from a backup")
+    if damage := _damage(database, version):
+        raise _damaged(path, damage)
     for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
         database.execute("BEGIN IMMEDIATE")
         for statement in (
