@@ -200,27 +200,24 @@ class Store(ABC):
         Raises `LedgerRefused` if one of these books still tracks tasks of the model. The journal gets no entry, so
         other exporters load the books again.
         """
-        forgotten = 0
         with self.writing() as sql:
-            found = list(sql.execute(_BOOKS_WITH, (model,)))
-            for number, workspace, api in (book for book in found if within(*book[1:])):
+            chosen = [book for book in sql.execute(_BOOKS_WITH, (model,)) if within(*book[1:])]
+            for number, workspace, api in chosen:
                 # The version (column `generation`) too: a transaction in progress began while the book had the model,
                 # and must not be recorded.
                 sql.execute(
                     "UPDATE book SET revision = revision + ?, generation = generation + 1 WHERE number = ?",
                     (_revision_step(), number),
                 )
-                one_model = (number, model)
-                [(tracked,)] = sql.execute("SELECT count(*) FROM task WHERE book = ? AND model = ?", one_model)
+                [(tracked,)] = sql.execute("SELECT count(*) FROM task WHERE book = ? AND model = ?", (number, model))
                 if tracked:
                     raise LedgerRefused(
                         f"{tracked} tasks of {model} in the workspace {workspace} may still change, so "
                         "nothing was forgotten; try again when they have settled"
                     )
-                sql.execute("DELETE FROM series WHERE book = ? AND model = ?", one_model)
+                sql.execute("DELETE FROM series WHERE book = ? AND model = ?", (number, model))
                 self._write_checksum(sql, workspace, api)
-                forgotten += 1
-        return forgotten
+        return len(chosen)
 
     def forget_books(self, within: Callable[[str, str], bool]) -> list[tuple[str, str]]:
         """Remove the books for which `within(workspace, api)` is true, daily totals too; return these pairs."""
