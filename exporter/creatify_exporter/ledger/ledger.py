@@ -70,7 +70,7 @@ class Ledger:
     def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
         """Begin a transaction for a fetch; if the book cannot be read, its commit raises the error.
 
-        `own_reasons` are failure texts of this list that are used as reasons unchanged.
+        `own_reasons` are failure texts that this list uses as reasons, unchanged.
         """
         name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
         failure = None

@@ -1,4 +1,4 @@
-"""Computes what a complete list changes in a book.
+"""Computes the changes that a complete list makes to a book.
 
 `reconcile` is pure: it reads a book and a list, and returns the changes. Its rules are in docs/ledger.md, its promises
 in docs/guarantees.md.
@@ -52,7 +52,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str]
 
     def with_reasons(self, own: Collection[str]) -> "Rules":
-        """Return rules in which the failure texts `own` are reasons unchanged."""
+        """Return these rules with the failure texts `own` as additional reasons, unchanged."""
         if not own:
             return self
         classify = self.classify
@@ -75,7 +75,7 @@ class ListContents(NamedTuple):
 
 
 class _Draft:
-    """The changes that one list makes to a book, as far as they are known; the book itself does not change.
+    """The changes that one list makes to a book, collected step by step; the book itself does not change.
 
     `now` is the time of the list, `clock` the time by the ledger's clock, `today` the UTC day of the list as in
     `DayKey`. `first` says whether this is the first list; `watermark` is the next one. `models` are admitted models,

@@ -101,7 +101,7 @@ class SqliteStore(Store):
             self._lock = None
 
     def _tidy_log(self) -> None:
-        """Empty the log after a failed commit, whose remains would look like damage behind a later commit."""
+        """Empty the log after a failed commit: its remains would look like damage behind a later commit."""
         if not self._commit_failed:
             return
         # A reader can prevent this. It is not waited for: the next transaction tries again.

@@ -75,7 +75,7 @@ class StagingTable:
             self._opened().executemany(_ADD, observations)
 
     def oldest_first(self, settled_before: float = -inf) -> Iterator[Observation]:
-        """Yield one observation for each task, tasks without a date last, and none that `settled` sums up."""
+        """Yield the observations that `settled` does not sum up, one for each task; those without a date come last."""
         with _unavailable():
             # All tasks share their strings, because a hundred thousand may be tracked from here on; SQLite returns new
             # ones for each. Not `sys.intern`, which in Python 3.12 keeps them forever.

@@ -162,7 +162,7 @@ class Store(ABC):
                 """,
                 (since, before),
             )
-            # Not sorted by the database, whose collation may be that of a language.
+            # Not sorted by the database, which may use the collation of a language.
             return sorted(Day._make(row) for row in rows)
 
     def first_lists(self) -> dict[tuple[str, str], float]:
