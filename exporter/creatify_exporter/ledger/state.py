@@ -61,7 +61,7 @@ class SeriesKey(NamedTuple):
 
 
 class DayKey(NamedTuple):
-    """Identifies a daily total; `day` is the UTC day as a number, counted from 1970-01-01, which is 0."""
+    """Identifies a daily total; `day` is the UTC day as a number of days since 1970-01-01."""
 
     day: int
     model: str
@@ -104,8 +104,8 @@ class Row(msgspec.Struct, gc=False):
 class Progress(msgspec.Struct, frozen=True):
     """The progress of a book. Times are seconds since the epoch, None before the first recorded list.
 
-    `version` counts the recorded lists. `has_dates` says whether any of them reported when a task was created. An
-    untracked task that was created before the watermark is settled.
+    `version` counts the recorded lists; forgetting a model adds one too. `has_dates` says whether any list reported
+    when a task was created. An untracked task that was created before the watermark is settled.
     """
 
     version: int = msgspec.field(default=0, name="generation")
