@@ -366,7 +366,7 @@ def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch_but_sh
     simulator.faults.always(delayed(4))
     one = Site(workspace(simulator))
     page = one.get("/").text
-    assert "not fetched yet; the first fetch goes on" in page
+    assert "not fetched yet; the first fetch is in progress" in page
     assert '<meta http-equiv="refresh" content="2">' in page
     until(lambda: "the last fetch took" in one.get("/").text)
     assert len(simulator.requests) == 1
@@ -501,7 +501,7 @@ def test_a_table_of_failures_says_how_many_rows_it_leaves_out(simulator: Simulat
     tasks = [listed(n, 1, status="failed", model_name=f"model-{n % 12}") for n in range(36)]
     simulator.faults.always(replied(200, json.dumps(tasks).encode()))
     one = Site(workspace(simulator))
-    assert "<p>and 2 more rows, of 6 failed tasks</p>" in one.get("/").text
+    assert "<p>and 2 more rows with 6 failed tasks</p>" in one.get("/").text
 
 
 def test_a_table_of_tasks_has_the_statuses_that_there_are_and_names_break_at_underscores(simulator: Simulator) -> None:
@@ -878,6 +878,6 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
 
     with closing(exporter), structlog.testing.capture_logs() as logs:
         asyncio.run(change())
-    told = [line["problem"] for line in logs if line["event"] == "configuration not reloaded, the old one holds"]
+    told = [line["problem"] for line in logs if line["event"] == "configuration not reloaded, the old one stays in effect"]
     assert told
     assert len(told) == len(set(told)), "each mistake is told once"

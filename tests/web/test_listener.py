@@ -91,7 +91,7 @@ def test_a_named_port_is_its_number() -> None:
     ],
 )
 def test_without_a_socket_of_systemd_it_says_so(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="systemd has passed no sockets; start"):
+    with pytest.raises(ConfigError, match="systemd passed no sockets; start"):
         inherited(environ)
 
 

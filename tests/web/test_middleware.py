@@ -26,7 +26,7 @@ from creatify_exporter.web.reloader import Reloader
 PAIR = Path(__file__).parents[1] / "certificates"
 LOOK = 0.02  # seconds between two looks at the files
 RELOADED = "info: web configuration reloaded"
-REFUSED = "error: web configuration not reloaded, the old one holds"
+REFUSED = "error: web configuration not reloaded, the old one stays in effect"
 
 
 def hashed(password: str) -> str:

@@ -244,7 +244,7 @@ def test_plain_http_on_the_port_of_tls_gets_a_sentence(method: str) -> None:
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"https://" in answer
         until(lambda: site.connections.open == 0)
-    assert [event["reason"] for event in events] == ["plain HTTP on a port that speaks TLS"]
+    assert [event["reason"] for event in events] == ["plain HTTP on a TLS port"]
 
 
 def test_a_broken_record_of_tls_ends_the_connection_and_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
@@ -340,7 +340,7 @@ def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStac
             assert is_closed(connection)
         site.release()
         assert all(hears(each, b"/held") for each in answered)
-    assert [event["event"] for event in events] == ["too many connections, those without a request are closed"]
+    assert [event["event"] for event in events] == ["too many connections, closing those without a request"]
 
 
 def test_where_all_are_being_answered_a_newcomer_still_gets_in(stack: ExitStack) -> None:

@@ -64,7 +64,7 @@ FILES: dict[str, tuple[str, str]] = {
         tls(REQUIRED, "client_ca_file: client.pem", "client_allowed_sans: [one, test3, two]"),
         "",
     ),
-    "web_config_auth_user_list_invalid.bad.yml": (tls() + "basic_auth_users: {john: doe}\n", "is no bcrypt hash"),
+    "web_config_auth_user_list_invalid.bad.yml": (tls() + "basic_auth_users: {john: doe}\n", "is not a bcrypt hash"),
     "web_config_empty.yml": ("", "is empty"),
     "web_config_headers.good.yml": (
         HEADERS,
@@ -96,7 +96,7 @@ FILES: dict[str, tuple[str, str]] = {
     "web_config_noAuth_cert_empty.bad.yml": (tls(cert='cert: ""'), NO_CERT),
     "web_config_noAuth_inventedCiphers.bad.yml": (
         tls(IF_GIVEN, "cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048]"),
-        "is none of Go's secure cipher suites",
+        "is not a secure cipher suite of Go",
     ),
     "web_config_noAuth_inventedCurves.bad.yml": (tls(IF_GIVEN, "curve_preferences: [CurveP257]"), "must be CurveP256"),
     "web_config_noAuth_keyPath_empty.bad.yml": (tls(key='key_file: ""'), NO_KEY),

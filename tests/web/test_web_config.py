@@ -119,8 +119,8 @@ def test_nothing_in_a_file_means_nothing_is_on() -> None:
 
 def test_doubtful_settings_are_warned_of() -> None:
     assert read("valid-users").warnings == (
-        "basic_auth_users without tls_server_config: passwords come unencrypted",
-        "basic_auth_users.alice: a cost of 4 is quick to guess; 10 is usual",
+        "basic_auth_users without tls_server_config: passwords are sent unencrypted",
+        "basic_auth_users.alice: a cost of 4 makes the password quick to guess; 10 is usual",
     )
     assert read("valid-tls").warnings == ()
 
