@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import zip_longest
 from typing import Final
 from urllib.parse import quote
 
@@ -197,9 +196,9 @@ def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names:
 
 
 def _row(tag: str, cells: Iterable[str], names: int) -> str:
-    kinds = [' class="name"'] * names
-    columns = zip_longest(cells, kinds, fillvalue="")
-    return "<tr>" + "".join(f"<{tag}{kind}>{_breakable(cell)}</{tag}>" for cell, kind in columns) + "</tr>"
+    name = f'{tag} class="name"'
+    columns = (f"<{name if number < names else tag}>{_breakable(cell)}</{tag}>" for number, cell in enumerate(cells))
+    return f"<tr>{''.join(columns)}</tr>"
 
 
 def _breakable(name: str) -> str:

@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from creatify_exporter.errors import ConfigError
@@ -18,7 +18,8 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
     """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        _send_at_once(sockets)
+        for listening in sockets:
+            _disable_nagle(listening)
         # All of them could be opened: keep them open.
         opened.pop_all()
         return sockets
@@ -37,20 +38,19 @@ def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
         try:
             sockets.append(socket.socket(fileno=number))
             sockets[-1].set_inheritable(False)
-            _send_at_once(sockets[-1:])
+            _disable_nagle(sockets[-1])
         except OSError:
             words = f"file descriptor {number} is not a TCP socket; name addresses and ports in ListenStream="
             raise ConfigError([f"--web.systemd-socket: {words}"]) from None
     return sockets
 
 
-def _send_at_once(sockets: Iterable[socket.socket]) -> None:
-    """Disable Nagle's algorithm: otherwise the body of each response waits 40 ms for the ACK of its head.
+def _disable_nagle(listening: socket.socket) -> None:
+    """Send small packets at once: otherwise the body of each response waits 40 ms for the ACK of its head.
 
     asyncio does so only if `proto` of a socket is IPPROTO_TCP; `socket.create_server` leaves it at 0.
     """
-    for each in sockets:
-        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _listening(address: str) -> socket.socket:

@@ -82,20 +82,20 @@ def content_type(accept: str) -> str:
     more helpful than a 406. All names here are valid in every escaping scheme, so the requested one is always true.
     """
     ranges = [each for each in _ranges(accept) if _VERSION.fullmatch(each.version)]
-    openmetrics, text = _best(ranges, "application/openmetrics-text", "1.0.0"), _best(ranges, "text/plain", "0.0.4")
+    openmetrics_range = _best(ranges, "application/openmetrics-text", "1.0.0")
+    text_range = _best(ranges, "text/plain", "0.0.4")
     # If both are equally acceptable, OpenMetrics is for clients that name it.
-    is_named = openmetrics.name == "application/openmetrics-text"
-    is_preferred = openmetrics.quality > 0 and (openmetrics.quality, is_named) > (text.quality, False)
-    media_type, asked = (OPENMETRICS, openmetrics) if is_preferred else (TEXT, text)
+    is_named = openmetrics_range.name == "application/openmetrics-text"
+    is_preferred = openmetrics_range.quality > 0 and (openmetrics_range.quality, is_named) > (text_range.quality, False)
+    media_type, asked = (OPENMETRICS, openmetrics_range) if is_preferred else (TEXT, text_range)
     return f"{media_type}; escaping={asked.escaping}" if asked.escaping in _ESCAPINGS else media_type
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
     """Return whether an `Accept-Encoding` header accepts gzip, and at least as much as no encoding."""
     qualities = {each.name: each.quality for each in _ranges(accept_encoding)}
-    rest = qualities.get("*", 0.0)
-    gzip = qualities.get("gzip", qualities.get("x-gzip", rest))
-    return gzip > 0 and gzip >= qualities.get("identity", 0.0)
+    quality = qualities.get("gzip", qualities.get("x-gzip", qualities.get("*", 0.0)))
+    return quality > 0 and quality >= qualities.get("identity", 0.0)
 
 
 def _ranges(header: str) -> Iterator[_Range]:

@@ -191,14 +191,10 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Tick once a second until the stop, for the Date header; uvicorn itself would tick ten times a second."""
-        while not await self.on_tick(0):
+        while not (await self.on_tick(0) or self._stop.is_set()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._stop.wait()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop."""
-        return await super().on_tick(counter) or self._stop.is_set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the requests in flight, with less time for clients; then close all connections."""
@@ -268,10 +264,10 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass the bytes to uvicorn; close the connection if there are too many for one request."""
-        if not self._is_ready and self._context:
-            self._early += data
-            return
         if not self._is_ready:
+            if self._context:
+                self._early += data
+                return
             self._be_ready(self._accepted)
         if self.transport.is_closing():
             return

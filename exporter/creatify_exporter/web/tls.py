@@ -123,13 +123,12 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         gives_access = self.client_auth_type == ssl.CERT_REQUIRED or self.client_allowed_sans is not None
         if self.uses_system_authorities and gives_access:
             yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
-        unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
-        if self.client_auth_type != ssl.CERT_NONE:
-            return
-        if self.client_ca:
-            yield "client_ca", unused
-        if self.client_allowed_sans is not None:
-            yield "client_allowed_sans", unused
+        if self.client_auth_type == ssl.CERT_NONE:
+            unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
+            if self.client_ca:
+                yield "client_ca", unused
+            if self.client_allowed_sans is not None:
+                yield "client_allowed_sans", unused
 
     def _suite_mistakes(self) -> Iterator[tuple[str, str]]:
         named = set(self.cipher_suites)

@@ -161,10 +161,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 def _as_the_toolkit_reads(raw: object) -> object:
     """Return the document without blank settings of TLS."""
-    tls = raw.get("tls_server_config") if isinstance(raw, dict) else None
-    if not isinstance(raw, dict) or not isinstance(tls, dict):
+    if not isinstance(raw, dict) or not isinstance(raw.get("tls_server_config"), dict):
         return raw
-    given = {key: value for key, value in tls.items() if value != "" or key not in _BLANK_IS_NONE}
+    tls = raw["tls_server_config"].items()
+    given = {key: value for key, value in tls if value != "" or key not in _BLANK_IS_NONE}
     return {**raw, "tls_server_config": given}
 
 
