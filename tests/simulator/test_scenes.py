@@ -194,9 +194,9 @@ def test_a_model_that_is_made_to_fail_fails_from_then_on_and_the_past_stays(work
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("model=gemini-2.5-pr0&ratio=1", "the nearest are gemini-2.5-pro"),
-        ("model=gemini-2.5-pro&ratio=2", "a ratio is a number between 0 and 1, not 2.0"),
-        ("model=gemini-2.5-pro&ratio=much", "a ratio is a number between 0 and 1, not nan"),
+        ("model=gemini-2.5-pr0&ratio=1", "the closest names are gemini-2.5-pro"),
+        ("model=gemini-2.5-pro&ratio=2", "the ratio must be a number between 0 and 1, not 2.0"),
+        ("model=gemini-2.5-pro&ratio=much", "the ratio must be a number between 0 and 1, not nan"),
         ("", "no model is called ''"),
     ],
 )
