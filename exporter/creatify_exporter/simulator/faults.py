@@ -135,21 +135,19 @@ def _giant_task(response: Response) -> Response:
     return inserted(response_text=b'"' + b"giant " * (4 * MIB) + b'"')(response)
 
 
+def _labelled_gzip(response: Response) -> Response:
+    return replace(response, headers=response.headers | {"Content-Encoding": "gzip"})
+
+
 def _gzip_bomb(response: Response) -> Response:
     """Send 10 GiB of white space in 10 MB, as members of one gzip body."""
     member = gzip.compress(b" " * (10 * MIB))
-    headers = response.headers | {"Content-Encoding": "gzip"}
-    return replace(response, headers=headers, pieces=[gzip.compress(b"["), *[member] * 1024])
+    return replace(_labelled_gzip(response), pieces=[gzip.compress(b"["), *[member] * 1024])
 
 
 def _gzip_cut(response: Response) -> Response:
     """Leave out the gzip trailer: checksum and length, eight bytes."""
-    headers = response.headers | {"Content-Encoding": "gzip"}
-    return replace(response, headers=headers, pieces=[gzip.compress(b"".join(response.pieces), 1)[:-8]])
-
-
-def _said_to_be_gzip(response: Response) -> Response:
-    return replace(response, headers=response.headers | {"Content-Encoding": "gzip"})
+    return replace(_labelled_gzip(response), pieces=[gzip.compress(b"".join(response.pieces), 1)[:-8]])
 
 
 def delivered(deliver: Delivery, *, chunked: bool = False) -> Fault:
@@ -241,7 +239,7 @@ FAULTS: dict[str, Fault] = {
     "unclosed": lambda response: replace(response, pieces=response.pieces[:-1]),
     "trailing_bytes": followed(b'\n{"id":"late"}'),
     "trailing_space": followed(b" \r\n\t" * 1000),
-    "wrong_content_encoding": _said_to_be_gzip,
+    "wrong_content_encoding": _labelled_gzip,
     "gzip_bomb": _gzip_bomb,
     "gzip_without_trailer": _gzip_cut,
     "byte_order_mark": lambda response: replace(response, pieces=[b"\xef\xbb\xbf", *response.pieces]),

@@ -81,7 +81,9 @@ class Encoder:
             known = settled.get(task.number) if at >= task.settled else None
             pieces += known or self._entry(task, at)
             pieces.append(comma)
-        pieces[-1:] = [b"]"] if tasks else [b"[", b"]"]
+        if tasks:
+            pieces.pop()
+        pieces.append(b"]")
         return pieces
 
     def entry(self, task: Task, at: float) -> list[bytes]:

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import NamedTuple
 
 from creatify_exporter.simulator.account import DAY, Account
@@ -173,10 +172,6 @@ def _early(now: float, past: float) -> float:
 def _signalled() -> threading.Event:
     """Return an event that SIGINT and SIGTERM set from now on."""
     stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: stopped.set())
     return stopped

@@ -288,8 +288,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         # The body is not read, so no other request can follow on this connection.
         self.close_connection = True
+        simulator = self.server.simulator
         local = ipaddress.ip_address(self.client_address[0]).is_loopback
-        self._reply(self.server.simulator.command(self.path, self.server.simulator.clock.now(), local=local))
+        self._reply(simulator.command(self.path, simulator.clock.now(), local=local))
 
     def _reply(self, response: Response) -> None:
         headers = {"Date": formatdate(response.at, usegmt=True), "Content-Type": "application/json"} | response.headers

@@ -52,10 +52,6 @@ class Task(NamedTuple):
         """Return its latest step at an instant, which must not be before its creation."""
         return next(step for step in reversed(self.steps) if step.at <= at)
 
-    def status(self, at: float) -> str:
-        """Return its `status` at an instant, which must not be before its creation."""
-        return self.step(at).status
-
     def credits(self, at: float) -> float:
         """Return `credits_used` at an instant."""
         return _latest(self.bills, at)
