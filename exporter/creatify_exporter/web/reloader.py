@@ -102,8 +102,9 @@ class Reloader:
                 await apply()
             except ConfigError as error:
                 answer += f":\n{error}\n"
-                for problem in error.problems if answer != logged else ():
-                    _log.error(event, problem=problem)
+                if answer != logged:
+                    for problem in error.problems:
+                        _log.error(event, problem=problem)
             # A bug in the exporter must neither look like success nor end the watch over the files.
             except Exception:  # noqa: BLE001 - as above
                 answer += "; the exporter's log says why\n"
