@@ -123,7 +123,7 @@ class Account:
         life = Life(rng, self.product, model, self.traffic.incidents, at)
         fate = life.fate(certain=self._born[model.name] < model.first_failures)
         price = life.price(failing=bool(fate.kind))
-        bills = life.bills(self.product.tells, price, fate)
+        bills = life.bills(self.product.reported, price, fate)
         charges = bills if self.product.charges is None else life.bills(self.product.charges, price, fate)
         last_bills = [instant for instant, _ in (*bills[-1:], *charges[-1:])]
         return Task(

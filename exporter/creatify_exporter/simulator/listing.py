@@ -127,7 +127,7 @@ class Encoder:
 
     def _credits(self, task: Task, at: float) -> str | None:
         """Encode credits; whole numbers with or without `.0`."""
-        if self.product.tells == "never":
+        if self.product.reported == "never":
             return None
         billed = bool(task.bills) and task.bills[0][0] <= at
         if not billed and self.product.unbilled != "0":

@@ -45,7 +45,7 @@ class Product(NamedTuple):
 
     unit: float = 1.0
     """`credits_used` is a multiple of this."""
-    tells: When = "later"
+    reported: When = "later"
     """When the list reports credits; `never`: there is no field `credits_used`."""
     charges: When | None = None
     """When the balance falls; None: when the list reports the credits."""
@@ -108,7 +108,7 @@ PRODUCTS: Final = {
         ),
         Product(
             "text_to_speech", "/api/text_to_speech/", "A", _only("text_to_speech", 8, 1), 1 / 60,
-            queue=3, unit=0.5, tells="finished", unbilled=None, nested=("voice",),
+            queue=3, unit=0.5, reported="finished", unbilled=None, nested=("voice",),
         ),
         Product(
             "ai_shorts", "/api/ai_shorts/", "A", _only("ai_shorts", 300, 10), 1 / 300,
@@ -116,21 +116,21 @@ PRODUCTS: Final = {
         ),
         Product(
             "ai_scripts", "/api/ai_scripts/", "A", _only("ai_scripts", 0, 1, 0), 1 / 120,
-            waiting=(), working=(), tells="created", nested=("scripts",), errors="field",
+            waiting=(), working=(), reported="created", nested=("scripts",), errors="field",
         ),
         Product(
             "ads_clone", "/api/ads_clone/", "A", _only("ads_clone", 600, 84), 1 / 300,
-            failures=("failed", "rejected"), tells="running", nested=("outputs", "products"),
+            failures=("failed", "rejected"), reported="running", nested=("outputs", "products"),
         ),
         Product(
             "iab_images", "/api/iab_images/", "A", _only("iab_images", 20, 2), 1 / 180,
-            tells="finished", charges="created", nested=("outputs",), errors="list",
+            reported="finished", charges="created", nested=("outputs",), errors="list",
         ),
         Product(
             "product_to_videos", "/api/product_to_videos/", "A",
             (Model("product_avatar", 3, 40, 0.05, 4), Model("product_showcase", 2, 40, 0.03, 6)), 1 / 180,
             model_field="type", waiting=("initializing",), working=("image_generating",), ended="image_generated",
-            second=("video_generating", "video_generated"), tells="never", charges="created", nested=("products",),
+            second=("video_generating", "video_generated"), reported="never", charges="created", nested=("products",),
         ),
         Product(
             "link_to_videos", "/api/link_to_videos/", "C",
@@ -145,7 +145,7 @@ PRODUCTS: Final = {
         ),
         Product(
             "asset_generator", "/api/asset_generator/", "D", _asset_models(), 1 / 30,
-            model_field="model_name", waiting=("initializing",), working=("generating",), queue=3, tells="finished",
+            model_field="model_name", waiting=("initializing",), working=("generating",), queue=3, reported="finished",
             no_reason=('""',), nested=("outputs",),
         ),
         Product(
@@ -155,11 +155,11 @@ PRODUCTS: Final = {
         Product(
             "inspiration_jobs", "/api/inspiration_jobs/", "C",
             (Model("image", 4, 15, 0.04, 2), Model("video", 1, 200, 0.08, 30)), 1 / 200,
-            model_field="gen_type", waiting=("in_queue",), tells="never", charges="created", nested=("outputs",),
+            model_field="gen_type", waiting=("in_queue",), reported="never", charges="created", nested=("outputs",),
         ),
         Product(
             "boreal", "/api/boreal/", "D", (Model("boreal-1", 3, 30, 0.04, 2), Model("boreal-1-pro", 1, 60, 0.04, 4)),
-            1 / 300, model_field="model", unit=0.5, tells="finished", nested=("outputs",),
+            1 / 300, model_field="model", unit=0.5, reported="finished", nested=("outputs",),
         ),
     )
 }  # fmt: skip

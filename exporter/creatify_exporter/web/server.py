@@ -1,8 +1,8 @@
 """The server: uvicorn, with limits for slow clients.
 
 uvicorn accepts connections, speaks HTTP/1.1 (with h11) and calls the application. This module adds what it lacks: a
-timeout for clients that owe a handshake or the rest of a request, or do not read a response; a limit of connections;
-refused TLS handshakes that send the client an alert and write a line to the log.
+timeout for clients that owe a handshake or the rest of a request, or do not read a response; a limit of connections; an
+alert and a log line for refused TLS handshakes.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ class Connections(ServerState):
         super().__init__()
         self.context, self.timeout = context, limits.client_timeout
         self._limit = _limit(limits.connections)
-        # Both are in order, longest first.
+        # Both are ordered, longest-waiting first.
         self._waiting: dict[Connection, float] = {}
         self._answering: dict[Connection, None] = {}
         self._over_limit = False
