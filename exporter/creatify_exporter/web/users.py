@@ -24,7 +24,7 @@ _MAX_PASSWORD: Final = 72  # bytes that bcrypt uses; tools that make hashes trun
 _REMEMBERED: Final = {True: 100, False: 1000}
 _MAX_CHECKS: Final = 64  # logins that are being checked or wait for it
 _HASH: Final = re.compile(
-    # Version, cost, 22 characters of salt and 31 of digest; the last of each holds fewer bits than a character could.
+    # Version, cost, 22 characters of salt and 31 of digest; the last character of each uses only some of its bits.
     r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{30}[.CGKOSWaeimquy26]",
     re.ASCII,
 )
@@ -38,7 +38,7 @@ class PasswordHash(bytes):
     @classmethod
     def parse(cls, text: str) -> "PasswordHash":
         """Parse `text`; ValueError says what is wrong but never quotes it: it may be the password itself."""
-        # A block text in YAML ends with a newline.
+        # A YAML block scalar ends with a newline.
         match = _HASH.fullmatch(text.rstrip())
         if not match:
             raise ValueError("is not a bcrypt hash ($2a$, $2b$ or $2y$); make one with: htpasswd -nBC 10 ''")
