@@ -1,1 +1,1 @@
-"""What runs the exporter elsewhere, and what releases it."""
+"""Files that run the exporter elsewhere, and the release script."""

@@ -1,7 +1,7 @@
-"""Check that a tag, the version in each file and the changelog agree, and print what the changelog says of a version.
+"""Check that a tag, the version in each file and the changelog agree, and print the changelog's section of a version.
 
 `python deploy/release.py check v1.2.3` exits with 1 and a line for each file that disagrees; `notes v1.2.3` prints the
-release notes; `digest FILE` prints the digest of what was pushed, from what docker or helm wrote of it.
+release notes; `digest FILE` prints the digest of a pushed artifact, from the output of docker or helm.
 """
 
 import argparse
@@ -26,16 +26,16 @@ PLACES: Final = (
     ("docs/deployment.md", r"^cosign verify \S+/creatify-exporter:(\S+)"),
     ("docs/deployment.md", r"/release\.yml@refs/tags/v(\S+)$"),
 )
-"""Where the version stands, and how it is found there."""
+"""Where the version is, and the pattern that finds it there."""
 
 _HEADING: Final = r"^## \[{version}\] - (.+)$"
 
 
 def disagreements(tag: str, root: Path = ROOT) -> Iterator[str]:
-    """Yield a line for each place that is not of the tag's version: place, what it says, what to do."""
+    """Yield a line for each place that does not have the tag's version: the place, what it says, how to fix it."""
     version = tag.removeprefix("v")
     if not re.fullmatch(r"v\d+\.\d+\.\d+", tag):
-        yield f"tag: {tag!r} is not v and a version, such as v1.2.3"
+        yield f"tag: {tag!r} is not a version tag, such as v1.2.3"
         return
     for path, pattern in PLACES:
         found = re.findall(pattern, (root / path).read_text("utf-8"), re.MULTILINE)
@@ -60,7 +60,7 @@ def digest(report: str) -> str:
     """Return the digest in docker's metadata file or in what `helm push` prints; raise ValueError if there is none."""
     found = set(re.findall(r'^(?:Digest: |\s*"containerimage\.digest": ")(sha256:[0-9a-f]{64})', report, re.MULTILINE))
     if len(found) != 1:
-        raise ValueError(f"{len(found)} digests of something pushed in what should have one")
+        raise ValueError(f"{len(found)} digests of a pushed artifact, where there should be one")
     return str(found.pop())
 
 
@@ -70,7 +70,7 @@ def _changelog(root: Path) -> str:
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     """Run one of the commands; return 1 if something is wrong."""
-    parser = argparse.ArgumentParser(prog="release.py", description="what a release needs to know")
+    parser = argparse.ArgumentParser(prog="release.py", description="check and describe a release")
     parser.add_argument("command", choices=("check", "notes", "digest"))
     parser.add_argument("of", help="a tag such as v1.2.3, or a file")
     arguments = parser.parse_args(argv)

@@ -65,7 +65,7 @@ def test_each_place_that_has_another_version_is_told(released: Path) -> None:
     assert all("99.0.0" in line for line in told)
     # The chart's versions are semantic ones, the packages' are not: 1.2.3rc1 cannot be both.
     for tag in ("99.0.0", "v99.0.0rc1"):
-        assert list(disagreements(tag, released)) == [f"tag: {tag!r} is not v and a version, such as v1.2.3"]
+        assert list(disagreements(tag, released)) == [f"tag: {tag!r} is not a version tag, such as v1.2.3"]
 
 
 def lines_that_name(version: str) -> Iterator[tuple[str, str]]:

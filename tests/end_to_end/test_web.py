@@ -347,7 +347,7 @@ def test_check_says_what_holds(site: Site) -> None:
     said = [line for line in done.stdout.splitlines() if not line.startswith("ledger: ")]
     assert said == [
         "the configuration is valid: default",
-        "warning: basic_auth_users.prometheus: a cost of 4 is quick to guess; 10 is usual",
+        "warning: basic_auth_users.prometheus: a cost of 4 makes the password quick to guess; 10 is usual",
         "the web configuration is valid: TLS on, users: 1",
     ]
 
@@ -369,5 +369,5 @@ def test_it_listens_on_the_socket_of_systemd() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        "creatify-exporter: --web.systemd-socket: systemd has passed no sockets; start the exporter by a .socket unit\n"
+        "creatify-exporter: --web.systemd-socket: systemd passed no sockets; start the exporter from a .socket unit\n"
     )

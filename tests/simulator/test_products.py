@@ -69,7 +69,7 @@ def named(product: Product, entry: dict[str, Any]) -> str:
 
 
 def counted(api: str, entries: list[dict[str, Any]]) -> Truth:
-    """Count what a list says, as somebody would who has read its documentation only."""
+    """Count what a list says, knowing only its documentation."""
     truth, product = Truth(), PRODUCTS[api]
     for entry in entries:
         model, waits = named(product, entry), entry["status"] == "pending"
@@ -103,7 +103,7 @@ def test_a_list_says_the_truth_in_its_documented_words_at_any_instant(api: str, 
 
 @given(apis, ages, ages)
 @settings(max_examples=examples(30), deadline=None)
-def test_no_task_comes_back_from_its_end_but_for_a_video_after_an_image(api: str, one: float, other: float) -> None:
+def test_no_task_restarts_after_its_end_except_a_video_after_an_image(api: str, one: float, other: float) -> None:
     early, late = sorted((START + one, START + other))
     before = {entry["id"]: entry for entry in listed(api, early)}
     for entry in listed(api, late):
@@ -129,7 +129,7 @@ def lists() -> dict[str, list[dict[str, Any]]]:
     return {api: listed(api, START + HOURS) for api in PRODUCTS}
 
 
-def test_every_documented_word_is_said_and_no_other() -> None:
+def test_every_documented_status_is_used_and_no_other() -> None:
     said = {
         api: {step.status for task in account.tasks(START + HOURS) for step in task.steps}
         for api, account in ACCOUNTS.items()
@@ -175,7 +175,7 @@ def test_credits_come_when_each_product_charges_them() -> None:
     assert late
 
 
-def test_credits_that_were_paid_back_are_told_as_0_and_not_left_out(lists: dict[str, list[dict[str, Any]]]) -> None:
+def test_refunded_credits_are_reported_as_0_and_not_left_out(lists: dict[str, list[dict[str, Any]]]) -> None:
     for api in ("lipsyncs_v2", "text_to_speech"):
         told = {entry["id"]: entry.get("credits_used") for entry in lists[api]}
         tasks = [task for task in ACCOUNTS[api].tasks(START + HOURS) if task.settled <= START + HOURS]
@@ -183,7 +183,7 @@ def test_credits_that_were_paid_back_are_told_as_0_and_not_left_out(lists: dict[
         assert {told[task.id] for task in tasks if not task.bills} == {None}
 
 
-def test_an_image_may_rest_for_ever_or_start_again_as_a_video_that_may_fail() -> None:
+def test_an_image_may_rest_forever_or_start_again_as_a_video_that_may_fail() -> None:
     tasks = ACCOUNTS["product_to_videos"].tasks(START + HOURS)
     assert {task.steps[-1].status for task in tasks} == {"image_generated", "video_generated", "failed"}
     failed = one("product_to_videos", lambda task: task.failed and len(task.steps) > 3)
@@ -191,7 +191,7 @@ def test_an_image_may_rest_for_ever_or_start_again_as_a_video_that_may_fail() ->
     assert failed.finished == failed.steps[2].at
 
 
-def test_most_previews_wait_for_ever_and_others_are_rendered() -> None:
+def test_most_previews_wait_forever_and_others_are_rendered() -> None:
     for api in ("link_to_videos", "lipsyncs", "ai_shorts", "ai_editing", "custom_template_jobs"):
         previews = [
             task for task in ACCOUNTS[api].tasks(START + HOURS) if any(s.state == "preview" for s in task.steps)

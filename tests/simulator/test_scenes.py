@@ -33,7 +33,7 @@ KEYS = {"X-API-ID": "me", "X-API-KEY": "mine"}
 
 
 def shares(account: Account, model: str, since: float, until: float) -> float:
-    """Return which share of the tasks of a model created in a span fails in the end."""
+    """Return the share of a model's tasks created in a span that fail in the end."""
     tasks = [task for task in account.tasks(until, since) if task.model == model]
     return sum(task.failed for task in tasks) / len(tasks)
 
@@ -78,12 +78,12 @@ def test_the_first_incident_of_the_demo_is_an_alert_and_so_is_each_other_one_of_
     failing = [each for each in incidents(accounts, began, within=3 * HOUR) if "(text_generator) fail" in each.sentence]
     assert failing[0].start == began + QUIET
     assert [excess(demo.account, each) >= SPIKE for each in failing] == [True] * 3
-    # A window of five minutes is believed as early as that, and enough for the most frequent model.
+    # A window of five minutes counts as early as that, and is enough for the most frequent model.
     first = failing[0]
     assert excess(demo.account, first._replace(end=first.start + 300)) >= SPIKE
 
 
-# As in prometheus/rules/thresholds.yaml: so many failed tasks beyond this share of all, for a model that fails rarely.
+# As in prometheus/rules/thresholds.yaml, for a model that fails rarely: the failed tasks above this share of all.
 SPIKE, TOLERATED = 9, 0.2 * 0.6
 
 
@@ -112,7 +112,7 @@ def test_the_agency_has_credits_of_very_different_size_and_spends_about_a_packag
 
 
 def simulated(seed: int, started: float, at: float) -> Simulator:
-    """Return what is there at an instant, of a workspace that was started somewhat earlier."""
+    """Return a simulator at an instant, of a workspace that was started somewhat earlier."""
     accounts = workspace(seed, started - HOUR, ["text_generator"], text_bytes=100)
     return Simulator(accounts["text_generator"], Clock(real=lambda: at), listing=Listing(newest=300))
 
@@ -139,7 +139,7 @@ def test_a_restart_of_the_simulator_counts_nothing_twice(here: Here, tmp_path: P
 
 @pytest.fixture
 def running() -> Iterator[list[str]]:
-    """Run the command, and yield the lines that it begins with."""
+    """Run the command, and yield its first lines."""
     code = (
         "from creatify_exporter.simulator import serve\n"
         "serve('127.0.0.1:0', seed=1, speed=60, tasks=50, api_id='me', api_key='mine', fail={'gemini-2.5-pro': 1.0})"
@@ -194,13 +194,13 @@ def test_a_model_that_is_made_to_fail_fails_from_then_on_and_the_past_stays(work
 @pytest.mark.parametrize(
     ("query", "told"),
     [
-        ("model=gemini-2.5-pr0&ratio=1", "the nearest are gemini-2.5-pro"),
-        ("model=gemini-2.5-pro&ratio=2", "a ratio is a number between 0 and 1, not 2.0"),
-        ("model=gemini-2.5-pro&ratio=much", "a ratio is a number between 0 and 1, not nan"),
+        ("model=gemini-2.5-pr0&ratio=1", "the closest names are gemini-2.5-pro"),
+        ("model=gemini-2.5-pro&ratio=2", "the ratio must be a number between 0 and 1, not 2.0"),
+        ("model=gemini-2.5-pro&ratio=much", "the ratio must be a number between 0 and 1, not nan"),
         ("", "no model is called ''"),
     ],
 )
-def test_a_failure_that_cannot_be_is_refused(workshop: Simulator, query: str, told: str) -> None:
+def test_an_impossible_failure_is_refused(workshop: Simulator, query: str, told: str) -> None:
     reply = requests.post(f"{workshop.url}{FAIL_PATH}?{query}", timeout=5)
     assert reply.status_code == 400
     assert told in reply.json()["detail"]

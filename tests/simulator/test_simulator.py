@@ -81,7 +81,7 @@ def instant(text: str) -> float:
 # The clock
 
 
-def test_an_accelerated_clock_starts_in_the_past_and_arrives_with_real_time() -> None:
+def test_an_accelerated_clock_starts_in_the_past_and_catches_up_with_real_time() -> None:
     real = ManualClock(1000)
     clock = Clock.behind(5900, speed=60, real=real)
     assert clock.now() == 1000 - 5900
@@ -93,7 +93,7 @@ def test_an_accelerated_clock_starts_in_the_past_and_arrives_with_real_time() ->
 
 
 @pytest.mark.parametrize("make", [lambda: Clock(speed=0.5), lambda: Clock.behind(10, speed=1)])
-def test_a_clock_that_would_never_arrive_is_refused(make: Callable[[], Clock]) -> None:
+def test_a_clock_that_would_never_catch_up_is_refused(make: Callable[[], Clock]) -> None:
     with pytest.raises(ValueError, match="speed"):
         make()
 
@@ -101,7 +101,7 @@ def test_a_clock_that_would_never_arrive_is_refused(make: Callable[[], Clock]) -
 # The account
 
 
-def test_the_same_seed_and_instant_give_the_same_bytes_in_whatever_steps_one_looks() -> None:
+def test_the_same_seed_and_instant_give_the_same_bytes_in_whatever_steps_they_are_read() -> None:
     impatient, patient, other = Account(1, START, SHORT), Account(1, START, SHORT), Account(2, START, SHORT)
     for at in range(int(START), int(START) + 900, 7):
         impatient.tasks(at)
@@ -328,7 +328,7 @@ def test_connections_are_kept_alive(simulator: Simulator) -> None:
 
 
 class Tape:
-    """A wire without a peer: it keeps what is sent, and waits in no time."""
+    """A wire without a peer: it records what is sent, and does not wait."""
 
     def __init__(self) -> None:
         self.sent, self.waited, self.hung, self.was_reset = bytearray(), 0.0, False, False
@@ -351,7 +351,7 @@ class Tape:
 
 @dataclass
 class Reply:
-    """What a fault brings onto the wire, without its framing."""
+    """What a fault sends, without its framing."""
 
     response: Response
     tape: Tape
@@ -372,7 +372,7 @@ class Reply:
 
 
 def played(simulator: Simulator, name: str) -> Reply:
-    """Let a fault spoil a good reply, and deliver it."""
+    """Apply a fault to a good reply, and deliver it."""
     good = simulator.answer(Request(simulator.clock.now(), LIST_PATH, {**LOWER_KEYS, "host": "127.0.0.1:80"}))
     response, tape = FAULTS[name](good), Tape()
     head = f"HTTP/1.1 {response.status}\r\nContent-Length: {sum(map(len, response.pieces))}\r\n\r\n".encode()
@@ -464,7 +464,7 @@ FAMILIES: dict[str, Callable[[Reply, str], object]] = {
 
 
 def _members(data: bytes) -> bytes:
-    """Cut a row of equal gzip members after the last whole one."""
+    """Cut a sequence of equal gzip members after the last complete one."""
     return data[: data.rindex(b"\x1f\x8b\x08")]
 
 
@@ -487,7 +487,7 @@ def test_a_connection_can_be_silent_reset_and_cut(simulator: Simulator) -> None:
         assert get(simulator).status_code == 200
 
 
-def test_faults_come_in_order_for_their_path_and_then_the_lasting_one(simulator: Simulator) -> None:
+def test_faults_are_applied_in_order_for_their_path_and_then_the_lasting_one(simulator: Simulator) -> None:
     simulator.faults.next("unavailable", "forbidden", times=2)
     simulator.faults.next("server_error", path=BALANCE_PATH)
     simulator.faults.always("bad_gateway")
@@ -498,7 +498,7 @@ def test_faults_come_in_order_for_their_path_and_then_the_lasting_one(simulator:
     assert get(simulator).status_code == 200
 
 
-def test_a_fault_can_be_made_to_measure(simulator: Simulator) -> None:
+def test_a_fault_can_be_a_custom_function(simulator: Simulator) -> None:
     simulator.listing = Listing(newest=0)
     simulator.faults.next(inserted(model_name=b'"mine"'), delayed(0.3), dripping(0.1))
     [task] = get(simulator).json()
@@ -532,11 +532,11 @@ def test_it_stops_at_once_however_stuck_its_handlers_are(clock: ManualClock) -> 
         connection.close()
 
 
-# Why any of this
+# Why all this is needed
 
 
 def naive_failures(simulator: Simulator) -> int:
-    """Count as many an exporter does: the failed tasks in the list, exposed as a counter."""
+    """Count as many exporters do: the failed tasks in the list, exposed as a counter."""
     return sum(task["status"] == "failed" for task in get(simulator).json())
 
 
@@ -556,7 +556,7 @@ def test_a_naive_exporter_gives_wrong_numbers(simulator: Simulator, clock: Manua
     assert increase > 10 * sum(truth.failed.values())
 
 
-def test_it_knows_nothing_of_the_exporter() -> None:
+def test_it_imports_nothing_of_the_exporter() -> None:
     for module in Path(creatify_exporter.simulator.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("creatify_exporter"):

@@ -1,4 +1,4 @@
-"""The routes, asked without a network in between, and what only a real connection shows."""
+"""The routes, called without a network, and behaviour that needs a real connection."""
 
 import asyncio
 import gzip
@@ -76,7 +76,7 @@ def application(exporter: Exporter, load: Callable[[], Config], **settings: Any)
 
 
 class Site:
-    """A server's routes, asked as the connections ask them."""
+    """A server's routes, called as its connections call them."""
 
     def __init__(
         self,
@@ -312,7 +312,7 @@ def test_all_routes_can_have_a_prefix(simulator: Simulator) -> None:
         ({"external_url": "https://x.example", "route_prefix": "/p"}, "/p/sd/", "https://x.example/sd"),
     ],
 )
-def test_a_redirect_leads_to_where_the_client_finds_the_route(
+def test_a_redirect_leads_to_the_route_as_the_client_reaches_it(
     settings: dict[str, Any], target: str, location: str
 ) -> None:
     answer = Site(**settings).get(target)
@@ -322,7 +322,7 @@ def test_a_redirect_leads_to_where_the_client_finds_the_route(
 # --- For people and for Prometheus ---------------------------------------------------------------------------------
 
 
-def test_the_landing_page_escapes_what_comes_from_elsewhere(simulator: Simulator) -> None:
+def test_the_landing_page_escapes_external_text(simulator: Simulator) -> None:
     task = {"id": "1", "model_name": MARKUP, "status": "done", "credits_used": 1234567.25}
     simulator.faults.next(replied(200, json.dumps([task]).encode()))
     simulator.faults.always(replied(200, MARKUP.encode()))
@@ -350,7 +350,7 @@ def test_the_landing_page_shows_data_before_the_first_scrape_and_costs_the_api_o
     assert len(simulator.requests) == 1
 
 
-def test_looking_again_and_again_at_the_landing_page_does_not_ask_an_api_that_is_down_again(
+def test_reloading_the_landing_page_does_not_fetch_again_from_an_api_that_is_down(
     simulator: Simulator,
 ) -> None:
     simulator.faults.always(replied(403, b""))
@@ -360,22 +360,22 @@ def test_looking_again_and_again_at_the_landing_page_does_not_ask_an_api_that_is
     assert len(simulator.requests) == 1
 
 
-def test_the_landing_page_does_not_wait_for_the_end_of_a_slow_first_fetch_but_shows_itself_again(
+def test_the_landing_page_does_not_wait_for_a_slow_first_fetch_but_refreshes_itself(
     simulator: Simulator,
 ) -> None:
     simulator.faults.always(delayed(4))
     one = Site(workspace(simulator))
     page = one.get("/").text
-    assert "not fetched yet; the first fetch goes on" in page
+    assert "not fetched yet; the first fetch is in progress" in page
     assert '<meta http-equiv="refresh" content="2">' in page
     until(lambda: "the last fetch took" in one.get("/").text)
     assert len(simulator.requests) == 1
 
 
-def test_a_debugged_probe_tells_a_whole_fetch_without_keys_and_without_texts(
+def test_a_debugged_probe_shows_a_whole_fetch_without_keys_and_without_texts(
     simulator: Simulator,
 ) -> None:
-    # An API that leads around, and repeats what it was told.
+    # An API that redirects, and repeats what it was sent.
     moved = f"{simulator.url}/moved/?id={simulator.api_id}&key={simulator.api_key}"
     task = listed(1, 0, status="failed", failed_reason=f"a secret prompt {simulator.api_key}")
     simulator.faults.next(replied(302, b"", location=moved))
@@ -426,7 +426,7 @@ def test_the_landing_page_says_how_long_the_credits_last_and_what_failed_lately_
     one = Site(workspace(simulator, remaining_credits=True, plan=plan))
     one.get("/metrics")
     page = one.get("/").text
-    # 175 credits in 7.37 days are 24 a day, since the list tells of all of them; it is 9 October, 08:53.
+    # 175 credits in 7.37 days are 24 a day, because the list contains all of them; it is 9 October, 08:53.
     assert "412 of 500 credits, last until 26 October, renewal 1 November: 125 short" in page
     failures = page.partition("Failed in the last 7 days")[2].partition("</table>")[0]
     cells = re.findall("<td[^>]*>(.*?)</td>", failures.replace("_<wbr>", "_"))
@@ -434,7 +434,7 @@ def test_the_landing_page_says_how_long_the_credits_last_and_what_failed_lately_
 
 
 def test_on_the_first_day_the_credits_go_as_fast_as_in_the_day_that_the_list_covers(simulator: Simulator) -> None:
-    # Begun in the last minutes of a UTC day, NOW being 08:53.
+    # Started in the last minutes of a UTC day; NOW is 08:53.
     tasks = [listed(1, 1.36, credits_used=1200), listed(2, 0.2, credits_used=160)]
     simulator.faults.always(replied(200, json.dumps(tasks).encode()))
     simulator.faults.always(replied(200, b'{"remaining_credits":412}'), path=BALANCE_PATH)
@@ -453,7 +453,7 @@ def test_without_lists_the_fall_of_the_balance_tells_how_long_the_credits_last(s
     assert "412 credits, last until 18 October" in one.get("/").text
 
 
-def test_nothing_is_foretold_before_every_list_has_been_counted() -> None:
+def test_there_is_no_forecast_before_every_list_has_been_counted() -> None:
     account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
     video = Served(Account(1, NOW - 600, Traffic(rate=1 / 10), product=PRODUCTS["lipsyncs"]))
     with Simulator(account, Clock(real=lambda: NOW), lists={"lipsyncs": video}) as simulator:
@@ -468,7 +468,7 @@ def test_nothing_is_foretold_before_every_list_has_been_counted() -> None:
         until(lambda: "412 credits, last until 25 October (without lipsyncs: not known)" in one.get("/").text)
 
 
-def test_a_list_that_tells_no_credits_is_named_where_it_is_missing() -> None:
+def test_the_forecast_names_a_list_that_does_not_report_credits() -> None:
     account = Account(1, NOW - 600, Traffic(rate=1 / 10, text_bytes=200))
     silent = Served(Account(1, NOW - 600, Traffic(rate=1 / 10), product=PRODUCTS["product_to_videos"]))
     with Simulator(account, Clock(real=lambda: NOW), lists={"product_to_videos": silent}) as simulator:
@@ -483,7 +483,7 @@ def test_a_list_that_tells_no_credits_is_named_where_it_is_missing() -> None:
         assert (page.count("Tasks in the list"), page.count("<th>credits used</th>")) == (2, 1)
 
 
-def test_during_a_commit_nothing_is_foretold_and_the_page_shows_itself_again(simulator: Simulator) -> None:
+def test_during_a_commit_there_is_no_forecast_and_the_page_refreshes_itself(simulator: Simulator) -> None:
     class Committing(Ledger):
         def days(self, since: int, before: int) -> list[Day] | None:  # noqa: ARG002 - as the ledger has it
             return None
@@ -501,7 +501,7 @@ def test_a_table_of_failures_says_how_many_rows_it_leaves_out(simulator: Simulat
     tasks = [listed(n, 1, status="failed", model_name=f"model-{n % 12}") for n in range(36)]
     simulator.faults.always(replied(200, json.dumps(tasks).encode()))
     one = Site(workspace(simulator))
-    assert "<p>and 2 more rows, of 6 failed tasks</p>" in one.get("/").text
+    assert "<p>and 2 more rows with 6 failed tasks</p>" in one.get("/").text
 
 
 def test_a_table_of_tasks_has_the_statuses_that_there_are_and_names_break_at_underscores(simulator: Simulator) -> None:
@@ -594,7 +594,7 @@ def test_discovery_by_list_names_a_target_for_each_list_and_the_balance_and_each
     for api, samples in shown.items():
         assert {dict(labels).get("api", api) for _, labels in samples} == {api}
         assert total(samples, "creatify_up") == 1
-    # What belongs to no list is there once.
+    # Metrics that belong to no list are there once.
     assert [api for api in apis if total(shown[api], "creatify_plan_credits")] == ["remaining_credits"]
 
 
@@ -627,7 +627,7 @@ def test_no_host_header_breaks_an_answer(idle: Site, host: str, path: str) -> No
     assert idle.get(path, host=host).status < 500
 
 
-def test_liveness_and_readiness_ask_nobody(site: Site, simulator: Simulator) -> None:
+def test_liveness_and_readiness_fetch_nothing(site: Site, simulator: Simulator) -> None:
     simulator.faults.always("server_error")
     site.get("/metrics")
     asked = len(simulator.requests)
@@ -636,8 +636,8 @@ def test_liveness_and_readiness_ask_nobody(site: Site, simulator: Simulator) -> 
     assert len(simulator.requests) == asked
 
 
-def test_a_reload_that_breaks_shows_and_is_not_the_last_one(simulator: Simulator) -> None:
-    faults = [KeyError("a mistake of the exporter")]
+def test_a_reload_that_raises_is_reported_and_does_not_prevent_the_next_one(simulator: Simulator) -> None:
+    faults = [KeyError("a bug in the exporter")]
 
     def load() -> Config:
         if faults:
@@ -652,7 +652,7 @@ def test_a_reload_that_breaks_shows_and_is_not_the_last_one(simulator: Simulator
     assert list(one.exporter.targets) == ["reloaded"]
 
 
-def test_a_reload_tells_what_is_odd_about_a_configuration_that_it_takes(simulator: Simulator) -> None:
+def test_a_reload_warns_about_a_configuration_that_is_probably_a_mistake(simulator: Simulator) -> None:
     twice = Config(workspaces=(workspace(simulator), workspace(simulator, name="again")))
     one = Site(workspace(simulator), load=lambda: twice)
     with structlog.testing.capture_logs() as logs:
@@ -684,7 +684,7 @@ def test_only_a_post_reloads(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/metrics/nowhere", "/-/quit", "/../etc/passwd", "/sd/x", "/debug/pprof"])
-def test_what_is_not_there_is_404(idle: Site, path: str) -> None:
+def test_an_unknown_path_is_404(idle: Site, path: str) -> None:
     assert idle.get(path).status == 404
     assert idle.get("/metrics", "POST").status == 405
 
@@ -704,7 +704,7 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExporterProce
 
 
 def said(exporter: ExporterProcess, raw: bytes) -> bytes:
-    """Return all that a server says to raw bytes until it closes."""
+    """Return everything that a server answers to raw bytes until it closes."""
     port = int(exporter.url.rpartition(":")[2])
     with socket.create_connection(("::1", port), timeout=10) as connection:
         connection.sendall(raw)
@@ -740,10 +740,10 @@ def test_head_has_the_headers_of_get_and_no_body(exporter: ExporterProcess) -> N
     ],
     ids=lambda raw: raw[:40].decode("latin-1"),
 )
-def test_nothing_that_a_client_says_brings_a_500_or_a_traceback(exporter: ExporterProcess, raw: bytes) -> None:
+def test_nothing_that_a_client_sends_causes_a_500_or_a_traceback(exporter: ExporterProcess, raw: bytes) -> None:
     try:
         answer = said(exporter, raw)
-    except OSError:  # what is too long is not read to its end
+    except OSError:  # a request that is too long is not read to its end
         answer = b""
     assert not answer.startswith(b"HTTP/1.1 5")
     assert exporter.get("/-/healthy").status_code == 200
@@ -765,7 +765,7 @@ def test_the_landing_page_is_for_a_browser(exporter: ExporterProcess, tmp_path: 
 
 
 def serve_until_stopped(site: Site, meanwhile: Callable[[threading.Event], Awaitable[None]]) -> bool:
-    """Serve, do something meanwhile that has to stop the server; return whether the configuration was reloaded."""
+    """Serve while something is done that has to stop the server; return whether the configuration was reloaded."""
     reloaded = threading.Event()
 
     def load() -> Config:
@@ -820,7 +820,7 @@ def test_a_sighup_between_reading_the_configuration_and_serving_it_is_a_reload(
             signal.signal(signum, handler)
 
 
-def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is_told_once_until_it_fits(
+def test_a_changed_configuration_is_reloaded_and_a_refused_one_is_logged_once_and_retried(
     simulator: Simulator, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.yml"
@@ -845,7 +845,7 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
     state = file.state(path)
     first = load(path, {})
     exporter = Exporter(first, Ledger(SqliteStore(None), rules(first)))
-    # What changes while the ledger is being opened is a change, too.
+    # A change while the ledger is being opened counts, too.
     path.write_text(json.dumps({"workspaces_from": [group], "fetch": {"timeout": "7s"}, "ledger": {"url": "memory:"}}))
 
     async def change() -> None:
@@ -861,7 +861,7 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
         write("globex", "api-key", "")
         await asyncio.to_thread(until, lambda: len(refused) >= 3)
         assert list(exporter.targets) == ["acme"]
-        # What a look cannot see: there was a file before.
+        # A check cannot see that there was a file before.
         write("globex", "api-key", "simulated-key-of-globex")
         await asyncio.to_thread(until, lambda: list(exporter.targets) == ["acme", "globex"])
         (tmp_path / "keys/initech").mkdir()
@@ -878,6 +878,8 @@ def test_a_configuration_that_changes_is_reloaded_by_itself_and_a_refused_one_is
 
     with closing(exporter), structlog.testing.capture_logs() as logs:
         asyncio.run(change())
-    told = [line["problem"] for line in logs if line["event"] == "configuration not reloaded, the old one holds"]
+    told = [
+        line["problem"] for line in logs if line["event"] == "configuration not reloaded, the old one stays in effect"
+    ]
     assert told
     assert len(told) == len(set(told)), "each mistake is told once"

@@ -1,4 +1,4 @@
-"""Addresses to listen on, and what is said of those that are none."""
+"""Addresses to listen on, and the errors for invalid ones."""
 
 import os
 import socket
@@ -90,8 +90,8 @@ def test_a_named_port_is_its_number() -> None:
         {"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())},
     ],
 )
-def test_without_a_socket_of_systemd_it_says_so(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="systemd has passed no sockets; start"):
+def test_without_sockets_from_systemd_it_is_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="systemd passed no sockets; start"):
         inherited(environ)
 
 

@@ -1,4 +1,4 @@
-"""The middleware, asked as a server asks it, and its files changed under its eyes."""
+"""The middleware, called as a server calls it, while its files change."""
 
 import asyncio
 import base64
@@ -24,9 +24,9 @@ from creatify_exporter.web.middleware import RateLimiter, WebMiddleware
 from creatify_exporter.web.reloader import Reloader
 
 PAIR = Path(__file__).parents[1] / "certificates"
-LOOK = 0.02  # seconds between two looks at the files
+LOOK = 0.02  # seconds between two checks of the files
 RELOADED = "info: web configuration reloaded"
-REFUSED = "error: web configuration not reloaded, the old one holds"
+REFUSED = "error: web configuration not reloaded, the old one stays in effect"
 
 
 def hashed(password: str) -> str:
@@ -104,12 +104,12 @@ def opened(folder: Path, *sections: str) -> WebMiddleware:
 
 
 def write(folder: Path, *sections: str) -> None:
-    """Replace the file as a whole, as those do who know that it is read at any time."""
+    """Replace the file atomically, because it may be read at any time."""
     (folder / "new.yml").write_text("".join(sections) or "{}\n")
     (folder / "new.yml").rename(folder / "web.yml")
 
 
-def test_without_a_file_everybody_gets_in_and_nothing_is_added() -> None:
+def test_without_a_file_everybody_is_admitted_and_nothing_is_added() -> None:
     answer = ask(WebMiddleware(), "/")
     assert (answer.status, answer.header("x-frame-options"), WebMiddleware().loaded.context) == (
         200,
@@ -127,7 +127,7 @@ def test_probes_need_no_password(folder: Path, path: str) -> None:
     "path",
     ["/", "/metrics", "/-/reload", "/-/healthy/", "/-/healthy\n", "//-/healthy", "/-/ready/..", "/-/Healthy", ""],
 )
-def test_all_else_needs_one(folder: Path, path: str) -> None:
+def test_everything_else_needs_a_password(folder: Path, path: str) -> None:
     answer = ask(opened(folder, USERS), path)
     assert answer.status == 401
     assert answer.header("www-authenticate") == ['Basic realm="creatify-exporter", charset="UTF-8"']
@@ -140,11 +140,11 @@ def test_a_user_gets_in(folder: Path) -> None:
     assert ask(middleware, "/", login("canary", "bob")).status == 401
 
 
-def test_two_authorizations_are_none(folder: Path) -> None:
+def test_two_authorization_headers_count_as_none(folder: Path) -> None:
     assert ask(opened(folder, USERS), "/", login("canary"), login("canary")).status == 401
 
 
-def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
+def test_a_flood_of_logins_is_told_to_retry(folder: Path) -> None:
     middleware = opened(folder, USERS, HEADERS)
 
     async def flood() -> list[Answer]:
@@ -155,7 +155,7 @@ def test_a_flood_of_logins_is_told_to_come_back(folder: Path) -> None:
     assert {(*answer.header("retry-after"), *answer.header("x-frame-options")) for answer in busy} == {("1", "deny")}
 
 
-def test_more_requests_than_the_limit_are_told_to_come_back_but_not_probes(folder: Path) -> None:
+def test_requests_over_the_rate_limit_are_told_to_retry_but_not_probes(folder: Path) -> None:
     limit = "rate_limit: {interval: 90s, burst: 2}\n"
     middleware = opened(folder, limit)
     assert [ask(middleware, "/").status for _ in range(3)] == [200, 200, 429]
@@ -190,7 +190,7 @@ def test_every_response_carries_the_headers(
     )
 
 
-def test_tls_cannot_come_or_go_without_a_restart(folder: Path) -> None:
+def test_tls_cannot_be_turned_on_or_off_without_a_restart(folder: Path) -> None:
     plain, encrypted = opened(folder, USERS), opened(folder, TLS)
     assert plain.loaded.context is None
     assert encrypted.loaded.context
@@ -228,13 +228,13 @@ def watched(middleware: WebMiddleware, *steps: Step) -> Lines:
 
 
 def a_while() -> Callable[[Lines], bool]:
-    """Return what is true after enough looks for two attempts."""
+    """Return a condition that is true after enough checks for two attempts."""
     left = iter(range(100))
     return lambda _: next(left, None) is None
 
 
 def says(number: int) -> Callable[[Lines], bool]:
-    """Return what is true once there are so many lines."""
+    """Return a condition that is true once there are so many lines."""
     return lambda lines: len(lines) >= number
 
 
@@ -253,7 +253,7 @@ def test_users_and_headers_change_without_a_restart(folder: Path) -> None:
 def test_logins_are_remembered_until_a_user_changes(folder: Path) -> None:
     middleware = opened(folder, USERS)
     assert ask(middleware, "/", login("canary")).status == 200
-    users = middleware._users  # noqa: SLF001  how often a password is checked shows in its time only
+    users = middleware._users  # noqa: SLF001  the number of checks shows only in their time
     write(folder, USERS, HEADERS)
     middleware.apply(middleware.load())
     assert middleware._users is users  # noqa: SLF001  as above
@@ -262,7 +262,7 @@ def test_logins_are_remembered_until_a_user_changes(folder: Path) -> None:
     assert ask(middleware, "/", login("canary")).status == 401
 
 
-def test_an_unexpected_error_is_a_failed_reload_and_no_end_of_the_watch(
+def test_an_unexpected_error_fails_the_reload_but_does_not_end_the_watch(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     middleware, load = opened(folder, USERS), web_config.load
@@ -289,7 +289,7 @@ def test_files_that_stay_are_not_read_again(folder: Path) -> None:
     assert middleware.config is before
 
 
-def test_a_broken_file_keeps_the_old_one_and_is_told_once(folder: Path) -> None:
+def test_a_broken_file_keeps_the_old_one_and_is_logged_once(folder: Path) -> None:
     middleware = opened(folder, USERS)
     lines = watched(
         middleware,
@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_read_again_shows_until_it_can(folder: Path) -> No
     assert [*seen, middleware.last_reload_successful] == [None, True, True, False, True]
 
 
-def test_files_that_are_put_back_as_they_were_are_no_failure(folder: Path) -> None:
+def test_files_that_are_restored_are_not_a_failure(folder: Path) -> None:
     middleware = opened(folder, USERS)
 
     def back() -> None:
@@ -340,7 +340,7 @@ def test_users_stay_while_a_file_is_broken(folder: Path) -> None:
 
 
 def test_a_file_that_is_being_written_is_not_read(folder: Path) -> None:
-    """A half of it is a valid file without users."""
+    """Half of the file is a valid file without users."""
     middleware = opened(folder, HEADERS, USERS)
     lengths = iter(range(100))
 
@@ -376,7 +376,7 @@ def test_a_file_that_comes_late_is_found(folder: Path) -> None:
 
 
 def test_a_secret_that_is_swapped_by_a_link_is_noticed(folder: Path) -> None:
-    """As Kubernetes does it: the file is a link into a folder that is itself a link."""
+    """As in Kubernetes: the file is a link into a folder that is itself a link."""
     for name, text in (("one", USERS), ("two", OTHER_USERS + HEADERS)):
         (folder / name).mkdir()
         (folder / name / "web.yml").write_text(text)

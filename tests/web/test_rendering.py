@@ -1,4 +1,4 @@
-"""How many answers are rendered at once, while a test holds them up, and in which format."""
+"""How many responses are rendered at once, while a test holds them up, and in which format."""
 
 import asyncio
 import threading
@@ -29,7 +29,7 @@ class Work:
         return b"rendered"
 
 
-def test_two_are_rendered_at_once_and_clients_that_leave_make_no_room_for_more() -> None:
+def test_two_are_rendered_at_once_and_clients_that_disconnect_free_no_slot() -> None:
     work = Work()
 
     async def scene() -> None:
@@ -48,7 +48,7 @@ def test_two_are_rendered_at_once_and_clients_that_leave_make_no_room_for_more()
     assert (work.begun, work.most_at_once) == (8, 2)
 
 
-def test_a_system_without_threads_costs_answers_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_out_of_threads_fails_responses_but_keeps_the_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 

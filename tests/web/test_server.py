@@ -1,4 +1,4 @@
-"""Connections with limits that a test can wait for, and an application that does what a test tells it to do."""
+"""Connections with limits short enough for a test, and an application that the test controls."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from processes import reset, until
 PAIR = Path(__file__).parents[1] / "certificates"
 PATIENT = Limits(client_timeout=60.0)
 HASTY = Limits(client_timeout=0.5, drain_timeout=0.5)
-LARGE = 20_000_000  # bytes, more than the system keeps between two ends
+LARGE = 20_000_000  # bytes, more than the socket buffers hold
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -83,7 +83,7 @@ class Site:
         assert not self._thread.is_alive()
 
     def tasks(self) -> int:
-        """How many there are beside those that serve."""
+        """How many there are besides those of the server."""
 
         async def count() -> int:
             return len(asyncio.all_tasks()) - 3  # the main one, the watch and this one
@@ -126,7 +126,7 @@ def tls(kind: type[ssl.SSLContext] = ssl.SSLContext) -> ssl.SSLContext:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other end closes it, be it with a word before."""
+    """Whether the other end closes it, possibly after sending something."""
     with suppress(ConnectionResetError):
         while connection.recv(1 << 16):
             pass
@@ -135,7 +135,7 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def hears(connection: socket.socket, what: bytes = b"/") -> bool:
-    """Whether the other end answers, with a body that ends so."""
+    """Whether the other end answers with a body that ends like this."""
     received = b""
     while not received.endswith(what) and (data := connection.recv(1 << 16)):
         received += data
@@ -143,7 +143,7 @@ def hears(connection: socket.socket, what: bytes = b"/") -> bool:
 
 
 def taken(connection: socket.socket, pause: float = 0.0) -> int:
-    """Return how many bytes the other end sends until it closes; take them with a pause before each piece."""
+    """Return how many bytes the other end sends until it closes; read them with a pause before each piece."""
     received = 0
     while received <= LARGE and (data := connection.recv(1 << 20)):
         received += len(data)
@@ -172,13 +172,13 @@ def test_by_default_a_client_has_half_a_minute() -> None:
         request("/", "Transfer-Encoding: chunked", body=b"5\r\nx"),
     ],
 )
-def test_who_sends_no_complete_request_is_closed(hasty: Site, sent: bytes) -> None:
+def test_a_client_without_a_complete_request_is_closed(hasty: Site, sent: bytes) -> None:
     assert is_closed(hasty.connect(sent))
     until(lambda: hasty.tasks() == 0)
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"])
-def test_who_ends_no_handshake_is_closed(sent: bytes) -> None:
+def test_a_client_that_does_not_finish_its_handshake_is_closed(sent: bytes) -> None:
     with Site(HASTY, tls()) as site:
         assert is_closed(site.connect(sent))
         until(lambda: site.tasks() == 0)
@@ -222,7 +222,7 @@ def test_a_refused_handshake_is_an_alert_to_the_client_and_a_line_in_the_log() -
     ]
 
 
-def test_a_new_context_holds_for_new_connections_in_all_it_says() -> None:
+def test_a_new_context_applies_in_full_to_new_connections() -> None:
     trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
     trusting.check_hostname = False
     with Site(context=tls(Context)) as site, trusting.wrap_socket(site.connect()) as before:
@@ -238,16 +238,16 @@ def test_a_new_context_holds_for_new_connections_in_all_it_says() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "PATCH"])
-def test_plain_http_on_the_port_of_tls_gets_a_sentence(method: str) -> None:
+def test_plain_http_on_the_tls_port_gets_an_explanation(method: str) -> None:
     with structlog.testing.capture_logs() as events, Site(context=tls(Context)) as site:
         answer = site.ask(request("/metrics", method=method))
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b"https://" in answer
         until(lambda: site.connections.open == 0)
-    assert [event["reason"] for event in events] == ["plain HTTP on a port that speaks TLS"]
+    assert [event["reason"] for event in events] == ["plain HTTP on a TLS port"]
 
 
-def test_a_broken_record_of_tls_ends_the_connection_and_is_no_event(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broken_tls_record_ends_the_connection_without_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
     trusting.check_hostname = False
     with structlog.testing.capture_logs() as events, Site(context=tls(Context)) as site:
@@ -262,7 +262,7 @@ def test_a_broken_record_of_tls_ends_the_connection_and_is_no_event(caplog: pyte
     assert (events, [each for each in caplog.records if each.levelno > logging.DEBUG]) == ([], [])
 
 
-def test_a_refused_client_that_goes_on_talking_is_closed() -> None:
+def test_a_refused_client_that_keeps_sending_is_closed() -> None:
     with Site(context=tls(Context)) as site, site.connect(GET) as connection:
         with suppress(ConnectionError):
             while True:
@@ -270,7 +270,7 @@ def test_a_refused_client_that_goes_on_talking_is_closed() -> None:
         until(lambda: site.connections.open == 0)
 
 
-def test_a_drip_buys_no_time(hasty: Site) -> None:
+def test_a_slow_drip_of_bytes_does_not_extend_the_timeout(hasty: Site) -> None:
     def drip() -> None:
         with hasty.connect(b"GET / HTTP/1.1\r\nHost: x\r\nX: ") as connection:
             while True:
@@ -281,7 +281,7 @@ def test_a_drip_buys_no_time(hasty: Site) -> None:
         drip()
 
 
-def test_who_asks_nothing_more_is_closed(hasty: Site) -> None:
+def test_an_idle_client_is_closed(hasty: Site) -> None:
     with hasty.connect(GET) as connection:
         assert hears(connection)
         connection.sendall(GET)
@@ -298,7 +298,7 @@ def test_a_request_may_be_answered_late(hasty: Site) -> None:
     connection.close()
 
 
-def test_who_does_not_take_the_answer_is_closed(hasty: Site) -> None:
+def test_a_client_that_does_not_read_its_response_is_closed(hasty: Site) -> None:
     connection = hasty.connect(request("/large", method="GET"))
     until(lambda: hasty.paths)
     until(lambda: hasty.connections.open == 0)
@@ -306,7 +306,7 @@ def test_who_does_not_take_the_answer_is_closed(hasty: Site) -> None:
     connection.close()
 
 
-def test_a_large_answer_comes_over_tls_too() -> None:
+def test_a_large_response_arrives_over_tls_too() -> None:
     with Site(HASTY, tls()) as site:
         trusting = ssl.create_default_context(cafile=PAIR / "ca.pem")
         trusting.check_hostname = False
@@ -318,7 +318,7 @@ def test_a_large_answer_comes_over_tls_too() -> None:
             assert taken(connection) > LARGE
 
 
-def test_who_takes_the_answer_slowly_gets_all_of_it(site: Site) -> None:
+def test_a_slow_reader_gets_the_whole_response(site: Site) -> None:
     with site.connect(request("/large", "Connection: close", method="GET")) as connection:
         assert taken(connection, pause=0.02) > LARGE
 
@@ -326,7 +326,7 @@ def test_who_takes_the_answer_slowly_gets_all_of_it(site: Site) -> None:
 # --- Number --------------------------------------------------------------------------------------------------------
 
 
-def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStack) -> None:
+def test_a_new_connection_replaces_the_one_that_has_waited_longest(stack: ExitStack) -> None:
     with structlog.testing.capture_logs() as events, Site(Limits(connections=10)) as site:
         answered = [stack.enter_context(each) for each in site.held(3)]
         waiting = []
@@ -340,10 +340,10 @@ def test_a_newcomer_takes_the_place_of_who_waits_for_the_longest(stack: ExitStac
             assert is_closed(connection)
         site.release()
         assert all(hears(each, b"/held") for each in answered)
-    assert [event["event"] for event in events] == ["too many connections, those without a request are closed"]
+    assert [event["event"] for event in events] == ["too many connections, closing those without a request"]
 
 
-def test_where_all_are_being_answered_a_newcomer_still_gets_in(stack: ExitStack) -> None:
+def test_a_new_connection_gets_in_even_if_all_others_are_being_answered(stack: ExitStack) -> None:
     with Site(Limits(connections=3)) as site:
         answered = [stack.enter_context(each) for each in site.held(3)]
         assert site.ask().startswith(b"HTTP/1.1 200")
@@ -356,9 +356,9 @@ def test_where_all_are_being_answered_a_newcomer_still_gets_in(stack: ExitStack)
 
 
 @pytest.mark.parametrize("follows", [b"", GET, GET * 4000, GET * 20_000, b"GET /", b"\0" * 300_000])
-def test_who_leaves_while_being_answered_leaves_nothing_behind(site: Site, follows: bytes) -> None:
+def test_a_client_that_disconnects_before_its_response_leaves_nothing_behind(site: Site, follows: bytes) -> None:
     (connection,) = site.held()
-    with suppress(ConnectionError):  # what is too much is not read to its end
+    with suppress(ConnectionError):  # a request that is too long is not read to its end
         connection.sendall(follows)
     reset(connection)
     until(lambda: site.connections.open == 0)
@@ -366,7 +366,7 @@ def test_who_leaves_while_being_answered_leaves_nothing_behind(site: Site, follo
     assert site.ask().startswith(b"HTTP/1.1 200")
 
 
-def test_who_leaves_before_or_in_its_answer_leaves_nothing_behind_and_no_line_in_the_log(
+def test_a_client_that_disconnects_leaves_nothing_behind_and_no_line_in_the_log(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     for received in (0, 100_000) * 20:
@@ -377,7 +377,7 @@ def test_who_leaves_before_or_in_its_answer_leaves_nothing_behind_and_no_line_in
     assert caplog.messages == []
 
 
-def test_who_says_that_it_will_say_no_more_still_hears_the_answer(site: Site) -> None:
+def test_a_half_closed_client_still_gets_its_response(site: Site) -> None:
     (connection,) = site.held()
     connection.shutdown(socket.SHUT_WR)
     site.release()
@@ -403,7 +403,7 @@ def test_a_connection_over_tls_costs_little_memory(stack: ExitStack) -> None:
 # --- A stop --------------------------------------------------------------------------------------------------------
 
 
-def test_a_stop_answers_what_is_in_flight_and_waits_for_nobody_else(stack: ExitStack) -> None:
+def test_a_shutdown_answers_requests_in_flight_and_waits_for_nothing_else(stack: ExitStack) -> None:
     with Site() as site:
         (answered,) = site.held()
         for sent in (b"", b"GET /", request("/", "Content-Length: 9"), GET):
@@ -417,7 +417,7 @@ def test_a_stop_answers_what_is_in_flight_and_waits_for_nobody_else(stack: ExitS
         site.join()
 
 
-def test_a_stop_waits_only_so_long_for_an_answer_to_be_taken(stack: ExitStack) -> None:
+def test_a_shutdown_waits_a_limited_time_for_a_client_to_read_its_response(stack: ExitStack) -> None:
     with Site(Limits(client_timeout=60.0, shutdown_timeout=60, drain_timeout=0.5)) as site:
         reading = stack.enter_context(site.connect(request("/large", method="GET")))
         stack.enter_context(site.connect(request("/large", method="GET")))
@@ -427,7 +427,7 @@ def test_a_stop_waits_only_so_long_for_an_answer_to_be_taken(stack: ExitStack) -
         site.join()
 
 
-def test_a_stop_gives_up_on_an_answer_in_the_end(stack: ExitStack) -> None:
+def test_a_shutdown_gives_up_on_a_response_in_the_end(stack: ExitStack) -> None:
     with Site(Limits(client_timeout=60.0, shutdown_timeout=1)) as site:
         (held,) = site.held()
         stack.enter_context(held)
@@ -439,7 +439,7 @@ def test_a_stop_gives_up_on_an_answer_in_the_end(stack: ExitStack) -> None:
 # --- What clients send ---------------------------------------------------------------------------------------------
 
 
-def test_requests_that_come_at_once_are_answered_in_their_order(site: Site) -> None:
+def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     sent = [request(f"/{number}", "Content-Length: 5", body=b"12345") for number in range(50)]
     with site.connect(b"".join(sent) + request("/end", "Connection: close")) as connection:
         received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
@@ -460,7 +460,7 @@ def test_a_large_body_is_not_read_to_its_end(site: Site, path: str, framing: str
     until(lambda: site.tasks() == 0)
 
 
-def test_an_answer_comes_behind_the_body_which_is_not_read_byte_by_byte(
+def test_a_response_follows_the_body_which_is_not_read_byte_by_byte(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces: list[int] = []
@@ -481,7 +481,7 @@ def test_an_answer_comes_behind_the_body_which_is_not_read_byte_by_byte(
     assert len(pieces) < 100
 
 
-def test_a_body_that_stalls_is_a_client_that_keeps_the_server_waiting() -> None:
+def test_a_client_whose_body_stalls_is_closed() -> None:
     with Site(HASTY) as site, site.connect(request("/", "Content-Length: 9", body=b"x")) as connection:
         assert is_closed(connection)
         assert site.paths == []
@@ -526,7 +526,7 @@ SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 HIDING = [
-    # Each is one request to some and two to others, or none at all.
+    # Each is one request to some parsers and two to others, or none at all.
     request("/", "Content-Length: 4", "Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED),
     request("/", "Transfer-Encoding: chunked", "Content-Length: 40", body=b"0\r\n\r\n" + SMUGGLED),
     request("/", "Content-Length: 0", "Content-Length: 35", body=SMUGGLED),
@@ -569,12 +569,12 @@ def test_no_request_is_hidden_in_another(site: Site) -> None:
     until(lambda: site.tasks() == 0)
 
 
-def test_an_offer_of_another_protocol_is_not_taken(site: Site) -> None:
+def test_an_upgrade_to_another_protocol_is_ignored(site: Site) -> None:
     for offer in ("h2c", "websocket"):
         assert site.ask(request("/", "Connection: Upgrade", f"Upgrade: {offer}")).startswith(b"HTTP/1.1 200")
 
 
-def test_who_asks_ahead_of_the_answers_without_end_is_closed(site: Site) -> None:
+def test_a_client_that_pipelines_without_end_is_closed(site: Site) -> None:
     (connection,) = site.held()
     with suppress(ConnectionError):
         for _ in range(30_000):

@@ -1,4 +1,4 @@
-"""Handshakes in memory: what a client gets from a context, without a server around it."""
+"""Handshakes in memory: a client and a context, without a server."""
 
 import ssl
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def prometheus(authority: Authority) -> Pair:
 
 @pytest.fixture
 def configured(tmp_path: Path, server: Pair) -> Callable[..., ssl.SSLContext]:
-    """Return what makes a context of more lines for `tls_server_config`."""
+    """Return a function that makes a context from more lines of `tls_server_config`."""
 
     def context(*lines: str) -> ssl.SSLContext:
         section = [f"cert_file: {server.cert}", f"key_file: {server.key}", *lines]
@@ -83,7 +83,7 @@ def shake(
 
 
 def refused(server: ssl.SSLContext, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> str:
-    """Return why the server refuses a client; it must not hear that it is welcome."""
+    """Return why the server refuses a client, which must not see a successful handshake."""
     reasons: list[str] = []
     token = REFUSED.set(reasons.append)
     try:
@@ -170,7 +170,7 @@ def test_a_certificate_that_does_not_name_clients_is_refused_with_the_reason_of_
     assert "certificate purpose" in refused(required, client(authority, pair))
 
 
-def test_a_certificate_may_be_left_out_but_not_be_wrong(
+def test_a_certificate_may_be_left_out_but_must_not_be_invalid(
     configured: Configured, authority: Authority, stranger: Authority, prometheus: Pair
 ) -> None:
     optional = configured("client_auth_type: VerifyClientCertIfGiven", f"client_ca_file: {authority.pem}")
@@ -233,7 +233,7 @@ def test_the_three_suites_of_tls13_alone_leave_no_other_version(configured: Conf
     assert refused(configured(only), client(authority, maximum_version=ssl.TLSVersion.TLSv1_2))
 
 
-def test_the_common_name_is_no_name(configured: Configured, authority: Authority) -> None:
+def test_the_common_name_is_not_an_allowed_name(configured: Configured, authority: Authority) -> None:
     lines = ["client_auth_type: RequireAndVerifyClientCert", f"client_ca_file: {authority.pem}"]
     pair = authority.issue("commonly", "DNS:other.example")
     assert refused(configured(*lines, "client_allowed_sans: [commonly]"), client(authority, pair))
@@ -249,7 +249,7 @@ def test_a_session_of_an_older_context_does_not_spare_the_client_its_certificate
     assert "peer did not return a certificate" in refused(required, before, session)
 
 
-def test_a_connection_ends_without_waiting_for_the_clients_goodbye(
+def test_a_connection_ends_without_waiting_for_the_clients_close_notify(
     configured: Configured, authority: Authority
 ) -> None:
     served, _ = shake(configured(), client(authority))

@@ -1,4 +1,4 @@
-"""Files as the exporter toolkit tests itself with, by their names there: each is taken, or refused by name."""
+"""Files like those of the exporter toolkit's own tests, by their names there: each is taken, or refused by name."""
 
 import re
 from pathlib import Path
@@ -46,7 +46,7 @@ def header(name: str, value: str) -> str:
     return f"http_server_config: {{headers: {{{name}: {value}}}}}\n"
 
 
-# The file's name, what is in it, and the words of its refusal; none if it is taken.
+# The file's name, its content, and the words of its refusal, empty if it is taken.
 FILES: dict[str, tuple[str, str]] = {
     "tls_config_noAuth.requireandverifyclientcert.good.yml": (tls(REQUIRED, "client_ca_file: client.pem"), ""),
     "tls_config_noAuth.requireanyclientcert.good.yml": (tls(ANY), UNVERIFIED),
@@ -64,7 +64,7 @@ FILES: dict[str, tuple[str, str]] = {
         tls(REQUIRED, "client_ca_file: client.pem", "client_allowed_sans: [one, test3, two]"),
         "",
     ),
-    "web_config_auth_user_list_invalid.bad.yml": (tls() + "basic_auth_users: {john: doe}\n", "is no bcrypt hash"),
+    "web_config_auth_user_list_invalid.bad.yml": (tls() + "basic_auth_users: {john: doe}\n", "is not a bcrypt hash"),
     "web_config_empty.yml": ("", "is empty"),
     "web_config_headers.good.yml": (
         HEADERS,
@@ -96,7 +96,7 @@ FILES: dict[str, tuple[str, str]] = {
     "web_config_noAuth_cert_empty.bad.yml": (tls(cert='cert: ""'), NO_CERT),
     "web_config_noAuth_inventedCiphers.bad.yml": (
         tls(IF_GIVEN, "cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA2048]"),
-        "is none of Go's secure cipher suites",
+        "is not a secure cipher suite of Go",
     ),
     "web_config_noAuth_inventedCurves.bad.yml": (tls(IF_GIVEN, "curve_preferences: [CurveP257]"), "must be CurveP256"),
     "web_config_noAuth_keyPath_empty.bad.yml": (tls(key='key_file: ""'), NO_KEY),
@@ -151,7 +151,7 @@ def test_a_file_of_the_toolkit_is_taken_or_refused_by_name(folder: Path, text: s
     assert words in "".join(problems)
 
 
-# Beside the toolkit's own files: what its users write.
+# Not from the toolkit's own files, but as its users write them.
 
 
 @pytest.mark.parametrize(

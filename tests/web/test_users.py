@@ -23,7 +23,7 @@ def basic(name: str, password: str) -> bytes:
 
 
 class Counted:
-    """bcrypt, that keeps what it was asked."""
+    """bcrypt that records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[bytes, bytes]] = []
@@ -75,7 +75,7 @@ def test_success_and_failure_are_remembered() -> None:
     assert [password for password, _ in check.asked] == [b"canary", b"wrong", b"wrong"]
 
 
-def test_guessing_pushes_no_success_out_and_is_bounded() -> None:
+def test_guesses_evict_no_success_and_are_bounded() -> None:
     asked: list[bytes] = []
 
     def check(password: bytes, _: bytes) -> bool:
@@ -102,7 +102,7 @@ def test_memory_is_bounded_and_holds_no_password() -> None:
     assert "$2b$" not in repr(vars(users))
 
 
-def test_others_users_remember_nothing_of_it() -> None:
+def test_another_set_of_users_does_not_share_remembered_logins() -> None:
     check = Counted()
     for _ in range(2):
         verdicts(Users(HASHES, check), [basic("alice", "canary")])
@@ -142,7 +142,7 @@ def test_any_bytes_may_be_name_and_password(name: bytes, password: bytes) -> Non
 
 
 class Crowded:
-    """bcrypt, that knows how many were in it at once."""
+    """bcrypt that records how many calls ran at once."""
 
     def __init__(self) -> None:
         self.inside = self.most = self.total = 0
@@ -170,14 +170,14 @@ def test_scrapes_at_once_with_one_password_cost_one_check() -> None:
     assert (check.total, check.most) == (1, 1)
 
 
-def test_a_flood_of_wrong_passwords_is_checked_one_by_one_and_the_rest_told_to_come_back() -> None:
+def test_a_flood_of_wrong_passwords_is_checked_one_by_one_and_the_rest_told_to_retry() -> None:
     check = Crowded()
     found = at_once(Users(HASHES, check), [basic("alice", f"wrong {n}") for n in range(100)])
     assert (found.count("refused"), found.count("busy")) == (64, 36)
     assert (check.total, check.most) == (64, 1)
 
 
-def test_clients_that_leave_neither_let_a_second_check_begin_nor_save_the_next_one_a_refusal() -> None:
+def test_clients_that_disconnect_free_neither_the_slot_nor_a_place_in_the_queue() -> None:
     check = Crowded()
     users = Users(HASHES, check)
 
@@ -191,7 +191,7 @@ def test_clients_that_leave_neither_let_a_second_check_begin_nor_save_the_next_o
     assert (check.total, check.most) == (5, 1)
 
 
-def test_who_was_admitted_before_does_not_wait_for_a_flood() -> None:
+def test_a_remembered_user_does_not_wait_for_a_flood() -> None:
     order: list[str] = []
 
     async def flood(users: Users) -> None:

@@ -36,7 +36,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("invalid-*.yml")), ids=lambda path: path.stem)
-def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
+def test_every_error_in_a_file_is_reported_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path)
     shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
@@ -60,11 +60,11 @@ def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
     assert "$2" not in shown
 
 
-def test_without_a_file_nothing_is_asked_for() -> None:
+def test_without_a_file_nothing_is_required() -> None:
     assert load(None, {}) == Loaded(WebConfig(), None, {})
 
 
-def test_a_file_says_everything_that_can_be_said() -> None:
+def test_a_file_with_every_setting() -> None:
     tls = read("valid-tls").tls_server_config
     assert tls
     assert tls.client_auth_type == ssl.CERT_REQUIRED
@@ -87,7 +87,7 @@ def test_the_defaults_are_those_of_the_toolkit_but_for_http2() -> None:
     assert config.http_server_config.response_headers == {}
 
 
-def test_blanks_around_the_value_of_a_header_are_no_part_of_it(tmp_path: Path) -> None:
+def test_blanks_around_the_value_of_a_header_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text("http_server_config: {headers: {X-Frame-Options: ' deny ', X-XSS-Protection: '1; mode=block '}}")
     headers = load(path, {}).config.http_server_config.response_headers
@@ -112,15 +112,15 @@ def test_headers_that_are_blank_are_not_set() -> None:
     assert read("valid-headers-blank").http_server_config.response_headers == {}
 
 
-def test_nothing_in_a_file_means_nothing_is_on() -> None:
+def test_an_empty_mapping_turns_nothing_on() -> None:
     assert read("valid-nothing") == read("valid-nulls") == WebConfig()
     assert read("valid-nothing").summary == "TLS off, users: none"
 
 
-def test_doubtful_settings_are_warned_of() -> None:
+def test_settings_that_are_probably_a_mistake_are_warned_about() -> None:
     assert read("valid-users").warnings == (
-        "basic_auth_users without tls_server_config: passwords come unencrypted",
-        "basic_auth_users.alice: a cost of 4 is quick to guess; 10 is usual",
+        "basic_auth_users without tls_server_config: passwords are sent unencrypted",
+        "basic_auth_users.alice: a cost of 4 makes the password quick to guess; 10 is usual",
     )
     assert read("valid-tls").warnings == ()
 
@@ -169,7 +169,7 @@ def test_hashes_of_all_usual_versions_are_taken(tmp_path: Path, version: str) ->
         "",
     ],
 )
-def test_what_could_never_be_checked_is_no_hash(tmp_path: Path, value: str) -> None:
+def test_a_hash_that_could_never_match_is_refused(tmp_path: Path, value: str) -> None:
     (line,) = mistakes(written(tmp_path, f"basic_auth_users: {{prometheus: '{value}'}}\n"))
     assert "basic_auth_users.prometheus" in line
     assert "htpasswd" in line
@@ -205,6 +205,6 @@ def test_intervals_are_read_as_go_reads_durations(text: str, seconds: float) -> 
 
 
 @pytest.mark.parametrize("text", ["", "1", "s", "1d", "1 s", "-1s", "1s2", "1,5s", "\u0661s", "nan"])
-def test_what_is_no_interval_is_refused(text: str) -> None:
+def test_an_invalid_interval_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_interval(text)

@@ -1,6 +1,6 @@
 """The Creatify API, simulated: one account whose tasks arrive, run, finish and fail, behind an HTTP server.
 
-It stands aside: it knows nothing of the exporter, and what it serves depends on a seed and a clock alone.
+It does not use the exporter, and what it serves depends only on a seed and a clock.
 """
 
 from creatify_exporter.simulator.account import Account

@@ -1,4 +1,4 @@
-"""One account's tasks as a function of simulated time: everything follows from a seed and the traffic."""
+"""One account's tasks as a function of simulated time: a seed and the traffic determine everything."""
 
 import bisect
 import math
@@ -19,10 +19,10 @@ DAY = 86400.0
 
 
 class Account:
-    """The tasks of one list of a workspace since `start` (epoch seconds), endless; drawn as far as somebody has looked.
+    """The endless tasks of one list of a workspace since `start` (epoch seconds), drawn only as far as needed.
 
-    Each minute of the clock is drawn by a generator of its own. So the same seed, product and traffic give the same
-    tasks, whenever the account starts and in whatever steps one looks; `start` only leaves out what is older.
+    Each minute of the clock has a separate random generator. So the same seed, product and traffic give the same tasks,
+    whenever the account starts and in whatever steps it is read; `start` only leaves out older tasks.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Account:
         return [model.name for model in self._models]
 
     def tasks(self, at: float, since: float = -math.inf) -> list[Task]:
-        """Return the tasks created after `since` and not after `at`, in the order of their creation."""
+        """Return the tasks created after `since` and up to `at`, in order of creation."""
         with self._lock:
             while self._minute <= at:
                 self._draw_minute()
@@ -60,11 +60,11 @@ class Account:
             return self._tasks[first : bisect.bisect_right(self._tasks, at, key=created)]
 
     def truth(self, at: float, since: float = -math.inf) -> Truth:
-        """Return the totals at `at` of all tasks created after `since`, whether any list still holds them or not.
+        """Return the totals at `at` of all tasks created after `since`, even those that no list contains any more.
 
-        A list fetched at `at` (`Request.at`) shows each task exactly as it is counted here: what happens at the
-        instant itself has happened. So counters fed with lists fetched at a and b must have risen by
-        `truth(b) - truth(a)`, provided that no task's last change (`Task.settled`) came after it had left the list.
+        A list fetched at `at` (`Request.at`) shows each task exactly as it is counted here: an event at the instant
+        itself has happened. So counters fed with lists fetched at a and b must have risen by `truth(b) - truth(a)`,
+        provided that no task left the list before its last change (`Task.settled`).
         """
         truth = Truth()
         for task in self.tasks(at, since):
@@ -72,9 +72,9 @@ class Account:
         return truth
 
     def remaining_credits(self, at: float) -> float:
-        """Return the balance, filled up to `package` at midnight UTC and whenever it is used up.
+        """Return the balance, which is refilled to `package` at midnight UTC and whenever it is used up.
 
-        It does not depend on the start of an account that starts before that midnight and the tasks unsettled then.
+        It does not depend on the account's start, if that is before midnight and before all tasks unsettled then.
         """
         return self.package - self.spent(at) % self.package
 
@@ -84,21 +84,21 @@ class Account:
         return sum(task.charged(at) - task.charged(midnight) for task in self.tasks(at) if task.settled > midnight)
 
     def fail(self, model: str, ratio: float, since: float) -> None:
-        """Let the tasks of a model that are created from an instant on fail at this ratio, whatever else happens."""
+        """Make tasks of a model created from `since` on fail at this ratio, regardless of other incidents."""
         incident = Incident(since, math.inf, model, failure_ratio=ratio, reason="model_unavailable")
         with self._lock:
             self.traffic = replace(self.traffic, incidents=(incident, *self.traffic.incidents))
             self._draw_again(since)
 
     def _draw_again(self, since: float) -> None:
-        """Throw away what has been drawn from an instant's minute on; what was seen until then comes back the same."""
+        """Discard the tasks from the minute of `since` on; those before that instant are drawn the same again."""
         self._minute = min(self._minute, since // MINUTE * MINUTE)
         del self._tasks[bisect.bisect_left(self._tasks, self._minute, key=created) :]
         self._born = Counter(task.model for task in self._tasks)
 
     def _draw_minute(self) -> None:
-        """Draw the tasks of one more minute: a Poisson process of one rate."""
-        # Reproducible draws are the point; nothing here is a secret.
+        """Draw the tasks of one more minute: a Poisson process at a constant rate."""
+        # Draws have to be reproducible; nothing here is a secret.
         rng = random.Random(f"{self.seed}/{self.product.api}/{self._minute:.0f}")  # noqa: S311
         rate, end = self._rate(rng), self._minute + MINUTE
         at = self._minute + (rng.expovariate(rate) if rate > 0 else math.inf)
@@ -111,7 +111,7 @@ class Account:
         self._minute = end
 
     def _rate(self, rng: random.Random) -> float:
-        """Return the tasks a second of the next minute: lowest at 03:00 UTC, highest at 15:00."""
+        """Return the tasks per second of the next minute: fewest at 03:00 UTC, most at 15:00."""
         minute = self._minute
         day = 1 + self.traffic.rhythm * math.sin((minute % DAY / DAY - 9 / 24) * 2 * math.pi)
         burst = 8 if texts.chance(rng, self.traffic.burst_ratio) else 1
@@ -123,7 +123,7 @@ class Account:
         life = Life(rng, self.product, model, self.traffic.incidents, at)
         fate = life.fate(certain=self._born[model.name] < model.first_failures)
         price = life.price(failing=bool(fate.kind))
-        bills = life.bills(self.product.tells, price, fate)
+        bills = life.bills(self.product.reported, price, fate)
         charges = bills if self.product.charges is None else life.bills(self.product.charges, price, fate)
         last_bills = [instant for instant, _ in (*bills[-1:], *charges[-1:])]
         return Task(
@@ -142,7 +142,7 @@ class Account:
         )
 
     def _choose(self, rng: random.Random, at: float) -> Model:
-        """Draw the model of a task among those that are there at an instant."""
+        """Draw the model of a task from those that exist at an instant."""
         if at >= self._complete:
             return rng.choices(self._models, cum_weights=self._weights)[0]
         models = [model for model in self._models if model.since <= at]

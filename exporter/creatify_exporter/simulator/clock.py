@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Clock:
     """Simulated now, in epoch seconds.
 
-    Until `end` it runs at `speed`, so that it arrives at `end` together with real time; from then on at speed 1:
-    an accelerated run starts in the past, since a task of the future breaks any ledger.
+    Until `end` it runs at `speed` and so catches up with real time at `end`; after that it runs at speed 1. An
+    accelerated run starts in the past, because tasks created in the future would break any ledger.
     """
 
     end: float = 0.0

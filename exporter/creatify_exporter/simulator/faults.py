@@ -1,4 +1,4 @@
-"""What can go wrong with a reply, each as a named function of the reply that would have been right."""
+"""Faults of replies, each a named function of the correct reply."""
 
 import gzip
 import json
@@ -18,30 +18,30 @@ MIB = 1 << 20
 
 
 class Wire(Protocol):
-    """A connection, as far as a delivery needs it. Its methods raise OSError when the peer or the server goes."""
+    """What a delivery needs of a connection. Methods raise OSError if the peer disconnects or the server stops."""
 
     def send(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all data."""
 
     def wait(self, seconds: float) -> None:
         """Sleep."""
 
     def hang(self) -> None:
-        """Wait until the peer gives up."""
+        """Wait until the peer disconnects."""
 
     def close(self) -> None:
-        """Close after this reply; until then the connection is kept alive."""
+        """Close after this reply; otherwise the connection is kept alive."""
 
     def reset(self) -> None:
         """End the connection with RST instead of FIN."""
 
 
 Delivery = Callable[[Wire, bytes, Iterable[bytes]], None]
-"""Brings head and framed body (blocks of some 100 KB) onto the wire."""
+"""Sends the head and the framed body (blocks of a few 100 KB)."""
 
 
 def whole(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
-    """Deliver as it should be."""
+    """Deliver correctly."""
     for block in blocks:
         wire.send(head + block)
         head = b""
@@ -50,7 +50,7 @@ def whole(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
 
 @dataclass(frozen=True)
 class Response:
-    """A reply to be: `pieces` are its body, `at` is the simulated instant (epoch seconds) that it shows."""
+    """A reply to send: `pieces` are its body, `at` is the simulated instant (epoch seconds) that it shows."""
 
     at: float
     path: str
@@ -66,13 +66,13 @@ Fault = Callable[[Response], Response]
 
 
 def replied(status: int, body: bytes = b"", **headers: str) -> Fault:
-    """Reply this instead, as JSON unless `content_type` says otherwise."""
+    """Reply with this instead, as JSON unless `content_type` says otherwise."""
     named = {name.replace("_", "-").title(): value for name, value in headers.items()}
     return lambda response: replace(response, status=status, headers=named, pieces=[body], chunked=False)
 
 
 def refused(status: int, detail: str, **headers: str) -> Fault:
-    """Reply an error as the API words it."""
+    """Reply with an error in the API's format."""
     return replied(status, json.dumps({"detail": detail}).encode(), **headers)
 
 
@@ -81,7 +81,7 @@ def _rate_limited_until(response: Response) -> Response:
 
 
 def redirected(location: str) -> Fault:
-    """Redirect; the location may name `{path}` and `{port}`."""
+    """Redirect; the location may contain `{path}` and `{port}`."""
 
     def fault(response: Response) -> Response:
         target = location.format(path=response.path, port=response.host.rpartition(":")[2])
@@ -91,7 +91,7 @@ def redirected(location: str) -> Fault:
 
 
 def odd_task(at: float, without: str = "", **raw: bytes) -> bytes:
-    """Encode a task that is done, created a minute before `at`; `raw` holds JSON to stand for some of its fields."""
+    """Encode a done task created a minute before `at`; `raw` replaces the JSON of some fields."""
     created = datetime.fromtimestamp(at - 60, UTC).isoformat().replace("+00:00", "Z").encode()
     fields = {
         "id": b'"' + ODD_ID.encode() + b'"',
@@ -111,7 +111,7 @@ def odd_task(at: float, without: str = "", **raw: bytes) -> bytes:
 
 
 def inserted(without: str = "", **raw: bytes) -> Fault:
-    """Put an odd task before all others of the list."""
+    """Put an odd task first in the list."""
 
     def fault(response: Response) -> Response:
         opening, *rest = response.pieces
@@ -122,7 +122,7 @@ def inserted(without: str = "", **raw: bytes) -> Fault:
 
 
 def followed(tail: bytes) -> Fault:
-    """Let bytes follow the body, and count them to it."""
+    """Append bytes to the body, included in its length."""
     return lambda response: replace(response, pieces=[*response.pieces, tail])
 
 
@@ -135,25 +135,23 @@ def _giant_task(response: Response) -> Response:
     return inserted(response_text=b'"' + b"giant " * (4 * MIB) + b'"')(response)
 
 
-def _gzip_bomb(response: Response) -> Response:
-    """10 GiB of white space in 10 MB, as members of one gzip body."""
-    member = gzip.compress(b" " * (10 * MIB))
-    headers = response.headers | {"Content-Encoding": "gzip"}
-    return replace(response, headers=headers, pieces=[gzip.compress(b"["), *[member] * 1024])
-
-
-def _gzip_cut(response: Response) -> Response:
-    """Leave out checksum and length, the last eight bytes."""
-    headers = response.headers | {"Content-Encoding": "gzip"}
-    return replace(response, headers=headers, pieces=[gzip.compress(b"".join(response.pieces), 1)[:-8]])
-
-
-def _said_to_be_gzip(response: Response) -> Response:
+def _labelled_gzip(response: Response) -> Response:
     return replace(response, headers=response.headers | {"Content-Encoding": "gzip"})
 
 
+def _gzip_bomb(response: Response) -> Response:
+    """Send 10 GiB of white space in 10 MB, as members of one gzip body."""
+    member = gzip.compress(b" " * (10 * MIB))
+    return replace(_labelled_gzip(response), pieces=[gzip.compress(b"["), *[member] * 1024])
+
+
+def _gzip_cut(response: Response) -> Response:
+    """Leave out the gzip trailer: checksum and length, eight bytes."""
+    return replace(_labelled_gzip(response), pieces=[gzip.compress(b"".join(response.pieces), 1)[:-8]])
+
+
 def delivered(deliver: Delivery, *, chunked: bool = False) -> Fault:
-    """Deliver the right reply in another manner."""
+    """Deliver the correct reply in another way."""
     return lambda response: replace(response, deliver=deliver, chunked=chunked)
 
 
@@ -166,7 +164,7 @@ def _cut(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
 def _reset(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
     body = b"".join(blocks)
     wire.send(head + body[: len(body) // 2])
-    wire.wait(0.05)  # RST overtakes what the peer has not read yet
+    wire.wait(0.05)  # RST discards bytes that the peer has not read yet
     wire.reset()
 
 
@@ -195,7 +193,7 @@ def delayed(seconds: float) -> Fault:
 
 
 def dripping(seconds: float, *, headers: bool = False) -> Fault:
-    """Send the body, or the headers, a byte at a time, so many seconds apart."""
+    """Send the body, or the headers, a byte at a time, `seconds` apart."""
 
     def deliver(wire: Wire, head: bytes, blocks: Iterable[bytes]) -> None:
         slow = head if headers else b"".join(blocks)
@@ -241,7 +239,7 @@ FAULTS: dict[str, Fault] = {
     "unclosed": lambda response: replace(response, pieces=response.pieces[:-1]),
     "trailing_bytes": followed(b'\n{"id":"late"}'),
     "trailing_space": followed(b" \r\n\t" * 1000),
-    "wrong_content_encoding": _said_to_be_gzip,
+    "wrong_content_encoding": _labelled_gzip,
     "gzip_bomb": _gzip_bomb,
     "gzip_without_trailer": _gzip_cut,
     "byte_order_mark": lambda response: replace(response, pieces=[b"\xef\xbb\xbf", *response.pieces]),
@@ -273,11 +271,11 @@ FAULTS: dict[str, Fault] = {
     **{f"null_{name}": inserted("", **{name: b"null"}) for name in _WRONG},
     **{f"without_{name}": inserted(without=name) for name in _WRONG},
 }
-"""Every fault by its name. A redirect loop needs `always`: each reply redirects to where it came from."""
+"""Every fault by its name. A redirect loop needs `always`: each reply redirects to its own path."""
 
 
 class Faults:
-    """The faults to come: first those for the next requests, in order, else the one that always applies."""
+    """Pending faults: first those for the next requests, in order, otherwise the one that always applies."""
 
     def __init__(self) -> None:
         self._next: deque[tuple[str | None, Fault]] = deque()
@@ -285,23 +283,23 @@ class Faults:
         self._lock = threading.Lock()
 
     def next(self, *faults: str | Fault, path: str | None = LIST_PATH, times: int = 1) -> None:
-        """Let the next requests of a path (None: of any) meet these faults, one each, the whole row so many times."""
+        """Apply these faults to the next requests of a path (None: any), one each, the whole sequence `times` times."""
         with self._lock:
             self._next += [(path, _named(fault)) for fault in faults * times]
 
     def always(self, fault: str | Fault, path: str | None = LIST_PATH) -> None:
-        """Let every request of a path (None: of any) meet this fault, until `clear`; the latest one wins."""
+        """Apply this fault to every request of a path (None: any) until `clear`; the latest one wins."""
         with self._lock:
             self._always.insert(0, (path, _named(fault)))
 
     def clear(self) -> None:
-        """Let all go well again."""
+        """Remove all faults."""
         with self._lock:
             self._next.clear()
             self._always.clear()
 
     def take(self, path: str) -> Fault | None:
-        """Return the fault that the present request of a path meets."""
+        """Return the fault of the current request for a path, and remove it unless it always applies."""
         with self._lock:
             for number, (where, fault) in enumerate(self._next):
                 if where in (None, path):

@@ -1,4 +1,4 @@
-"""Draws the lives of tasks: their steps, why they fail, what they cost and when that is told."""
+"""Draws the lives of tasks: their steps, reasons of failure, costs, and when these are reported."""
 
 import math
 import random
@@ -14,18 +14,18 @@ from creatify_exporter.simulator.traffic import Incident, Model
 PREVIEW_RATIO = 1 / 6
 RENDERED_RATIO = 0.4
 RENDERED_AFTER = 900.0
-"""Seconds that a preview waits until somebody has it rendered, on average."""
+"""Average seconds that a preview waits until somebody renders it."""
 SECOND_RATIO = 0.5
 SECOND_AFTER = 600.0
-"""Seconds between an image and the video that is made of it, on average."""
+"""Average seconds between an image and the video made from it."""
 
 
 class Fate(NamedTuple):
-    """How a task goes, and why it fails if it does."""
+    """The course of a task, and why it fails if it does."""
 
     steps: tuple[Step, ...]
     started: float
-    """When it first runs; if it never does, when it ends."""
+    """When it first runs; if it never runs, when it ends."""
     finished: float
     """When it is first done or failed; infinite for a preview that nobody renders."""
     kind: str = ""
@@ -39,14 +39,14 @@ class Price(NamedTuple):
     whole: float
     half: float
     free: bool
-    """It failed, and failing costs nothing: what was charged before is paid back."""
+    """It failed, and this failure is free: credits charged before are refunded."""
     refund: tuple[float, float] | None
-    """(seconds after the end, credits from then on)."""
+    """(seconds after the end, credits from then on); None: no refund."""
 
 
 @dataclass
 class Life:
-    """One task to be drawn; the generator's numbers are used in the order in which its methods are called."""
+    """One task to be drawn. The order in which the methods are called is the order of the random numbers."""
 
     rng: random.Random
     product: Product
@@ -59,7 +59,7 @@ class Life:
         self.current = [each for each in self.incidents if each.covers(self.created, self.model.name)]
 
     def fate(self, *, certain: bool) -> Fate:
-        """Draw how it goes; it may be certain that it fails."""
+        """Draw the course of the task; if `certain`, it fails."""
         kind, reason = self._failure(certain=certain)
         status = self.rng.choice(self.product.failures) if kind else ""
         if status == "rejected":
@@ -75,7 +75,7 @@ class Life:
         return Fate(tuple(steps), started, last.at, kind, reason)
 
     def price(self, *, failing: bool) -> Price:
-        """Draw what it costs; every third failed task and a few others get something back."""
+        """Draw the price; free failures, three in ten other failures and a few other tasks get a refund."""
         rng, unit = self.rng, self.product.unit
         cost = self.model.credits * rng.lognormvariate(0, 0.4) * math.prod(each.burn for each in self.current)
         half = _rounded(cost / 2, unit)
@@ -86,7 +86,7 @@ class Life:
         return Price(_rounded(cost, unit), half, free, refund)
 
     def bills(self, when: When, price: Price, fate: Fate) -> Bills:
-        """Draw at which instants that is told, or charged."""
+        """Draw the instants at which the price is reported, or charged."""
         late = when in {"finished", "later"}
         if when == "never" or math.isinf(fate.finished) or (price.free and late):
             return ()
@@ -99,7 +99,7 @@ class Life:
         return tuple([(milliseconds(instant), value) for instant, value in bills])
 
     def _failure(self, *, certain: bool = False) -> tuple[str, str]:
-        """Draw the kind and text of a failure's reason, both empty for a task that will be done."""
+        """Draw the kind and text of the reason of a failure; both are empty if the task does not fail."""
         outage = next((each for each in self.current if each.failure_ratio is not None), None)
         ratio = self.model.failure_ratio if outage is None else outage.failure_ratio
         if not certain and not texts.chance(self.rng, ratio or 0):
@@ -107,7 +107,7 @@ class Life:
         return texts.reason(self.rng, self.product.reasons, outage.reason if outage else None)
 
     def _steps(self, failing: str) -> list[Step]:
-        """Draw the way to the first end; `failing` is the status that it fails with, empty if it does not."""
+        """Draw the steps up to the first end; `failing` is the status of the failure, empty if there is none."""
         product = self.product
         if not product.working:
             return [self._end(self.created, failing)]
@@ -124,7 +124,7 @@ class Life:
         return [*steps, *_spread(product.working, "running", started, finished), self._end(finished, failing)]
 
     def _second_steps(self, finished: float, *, failing: bool) -> list[Step]:
-        """Draw the way to the second end."""
+        """Draw the steps from the first to the second end."""
         working, ended = self.product.second
         started = self._held(finished + self.rng.expovariate(1 / SECOND_AFTER))
         finished = self._ran(started)
@@ -135,7 +135,7 @@ class Life:
         return Step(at, failing, "failed") if failing else Step(at, self.product.ended, "done")
 
     def _due(self, when: When, fate: Fate) -> float:
-        """Draw the instant of the bill for the whole price."""
+        """Draw the instant at which the whole price is billed."""
         if when == "created":
             return self.created
         if when == "running":
@@ -147,7 +147,7 @@ class Life:
         return self._held(started + self.model.seconds * self.rng.lognormvariate(0, 0.5))
 
     def _held(self, due: float) -> float:
-        """Return when a step that is due at an instant is taken: after the end of a queue that is stuck then."""
+        """Return when a step due at an instant happens: if the queue is stuck then, after it gets unstuck."""
         for incident in self.incidents:
             stuck = incident.stuck and incident.model in {None, self.model.name} and incident.occurrence(due)
             if stuck:
@@ -156,7 +156,7 @@ class Life:
 
 
 def milliseconds(instant: float) -> float:
-    """Round down, so that what is shown is never later than what is."""
+    """Round down, so that no shown time is later than the real one."""
     return math.floor(instant * 1000) / 1000
 
 
@@ -166,7 +166,7 @@ def _rounded(value: float, unit: float) -> float:
 
 
 def _spread(words: Sequence[str], state: State, start: float, end: float) -> list[Step]:
-    """Let each of these words have the same part of the time until the end."""
+    """Divide the time from `start` to `end` equally among these words."""
     if len(words) == 1:
         return [Step(start, words[0], state)]
     part = (end - start) / max(1, len(words))

@@ -1,4 +1,4 @@
-"""What one look at the account shows: which tasks, in which order, in which notation."""
+"""The list of an account at one instant: which tasks, in which order, in which notation."""
 
 import json
 import random
@@ -10,11 +10,11 @@ from creatify_exporter.simulator import texts
 from creatify_exporter.simulator.account import Account
 from creatify_exporter.simulator.task import Step, Task
 
-SHAPES = 64  # so many different texts: variety enough for a decoder, little enough to be kept encoded
+SHAPES = 64  # different texts: enough variety for a decoder, few enough to be kept encoded
 
 
 class Style(NamedTuple):
-    """A notation of JSON: what stands after an item, after a key, and which end of a task comes first."""
+    """A notation of JSON: the separators after an item and after a key, and whether a task's fields are reversed."""
 
     item: str
     key: str
@@ -28,29 +28,29 @@ REVERSED = Style(",", ":", reverse=True)
 
 @dataclass(frozen=True)
 class Listing:
-    """How the list behaves. Nothing is known of the real one's order, completeness, cap or retention."""
+    """How the list behaves. The real list's order, completeness, cap and retention are unknown."""
 
     newest: int | None = None
-    """Only so many of the newest tasks."""
+    """Maximum number of tasks, the newest ones."""
     younger_than: float | None = None
-    """Only tasks younger than so many seconds."""
+    """Maximum age of a task in seconds."""
     order: Literal["newest", "oldest", "shuffled"] = "newest"
     repeats: bool = False
-    """Every seventh entry comes twice."""
+    """Every seventh entry is repeated."""
     page_size: int | None = None
-    """Answer `{"count", "next", "previous", "results"}`, so many tasks a page."""
+    """Number of tasks on a page, as `{"count", "next", "previous", "results"}`; None: one array."""
     overlap: int = 0
-    """So many tasks of each page are those that the page before it ends with; fewer than `page_size`."""
+    """Number of tasks that each page repeats from the end of the previous one; less than `page_size`."""
     style: Style = COMPACT
 
     def tasks(self, account: Account, at: float) -> list[Task]:
-        """Return the tasks that the list holds at an instant, in its order."""
+        """Return the tasks in the list at an instant, in its order."""
         tasks = account.tasks(at) if self.younger_than is None else account.tasks(at, at - self.younger_than)
         tasks = tasks[max(0, len(tasks) - self.newest) :] if self.newest is not None else tasks
         if self.order == "newest":
             tasks.reverse()
         elif self.order == "shuffled":
-            # The same seed and instant shuffle alike; no secret depends on it.
+            # The same seed and instant give the same order; no secret depends on it.
             random.Random(f"{account.seed}/{at}").shuffle(tasks)  # noqa: S311
         if self.repeats:
             tasks = [task for number, task in enumerate(tasks) for _ in range(2 if number % 7 == 3 else 1)]  # noqa: PLR2004 - any one of seven
@@ -58,9 +58,9 @@ class Listing:
 
 
 class Encoder:
-    """Encodes tasks in one notation, as pieces whose bytes are shared: 100,000 tasks of 3 KB take 50 MB, not 300.
+    """Encodes tasks in one notation, as pieces with shared bytes: 100,000 tasks of 3 KB take 50 MB, not 300.
 
-    A task is three pieces: its first fields, the texts that it shares with others, the fields that change.
+    A task consists of three pieces: its first fields, texts shared with other tasks, and the fields that change.
     """
 
     def __init__(self, account: Account, style: Style) -> None:
@@ -81,7 +81,9 @@ class Encoder:
             known = settled.get(task.number) if at >= task.settled else None
             pieces += known or self._entry(task, at)
             pieces.append(comma)
-        pieces[-1:] = [b"]"] if tasks else [b"[", b"]"]
+        if tasks:
+            pieces.pop()
+        pieces.append(b"]")
         return pieces
 
     def entry(self, task: Task, at: float) -> list[bytes]:
@@ -105,7 +107,7 @@ class Encoder:
         return self._joined({"id": f'"{task.id}"', named: json.dumps(task.model) if named else None})
 
     def _back(self, task: Task, step: Step, at: float) -> bytes:
-        """Encode what changes. Either notation of time, of whole credits and of no reason is used by some tasks."""
+        """Encode the fields that change; tasks differ in how they write times, whole credits and missing reasons."""
         fields = {
             "status": f'"{step.status}"',
             "failed_reason": self._reason(task, step),
@@ -124,8 +126,8 @@ class Encoder:
         return self.product.no_reason[(task.style >> 8 & 1) % len(self.product.no_reason)]
 
     def _credits(self, task: Task, at: float) -> str | None:
-        """Encode credits: fractions as they are, whole ones with `.0` or without."""
-        if self.product.tells == "never":
+        """Encode credits; whole numbers with or without `.0`."""
+        if self.product.reported == "never":
             return None
         billed = bool(task.bills) and task.bills[0][0] <= at
         if not billed and self.product.unbilled != "0":
@@ -135,7 +137,7 @@ class Encoder:
         return str(int(value) if whole else value)
 
     def _preview(self, task: Task, at: float) -> str | None:
-        """Encode the preview that a task waits with or waited with."""
+        """Encode the preview that a task is waiting or has waited with."""
         there = any(step.state == "preview" and step.at <= at for step in task.steps)
         match self.product.previews:
             case "previews":
@@ -148,7 +150,7 @@ class Encoder:
                 return None
 
     def _joined(self, fields: dict[str, str | None]) -> bytes:
-        """Join names and encoded values, without braces; a field without a value is left out."""
+        """Join names and encoded values, without braces; fields without a value are left out."""
         item, key, _ = self.style
         return item.join([f'"{name}"{key}{value}' for name, value in fields.items() if value is not None]).encode()
 
@@ -160,8 +162,8 @@ def envelope(pieces: list[bytes], count: int, previous: str | None, following: s
 
 
 def _texts(account: Account, shape: int, *, done: bool, style: Style) -> bytes:
-    """Encode one of the texts, without braces: every sixteenth is long, every other one has raw UTF-8."""
-    # The same text whenever it is drawn; no secret.
+    """Encode one of the texts, without braces: every 16th is long, every second one contains raw UTF-8."""
+    # The text is reproducible; no secret.
     rng = random.Random(f"{account.seed}/texts/{shape}")  # noqa: S311
     size = int(account.traffic.text_bytes * (3 if shape % 16 == 0 else 0.6))
     nested = account.product.nested
@@ -170,7 +172,7 @@ def _texts(account: Account, shape: int, *, done: bool, style: Style) -> bytes:
 
 
 def _updated(task: Task, step: Step, at: float) -> float:
-    """Return `updated_at`: for most tasks some milliseconds after the creation, whatever happened since."""
+    """Return `updated_at`: for most tasks a few milliseconds after creation, whatever has happened since."""
     if task.style >> 10 & 3:
         updated = task.created + 0.022 + (task.style >> 12) % 22 / 1000
         return updated if updated <= at else task.created
@@ -178,5 +180,5 @@ def _updated(task: Task, step: Step, at: float) -> float:
 
 
 def _written(instant: float, zone: tzinfo) -> str:
-    """Write an instant as the documentation does (`Z`) or as real replies do (microseconds and `-07:00`)."""
+    """Write an instant with microseconds, with `Z` as in the documentation or `-07:00` as in real replies."""
     return datetime.fromtimestamp(instant, zone).isoformat(timespec="microseconds").replace("+00:00", "Z")

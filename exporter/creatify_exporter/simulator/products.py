@@ -1,7 +1,7 @@
-"""The lists that the API serves, as data: what each says of a task, in which words, and when it costs what.
+"""The API's lists, as data: which fields and words each uses for a task, what tasks cost, and when.
 
-`grade` is how well the shape of the list is known: A from its documentation, B from replies seen in public, C from what
-others read into it, D by inference. Facts graded below A may be wrong.
+`grade` says how well the format of the list is known: A from its documentation, B from public replies, C from other
+people's interpretation, D by inference. Facts graded below A may be wrong.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,59 +13,59 @@ from creatify_exporter.simulator.faults import LIST_PATH
 from creatify_exporter.simulator.traffic import MODELS, Model
 
 When = Literal["created", "running", "finished", "later", "never"]
-"""When credits are told or charged; `later` is in stages, up to two minutes after the end, as for texts."""
+"""When credits are reported or charged; `later`: in stages, up to two minutes after the end, as for texts."""
 
 PACIFIC: Final = timezone(timedelta(hours=-7))
 
 
 class Product(NamedTuple):
-    """One kind of task, and the list of them."""
+    """One kind of task, and its list."""
 
     api: str
     path: str
     grade: Literal["A", "B", "C", "D"]
     models: Sequence[Model]
     rate: float
-    """Tasks a second in a ready-made account."""
+    """Tasks per second in a ready-made account."""
     model_field: str = ""
-    """Empty: a task says nothing like a model, and its only model has the name of the list."""
+    """The field that names the model; empty: there is none, and the only model has the name of the list."""
 
     waiting: Sequence[str] = ("pending", "in_queue")
-    """Values of `status`, in order, before it runs; none, with none in `working`: it has ended when it is created."""
+    """Values of `status`, in order, before a task runs; if this and `working` are empty, it ends at its creation."""
     working: Sequence[str] = ("running",)
     ended: str = "done"
     failures: Sequence[str] = ("failed",)
-    """Equally often. `rejected` comes before it runs."""
+    """All equally likely. `rejected` happens before the task runs."""
     second: Sequence[str] = ()
-    """(working, ended): after a while every other task that has ended starts again under the same id."""
+    """(working, ended): after a while, half of the ended tasks start again under the same id."""
     queue: float = 10.0
-    """Seconds before it runs, on average."""
+    """Average seconds before a task runs."""
     previews: Literal["", "preview", "previews"] = ""
-    """The field that holds previews: one task in six waits with a preview for somebody, most of these for ever."""
+    """The field of previews: one task in six waits with a preview for a person, most of these forever."""
 
     unit: float = 1.0
-    """`credits_used` is a multiple of it."""
-    tells: When = "later"
-    """`never`: there is no field `credits_used`."""
+    """`credits_used` is a multiple of this."""
+    reported: When = "later"
+    """When the list reports credits; `never`: there is no field `credits_used`."""
     charges: When | None = None
-    """When the balance falls; None: as soon as the list tells it."""
+    """When the balance falls; None: when the list reports the credits."""
     unbilled: str | None = "0"
     """`credits_used` before the first bill, as JSON; None: the field is absent."""
     no_reason: Sequence[str | None] = ("null",)
-    """`failed_reason` of a task that has not failed, as JSON, each of some tasks; None: the field is absent."""
+    """`failed_reason` of tasks that have not failed, as JSON: each is used by some tasks; None: the field is absent."""
     reasons: Mapping[str, Sequence[str]] = texts.MEDIA_REASONS
     dated: bool = True
-    """It tells `created_at` and `updated_at` …"""
+    """Whether a task has `created_at` and `updated_at` …"""
     zones: Sequence[tzinfo] = (PACIFIC,)
     """… in one of these zones."""
     nested: Sequence[str] = ()
-    """Fields with objects that look like tasks; none: the texts of a text generation."""
+    """Fields with objects that look like tasks; empty: the tasks have the fields of a text generation."""
     errors: Literal["detail", "list", "field"] = "detail"
-    """How it words an error: `{"detail": "…"}`, `["…"]` or `{"non_field_errors": ["…"]}`."""
+    """The format of an error: `{"detail": "…"}`, `["…"]` or `{"non_field_errors": ["…"]}`."""
 
 
 def _only(api: str, seconds: float, credits_used: float, failure_ratio: float = 0.04) -> tuple[Model]:
-    """Return the one model of a product that names none."""
+    """Return the single model of a product without a model field."""
     return (Model(api, 1, seconds, failure_ratio, credits_used),)
 
 
@@ -77,7 +77,7 @@ def _aurora(seconds: float, credits_used: float) -> tuple[Model, Model]:
 
 
 def _asset_models() -> tuple[Model, ...]:
-    """Return ninety models, of which few make most of the assets."""
+    """Return ninety models, a few of which make most of the assets."""
     families = ("flux", "imagen", "seedream", "kling", "veo", "hailuo", "wan", "runway", "ideogram")
     names = [f"{family}-{version}" for version in ("2", "2-pro", "3", "3-fast", "4") for family in families]
     names += [f"{name}-preview" for name in names]
@@ -108,7 +108,7 @@ PRODUCTS: Final = {
         ),
         Product(
             "text_to_speech", "/api/text_to_speech/", "A", _only("text_to_speech", 8, 1), 1 / 60,
-            queue=3, unit=0.5, tells="finished", unbilled=None, nested=("voice",),
+            queue=3, unit=0.5, reported="finished", unbilled=None, nested=("voice",),
         ),
         Product(
             "ai_shorts", "/api/ai_shorts/", "A", _only("ai_shorts", 300, 10), 1 / 300,
@@ -116,21 +116,21 @@ PRODUCTS: Final = {
         ),
         Product(
             "ai_scripts", "/api/ai_scripts/", "A", _only("ai_scripts", 0, 1, 0), 1 / 120,
-            waiting=(), working=(), tells="created", nested=("scripts",), errors="field",
+            waiting=(), working=(), reported="created", nested=("scripts",), errors="field",
         ),
         Product(
             "ads_clone", "/api/ads_clone/", "A", _only("ads_clone", 600, 84), 1 / 300,
-            failures=("failed", "rejected"), tells="running", nested=("outputs", "products"),
+            failures=("failed", "rejected"), reported="running", nested=("outputs", "products"),
         ),
         Product(
             "iab_images", "/api/iab_images/", "A", _only("iab_images", 20, 2), 1 / 180,
-            tells="finished", charges="created", nested=("outputs",), errors="list",
+            reported="finished", charges="created", nested=("outputs",), errors="list",
         ),
         Product(
             "product_to_videos", "/api/product_to_videos/", "A",
             (Model("product_avatar", 3, 40, 0.05, 4), Model("product_showcase", 2, 40, 0.03, 6)), 1 / 180,
             model_field="type", waiting=("initializing",), working=("image_generating",), ended="image_generated",
-            second=("video_generating", "video_generated"), tells="never", charges="created", nested=("products",),
+            second=("video_generating", "video_generated"), reported="never", charges="created", nested=("products",),
         ),
         Product(
             "link_to_videos", "/api/link_to_videos/", "C",
@@ -145,7 +145,7 @@ PRODUCTS: Final = {
         ),
         Product(
             "asset_generator", "/api/asset_generator/", "D", _asset_models(), 1 / 30,
-            model_field="model_name", waiting=("initializing",), working=("generating",), queue=3, tells="finished",
+            model_field="model_name", waiting=("initializing",), working=("generating",), queue=3, reported="finished",
             no_reason=('""',), nested=("outputs",),
         ),
         Product(
@@ -155,12 +155,12 @@ PRODUCTS: Final = {
         Product(
             "inspiration_jobs", "/api/inspiration_jobs/", "C",
             (Model("image", 4, 15, 0.04, 2), Model("video", 1, 200, 0.08, 30)), 1 / 200,
-            model_field="gen_type", waiting=("in_queue",), tells="never", charges="created", nested=("outputs",),
+            model_field="gen_type", waiting=("in_queue",), reported="never", charges="created", nested=("outputs",),
         ),
         Product(
             "boreal", "/api/boreal/", "D", (Model("boreal-1", 3, 30, 0.04, 2), Model("boreal-1-pro", 1, 60, 0.04, 4)),
-            1 / 300, model_field="model", unit=0.5, tells="finished", nested=("outputs",),
+            1 / 300, model_field="model", unit=0.5, reported="finished", nested=("outputs",),
         ),
     )
 }  # fmt: skip
-"""All sixteen by the name of their list (the exporter's label `api`)."""
+"""All sixteen, by the name of their list (the exporter's label `api`)."""

@@ -1,11 +1,10 @@
-"""Ready-made workspaces: one to look at, one to work against."""
+"""Ready-made workspaces: one for the demo, one to develop against."""
 
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import FrameType
 from typing import NamedTuple
 
 from creatify_exporter.simulator.account import DAY, Account
@@ -22,7 +21,7 @@ PACKAGE = 100_000
 """Credits of a ready-made workspace at midnight UTC; a usual day costs most of them."""
 
 AGENCY = ("text_generator", "link_to_videos", "lipsyncs", "asset_generator", "ads_clone")
-"""The lists of the workspace to look at."""
+"""The lists of the demo."""
 
 
 TIMETABLE: Mapping[str, Sequence[Incident]] = {
@@ -38,17 +37,17 @@ TIMETABLE: Mapping[str, Sequence[Incident]] = {
     "asset_generator": (Incident(165 * MINUTE, 175 * MINUTE, "flux-2", 0.7, "content_filtered", every=4 * HOUR),),
     "ads_clone": (Incident(225 * MINUTE, 235 * MINUTE, burn=3, every=4 * HOUR),),
 }
-"""What goes wrong, by list; seconds since midnight UTC, in the demo since a quiet while after its start.
+"""Incidents by list; times in seconds since midnight UTC, or in the demo, since a quiet period after its start.
 
-The rarer the model of a text, the more of its tasks fail, so that each of these is enough for an alert also at night.
+The rarer the model of a text, the more of its tasks fail, so that each incident fires an alert even at night.
 """
 
 QUIET = 15 * MINUTE
-"""How long after the start of the demo its first model fails: alerts do not believe the first minutes of a ledger."""
+"""Seconds from the start of the demo until its first model fails: alerts ignore the first minutes of a ledger."""
 
 
 class Occurrence(NamedTuple):
-    """What happens to a ready-made workspace from `start` until `end` (epoch seconds), as a sentence."""
+    """An incident of a ready-made workspace from `start` until `end` (epoch seconds), as a sentence."""
 
     start: float
     end: float
@@ -60,13 +59,13 @@ class Occurrence(NamedTuple):
 
 
 def incidents(accounts: Iterable[Account], now: float, within: float = HOUR) -> list[Occurrence]:
-    """Return what of the timetable happens at an instant or begins within so many seconds after it, in order."""
+    """Return the incidents that are active at `now` or begin within `within` seconds, in order."""
     return sorted(occurrence for account in accounts for occurrence in _occurrences(account, now, within))
 
 
 def _occurrences(account: Account, now: float, within: float) -> Iterator[Occurrence]:
     for incident in account.traffic.incidents:
-        # What somebody asked for does not recur.
+        # Failures requested by somebody do not recur.
         if not incident.every:
             continue
         ended = (now - incident.end) // incident.every
@@ -84,9 +83,9 @@ def _sentence(api: str, incident: Incident) -> str:
 
 
 def demo_simulator(seed: int = 1, clock: Clock | None = None) -> Simulator:
-    """Return a simulator of an agency's workspace, in real time, whose lists hold the last day.
+    """Return a simulator of an agency's workspace, in real time, with lists of the last day.
 
-    Its timetable begins with it, not at midnight: see `QUIET`.
+    Its timetable starts with the simulator, not at midnight: see `QUIET`.
     """
     clock = clock or Clock()
     now = clock.now()
@@ -96,9 +95,9 @@ def demo_simulator(seed: int = 1, clock: Clock | None = None) -> Simulator:
 
 
 def workspace(seed: int, start: float, apis: Iterable[str], text_bytes: int, since: float = 0.0) -> dict[str, Account]:
-    """Return an account for each list; texts come every 3 to 6 s, all else is less frequent.
+    """Return an account for each list; texts are created every 3 to 6 s, other tasks less often.
 
-    The timetable counts from `since`, by default from midnight UTC.
+    The timetable counts from `since`, by default midnight UTC.
     """
     return {
         api: Account(seed, start, _traffic(PRODUCTS[api], text_bytes, since), PACKAGE, PRODUCTS[api]) for api in apis
@@ -117,21 +116,21 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
 ) -> None:
     """Serve all lists on `host:port` until SIGTERM or SIGINT.
 
-    Text generation's list holds the newest `tasks` tasks, the others those of a day. Above speed 1 it starts a day ago
-    and goes on at that speed until it has caught up with real time. `fail` has models that fail at a ratio from now on.
+    Text generation's list contains the newest `tasks` tasks, the other lists those of the last day. Above speed 1, time
+    starts a day ago and runs at that speed until it has caught up. `fail` maps models to failure ratios from now on.
 
     Raises:
-        ValueError: `fail` has a model that there is not, or a ratio not between 0 and 1.
-        OSError: it cannot listen there.
+        ValueError: `fail` names an unknown model, or a ratio is not between 0 and 1.
+        OSError: the address cannot be listened on.
 
     """
     clock = Clock.behind(DAY, speed) if speed > 1 else Clock(speed=speed)
-    # A day more than the average rate needs: nights are slow.
+    # A day more than needed at the average rate: nights are slow.
     accounts = workspace(seed, _early(clock.now(), DAY), PRODUCTS, text_bytes=3000)
     accounts |= workspace(seed, _early(clock.now(), DAY + tasks / TEXT_GENERATOR.rate), (TEXT_GENERATOR.api,), 3000)
     stopped = _signalled()
     host, _, port = listen.rpartition(":")
-    host = host.strip("[]") or "0.0.0.0"  # noqa: S104 - what an empty host means everywhere
+    host = host.strip("[]") or "0.0.0.0"  # noqa: S104 - the usual meaning of an empty host
     simulator = _simulator(accounts, clock, Listing(newest=tasks))
     simulator.host, simulator.port = host, int(port)
     simulator.api_id, simulator.api_key = api_id, api_key
@@ -148,7 +147,7 @@ def serve(  # noqa: PLR0913 - one for each flag of the command
 
 
 def _simulator(accounts: dict[str, Account], clock: Clock, listing: Listing) -> Simulator:
-    """Return a simulator of these accounts; `listing` is how text generation's list behaves."""
+    """Return a simulator of these accounts; `listing` is the behaviour of text generation's list."""
     others = {
         api: Served(account, Listing(younger_than=DAY))
         for api, account in accounts.items()
@@ -166,17 +165,13 @@ def _traffic(product: Product, text_bytes: int, since: float) -> Traffic:
 
 
 def _early(now: float, past: float) -> float:
-    """Return a start so many seconds ago, but before the tasks of yesterday for which today's balance still pays."""
+    """Return a start `past` seconds ago, but before yesterday's tasks that today's balance still pays for."""
     return min(now - past, now // DAY * DAY - 6 * HOUR)
 
 
 def _signalled() -> threading.Event:
-    """Return what SIGINT and SIGTERM set from now on."""
+    """Return an event that SIGINT and SIGTERM set from now on."""
     stopped = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: stopped.set())
     return stopped

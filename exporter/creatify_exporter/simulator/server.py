@@ -1,6 +1,6 @@
-"""The lists of a workspace behind HTTP, as the Creatify API answers.
+"""The lists of a workspace over HTTP, as the Creatify API answers.
 
-What goes wrong is decided in Python, except for `POST FAIL_PATH`, which lets a model fail.
+Faults are set from Python, except for `POST FAIL_PATH`, which makes a model fail.
 """
 
 import contextlib
@@ -36,18 +36,18 @@ BALANCE_PATH = "/api/remaining_credits/"
 FAIL_PATH = "/simulator/fail"
 """`POST FAIL_PATH?model=NAME&ratio=RATIO`, without keys, from this machine only."""
 
-BLOCK = 300  # pieces to a block: some 300 KB of a list
+BLOCK = 300  # pieces per block: some 300 KB of a list
 
 
 class Request(NamedTuple):
-    """A request as it came in."""
+    """A received request."""
 
     at: float
     """The simulated instant, epoch seconds; the reply shows the account at exactly this instant."""
     path: str
-    """With the query."""
+    """Including the query."""
     headers: Mapping[str, str]
-    """By lower-cased name."""
+    """By lower-case name."""
 
 
 @dataclass
@@ -57,9 +57,9 @@ class Served:
     account: Account
     listing: Listing = field(default_factory=Listing)
     path: str = ""
-    """To which it has moved; empty: it is where the documentation says."""
+    """Where the list has moved to; empty: the documented path."""
     in_plan: bool = True
-    """Whether the workspace has bought the product; if not, its list answers 403."""
+    """Whether the workspace's plan includes the product; if not, its list answers 403."""
 
     def __post_init__(self) -> None:
         self.path = self.path or self.account.product.path
@@ -67,20 +67,20 @@ class Served:
 
 @dataclass
 class Simulator:
-    """Serves one workspace on a port of its own while it is entered; port 0 takes a free one.
+    """Serves one workspace on a port while its context is entered; port 0 means any free one.
 
-    All attributes may be changed while it serves, host and port excepted.
+    All attributes except host and port may be changed while it serves.
     """
 
     account: Account
-    """Whose list is text_generator's …"""
+    """The account of text_generator's list …"""
     clock: Clock
     host: str = "127.0.0.1"
     port: int = 0
     api_id: str = "simulated-id"
     api_key: str = "simulated-key"
     listing: Listing = field(default_factory=Listing)
-    """… and how it shows it."""
+    """… and how that list behaves."""
     gzip: bool = False
     """Compress if the client accepts it."""
     chunked: bool = False
@@ -89,7 +89,7 @@ class Simulator:
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=100_000))
     """The latest requests, oldest first."""
     lists: dict[str, Served] = field(default_factory=dict)
-    """The other lists, by name; any that is not here answers 404."""
+    """The other lists, by name; a list that is missing here answers 404."""
 
     def __enter__(self) -> Self:
         self._encoders: dict[str, Encoder] = {}
@@ -105,7 +105,7 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """Where it serves, without a slash at the end."""
+        """The base URL, without a trailing slash."""
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
     def served(self) -> dict[str, Served]:
@@ -113,38 +113,38 @@ class Simulator:
         return {TEXT_GENERATOR.api: Served(self.account, self.listing), **self.lists}
 
     def list_path(self, api: str) -> str:
-        """Return where a list is served."""
+        """Return the path of a list."""
         return self.served()[api].path
 
     def listings(self, api: str = TEXT_GENERATOR.api) -> list[Request]:
-        """Return the requests of a list, pages included."""
+        """Return the requests for a list, including its pages."""
         path = self.list_path(api)
         return [request for request in self.requests if request.path.partition("?")[0] == path]
 
     def remaining_credits(self, at: float) -> float:
-        """Return the balance: the package of the text generator's account, less what all lists have cost today."""
+        """Return the balance: the package of text_generator's account, less today's cost of all lists."""
         spent = sum(served.account.spent(at) for served in self.served().values())
         return self.account.package - spent % self.account.package
 
     def fail(self, model: str, ratio: float) -> None:
-        """Let the tasks of a model that are created from now on fail at this ratio, in all lists that have it.
+        """Make tasks of a model that are created from now on fail at this ratio, in all lists with that model.
 
         Raises:
-            ValueError: there is no such model, or the ratio is not between 0 and 1.
+            ValueError: no list has this model, or the ratio is not between 0 and 1.
 
         """
         accounts = [served.account for served in self.served().values()]
         having = [account for account in accounts if model in account.models]
         if not having:
             near = difflib.get_close_matches(model, {name for each in accounts for name in each.models}, cutoff=0)
-            raise ValueError(f"no model is called {model!r}; the nearest are {', '.join(near)}")
+            raise ValueError(f"no model is called {model!r}; the closest names are {', '.join(near)}")
         if not 0 <= ratio <= 1:
-            raise ValueError(f"a ratio is a number between 0 and 1, not {ratio}")
+            raise ValueError(f"the ratio must be a number between 0 and 1, not {ratio}")
         for account in having:
             account.fail(model, ratio, self.clock.now())
 
     def answer(self, request: Request) -> Response:
-        """Answer as the real API would, faults not yet applied."""
+        """Answer as the real API would, before faults are applied."""
         path, _, query = request.path.partition("?")
         response = Response(request.at, path, request.headers.get("host", ""))
         found = self._route(path)
@@ -159,13 +159,13 @@ class Simulator:
         return found(response, query)
 
     def command(self, path: str, at: float, *, local: bool) -> Response:
-        """Answer what is asked of the simulator itself, not of the API."""
+        """Answer a request to the simulator itself, not to the API."""
         path, _, query = path.partition("?")
         response = Response(at, path, "")
         if path != FAIL_PATH:
             return refused(404, "Not found.")(response)
         if not local:
-            return refused(403, "Only this machine may ask for failures.")(response)
+            return refused(403, "Failures can only be requested from this machine.")(response)
         asked = dict(parse_qsl(query))
         try:
             self.fail(asked.get("model", ""), _number(asked.get("ratio", "")))
@@ -185,7 +185,7 @@ class Simulator:
         return None
 
     def _refused(self, response: Response, status: int, text: str) -> Response:
-        """Refuse in the words of the list."""
+        """Refuse in the list's error format."""
         asked = (each.account.product for each in self.served().values() if response.path.startswith(each.path))
         words = {"list": [text], "field": {"non_field_errors": [text]}, "detail": {"detail": text}}
         body = words[next(asked, TEXT_GENERATOR).errors]
@@ -232,7 +232,7 @@ class Simulator:
 
 
 class _Server(socketserver.ThreadingTCPServer):
-    """A thread for each connection; not http.server's, which asks the name service for its own name first."""
+    """One thread per connection; not `http.server.HTTPServer`, which looks up its own name in DNS first."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -247,7 +247,7 @@ class _Server(socketserver.ThreadingTCPServer):
         super().__init__(address, _Handler)
 
     def stop(self) -> None:
-        """Stop at once, whatever the handlers are doing."""
+        """Stop immediately, whatever the handlers are doing."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
@@ -256,7 +256,7 @@ class _Server(socketserver.ThreadingTCPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Stay silent about clients that leave."""
+        """Do not report clients that disconnect."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -286,10 +286,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(fault(response) if fault else response)
 
     def do_POST(self) -> None:
-        # Whatever body comes is not read, so nothing may follow it.
+        # The body is not read, so no other request can follow on this connection.
         self.close_connection = True
+        simulator = self.server.simulator
         local = ipaddress.ip_address(self.client_address[0]).is_loopback
-        self._reply(self.server.simulator.command(self.path, self.server.simulator.clock.now(), local=local))
+        self._reply(simulator.command(self.path, simulator.clock.now(), local=local))
 
     def _reply(self, response: Response) -> None:
         headers = {"Date": formatdate(response.at, usegmt=True), "Content-Type": "application/json"} | response.headers
@@ -310,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def wait(self, seconds: float) -> None:
         if self.server.stopping.wait(seconds):
-            raise ConnectionAbortedError("the simulator stops")
+            raise ConnectionAbortedError("the simulator is stopping")
 
     def hang(self) -> None:
         self.connection.recv(1)
@@ -320,15 +321,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        os.close(self.connection.detach())  # the socket's own close would wait for its files
+        os.close(self.connection.detach())  # the socket's own close() would wait until its files are closed
         self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: `Simulator.requests` is the log."""
+        """Do not log: `Simulator.requests` is the log."""
 
 
 def _number(text: str) -> float:
-    """Return a number, or not-a-number."""
+    """Return a number; NaN if the text is not one."""
     try:
         return float(text)
     except ValueError:

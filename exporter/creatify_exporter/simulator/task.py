@@ -1,4 +1,4 @@
-"""One task's life, and what has happened to many of them."""
+"""One task's life, and totals over many tasks."""
 
 import operator
 from collections import defaultdict
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 State = Literal["pending", "preview", "running", "done", "failed"]
-"""What a list means by its word for a status; `preview` waits for a person."""
+"""The meaning of a list's status; a task in `preview` waits for a person."""
 
 Bills = tuple[tuple[float, float], ...]
-"""(instant, credits from then on), in order; 0 before the first."""
+"""(instant, credits from then on), in order; 0 before the first one."""
 
 
 class Step(NamedTuple):
-    """From an instant (epoch seconds) on a task has this `status`, which means this state."""
+    """From this instant (epoch seconds) on, a task has this `status`, which means this state."""
 
     at: float
     status: str
@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 
 class Task(NamedTuple):
-    """The whole life of one task, drawn when it is created. Instants are epoch seconds, whole milliseconds."""
+    """The whole life of one task, drawn at its creation. Instants are epoch seconds in whole milliseconds."""
 
     number: int
     id: str
@@ -30,18 +30,18 @@ class Task(NamedTuple):
     steps: tuple[Step, ...]
     """In order, the first at its creation."""
     finished: float
-    """When it was first done or failed; infinite for a preview that nobody has rendered."""
+    """When it was first done or failed; infinite for a preview that nobody renders."""
     kind: str
-    """Of the failure reason, a key of `Product.reasons` or `rejected`; empty unless it fails in the end."""
+    """The kind of failure, a key of `Product.reasons` or `rejected`; empty unless it fails in the end."""
     reason: str
     bills: Bills
-    """`credits_used`, as the list tells it. Multiples of a quarter, so that sums are exact."""
+    """`credits_used` as the list reports it: multiples of a quarter, so that sums are exact."""
     charges: Bills
-    """What the balance has lost."""
+    """The credits taken from the balance."""
     settled: float
-    """After this instant nothing about it changes."""
+    """The instant of its last change."""
     style: int
-    """32 random bits that decide on what does not count: texts, notations."""
+    """32 random bits that choose what is not counted: texts and notations."""
 
     @property
     def failed(self) -> bool:
@@ -49,19 +49,15 @@ class Task(NamedTuple):
         return bool(self.kind)
 
     def step(self, at: float) -> Step:
-        """Return its latest step at an instant not before its creation."""
+        """Return its latest step at an instant, which must not be before its creation."""
         return next(step for step in reversed(self.steps) if step.at <= at)
-
-    def status(self, at: float) -> str:
-        """Return `status` at an instant not before its creation."""
-        return self.step(at).status
 
     def credits(self, at: float) -> float:
         """Return `credits_used` at an instant."""
         return _latest(self.bills, at)
 
     def charged(self, at: float) -> float:
-        """Return what the balance has lost for it at an instant."""
+        """Return the credits taken from the balance at an instant."""
         return _latest(self.charges, at)
 
 
@@ -78,10 +74,10 @@ def _tally() -> dict[str, float]:
 
 @dataclass
 class Truth:
-    """What has happened up to an instant, per model. Two of them subtract to what happened in between.
+    """Totals per model up to an instant. The difference of two of them is what happened in between.
 
-    Credits used are all increases and credits refunded all decreases of `credits_used`, seen or not. A rise and fall
-    between two looks at the list goes unseen; `credits` = used - refunded is right all the same.
+    Credits used are all increases, and credits refunded all decreases, of `credits_used`, whether or not a list shows
+    them. A rise and fall between two fetches goes unseen; `credits` = used - refunded is correct all the same.
     """
 
     submitted: dict[str, float] = field(default_factory=_tally)
@@ -90,11 +86,11 @@ class Truth:
     credits_used: dict[str, float] = field(default_factory=_tally)
     credits_refunded: dict[str, float] = field(default_factory=_tally)
     failed_credits: dict[str, float] = field(default_factory=_tally)
-    """Net credits of the tasks that have failed, what they had cost before they failed included."""
+    """Net credits of failed tasks, including those charged before the failure."""
     kinds: dict[str, float] = field(default_factory=_tally)
-    """Failures by the kind of their reason, over all models."""
+    """Failures by kind, over all models."""
     previews: dict[str, float] = field(default_factory=_tally)
-    """Tasks that wait with a preview at the instant itself."""
+    """Tasks waiting with a preview at this instant."""
 
     @property
     def credits(self) -> dict[str, float]:
@@ -108,7 +104,7 @@ class Truth:
         return difference
 
     def add(self, task: Task, at: float) -> None:
-        """Count what has happened to a task up to an instant."""
+        """Add the events of a task up to an instant."""
         self.submitted[task.model] += 1
         if task.finished <= at:
             self.finished[task.model] += 1

@@ -1,4 +1,4 @@
-"""What people and models write: reasons of failures in many wordings, and texts with all that JSON strings allow."""
+"""Texts of people and models: reasons of failures in many wordings, and contents that strain a JSON decoder."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "other": ('{"code": 13, "message": "}],[{\\"id\\":"}', "❌ 生成失败", "E" * 900),
     "unspecified": ("", "  "),
 }
-"""Kind of reason → its wordings. The kinds are this simulation's truth; nobody's classes need agree."""
+"""Kind of reason → its wordings. The kinds are the truth of this simulation only; no classifier has to agree."""
 
 MEDIA_REASONS: dict[str, tuple[str, ...]] = {
     "rate_limited": ("Too many concurrent renders for this workspace", "429 Too Many Requests"),
@@ -56,10 +56,10 @@ MEDIA_REASONS: dict[str, tuple[str, ...]] = {
     "other": ('{"step": "lipsync", "status": "failed", "id": "}]"}', "❌ 生成失败", "E" * 900),
     "unspecified": ("", "  "),
 }
-"""The same kinds, as services for videos, voices and images word them."""
+"""The same kinds, in the words of services for videos, voices and images."""
 
 REJECTIONS = ("", "", "Rejected by moderation")
-"""Why a task is rejected, which most lists do not say."""
+"""Reasons of a rejection; most rejected tasks have none."""
 
 _LOOK_ALIKE: dict[str, Any] = {
     "id": "00000000-0000-4000-8000-000000000000",
@@ -69,14 +69,14 @@ _LOOK_ALIKE: dict[str, Any] = {
     "failed_reason": "not a reason",
     "created_at": "2019-01-01T00:00:00Z",
 }
-"""What lies inside of a task and looks like one."""
+"""An object inside a task that looks like a task."""
 
 MEDIA_LOOK_ALIKE: dict[str, Any] = _LOOK_ALIKE | {
     **dict.fromkeys(("model_version", "type", "gen_type", "model"), "not-a-model"),
     "preview": "https://cdn.example/not-a-preview.mp4",
     "previews": [{"id": "00000000-0000-4000-8000-000000000001", "status": "pending"}],
 }
-"""The same inside of a video, voice or image."""
+"""The same inside a video, voice or image."""
 
 _PASSAGES = (
     'Write a 30-second script for an espresso machine. Keep it "warm", never pushy.\n\nScene 1:\t(close-up) steam.\n',
@@ -91,14 +91,14 @@ _PASSAGES = (
 
 
 def chance(rng: random.Random, ratio: float) -> bool:
-    """Draw true at this ratio."""
+    """Draw True with this probability."""
     return rng.random() < ratio
 
 
 def reason(
     rng: random.Random, wordings: Mapping[str, Sequence[str]] = REASONS, kind: str | None = None
 ) -> tuple[str, str]:
-    """Draw the kind and the text of a reason; common kinds come more often."""
+    """Draw the kind and the text of a reason; common kinds are more likely."""
     kind = kind or rng.choices(tuple(REASONS), (25, 15, 15, 10, 12, 5, 10, 5, 3))[0]
     return kind, rng.choice(wordings[kind])
 
@@ -109,7 +109,7 @@ def passage(rng: random.Random, size: int) -> str:
 
 
 def contents(rng: random.Random, size: int, *, done: bool) -> dict[str, Any]:
-    """Draw the long fields of a task, some `size` bytes in all, with `done` its answers too."""
+    """Draw the long fields of a task, some `size` bytes in total; if `done`, including its answers."""
     content: dict[str, Any] = {"messages": _messages(rng, size // 2), "config": _config(rng)}
     if chance(rng, 0.5):
         content["system_instruction"] = passage(rng, size // 10)
@@ -130,7 +130,7 @@ def _messages(rng: random.Random, size: int) -> list[dict[str, Any]]:
 
 
 def media(rng: random.Random, size: int, nested: Sequence[str], *, done: bool) -> dict[str, Any]:
-    """Draw the other fields of a video, voice or image; in the `nested` ones lies what looks like a task."""
+    """Draw the other fields of a video, voice or image; the `nested` ones contain objects that look like tasks."""
     content: dict[str, Any] = {"name": rng.choice(("", "Untitled", '"summer" }],[{', None)), "webhook_url": None}
     content["progress"] = "1" if done else rng.choice(("0", "0.57"))
     content["video_length"] = rng.choice((15, "30", 60.0, None))
@@ -142,7 +142,7 @@ def media(rng: random.Random, size: int, nested: Sequence[str], *, done: bool) -
 
 
 def _call(rng: random.Random) -> dict[str, Any]:
-    """Draw a function call whose arguments hold what looks like a task."""
+    """Draw a function call whose arguments contain objects that look like tasks."""
     looks = _LOOK_ALIKE | {"id": f"{rng.getrandbits(32):08x}-0000-4000-8000-000000000000"}
     return {"name": "find_tasks", "args": {"tasks": [looks, looks], "deep": [[[{"a": [None, -0.0, 1e-7]}]]], "": {}}}
 

@@ -1,4 +1,4 @@
-"""What happens to an account, as data: its models, its rate of tasks, its incidents."""
+"""The traffic of an account, as data: its models, its rate of tasks, its incidents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Model:
-    """One model: its share of the tasks, its typical run time in seconds, its failures, its typical cost in credits."""
+    """One model: its share of tasks, typical run time in seconds, share of failures, and typical cost in credits."""
 
     name: str
     weight: float
@@ -14,9 +14,9 @@ class Model:
     failure_ratio: float
     credits: float
     since: float = 0.0
-    """No task before this instant (epoch seconds)."""
+    """It has no task before this instant (epoch seconds)."""
     first_failures: int = 0
-    """So many of the first tasks that the account draws for this model fail."""
+    """How many of the account's first tasks of this model fail for certain."""
 
 
 MODELS = (
@@ -30,48 +30,48 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Incident:
-    """Something unusual from `start` until before `end` (epoch seconds), for one model or (None) for all of them."""
+    """Unusual traffic from `start` to before `end` (epoch seconds), of one model or (None) of all."""
 
     start: float
     end: float
     model: str | None = None
     failure_ratio: float | None = None
-    """Tasks created meanwhile fail at this ratio …"""
+    """The share of tasks created in this time that fail …"""
     reason: str = "internal_error"
     """… for a reason of this kind (a key of `texts.REASONS`)."""
     stuck: bool = False
-    """No task starts or finishes meanwhile; what was due comes within half a minute after `end`."""
+    """No task starts or finishes in this time; steps that were due happen within half a minute after `end`."""
     burn: float = 1.0
-    """Tasks created meanwhile cost so many times the credits."""
+    """A factor on the cost of tasks created in this time."""
     arrivals: float = 1.0
-    """So many times the usual tasks arrive (of all models, by the minute of the clock); 0 for silence."""
+    """A factor on the rate of arrivals (of all models, by the minute of the clock); 0: none arrive."""
     every: float = 0.0
-    """It recurs every so many seconds, before `start` as well as after it; 0: it happens once."""
+    """It recurs at this interval in seconds, both before and after `start`; 0: it happens once."""
 
     def occurrence(self, instant: float) -> tuple[float, float] | None:
-        """Return start and end of the occurrence that an instant lies in, None if it lies in none."""
+        """Return start and end of the occurrence that contains an instant, None if there is none."""
         shift = (instant - self.start) // self.every * self.every if self.every else 0.0
         start, end = self.start + shift, self.end + shift
         return (start, end) if start <= instant < end else None
 
     def covers(self, instant: float, model: str) -> bool:
-        """Tell whether it touches this model at this instant."""
+        """Return whether it affects this model at this instant."""
         return self.model in (None, model) and self.occurrence(instant) is not None
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """How tasks arrive: a Poisson process whose rate follows the day and has bursts, each of a minute."""
+    """How tasks arrive: a Poisson process whose rate follows the time of day, with bursts of a minute each."""
 
     rate: float = 1 / 4
-    """Tasks a second, averaged over a day without bursts."""
+    """Tasks per second, averaged over a day without bursts."""
     rhythm: float = 0.6
-    """How much the rate swings around its average: 0 not at all, 1 down to nothing at 03:00 UTC."""
+    """How much the rate varies around its average: 0: not at all; 1: down to zero at 03:00 UTC."""
     burst_ratio: float = 1 / 120
-    """The share of minutes in which eight times the tasks arrive."""
+    """The share of minutes in which eight times as many tasks arrive."""
     models: Sequence[Model] = ()
-    """At least one of them from the start; empty: those of the account's product."""
+    """At least one exists from the start; empty: the models of the account's product."""
     incidents: Sequence[Incident] = ()
-    """If several of them let a task fail, the first one counts."""
+    """If several have a failure ratio for a task, the first one counts."""
     text_bytes: int = 3000
-    """About so much JSON text has a task that is done."""
+    """Approximate bytes of JSON text in a done task."""

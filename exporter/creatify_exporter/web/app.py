@@ -1,4 +1,4 @@
-"""The application: its routes, and its life from the first connection to SIGTERM."""
+"""The application: its routes, and its lifetime from the first connection to SIGTERM."""
 
 import asyncio
 import json
@@ -28,24 +28,24 @@ from creatify_exporter.web.rendering import Renderer
 from creatify_exporter.web.server import LIMITS, Server
 
 _SCRAPE_TIMEOUT: Final = "X-Prometheus-Scrape-Timeout-Seconds"
-# Seconds for which a person waits for a page; one that is not whole by then shows itself again.
+# Seconds that the landing page waits for first fetches; a page that is still incomplete refreshes itself.
 _PAGE_TIMEOUT: Final = 2.0
 
 
 class RouteSettings(NamedTuple):
-    """What the command line says about the routes."""
+    """The command line's settings for the routes."""
 
     telemetry_path: str = "/metrics"
     external_url: str | None = None
-    """Where Prometheus finds this server; None: at the address that it asks at."""
+    """The URL at which Prometheus reaches this server; None: the address of the request."""
     route_prefix: str = ""
-    """What comes before every route, such as /exporter."""
+    """The prefix of every route, such as /exporter."""
     max_requests: int = 0
-    """How many scrapes may be answered at once; 0: any number."""
+    """How many scrapes may run at once; 0: any number."""
 
 
 class Application:
-    """Answers requests from an exporter, behind `middleware`; `reloader` reloads what both are configured with."""
+    """Serves an exporter behind `middleware`; `reloader` reloads the configuration of both."""
 
     def __init__(
         self, exporter: Exporter, middleware: WebMiddleware, reloader: Reloader, settings: RouteSettings
@@ -67,7 +67,7 @@ class Application:
         ]
 
     def app(self) -> Starlette:
-        """Return the routes."""
+        """Return the routes as an ASGI application."""
         app = Starlette(routes=self._routes, exception_handlers={404: self._not_found})
         app.router.redirect_slashes = False
         return app
@@ -76,7 +76,7 @@ class Application:
         return Route(f"{self._prefix}{path}", endpoint, methods=[method])
 
     async def _not_found(self, request: Request, _: Exception) -> Response:
-        """Redirect to the route whose path differs by a final slash or by the prefix."""
+        """Redirect to the route whose path differs only by a trailing slash or the prefix; if there is none, 404."""
         path = request.scope["path"].rstrip("/") or self._prefix
         for route in self._routes:
             if route.path in (path, f"{path}/"):
@@ -107,11 +107,11 @@ class Application:
     async def _probe(self, request: Request) -> Response:
         name, api = (request.query_params.get(each) for each in ("workspace", "api"))
         if name is None:
-            return PlainTextResponse("name a workspace: /probe?workspace=NAME\n", 400)
+            return PlainTextResponse("the parameter workspace is missing: write /probe?workspace=NAME\n", 400)
         if name not in self._exporter.targets:
-            return PlainTextResponse("no workspace of that name is configured\n", 404)
+            return PlainTextResponse("no workspace with that name is configured\n", 404)
         if api is not None and api not in self._exporter.targets[name].fetchers:
-            return PlainTextResponse("no list of that name is configured for this workspace\n", 404)
+            return PlainTextResponse("no list with that name is configured for this workspace\n", 404)
         return await self._scrape(request, [name], api, debug=request.query_params.get("debug") == "true")
 
     async def _scrape(
@@ -123,13 +123,13 @@ class Application:
         own: bool = False,
         debug: bool = False,
     ) -> Response:
-        """Wait for the fetches as long as the scrape may, then answer with what is known.
+        """Wait for the fetches as long as the scrape allows, then answer with what is known.
 
-        With `own`, the exporter's metrics are part of it; with `debug`, what the fetches did stands before it.
+        `own` adds the exporter's own metrics; `debug` puts the steps of the fetches before the metrics.
         """
         limit = self._settings.max_requests
         if limit and self._scrapes >= limit:
-            return PlainTextResponse(f"the limit of {limit} scrapes at once is reached; try again later\n", 503)
+            return PlainTextResponse(f"the limit of {limit} concurrent scrapes is reached; try again later\n", 503)
         self._scrapes += 1
         try:
             scrape = self._exporter.begin_scrape(names, api)
@@ -152,7 +152,7 @@ class Application:
         return registry
 
     async def _wait(self, futures: Iterable[Future[Outcome]], timeout: float) -> None:  # noqa: ASYNC109  no error
-        """Wait until all fetches have ended; once the server is to stop, no longer than it can wait for the answer."""
+        """Wait for all fetches, up to `timeout` seconds; during a shutdown, at most half of the shutdown timeout."""
         fetches = {asyncio.wrap_future(future) for future in futures}
         if not fetches:
             return
@@ -164,14 +164,14 @@ class Application:
             await asyncio.wait({everything, stopping}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if stopping.done():
                 await asyncio.wait({everything}, timeout=min(max(0.0, end - loop.time()), LIMITS.shutdown_timeout / 2))
-        finally:  # also if the client has left
+        finally:  # also if the client has disconnected
             everything.cancel()
             stopping.cancel()
 
     def _scrape_timeout(self, headers: Mapping[str, str]) -> float:
-        """Return for how many seconds a scrape may wait: a little less than its own timeout, never more than a fetch.
+        """Return how many seconds a scrape may wait: a little less than its timeout, at most 1 s more than a fetch.
 
-        A fetch that is not over by then hangs where nothing can end it, as in a name lookup.
+        A fetch that has not ended by then hangs where it cannot be interrupted, as in a name lookup.
         """
         longest = self._exporter.config.fetch.timeout + 1
         with suppress(ValueError):
@@ -181,13 +181,13 @@ class Application:
         return longest
 
     async def _discovery(self, request: Request) -> Response:
-        """Answer Prometheus' HTTP service discovery: each workspace has its own scrape, timeout and shard.
+        """Answer Prometheus' HTTP service discovery: one target per workspace, with its own scrape, timeout and shard.
 
-        With `?by=list` each of its lists, and its balance.
+        With `?by=list`, one target per list, and one for the balance.
         """
         by = request.query_params.get("by", "workspace")
         if by not in ("workspace", "list"):
-            return PlainTextResponse("write /sd, or /sd?by=list\n", 400)
+            return PlainTextResponse("by is workspace or list: write /sd or /sd?by=list\n", 400)
         url = urlsplit(self._settings.external_url or str(request.base_url))
         prefix = url.path.rstrip("/") if self._settings.external_url else self._prefix
         groups = [
@@ -197,7 +197,7 @@ class Application:
                     "__scheme__": url.scheme,
                     "__metrics_path__": f"{prefix}/probe",
                     **{f"__param_{key}": value for key, value in parameters.items()},
-                    # All have one address, and two targets must not have the same labels.
+                    # All targets have the same address, and no two may have the same labels.
                     "instance": "/".join([url.netloc, *parameters.values()]),
                 },
             }
@@ -209,25 +209,25 @@ class Application:
         return await self._renderer.render(request.headers, lambda: body, "application/json")
 
     def _parts(self, *, by_list: bool) -> Iterator[dict[str, str]]:
-        """Yield the parameters of each probe of which `/metrics` consists."""
+        """Yield the parameters of the probes that together make up `/metrics`."""
         for name, target in self._exporter.targets.items():
             for part in [{"api": api} for api in target.fetchers] if by_list else [{}]:
                 yield {"workspace": name, **part}
 
     async def _reload(self, _: Request) -> Response:
-        # A client that leaves does not end it.
+        # A client that disconnects does not cancel the reload.
         problems = await asyncio.shield(self._reloader.begin())
         return PlainTextResponse(problems or "the configuration has been reloaded\n", 500 if problems else 200)
 
     async def _ready(self, _: Request) -> Response:
-        # The configuration is in order before the server listens, a ledger that is a file too. An upstream that is
-        # down does not make it unready: `creatify_up 0` has to be scraped.
+        # The configuration and a ledger file are checked before the server listens. An API that is down does not make
+        # the exporter unready: `creatify_up 0` has to be scraped.
         if await asyncio.to_thread(self._exporter.ready):
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the ledger has not been opened yet\n", 503)
 
     async def _landing_page(self, request: Request) -> Response:
-        # A person who looks before the first scrape wants to see something; later looks cost the API nothing.
+        # Before the first scrape, the page should not be empty. Later visits cost the API nothing.
         await self._wait(self._exporter.begin_first_fetches(), _PAGE_TIMEOUT)
 
         def page() -> bytes:
@@ -239,15 +239,15 @@ class Application:
 
 
 def _handle(signum: signal.Signals, react: Callable[[], object]) -> None:
-    """Let `react` be called by the running loop at each such signal.
+    """Make the running loop call `react` on each such signal.
 
-    asyncio alone loses one while the pipe that wakes the loop is full, as when many threads have ended during a long
-    turn: it learns from a byte in the pipe which signal there was. So here that byte only wakes the loop.
+    asyncio's own handler loses a signal while its self-pipe is full, for example if many threads end during one long
+    iteration: it reads the signal's number from that pipe. Here the pipe only wakes the loop.
     """
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signum, lambda: None)
     signal.signal(signum, lambda *_: loop.call_soon_threadsafe(react))
-    signal.siginterrupt(signum, False)  # as asyncio has it
+    signal.siginterrupt(signum, False)  # as asyncio does
     signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
 
 

@@ -1,4 +1,4 @@
-"""What the fetches of one probe did, as text for a person who looks for a mistake."""
+"""The debug page: the steps of one probe's fetches, as plain text."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from creatify_exporter.trace import Step
 
 
 def render(scrape: Scrape) -> str:
-    """Return a line for each step of each fetch, and what came of it; without secrets, and without what was read."""
+    """Return a line for each step of each fetch, and its outcome; secrets are masked, and bodies are left out."""
     return redaction.mask("\n".join(_lines(scrape)))
 
 

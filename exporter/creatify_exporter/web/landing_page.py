@@ -1,10 +1,9 @@
-"""The landing page: what a person sees who opens the exporter in a browser."""
+"""The landing page, for people who open the exporter in a browser."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
-from itertools import zip_longest
 from typing import Final
 from urllib.parse import quote
 
@@ -29,11 +28,11 @@ HEADERS: Final = {
 
 DOCUMENTATION: Final = "https://github.com/creatify-exporter/creatify-exporter/tree/main/docs"
 
-# Lists that can wait are fetched one after the other, a second apart.
-_SHOWN_AGAIN: Final = '<meta http-equiv="refresh" content="2">\n'
+# For an incomplete page: lists that can wait are fetched one after the other, a second apart.
+_REFRESH: Final = '<meta http-equiv="refresh" content="2">\n'
 
-# How many rows a table of failures has at most.
-_MOST_FAILURES: Final = 10
+# Maximum number of rows in a table of failures.
+_MAX_FAILURES: Final = 10
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --good: #2e7d32; --bad: #c62828; }
@@ -57,10 +56,10 @@ nav a { margin-right: 1rem; }
 
 
 def render(exporter: Exporter, telemetry_path: str) -> str:
-    """Return the page, which shows the last fetches. All that comes from elsewhere is escaped."""
+    """Return the page, which shows the last fetches. All external text is escaped."""
     days = exporter.recent_days()
     targets = list(exporter.targets.values())
-    is_whole = days is not None and all(fetcher.last for target in targets for fetcher in target.fetchers.values())
+    is_complete = days is not None and all(fetcher.last for target in targets for fetcher in target.fetchers.values())
     sections = (_workspace(target, exporter, days) for target in targets)
     links = {
         telemetry_path: "Metrics",
@@ -74,7 +73,7 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-{"" if is_whole else _SHOWN_AGAIN}<title>Creatify exporter</title>
+{"" if is_complete else _REFRESH}<title>Creatify exporter</title>
 <style>{_STYLE}</style>
 </head>
 <body>
@@ -82,7 +81,7 @@ def render(exporter: Exporter, telemetry_path: str) -> str:
 <nav>{" ".join(_link(path.lstrip("/"), name) for path, name in links.items())}</nav>
 {"".join(sections)}
 <p><small>Version {escape(__version__)}, {_link(DOCUMENTATION, "documentation")}. This page shows the last fetches; it
-starts one only of what has not been fetched yet. Dates are in UTC.</small></p>
+starts only those that have never run. Dates are in UTC.</small></p>
 </body>
 </html>
 """
@@ -108,11 +107,11 @@ def _states(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> I
     for api, fetcher in target.fetchers.items():
         outcome, kind = fetcher.last, "none" if fetcher.age > MAX_STALENESS else "good"
         if outcome is None:
-            kind, text = "none", "not fetched yet; the first fetch goes on"
+            kind, text = "none", "not fetched yet; the first fetch is in progress"
         elif outcome.cause:
             kind, text = "bad", f"the last fetch failed ({outcome.cause}): {outcome.reason}"
         elif api == BALANCE and outcome.balance is not None:
-            # The balance is asked for less often than a list, whose failure tells sooner that the API is gone.
+            # The balance is fetched less often than the lists, whose failures show sooner that the API is down.
             kind, text = "none" if is_down else kind, _outlook(target, exporter, outcome.balance, days)
         else:
             text = f"the last fetch took {outcome.duration or 0:.2f} s, {outcome.received or 0:,} bytes"
@@ -122,7 +121,7 @@ def _states(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> I
 
 
 def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[Day] | None) -> str:
-    """Say how many credits are left, and how long they last."""
+    """Return a sentence on how many credits are left, and how long they last."""
     now = exporter.now()
     rates = _rates(target, exporter, days) if target.lists else {BALANCE: target.balance_fall.daily_rate(now)}
     known = [rate for rate in rates.values() if rate is not None]
@@ -131,9 +130,9 @@ def _outlook(target: Target, exporter: Exporter, balance: float, days: Iterable[
 
 
 def _rates(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> dict[str, float | None]:
-    """Return the credits that go in a day by list, None if that is not known.
+    """Return the credits that each list uses per day, None if that is not known.
 
-    Nothing before each list has been tried, or while the daily totals cannot be read.
+    Empty until every list has been tried, and while the daily totals cannot be read.
     """
     if days is None:
         return {}
@@ -153,17 +152,17 @@ def _rates(target: Target, exporter: Exporter, days: Iterable[Day] | None) -> di
 
 
 def _failures(days: Iterable[Day]) -> Iterator[str]:
-    """Say what failed in the last days, and why, the most frequent first."""
+    """Yield a table of recent failures by reason, model and list, the most frequent first."""
     failed: Counter[tuple[str, str, str]] = Counter()
     for day in days:
         if day.total.startswith(FAILED_BY):
             failed[day.total.removeprefix(FAILED_BY), day.model, day.api] += int(day.value)
     most = failed.most_common()
     if most:
-        rows = [[*names, f"{count:,}"] for names, count in most[:_MOST_FAILURES]]
+        rows = [[*names, f"{count:,}"] for names, count in most[:_MAX_FAILURES]]
         yield from _table(f"Failed in the last {RECENT_DAYS} days", ["Reason", "Model", "List", "tasks"], rows, names=3)
-    if left := [count for _, count in most[_MOST_FAILURES:]]:
-        yield f"<p>and {len(left):,} more rows, of {sum(left):,} failed tasks</p>"
+    if left := [count for _, count in most[_MAX_FAILURES:]]:
+        yield f"<p>and {len(left):,} more rows with {sum(left):,} failed tasks</p>"
 
 
 def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
@@ -177,7 +176,7 @@ def _tasks(target: Target, api: str, labels: Labels) -> Iterator[str]:
     models = outcome.snapshot.by_model(counters.models, labels)
     there = {status for cells in models.values() for status in cells}
     statuses = [status for status in STATUS_LABELS if status in STATUSES or status in there]
-    # The last column is left out if no task tells its credits: what is unknown is not 0.
+    # The last column is left out if the list does not report credits: unknown is not 0.
     columns = len(statuses) + (2 if target.lists[api].tells_credits else 1)
     rows = ([model, *_counts(cells, statuses)][:columns] for model, cells in models.items())
     yield from _table("Tasks in the list", ["Model", *statuses, "credits used"][:columns], rows, names=1)
@@ -189,7 +188,7 @@ def _counts(cells: Mapping[str, Cell], statuses: Iterable[str]) -> Iterator[str]
 
 
 def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names: int) -> Iterator[str]:
-    """Yield a table, which scrolls if the screen is narrow; its first `names` columns hold words."""
+    """Yield a table that scrolls on a narrow screen; its first `names` columns hold text."""
     yield f'<div class="table"><table><caption>{escape(caption)}</caption>'
     yield _row("th", header, names)
     yield from (_row("td", row, names) for row in rows)
@@ -197,13 +196,13 @@ def _table(caption: str, header: list[str], rows: Iterable[list[str]], *, names:
 
 
 def _row(tag: str, cells: Iterable[str], names: int) -> str:
-    kinds = [' class="name"'] * names
-    columns = zip_longest(cells, kinds, fillvalue="")
-    return "<tr>" + "".join(f"<{tag}{kind}>{_breakable(cell)}</{tag}>" for cell, kind in columns) + "</tr>"
+    name = f'{tag} class="name"'
+    columns = (f"<{name if number < names else tag}>{_breakable(cell)}</{tag}>" for number, cell in enumerate(cells))
+    return f"<tr>{''.join(columns)}</tr>"
 
 
 def _breakable(name: str) -> str:
-    """Escape a name that a narrow screen may break behind an underscore."""
+    """Escape a name, and allow a line break after each underscore."""
     return escape(name).replace("_", "_<wbr>")
 
 

@@ -1,11 +1,11 @@
-"""Listening sockets: of addresses that a user names, or of systemd."""
+"""Listening sockets: for configured addresses, or inherited from systemd."""
 
 import contextlib
 import errno
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from creatify_exporter.errors import ConfigError
@@ -18,8 +18,9 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
     """Return a listening socket for each `HOST:PORT`, `:PORT` meaning all interfaces; raise `ConfigError`."""
     with contextlib.ExitStack() as opened:
         sockets = [opened.enter_context(_listening(address)) for address in addresses]
-        _send_at_once(sockets)
-        # None of them was refused, so that they stay open.
+        for listening in sockets:
+            _disable_nagle(listening)
+        # All of them could be opened: keep them open.
         opened.pop_all()
         return sockets
 
@@ -31,23 +32,25 @@ def inherited(environ: Mapping[str, str]) -> list[socket.socket]:
     """
     count = environ.get("LISTEN_FDS", "") if environ.get("LISTEN_PID") == str(os.getpid()) else ""
     if not re.fullmatch("[1-9][0-9]{0,4}", count):
-        raise ConfigError(["--web.systemd-socket: systemd has passed no sockets; start the exporter by a .socket unit"])
+        raise ConfigError(["--web.systemd-socket: systemd passed no sockets; start the exporter from a .socket unit"])
     sockets = []
     for number in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
         try:
             sockets.append(socket.socket(fileno=number))
             sockets[-1].set_inheritable(False)
-            _send_at_once(sockets[-1:])
+            _disable_nagle(sockets[-1])
         except OSError:
-            words = f"file descriptor {number} is no TCP socket; name addresses and ports in ListenStream="
+            words = f"file descriptor {number} is not a TCP socket; name addresses and ports in ListenStream="
             raise ConfigError([f"--web.systemd-socket: {words}"]) from None
     return sockets
 
 
-def _send_at_once(sockets: Iterable[socket.socket]) -> None:
-    """Let connections send small pieces too: else the body of each answer waits 40 ms for the receipt of its head."""
-    for each in sockets:
-        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def _disable_nagle(listening: socket.socket) -> None:
+    """Send small packets at once: otherwise the body of each response waits 40 ms for the ACK of its head.
+
+    asyncio does so only if `proto` of a socket is IPPROTO_TCP; `socket.create_server` leaves it at 0.
+    """
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _listening(address: str) -> socket.socket:
@@ -62,9 +65,9 @@ def _listening(address: str) -> socket.socket:
 
 
 def _parsed(address: str) -> tuple[str, int]:
-    """Return host and port; ValueError says what is wrong and how to mend it."""
+    """Return host and port; ValueError says what is wrong and how to fix it."""
     if "://" in address:
-        raise ValueError("only TCP is spoken here; write it like :10081 or 127.0.0.1:10081")
+        raise ValueError("only TCP is supported; write it like :10081 or 127.0.0.1:10081")
     host, separator, port = address.rpartition(":")
     is_bracketed = host.startswith("[") and host.endswith("]")
     if not separator or (":" in host and not is_bracketed):
@@ -92,9 +95,9 @@ def _bound(host: str, port: int) -> socket.socket:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
     try:
-        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104  as was asked for
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104  as requested
     except (OSError, UnicodeError):
         raise ValueError("there is no such host; write an address of this machine, or none for all") from None
     family, *_, sockaddr = min(found, key=lambda each: each[0] != socket.AF_INET)
-    # All interfaces, however that is written: `[::]`, `[::0]` or in full.
+    # All interfaces, whether written as `[::]`, `[::0]` or in full.
     return socket.create_server(sockaddr, family=family, dualstack_ipv6=both and sockaddr[0] == "::")

@@ -1,6 +1,6 @@
-"""ASGI middleware that applies the web configuration: TLS context, passwords, and headers of every response.
+"""ASGI middleware that applies the web configuration: TLS context, rate limit, passwords and response headers.
 
-Open connections stay open when it changes, but each request is authenticated by the newest configuration.
+When the configuration changes, open connections stay open, but each request is checked against the latest one.
 """
 
 import math
@@ -20,20 +20,20 @@ from creatify_exporter.web.users import Users
 from creatify_exporter.web.web_config import Loaded, WebConfig
 
 _PUBLIC: Final = ("/-/healthy", "/-/ready")
-"""Paths without a password: a kubelet has none to give, and they tell nothing but that the exporter is there."""
+"""Paths that need no password: a kubelet has none, and they reveal only that the exporter is running."""
 
 _CHALLENGE: Final = 'Basic realm="creatify-exporter", charset="UTF-8"'
 
-_NO_GUESSES: Final = {"X-Content-Type-Options": "nosniff"}
-"""In every answer: a browser must not take for markup what repeats a client's words."""
+_NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
+"""In every response: a browser must not treat text that repeats a client's input as markup."""
 
 _log = structlog.get_logger()
 
 
 class RateLimiter:
-    """Allows `burst` requests at once, and one more every `interval` seconds; without an interval, any number.
+    """Token bucket: allows `burst` requests at once, and one more every `interval` seconds.
 
-    With a burst of 0 it allows none, as that of the toolkit does. `clock` returns seconds.
+    An interval of 0 allows any number; a burst of 0 allows none, as in the toolkit. `clock` returns seconds.
     """
 
     def __init__(self, interval: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,23 +55,23 @@ class RateLimiter:
 
 
 class WebMiddleware:
-    """Holds a web configuration; ConfigError when the first one cannot be used. Without a path, everybody gets in."""
+    """Applies a web configuration; ConfigError if the first one is invalid. Without a path, everybody is admitted."""
 
     def __init__(self, path: Path | None = None, environ: Mapping[str, str] | None = None) -> None:
         self._path, self._environ = path, environ or {}
         self.last_reload_successful: bool | None = None if path is None else True
-        """None without a file."""
+        """None if there is no file."""
         self.loaded = Loaded(WebConfig(), None, {})
         self._limiter, self._users = RateLimiter(0, 0), Users({})
         self._take(web_config.load(path, self._environ))
 
     @property
     def config(self) -> WebConfig:
-        """The configuration that holds now."""
+        """The configuration in effect."""
         return self.loaded.config
 
     def load(self) -> Loaded:
-        """Read the files anew; ConfigError if they are wrong, or ask for what only a restart can do."""
+        """Read the files again; ConfigError if they are invalid, or if the change needs a restart."""
         try:
             return self._read_again()
         except Exception:
@@ -98,13 +98,13 @@ class WebMiddleware:
         limit, users = read.config.rate_limit, read.config.basic_auth_users
         if limit != before.rate_limit:
             self._limiter = RateLimiter(limit.interval, limit.burst)
-        # Logins are remembered until one of the users changes.
+        # Logins are remembered until any user changes.
         if users != before.basic_auth_users:
             self._users = Users(users)
-        self._headers = {**_NO_GUESSES, **read.config.http_server_config.response_headers}
+        self._headers = {**_NOSNIFF, **read.config.http_server_config.response_headers}
 
     def wrap(self, app: ASGIApp, route_prefix: str = "") -> ASGIApp:
-        """Return `app`, whose routes begin with a prefix, behind this middleware."""
+        """Return `app` behind this middleware; its routes begin with `route_prefix`."""
         public = {f"{route_prefix}{path}" for path in _PUBLIC}
 
         async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,11 +121,11 @@ class WebMiddleware:
         if login == "busy":
             return PlainTextResponse("too many logins at once\n", 503, {"Retry-After": "1"})
         if login == "refused":
-            return PlainTextResponse("a name and its password are needed\n", 401, {"WWW-Authenticate": _CHALLENGE})
+            return PlainTextResponse("a user name and a password are required\n", 401, {"WWW-Authenticate": _CHALLENGE})
         return None
 
     def _with_headers(self, send: Send) -> Send:
-        """Return `send` with the configured headers in each response, in place of the app's own of the same name."""
+        """Return a `send` that sets the configured headers, replacing the app's headers of the same name."""
         headers = self._headers
 
         async def send_with_headers(message: Message) -> None:
@@ -138,6 +138,6 @@ class WebMiddleware:
 
 
 def _authorization(scope: Scope) -> bytes | None:
-    """Return the one such header, None for none or several."""
+    """Return the `Authorization` header, None unless there is exactly one."""
     values = [value for name, value in scope["headers"] if name == b"authorization"]
     return values[0] if len(values) == 1 else None

@@ -1,4 +1,4 @@
-"""Reloads the configuration: when a client or SIGHUP asks for it, and when its files change."""
+"""Reloads the configuration: on request by a client or SIGHUP, and when its files change."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -20,10 +20,10 @@ _T = TypeVar("_T")
 
 
 class Reloader:
-    """Gives the exporter and the middleware the configuration as it is now; if it is refused, the old one holds.
+    """Reloads the configuration of the exporter and of the middleware; if it is refused, the old one stays in effect.
 
-    `load` reads it and raises `ConfigError`. `state` is that of the file `path` before it was first read. There are
-    `interval` seconds between two looks at it; if that is 0, it is only reloaded when asked for.
+    `load` reads it and raises `ConfigError`. `state` is the state of the file `path` before it was first read. The file
+    is checked every `interval` seconds; 0 means only on request.
     """
 
     def __init__(  # noqa: PLR0913 - what is reloaded, from where, how often
@@ -40,21 +40,21 @@ class Reloader:
         self._path, self._state, self._interval = path, state, interval
         self._refused = ""
         self._lock = asyncio.Lock()
-        # A task that nobody refers to may be collected before it ends.
+        # asyncio holds tasks weakly: without another reference, one may be garbage-collected before it ends.
         self._tasks: set[asyncio.Task[str]] = set()
 
-    def begin(self, told: str = "") -> asyncio.Task[str]:
-        """Reload in a task, which returns what is wrong with the configuration, and logs it unless it was `told`."""
-        task = asyncio.get_running_loop().create_task(self._reload(told))
+    def begin(self, logged: str = "") -> asyncio.Task[str]:
+        """Reload in a task, which returns the problems (empty: none), and logs them unless they equal `logged`."""
+        task = asyncio.get_running_loop().create_task(self._reload(logged))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     def watches(self) -> Iterator[Coroutine[None, None, None]]:
-        """Yield what looks at files until it is cancelled.
+        """Yield the coroutines that watch files until they are cancelled.
 
-        A change is a reload once the files look the same twice, since they may be half written. A configuration that is
-        refused is tried at each look, since what it lacks may come without a change of it.
+        A change is reloaded once two checks find the same state, because a file may be half written. A refused
+        configuration is tried again at each check: what it lacks may appear without a change to its own files.
         """
         if self._path and self._interval:
             yield self._watch(self._path)
@@ -64,7 +64,7 @@ class Reloader:
     async def _watch(self, path: Path) -> None:
         async for now, is_settled in _looks(lambda: self._look(path), self._interval):
             if is_settled and (self._refused or now != self._read_states()):
-                await self.begin(told=self._refused)
+                await self.begin(logged=self._refused)
 
     async def watch_web_configuration(self, interval: float = 1.0) -> None:
         """Reload the web configuration alone when its files change."""
@@ -80,33 +80,35 @@ class Reloader:
         return [file.state(path), *(directory.state(group.directory.path) for group in groups)]
 
     def _read_states(self) -> list[object]:
-        """Return what `_look` returned, had it looked when the configuration was read."""
+        """Return what `_look` would have returned when the configuration was read."""
         return [self._state, *(group.directory.state for group in self._exporter.config.workspaces_from)]
 
     def _look_at_web_configuration(self) -> Files:
         return {path: file.state(path) for path in self._middleware.loaded.files}
 
-    async def _reload(self, told: str) -> str:
-        self._refused = await self._try(self._apply, "configuration", told)
+    async def _reload(self, logged: str) -> str:
+        self._refused = await self._try(self._apply, "configuration", logged)
         if self._refused:
             self._exporter.reload_failed()
         return self._refused
 
-    async def _try(self, apply: Callable[[], Awaitable[None]], name: str, told: str) -> str:
-        """Return what is wrong with a configuration, which is logged unless it was `told`."""
-        answer, event = f"the {name} was not reloaded, the old one holds", f"{name} not reloaded, the old one holds"
-        # In the order in which they are asked for, so that the latest one holds.
+    async def _try(self, apply: Callable[[], Awaitable[None]], name: str, logged: str) -> str:
+        """Apply a configuration; return its problems (empty: none), and log them unless they equal `logged`."""
+        event = f"{name} not reloaded, the old one stays in effect"
+        answer = f"the {name} was not reloaded, the old one stays in effect"
+        # One at a time, in the order of the requests, so that the latest one wins.
         async with self._lock:
             try:
                 await apply()
             except ConfigError as error:
                 answer += f":\n{error}\n"
-                for problem in error.problems if answer != told else ():
-                    _log.error(event, problem=problem)
-            # A mistake of the exporter must neither look like success nor end the watch over the files.
+                if answer != logged:
+                    for problem in error.problems:
+                        _log.error(event, problem=problem)
+            # A bug in the exporter must neither look like success nor end the watch over the files.
             except Exception:  # noqa: BLE001 - as above
                 answer += "; the exporter's log says why\n"
-                if answer != told:
+                if answer != logged:
                     _log.exception(event)
             else:
                 return ""
@@ -117,7 +119,7 @@ class Reloader:
 
     async def _apply(self) -> None:
         state, config, web = await asyncio.to_thread(self._read)
-        # Keys are compared, and so read: what cannot be read now is refused as a whole.
+        # Warnings compare keys, and so read them: if a key cannot be read, the whole configuration is refused.
         warnings = await asyncio.to_thread(lambda: (*config.warnings, *web.config.warnings))
         self._exporter.reload(config)
         self._middleware.apply(web)
@@ -126,15 +128,15 @@ class Reloader:
         _log.info("configuration reloaded", workspaces=len(self._exporter.targets))
 
     def _read(self) -> tuple[file.State | None, Config, Loaded]:
-        # The state first, so that a change that comes while the file is read is seen later.
+        # The state first, so that a change during the read is noticed later.
         state = file.state(self._path) if self._path else None
         return state, self._load(), self._middleware.load()
 
 
 async def _looks(look: Callable[[], _T], interval: float) -> AsyncIterator[tuple[_T, bool]]:
-    """Yield what `look` returns, every `interval` seconds, and whether it is what it was before.
+    """Every `interval` seconds, yield what `look` returns and whether it is the same as before.
 
-    What changes between two looks may be half written.
+    If not, a file may be half written.
     """
     before = None
     while True:

@@ -1,8 +1,8 @@
-"""The listener: uvicorn, and limits for clients that keep it waiting.
+"""The server: uvicorn, with limits for slow clients.
 
-uvicorn accepts connections, speaks HTTP/1.1 (by h11) and calls the application. `Connection` adds what it lacks: a
-timeout for whatever the client owes (a handshake, the rest of a request, taking an answer), a bound of connections, and
-TLS handshakes that end with an alert for the client and a line in the log.
+uvicorn accepts connections, speaks HTTP/1.1 (with h11) and calls the application. This module adds what it lacks: a
+timeout for clients that owe a handshake or the rest of a request, or do not read a response; a limit of connections; an
+alert and a log line for refused TLS handshakes.
 """
 
 import asyncio
@@ -27,62 +27,62 @@ from uvicorn.server import ServerState
 
 from creatify_exporter.web.handshake import REFUSED
 
-# Bytes of a request before its body; h11 refuses more.
+# Maximum bytes of a request's line and headers; h11 refuses more.
 _MAX_HEAD: Final = 2**14
-# Bytes that a client may send until it has its next answer: no route has a use for a larger request.
+# Maximum bytes that a client may send before it gets its next response: no route needs a larger request.
 _MAX_UNANSWERED: Final = 2**16
-# Bytes that the system keeps for a connection; Linux makes it twice that.
+# Socket buffers of a connection, in bytes; Linux doubles them.
 _RECEIVE_BUFFER: Final = 2**15
 _SEND_BUFFER: Final = 2**16
-# Connections to be accepted. The system has a lower limit, beyond which a client waits for seconds.
-_QUEUE: Final = 2**15
-# Connections that are accepted before others have their turn; as many more are open for a moment than there may be.
-_BATCH: Final = 16
-# Files for the ledger, for fetches and for all else that is not a connection here.
+# Length of the accept queue. The system caps it; clients that do not fit wait for seconds.
+_BACKLOG: Final = 2**15
+# Connections accepted per iteration of the event loop; for a moment, the limit may be exceeded by as many.
+_ACCEPTED_AT_ONCE: Final = 16
+# File descriptors reserved for the ledger, for fetches and for everything else that is not a client's connection.
 _SPARE_FILES: Final = 256
-# Seconds in which a client reads why its handshake was refused.
+# Seconds that a client has to read the alert that refuses its handshake.
 _ALERT_TIMEOUT: Final = 1.0
 
-# A proxy that goes by the other length takes a part of the body for the next request. RFC 9112, section 6.1.
+# Request smuggling: a proxy that uses the other length treats part of the body as a request. RFC 9112, section 6.1.
 _TWO_LENGTHS: Final = PlainTextResponse("a body cannot have two lengths\n", 400, {"Connection": "close"})
 
 _log = structlog.get_logger()
 
 
 class Limits(NamedTuple):
-    """What clients may take; times in seconds."""
+    """Limits for clients; times in seconds."""
 
     connections: int = 1000
     client_timeout: float = 30.0
-    """From the end of an answer until it has been taken and the next request is complete."""
+    """From the accept, or the end of a response, until the client has read it and sent a complete request."""
     shutdown_timeout: int = 25
     """For requests in flight after SIGTERM; Kubernetes allows 30."""
     drain_timeout: float = 2.0
-    """For an answer to be taken then."""
+    """For a client to read its response during a shutdown."""
 
 
 LIMITS: Final = Limits()
 
 
 class Connections(ServerState):
-    """All open connections: those that wait for their client, since when, and those that are being answered."""
+    """All open connections: those waiting for their client, and since when, and those being answered."""
 
     def __init__(self, context: Callable[[], ssl.SSLContext | None], limits: Limits) -> None:
         super().__init__()
         self.context, self.timeout = context, limits.client_timeout
         self._limit = _limit(limits.connections)
-        # Both have the longest-waiting first.
+        # Both are ordered, longest-waiting first.
         self._waiting: dict[Connection, float] = {}
         self._answering: dict[Connection, None] = {}
         self._over_limit = False
 
     @property
     def open(self) -> int:
-        """How many there are, those in a handshake included."""
+        """How many there are, including those in a handshake."""
         return len(self._waiting) + len(self._answering)
 
     def add(self, connection: "Connection") -> None:
-        """Take a new connection, and close another one for it if there are too many."""
+        """Add a new connection; if there are too many, close another one."""
         if self.open >= self._limit:
             self._make_room()
         elif self.open < self._limit // 2:
@@ -90,29 +90,29 @@ class Connections(ServerState):
         self.waits(connection)
 
     def waits(self, connection: "Connection") -> None:
-        """Note that the client has to act; its time goes on if it had to before."""
+        """Note that the connection waits for its client; if it did already, its timeout keeps running."""
         self._answering.pop(connection, None)
         self._waiting.setdefault(connection, asyncio.get_running_loop().time())
 
     def answers(self, connection: "Connection") -> None:
-        """Note that the client waits for an answer."""
+        """Note that the client waits for a response."""
         self._waiting.pop(connection, None)
         self._answering[connection] = None
 
     def remove(self, connection: "Connection") -> None:
-        """Note that it has ended."""
+        """Forget a closed connection."""
         self._waiting.pop(connection, None)
         self._answering.pop(connection, None)
 
     def _make_room(self) -> None:
-        """Close the connection that has waited longest for its client; if none has, the one answered for longest."""
+        """Close the connection that has waited longest for its client; if none waits, the longest being answered."""
         if not self._over_limit:  # logged once until there is room again
             self._over_limit = True
-            _log.warning("too many connections, those without a request are closed", open=self.open)
+            _log.warning("too many connections, closing those without a request", open=self.open)
         next(itertools.chain(self._waiting, self._answering)).abort()
 
     async def watch(self) -> None:
-        """Close connections whose client has exceeded the timeout."""
+        """Close connections whose clients have exceeded the timeout."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(min(1.0, self.timeout / 10))
@@ -122,10 +122,10 @@ class Connections(ServerState):
                     break
                 if self._waiting.get(connection) == since:
                     connection.abort()
-                    await asyncio.sleep(0)  # closing a thousand at once would delay all others
+                    await asyncio.sleep(0)  # closing a thousand at once would delay everything else
 
     def close_silent(self) -> None:
-        """Close connections that uvicorn does not know of yet: those that have said nothing."""
+        """Close connections that uvicorn does not know yet, because their clients have sent nothing."""
         for connection in [each for each in self._waiting if each not in self.connections]:
             connection.abort()
 
@@ -136,10 +136,10 @@ class Connections(ServerState):
 
 
 class Server(uvicorn.Server):
-    """Serves `app` until `stop` is set, over TLS if there is a context; requests in flight are answered first.
+    """Serves `app` until `stop` is set, over TLS if there is a context; then answers the requests in flight.
 
-    `context` is asked for by each connection, so that a new one holds from then on. `limits.connections` is lowered to
-    what the limit of open files leaves room for.
+    Each connection calls `context` when it opens, and so gets the latest one. `limits.connections` is lowered to what
+    the limit of open files allows.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
             interface="asgi3",
             lifespan="off",
             workers=1,
-            backlog=_BATCH,
+            backlog=_ACCEPTED_AT_ONCE,
             proxy_headers=False,
             server_header=False,
             access_log=False,
@@ -169,39 +169,35 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.server_state: Connections = Connections(context, limits)
-        # What asyncio sets aside for each connection over TLS, else 256 KiB.
+        # The buffer that asyncio allocates for each TLS connection, by default 256 KiB.
         SSLProtocol.max_size = _RECEIVE_BUFFER
         self._stop, self._drain_timeout = stop, limits.drain_timeout
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: uvicorn would end the process by the signal, so that it does not exit with 0."""
+        """Leave signals alone: uvicorn would raise the signal again at the end, so that the exit code is not 0."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; asyncio takes the length of the queue also for how many connections to accept at once."""
+        """Listen. asyncio also accepts `backlog` connections at once, so the length of the queue is set afterwards."""
         for listening in sockets or ():
-            # Connections inherit the sizes.
+            # Accepted connections inherit the sizes.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(_QUEUE)
+            listening.listen(_BACKLOG)
         self._watching = asyncio.create_task(self.server_state.watch())
 
     async def main_loop(self) -> None:
-        """Tick until the stop, once a second, for the date in answers; uvicorn ticks ten times, idle or not."""
-        while not await self.on_tick(0):
+        """Tick once a second until the stop, for the Date header; uvicorn itself would tick ten times a second."""
+        while not (await self.on_tick(0) or self._stop.is_set()):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._stop.wait()
 
-    async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop."""
-        return await super().on_tick(counter) or self._stop.is_set()
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer what is in flight; clients have less time now."""
+        """Answer the requests in flight, with less time for clients; then close all connections."""
         self.server_state.timeout = self._drain_timeout
         self.server_state.close_silent()
         await super().shutdown(sockets)
@@ -210,10 +206,10 @@ class Server(uvicorn.Server):
 
 
 class _Flow(FlowControl):
-    """Keeps reading while a request is answered, so that a client that leaves is noticed."""
+    """Keeps reading while a request is answered, so that a disconnect is noticed."""
 
     def pause_reading(self) -> None:
-        """Do nothing: the bytes are bounded in `Connection.data_received`."""
+        """Do nothing: `Connection.data_received` bounds the bytes."""
 
 
 class Connection(H11Protocol):
@@ -229,12 +225,12 @@ class Connection(H11Protocol):
         self._handshake: asyncio.Task[None]
         self._is_ready = False
         self._answering: asyncio.Task[Any] | None = None
-        # What came right behind the handshake.
+        # Bytes that arrive before `start_tls` returns.
         self._early = b""
         self._unanswered = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as inherited
-        """Begin a handshake, or wait for a request: as long as the client says nothing, it costs little."""
+        """Begin a TLS handshake, or wait for the first bytes: until they arrive, a connection costs little."""
         self._accepted = transport
         self.server_state.add(self)
         if self._context:
@@ -247,7 +243,7 @@ class Connection(H11Protocol):
             secured = await self.loop.start_tls(self._accepted, self, context, server_side=True)
         except OSError:
             secured = None
-        if secured is None:  # the client has left, was refused or took too long
+        if secured is None:  # the client disconnected, was refused or took too long
             self.server_state.remove(self)
             return
         self._be_ready(secured)
@@ -255,7 +251,7 @@ class Connection(H11Protocol):
             self.data_received(self._early)
 
     def _refused(self, reason: str) -> None:
-        """Log why a handshake was refused, and leave the client a moment to read it."""
+        """Log why a handshake was refused, and give the client a moment to read the alert."""
         peer = self._accepted.get_extra_info("peername")
         _log.warning("TLS handshake refused", client=peer and peer[0], reason=reason)
         self.loop.call_soon(self._accepted.write_eof)
@@ -267,11 +263,11 @@ class Connection(H11Protocol):
         self._is_ready = True
 
     def data_received(self, data: bytes) -> None:
-        """Take what has arrived, as much as one request may have."""
-        if not self._is_ready and self._context:
-            self._early += data
-            return
+        """Pass the bytes to uvicorn; close the connection if there are too many for one request."""
         if not self._is_ready:
+            if self._context:
+                self._early += data
+                return
             self._be_ready(self._accepted)
         if self.transport.is_closing():
             return
@@ -282,7 +278,7 @@ class Connection(H11Protocol):
             self.abort()
 
     def handle_events(self) -> None:
-        """Skip empty lines before a request, on which h11 gives up. RFC 9112, section 2.2."""
+        """Skip empty lines before a request, which h11 rejects. RFC 9112, section 2.2."""
         if self.conn.their_state is h11.IDLE:
             received, _ = self.conn.trailing_data
             if received.startswith((b"\r", b"\n")):
@@ -292,17 +288,17 @@ class Connection(H11Protocol):
         super().handle_events()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request; what breaks behind its head cannot be refused any more."""
+        """Answer 400 to an invalid head of a request; if the body is invalid, only close the connection."""
         if self.conn.our_state is h11.IDLE:
             super().send_400_response(msg)
         else:
             self.transport.close()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, until the client leaves or a stop has lasted for too long."""
+        """Call the application; cancelled if the client disconnects or the shutdown takes too long."""
         self._answering = asyncio.current_task()
         try:
-            # No answer comes before the end of a body, which nothing here reads: h11 would take the rest for a request.
+            # Read the whole body, which no route needs, before answering: h11 would treat the rest as the next request.
             while (await receive()).get("more_body"):
                 pass
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
@@ -310,7 +306,7 @@ class Connection(H11Protocol):
             else:
                 await self.config.loaded_app(_in_origin_form(scope), receive, send)
         except asyncio.CancelledError:
-            # uvicorn would log that there is no answer.
+            # Otherwise uvicorn would log that there is no response.
             self.cycle.disconnected = True
             self.abort()
 
@@ -321,12 +317,12 @@ class Connection(H11Protocol):
         self._note_whose_turn()
 
     def pause_writing(self) -> None:
-        """Wait until the client takes the answer."""
+        """Wait until the client reads the response."""
         super().pause_writing()
         self._note_whose_turn()
 
     def resume_writing(self) -> None:
-        """Go on, now that it has taken it."""
+        """Continue, now that the client has read it."""
         super().resume_writing()
         self._note_whose_turn()
 
@@ -337,12 +333,12 @@ class Connection(H11Protocol):
             self.server_state.waits(self)
 
     def _owes_answer(self) -> bool:
-        """Return whether a whole request has no answer yet."""
+        """Return whether a complete request has not been fully answered."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.more_body and not cycle.response_complete
 
     def eof_received(self) -> bool:  # type: ignore[override]  # as in asyncio
-        """Return whether a client that will say no more still gets an answer; over TLS, asyncio does not allow it."""
+        """Return whether a client that has shut down its side still gets a response; over TLS, asyncio forbids it."""
         if self._context or not self._owes_answer():
             return False
         self.cycle.keep_alive = False
@@ -357,13 +353,13 @@ class Connection(H11Protocol):
             self._answering.cancel()
 
     def abort(self) -> None:
-        """Close it now."""
+        """Close the connection now."""
         self.server_state.remove(self)
         self._accepted.abort()
 
 
 def _in_origin_form(scope: Scope) -> Scope:
-    """Return `scope` without the scheme and the host that a request for a proxy has. RFC 9112, section 3.2.2."""
+    """Return `scope` without the scheme and host of a request target in absolute form. RFC 9112, section 3.2.2."""
     target = re.match(r"(?i)https?://([^/?#]*)", scope["path"])
     if not target:
         return scope
@@ -374,7 +370,7 @@ def _in_origin_form(scope: Scope) -> Scope:
 
 
 def _limit(connections: int) -> int:
-    """Return how many of so many connections the limit of open files leaves room for."""
+    """Return `connections`, or fewer if the limit of open files leaves no room for them."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return connections

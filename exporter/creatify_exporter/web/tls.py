@@ -1,4 +1,4 @@
-"""The server's side of TLS: `tls_server_config` in the words of Go's crypto/tls, and what Python's ssl makes of it."""
+"""Server-side TLS: `tls_server_config`, in the terms of Go's crypto/tls, as a context of Python's ssl."""
 
 import os
 import ssl
@@ -24,7 +24,7 @@ _CLIENT_AUTH: Final = {
 }
 _CURVES: Final = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "secp521r1", "X25519": "X25519"}
 _TLS13_SUITES: Final = {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}
-_TLS12_SUITES: Final = {  # what crypto/tls.CipherSuites lists for TLS 1.2, by OpenSSL's names
+_TLS12_SUITES: Final = {  # those of Go's crypto/tls.CipherSuites for TLS 1.2, with OpenSSL's names
     f"TLS_ECDHE_{key}_WITH_{suite}": f"ECDHE-{key}-{name}"
     for key in ("ECDSA", "RSA")
     for suite, name in {
@@ -40,7 +40,7 @@ _DEFAULT_SUITES: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """Certificates or a key, from the configuration itself or from the file `path`, as it was in this `state`."""
+    """Certificates or a key, inline or from the file `path`, as it was in this `state`."""
 
     content: bytes = field(repr=False)
     path: Path | None = None
@@ -48,7 +48,7 @@ class Pem:
 
 
 def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
-    """Tell the reader how to read what `check` lets pass; it raises ValueError and quotes nothing."""
+    """Tell the reader how to read PEM; `check` raises ValueError if it is invalid, and never quotes it."""
 
     def inline(text: str) -> Pem:
         content = text.encode(errors="replace")
@@ -56,7 +56,7 @@ def _pem(check: Callable[[bytes], None]) -> msgspec.Meta:
         return Pem(content)
 
     def from_file(path: Path) -> Pem:
-        # The state first: what is written meanwhile is then seen as a change.
+        # The state first, so that a write during the read is noticed as a change.
         state, content = file.state(path), file.read(path, pem.LARGEST)
         check(content)
         return Pem(content, path, state)
@@ -80,7 +80,7 @@ def _one_of(names: Mapping[str, object]) -> msgspec.Meta:
 
 def _suite(text: str) -> str:
     if text not in _TLS12_SUITES and text not in _TLS13_SUITES:
-        raise ValueError("is none of Go's secure cipher suites; write one like TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")
+        raise ValueError("is not a secure cipher suite of Go; write one like TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256")
     return text
 
 
@@ -88,14 +88,14 @@ Version = Annotated[ssl.TLSVersion, _one_of(_VERSIONS)]
 
 
 class ServerTLS(Settings, frozen=True, kw_only=True):
-    """`tls_server_config`. Each of cert, key and client_ca may be a file under its name with `_file` behind it."""
+    """`tls_server_config`. Each of cert, key and client_ca may be a file, with `_file` after its name."""
 
     cert: Certificates
     key: PrivateKey
     client_auth_type: Annotated[ssl.VerifyMode, _one_of(_CLIENT_AUTH)] = ssl.CERT_NONE
     client_ca: Authorities | None = None
     client_allowed_sans: tuple[Annotated[str, read_by(str)], ...] | None = None
-    """None: any name will do; empty: none will, as with the toolkit."""
+    """None: any name is allowed; empty: none is, as in the toolkit."""
     min_version: Version = ssl.TLSVersion.TLSv1_2
     max_version: Version = ssl.TLSVersion.TLSv1_3
     cipher_suites: tuple[Annotated[str, read_by(_suite)], ...] = ()
@@ -103,7 +103,7 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
     curve_preferences: tuple[Annotated[str, _one_of(_CURVES)], ...] = ()
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Refuse what does not go together, and what would be weaker than it looks."""
+        """Refuse settings that contradict each other, and settings that are weaker than they look."""
         yield from self._pair_mistakes()
         yield from self._client_mistakes()
         if self.min_version > self.max_version:
@@ -119,22 +119,21 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
             yield "key", str(error)
 
     def _client_mistakes(self) -> Iterator[tuple[str, str]]:
-        # A client may have a certificate of a public authority. If it may as well have none, that gives it nothing.
+        # Anybody can get a certificate from a public authority. That is harmless only if clients need none.
         gives_access = self.client_auth_type == ssl.CERT_REQUIRED or self.client_allowed_sans is not None
         if self.uses_system_authorities and gives_access:
             yield "client_auth_type", "has nothing to verify certificates against; add client_ca or client_ca_file"
-        unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
-        if self.client_auth_type != ssl.CERT_NONE:
-            return
-        if self.client_ca:
-            yield "client_ca", unused
-        if self.client_allowed_sans is not None:
-            yield "client_allowed_sans", unused
+        if self.client_auth_type == ssl.CERT_NONE:
+            unused = "is not used by NoClientCert; add client_auth_type: RequireAndVerifyClientCert"
+            if self.client_ca:
+                yield "client_ca", unused
+            if self.client_allowed_sans is not None:
+                yield "client_allowed_sans", unused
 
     def _suite_mistakes(self) -> Iterator[tuple[str, str]]:
         named = set(self.cipher_suites)
         if named & _TLS13_SUITES and named & _TLS13_SUITES != _TLS13_SUITES:
-            yield "cipher_suites", "cannot leave out some of TLS 1.3, whose suites are all on; name all three or none"
+            yield "cipher_suites", "cannot leave out some suites of TLS 1.3: they are always on; name all three or none"
         if self._has_only_tls13_suites and self.max_version < ssl.TLSVersion.TLSv1_3:
             yield "cipher_suites", "has none for TLS 1.2, the only version that is on; add one, or raise max_version"
 
@@ -144,23 +143,23 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
 
     @property
     def files(self) -> dict[Path, file.State | None]:
-        """The files that certificates and keys were read from, as they were then."""
+        """The files that certificates and keys were read from, with their states at that time."""
         pems = (self.cert, self.key, self.client_ca)
         return {each.path: each.state for each in pems if each and each.path}
 
     @property
     def uses_system_authorities(self) -> bool:
-        """Whether certificates of clients are verified against the system's authorities, as Go does without others."""
+        """Whether client certificates are verified against the system's authorities, as in Go without `client_ca`."""
         return self.client_auth_type != ssl.CERT_NONE and self.client_ca is None
 
     @property
     def skipped_authorities(self) -> int:
-        """How many certificates of `client_ca` cannot be read; the others are used, as Go does."""
+        """How many certificates of `client_ca` cannot be read; the others are used, as in Go."""
         content = self.client_ca.content if self.client_ca else b""
         return len(pem.blocks(content)) - len(pem.readable_certificates(content))
 
     def context(self) -> Context:
-        """Return what new connections begin with."""
+        """Return the context of new connections."""
         context = Context(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version, context.maximum_version = self.min_version, self.max_version
         if self._has_only_tls13_suites:
@@ -184,20 +183,20 @@ class ServerTLS(Settings, frozen=True, kw_only=True):
         if self.uses_system_authorities:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         if self.client_ca:
-            # As in Go, each certificate of the file is trusted by itself, be it an intermediate or a client's own.
+            # As in Go, each certificate in the file is trusted by itself, even an intermediate or a client's own.
             context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             context.load_verify_locations(cadata="\n".join(pem.readable_certificates(self.client_ca.content)))
 
 
 def _load_pair(context: ssl.SSLContext, cert: Pem, key: Pem) -> None:
-    """Make `context` show a certificate; ValueError says what is wrong with its key."""
+    """Load a certificate and its key into `context`; ValueError says what is wrong with the key."""
     with _as_file(cert.content) as cert_file, _as_file(key.content) as key_file:
         pem.load_pair(context, cert_file, key_file)
 
 
 @contextmanager
 def _as_file(content: bytes) -> Iterator[Path]:
-    """Give `content` a file name, which is all that ssl takes. No key reaches a disk where memory can be a file."""
+    """Yield a path to `content`, because ssl loads only files. On Linux it stays in memory: no key reaches a disk."""
     if sys.platform == "linux":
         with os.fdopen(os.memfd_create("pem"), "wb") as memory:
             memory.write(content)

@@ -1,6 +1,6 @@
-"""The web configuration: how this server answers, in the format of the Prometheus exporter toolkit.
+"""The web configuration: TLS, users, headers and rate limit, in the format of the Prometheus exporter toolkit.
 
-What that format has and this server cannot do is refused by name, never ignored. Where it is described:
+Settings of that format that this server does not support are refused by name, never ignored. The format:
 https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
 """
 
@@ -20,7 +20,7 @@ from creatify_exporter.web.handshake import Context
 from creatify_exporter.web.tls import ServerTLS
 from creatify_exporter.web.users import PasswordHash
 
-# What their values must look like, and what is wrong with others.
+# The headers that can be set, with a pattern for their values and the error for others.
 _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
     "Content-Security-Policy": (r"[ -~]+", "must be printable ASCII on one line; correct it"),
     "Strict-Transport-Security": (
@@ -34,35 +34,35 @@ _HEADERS: Final[Mapping[str, tuple[str, str]]] = {
 # https://pkg.go.dev/time#ParseDuration
 _INTERVAL_UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _INTERVAL_PART: Final = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_INTERVAL_UNITS)})", re.ASCII)
-# In seconds.
-_LONGEST_INTERVAL: Final = 366 * 24 * 3600.0
-# The cost of bcrypt below which guessing a password is quick.
-_CHEAP: Final = 10
-# The cost above which a login takes seconds of a processor.
-_DEAR: Final = 14
-# Settings for which the toolkit takes an empty text for none.
+# Seconds.
+_MAX_INTERVAL: Final = 366 * 24 * 3600.0
+# A lower cost of bcrypt makes passwords quick to guess.
+_MIN_SAFE_COST: Final = 10
+# A higher cost makes a login take seconds of CPU time.
+_MAX_FAST_COST: Final = 14
+# Settings that the toolkit treats as unset if they are an empty string.
 _BLANK_IS_NONE: Final = ("cert", "cert_file", "key", "key_file", "client_ca", "client_ca_file", "client_auth_type")
 
 
 Files = Mapping[Path, file.State | None]
-"""Files, and when each had last changed; another state asks to read them again."""
+"""Files with their states; a different state means that they have to be read again."""
 Hash = Annotated[PasswordHash, read_by(PasswordHash.parse)]
 HeaderValue = Annotated[str, read_by(str.strip, takes_number=True)]
 
 
 class HTTP(Settings, frozen=True, kw_only=True):
-    """`http_server_config`: headers that every response carries. HTTP/2 is not spoken."""
+    """`http_server_config`: headers of every response. HTTP/2 is not supported."""
 
     http2: bool = False
     headers: dict[str, HeaderValue | None] = msgspec.field(default_factory=dict)
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Let pass the headers of the toolkit only, with values that mean something."""
+        """Allow only the toolkit's headers, with valid values."""
         if self.http2:
-            yield "http2", "cannot be honoured: only HTTP/1.1 is spoken here; remove it, or write false"
+            yield "http2", "cannot be honoured: only HTTP/1.1 is supported; remove it, or write false"
         for name, value in self.headers.items():
             if name not in _HEADERS:
-                yield f"headers.{shown_name(name)}", f"cannot be set; the headers that can: {', '.join(_HEADERS)}"
+                yield f"headers.{shown_name(name)}", f"cannot be set; use one of {', '.join(_HEADERS)}"
                 continue
             pattern, mistake = _HEADERS[name]
             if value and not re.fullmatch(pattern, value):
@@ -70,30 +70,30 @@ class HTTP(Settings, frozen=True, kw_only=True):
 
     @property
     def response_headers(self) -> dict[str, str]:
-        """The headers that are set: those with a value that is not empty."""
+        """The headers whose value is not empty."""
         return {name: value for name, value in self.headers.items() if value}
 
 
 def parse_interval(text: str) -> float:
-    """Return the seconds of a duration of Go, such as `1s`, `1.5h`, `1m30s` or `0`; ValueError says what is wrong."""
+    """Return the seconds of a Go duration, such as `1s`, `1.5h`, `1m30s` or `0`; ValueError says what is wrong."""
     parts = _INTERVAL_PART.findall(text)
     if text.strip() != "0" and (not parts or _INTERVAL_PART.sub("", text)):
         raise ValueError("is not a duration; write numbers with units, like 1s, 250ms or 1m30s")
     interval = sum(float(number) * _INTERVAL_UNITS[unit] for number, unit in parts)
-    if interval > _LONGEST_INTERVAL:
+    if interval > _MAX_INTERVAL:
         raise ValueError("is longer than a year; write a shorter duration")
     return interval
 
 
 class RateLimit(Settings, frozen=True, kw_only=True):
-    """`rate_limit`: how many requests are answered in a while; an interval of 0 limits nothing."""
+    """`rate_limit`: `burst` requests, then one per `interval` (seconds); an interval of 0 limits nothing."""
 
     interval: Annotated[float, read_by(parse_interval, takes_number=True)] = 0.0
     burst: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class WebConfig(Settings, frozen=True, kw_only=True):
-    """All of it. Users are names and their hashes; without any, no password is asked for."""
+    """The whole file. Users are names and their hashes; without users, no password is required."""
 
     tls_server_config: ServerTLS | None = None
     http_server_config: HTTP = HTTP()
@@ -101,25 +101,25 @@ class WebConfig(Settings, frozen=True, kw_only=True):
     rate_limit: RateLimit = RateLimit()
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Refuse by name what would otherwise be ignored."""
+        """Refuse names that could never log in."""
         for name in self.basic_auth_users:
             if ":" in name:
-                yield f"basic_auth_users.{shown_name(name)}", "cannot hold a colon, which ends the name; choose another"
+                yield f"basic_auth_users.{shown_name(name)}", "must not contain a colon, which ends a name; rename it"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed, but hardly meant."""
+        """Settings that are valid but probably a mistake."""
         return tuple(self._find_warnings())
 
     def _find_warnings(self) -> Iterator[str]:
         if self.basic_auth_users and not self.tls_server_config:
-            yield "basic_auth_users without tls_server_config: passwords come unencrypted"
+            yield "basic_auth_users without tls_server_config: passwords are sent unencrypted"
         for name, hashed in self.basic_auth_users.items():
             cost = f"basic_auth_users.{shown_name(name)}: a cost of {hashed.cost}"
-            if hashed.cost < _CHEAP:
-                yield f"{cost} is quick to guess; {_CHEAP} is usual"
-            if hashed.cost > _DEAR:
-                yield f"{cost} takes seconds; {_CHEAP} is usual"
+            if hashed.cost < _MIN_SAFE_COST:
+                yield f"{cost} makes the password quick to guess; {_MIN_SAFE_COST} is usual"
+            if hashed.cost > _MAX_FAST_COST:
+                yield f"{cost} makes a login take seconds; {_MIN_SAFE_COST} is usual"
         if self.rate_limit.interval and not self.rate_limit.burst:
             yield "rate_limit without a burst: no request is answered"
         if self.rate_limit.burst and not self.rate_limit.interval:
@@ -131,12 +131,12 @@ class WebConfig(Settings, frozen=True, kw_only=True):
 
     @property
     def summary(self) -> str:
-        """Say in a few words what is on."""
+        """Which features are on, in a few words."""
         return f"TLS {'on' if self.tls_server_config else 'off'}, users: {len(self.basic_auth_users) or 'none'}"
 
 
 class Loaded(NamedTuple):
-    """A configuration, what its connections begin with (None: plain ones), and the files that it was read from."""
+    """A configuration, its TLS context (None: plain HTTP), and the files that it was read from."""
 
     config: WebConfig
     context: Context | None
@@ -144,13 +144,13 @@ class Loaded(NamedTuple):
 
 
 def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
-    """Read the file; ConfigError holds every mistake in it and in the files that it names. No path: nothing is set.
+    """Read the file; ConfigError holds every error in it and in the files that it names. No path: nothing is set.
 
-    Relative names of files start at the folder of the web configuration file, as the toolkit has it.
+    Relative file names are resolved against the folder of the web configuration file, as in the toolkit.
     """
     if path is None:
         return Loaded(WebConfig(), None, {})
-    # Before the content is read: what is written meanwhile is then seen as a change.
+    # The state first, so that a write during the read is noticed as a change.
     seen = file.state(path)
     found = document.read(path, "--web.config.file")
     config = Reader(found, environ).build(WebConfig, _as_the_toolkit_reads(found.content))
@@ -160,11 +160,11 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def _as_the_toolkit_reads(raw: object) -> object:
-    """Return the document without settings of TLS that are blank."""
-    tls = raw.get("tls_server_config") if isinstance(raw, dict) else None
-    if not isinstance(raw, dict) or not isinstance(tls, dict):
+    """Return the document without blank settings of TLS."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("tls_server_config"), dict):
         return raw
-    given = {key: value for key, value in tls.items() if value != "" or key not in _BLANK_IS_NONE}
+    tls = raw["tls_server_config"].items()
+    given = {key: value for key, value in tls if value != "" or key not in _BLANK_IS_NONE}
     return {**raw, "tls_server_config": given}
 
 
