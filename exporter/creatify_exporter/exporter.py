@@ -12,7 +12,7 @@ from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
 from creatify_exporter.config.plan import Plan
-from creatify_exporter.config.schema import Config, Labels
+from creatify_exporter.config.schema import Config, Fetch, Labels, Workspace
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError, LedgerUnavailable
@@ -37,7 +37,6 @@ _COUNTERS: Final[dict[Total, Family]] = {
     "failed_credits_used": metrics.FAILED_CREDITS_USED,
     "failed_credits_refunded": metrics.FAILED_CREDITS_REFUNDED,
 }
-
 
 Sample = tuple[Any, ...]
 """A family, label values, and the values for `ScrapeRegistry.add`."""
@@ -148,14 +147,11 @@ class Exporter:
         self._ledger.close()
 
     def _apply(self, config: Config) -> None:
-        """Keep the unchanged targets with their fetches; a changed target inherits the counts of its predecessor."""
-        before, fetch_before = self.targets, self.config.fetch
+        before = self.targets
         self._ledger.rules = rules(config)
         self._lanes.resize(config.fetch.max_concurrent, config.fetch.timeout)
         self.targets = {
-            workspace.name: kept
-            if (kept := before.get(workspace.name)) and (kept.workspace, fetch_before) == (workspace, config.fetch)
-            else Target(workspace, config.fetch, self._ledger, self._lanes, self._clock, before=kept)
+            workspace.name: self._target(workspace, config.fetch, before.get(workspace.name))
             for workspace in config.workspaces
         }
         self.config = config
@@ -164,6 +160,12 @@ class Exporter:
                 target.close()
         for workspace, api in _books(before) - _books(self.targets):
             self._ledger.evict(workspace, api)
+
+    def _target(self, workspace: Workspace, fetch: Fetch, before: Target | None) -> Target:
+        """Return the earlier target with its fetches if nothing has changed, or a new one that inherits its counts."""
+        if before and (before.workspace, self.config.fetch) == (workspace, fetch):
+            return before
+        return Target(workspace, fetch, self._ledger, self._lanes, self._clock, before=before)
 
     def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
         # Once, and before the ledger is read: a fetch that ends in between must not be shown in part.

@@ -51,8 +51,8 @@ class Target:
         self.lists = workspace.task_lists()
         self._ledger, self._clock, self._limits = ledger, clock, fetch
         same = before if before and _identity(workspace) == _identity(before.workspace) else None
-        is_paced = same and same.pacer.max_per_minute == fetch.max_requests_per_minute
-        self.pacer: Pacer = same.pacer if same and is_paced else Pacer(fetch.max_requests_per_minute)
+        most = fetch.max_requests_per_minute
+        self.pacer: Pacer = same.pacer if same and same.pacer.max_per_minute == most else Pacer(most)
         self.balance_fall: BalanceFall = same.balance_fall if same else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, because they are fetched one after the other.

@@ -114,24 +114,24 @@ class Client:
 
     def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
         """Send a request, and a second time if the connection or a gateway failed."""
-        answer = self._try(url, deadline, asked)
-        retry = answer.cause == "connection" if isinstance(answer, FetchError) else answer.status_code in _RETRIED
-        if retry and time.monotonic() < deadline:
-            if isinstance(answer, requests.Response):
-                answer.close()
+        try:
             answer = self._try(url, deadline, asked)
-        if isinstance(answer, FetchError):
-            raise answer
-        return answer
+            if answer.status_code not in _RETRIED or time.monotonic() >= deadline:
+                return answer
+            answer.close()
+        except FetchError as error:
+            if error.cause != "connection" or time.monotonic() >= deadline:
+                raise
+        return self._try(url, deadline, asked)
 
-    def _try(self, url: str, deadline: float, asked: str) -> requests.Response | FetchError:
+    def _try(self, url: str, deadline: float, asked: str) -> requests.Response:
         began = time.monotonic()
         try:
             self._pace(deadline)
             answer = self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
             trace.step("request failed", url=asked, cause=error.cause, seconds=round(time.monotonic() - began, 3))
-            return error
+            raise
         if answer.status_code != HTTPStatus.OK:
             seconds = round(time.monotonic() - began, 3)
             trace.step("request", url=asked, status=answer.status_code, bytes=0, seconds=seconds)

@@ -420,7 +420,7 @@ def _instead(body: bytes | memoryview) -> FetchError:
 
 def shape(body: bytes) -> str:
     """Describe a body without quoting it: an API may answer with a prompt or with the keys."""
-    body = body.lstrip(b" \t\n\r")
+    body = body.lstrip(_WHITE)
     if not body:
         return "an empty body"
     if body.startswith(b"{"):
