@@ -51,8 +51,8 @@ class Target:
         self.lists = workspace.task_lists()
         self._ledger, self._clock, self._limits = ledger, clock, fetch
         same = before if before and _identity(workspace) == _identity(before.workspace) else None
-        most = fetch.max_requests_per_minute
-        self.pacer: Pacer = same.pacer if same and same.pacer.max_per_minute == most else Pacer(most)
+        per_minute = fetch.max_requests_per_minute
+        self.pacer: Pacer = same.pacer if same and same.pacer.max_per_minute == per_minute else Pacer(per_minute)
         self.balance_fall: BalanceFall = same.balance_fall if same else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
         # The lists that can wait share a client, because they are fetched one after the other.
@@ -219,6 +219,6 @@ def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
             outcome = fetch()
         except Exception as error:  # noqa: BLE001 - the boundary of a fetch
             _log.exception("unexpected error in a fetch", workspace=names[0], api=names[1])
-            said = f"the exporter failed ({type(error).__name__}); see the traceback in its log"
-            outcome = _failed(FetchError("invalid_body", said))
+            reason = f"the exporter failed ({type(error).__name__}); see the traceback in its log"
+            outcome = _failed(FetchError("invalid_body", reason))
         return replace(outcome, duration=time.monotonic() - began, steps=tuple(steps))

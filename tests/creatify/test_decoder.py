@@ -427,9 +427,9 @@ class Meter:
             self.longest = max(self.longest, len(buffer))
             return found
 
-        def count_places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
+        def count_places(start: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
             self.work += len(buffer) - max(1, begin)
-            return real_places(look, buffer, begin)
+            return real_places(start, buffer, begin)
 
         monkeypatch.setattr(decoder, "_decoded", count_decoded)
         monkeypatch.setattr(decoder, "_matched", count_matched)

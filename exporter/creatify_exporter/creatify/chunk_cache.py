@@ -121,8 +121,8 @@ class ChunkCache:
         """Note that the buffer begins with other elements now."""
         self._refuted = False
 
-    def candidates(self, look: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
-        """Yield the first of the commas found by `look` that a known chunk seems to follow.
+    def candidates(self, start: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
+        """Yield the first of the commas found by `start` that a known chunk seems to follow.
 
         There is none if the list has a new order; searches then become rarer and rarer.
         """
@@ -131,7 +131,7 @@ class ChunkCache:
         if self._skips:
             self._skips -= 1
             return
-        for found in look.finditer(buffer, 1):
+        for found in start.finditer(buffer, 1):
             if _head(buffer, found.start()) in self._known:
                 self._note_search(success=True)
                 yield found.start()

@@ -56,13 +56,13 @@ class Client:
 
     def fetch_list(self, decoder: Decoder) -> Iterator[Batch]:
         """Yield the tasks of all pages as they arrive; the list is complete when the iterator ends."""
-        task_list, most = decoder.task_list, self._limits.max_body
+        task_list, limit = decoder.task_list, self._limits.max_body
         url: str | None = self._workspace.base_url + task_list.path
         visited = set()
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                with self._body(url, deadline, most, decoder.received, task_list) as (date, body):
+                with self._body(url, deadline, limit, decoder.received, task_list) as (date, body):
                     if decoder.answered_at is None:
                         decoder.answered_at = date
                     yield from decoder.batches(body)
@@ -86,12 +86,12 @@ class Client:
 
     @contextmanager
     def _body(
-        self, url: str, deadline: float, most: int, before: int = 0, task_list: TaskList | None = None
+        self, url: str, deadline: float, limit: int, before: int = 0, task_list: TaskList | None = None
     ) -> Iterator[tuple[float | None, Body]]:
-        """Yield the date and the body of an answer with status 200; `most` bounds its bytes, `before` included."""
+        """Yield the date and the body of an answer with status 200; `limit` bounds its bytes, `before` included."""
         began = time.monotonic()
         with self._get(url, deadline, task_list) as response:
-            body = Body(response, deadline, most, before)
+            body = Body(response, deadline, limit, before)
             try:
                 yield _http_date(response.headers.get("Date", "")), body
             finally:
@@ -102,39 +102,39 @@ class Client:
     def _get(self, url: str, deadline: float, task_list: TaskList | None) -> requests.Response:
         """Return a response with status 200 and its body unread."""
         # The only URL of a chain of redirects that is ever shown: an API may put a key into the others.
-        asked = _without_query(url)
+        shown_url = _without_query(url)
         for _ in range(_MAX_REDIRECTS):
-            response = self._send(url, deadline, asked)
+            response = self._send(url, deadline, shown_url)
             if not response.is_redirect:
-                _check_status(response, self._clock(), urlsplit(asked).path, task_list)
+                _check_status(response, self._clock(), urlsplit(shown_url).path, task_list)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
         raise FetchError("redirect", f"stopped after {_MAX_REDIRECTS} redirects")
 
-    def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
+    def _send(self, url: str, deadline: float, shown_url: str) -> requests.Response:
         """Send a request, and a second time if the connection or a gateway failed."""
         try:
-            answer = self._try(url, deadline, asked)
+            answer = self._try(url, deadline, shown_url)
             if answer.status_code not in _RETRIED or time.monotonic() >= deadline:
                 return answer
             answer.close()
         except FetchError as error:
             if error.cause != "connection" or time.monotonic() >= deadline:
                 raise
-        return self._try(url, deadline, asked)
+        return self._try(url, deadline, shown_url)
 
-    def _try(self, url: str, deadline: float, asked: str) -> requests.Response:
+    def _try(self, url: str, deadline: float, shown_url: str) -> requests.Response:
         began = time.monotonic()
         try:
             self._pace(deadline)
             answer = self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
-            trace.step("request failed", url=asked, cause=error.cause, seconds=round(time.monotonic() - began, 3))
+            trace.step("request failed", url=shown_url, cause=error.cause, seconds=round(time.monotonic() - began, 3))
             raise
         if answer.status_code != HTTPStatus.OK:
             seconds = round(time.monotonic() - began, 3)
-            trace.step("request", url=asked, status=answer.status_code, bytes=0, seconds=seconds)
+            trace.step("request", url=shown_url, status=answer.status_code, bytes=0, seconds=seconds)
         return answer
 
     def _pace(self, deadline: float) -> None:
@@ -225,20 +225,20 @@ def _check_status(response: requests.Response, now: float, path: str, task_list:
         return
     response.close()
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "unknown status"
-    said = f"the API answered {status} {phrase}"
+    text = f"the API answered {status} {phrase}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise RateLimited(said, _retry_after(response, now))
+        raise RateLimited(text, _retry_after(response, now))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        said += ": check the API id and key"
+        text += ": check the API id and key"
         if task_list and status == HTTPStatus.FORBIDDEN:
             name = task_list.api
-            said += f"; if other lists work, the plan lacks {name} ({task_list.path}): remove it from lists"
-        raise FetchError("auth", said)
-    said += f" for {path}"
+            text += f"; if other lists work, the plan lacks {name} ({task_list.path}): remove it from lists"
+        raise FetchError("auth", text)
+    text += f" for {path}"
     if task_list and status == HTTPStatus.NOT_FOUND:
         name = task_list.api
-        said += f"; there is no list at {task_list.path}: remove {name} from lists, or set its new path"
-    raise FetchError("http_status", said)
+        text += f"; there is no list at {task_list.path}: remove {name} from lists, or set its new path"
+    raise FetchError("http_status", text)
 
 
 def _without_query(url: str) -> str:

@@ -123,7 +123,7 @@ class Decoder:
         if opening == b"{":
             results, page = BytesIO(self._results(buffer, fill)), _Buffer(self._cache.batch_bytes)
             return self._array(page, lambda: page.fill(results))
-        raise _instead(buffer.content)
+        raise _not_a_list(buffer.content)
 
     def _array(self, buffer: "_Buffer", fill: _Fill) -> Iterator[Batch]:
         cutter = _Cutter(self._cache, self._entries)
@@ -187,10 +187,10 @@ class Decoder:
         try:
             page = msgspec.json.decode(buffer.content, type=_Page)
         except REFUSALS:
-            page = _odd_page(bytes(buffer.content))
+            page = _lenient_page(bytes(buffer.content))
         results = bytes(page.results)
         if not results.startswith(b"["):
-            raise _instead(buffer.content)
+            raise _not_a_list(buffer.content)
         self.next_page = page.next or None
         return results
 
@@ -256,7 +256,7 @@ class _Cutter:
 
     def __init__(self, cache: ChunkCache, entries: EntryDecoder) -> None:
         self._cache, self._entries = cache, entries
-        self._look: re.Pattern[bytes] | None = None
+        self._start: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
         self.has_dropped = False
         self._restart()
@@ -308,12 +308,12 @@ class _Cutter:
         That text may be nested in a task. A wrong guess costs little compared with the exact scan, so a few more
         guesses are worth it, further and further from the end.
         """
-        if self._look is None:
-            self._look = _look_of_an_element(buffer)
-        yield from self._cache.candidates(self._look, buffer)
-        near = _places(self._look, buffer, len(buffer) - 8 * 1024)
+        if self._start is None:
+            self._start = _element_start(buffer)
+        yield from self._cache.candidates(self._start, buffer)
+        near = _places(self._start, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
-        places = _places(self._look, buffer, 1)
+        places = _places(self._start, buffer, 1)
         back = 2 if near else 1
         while back <= len(places):
             yield places[-back]
@@ -328,11 +328,12 @@ class _Cutter:
                 if self._in_string:
                     # A backslash may be left until the character that it escapes arrives.
                     return
-            way = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
-            if way[1] == b"":
-                self._in_string, self._position = True, way.end(1)
+            skipped = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
+            if skipped[1] == b"":
+                # The string has no end yet.
+                self._in_string, self._position = True, skipped.end(1)
                 return
-            place = way.end()
+            place = skipped.end()
             self._position = place + 1
             match buffer[place : place + 1]:
                 case b",":
@@ -358,19 +359,19 @@ def boundaries(content: memoryview) -> list[int]:
     return places
 
 
-def _look_of_an_element(buffer: memoryview) -> re.Pattern[bytes]:
+def _element_start(buffer: memoryview) -> re.Pattern[bytes]:
     """Return a pattern for the beginning of the first element: its keys up to the first nested value, at most four."""
     first = _FIRST_KEYS.match(buffer)
     if not first:
         return re.compile(rb",\s*+\{")
-    look = rb",\s*+\{"
+    pattern = rb",\s*+\{"
     for key in _KEY.findall(first[1]):
-        look += rb"\s*+" + re.escape(key) + rb"\s*+:\s*+" + _SCALAR + rb"\s*+,"
-    return re.compile(look + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
+        pattern += rb"\s*+" + re.escape(key) + rb"\s*+:\s*+" + _SCALAR + rb"\s*+,"
+    return re.compile(pattern + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
 
 
-def _places(look: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
-    return [found.start() for found in look.finditer(buffer, max(1, begin))]
+def _places(start: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
+    return [found.start() for found in start.finditer(buffer, max(1, begin))]
 
 
 def _matched(pattern: re.Pattern[bytes], buffer: memoryview, position: int) -> re.Match[bytes]:
@@ -392,14 +393,14 @@ def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) 
         return None
 
 
-def _odd_page(body: bytes) -> _Page:
+def _lenient_page(body: bytes) -> _Page:
     """Read an envelope with the standard library, which also accepts text that msgspec refuses."""
     try:
         page = read_json(body)
         results = msgspec.Raw(json.dumps(page["results"]).encode())
         return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
     except (*REFUSALS, KeyError):
-        raise _instead(body) from None
+        raise _not_a_list(body) from None
 
 
 def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
@@ -414,7 +415,7 @@ def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
             return
 
 
-def _instead(body: bytes | memoryview) -> FetchError:
+def _not_a_list(body: bytes | memoryview) -> FetchError:
     return FetchError("invalid_body", f"expected a list of tasks, got {shape(bytes(body))}")
 
 

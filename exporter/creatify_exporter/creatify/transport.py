@@ -110,13 +110,13 @@ class Transport:
 class Body(io.RawIOBase):
     """Reads a body until the deadline, and undoes its content encoding.
 
-    `received` counts the decoded bytes, including those `before` this body; it must not exceed `most`. Every failure is
-    a `FetchError`. A body without an encoding is read straight into the buffer; `requests` would read it in pieces of
-    10 KB.
+    `received` counts the decoded bytes, including those `before` this body; it must not exceed `limit`. Every failure
+    is a `FetchError`. A body without an encoding is read straight into the buffer; `requests` would read it in pieces
+    of 10 KB.
     """
 
-    def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
-        self._raw, self._deadline, self._most = response.raw, deadline, most
+    def __init__(self, response: requests.Response, deadline: float, limit: int, before: int) -> None:
+        self._raw, self._deadline, self._limit = response.raw, deadline, limit
         self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
         self.received = before
 
@@ -128,8 +128,8 @@ class Body(io.RawIOBase):
             failure = _broken_body(error, self.received)
         else:
             self.received += count
-            if self.received > self._most:
-                raise FetchError("too_large", f"{self.received} bytes were decoded; the limit is {self._most}")
+            if self.received > self._limit:
+                raise FetchError("too_large", f"{self.received} bytes were decoded; the limit is {self._limit}")
             if time.monotonic() > self._deadline:
                 raise FetchError("timeout", "the deadline has passed")
             return count
