@@ -59,7 +59,7 @@ LIST_NEWEST = _gauge(
 INVALID_TASKS = _gauge(
     "creatify_invalid_tasks",
     (*_BY_API, "field"),
-    "Entries of the list that cannot be read, by the field at fault; task where the entry is no object.",
+    "Entries of the list that cannot be read, by the field at fault; task if the entry is not an object.",
 )
 REMAINING_CREDITS = _gauge("creatify_remaining_credits", ("workspace",), "Balance of the workspace.")
 
@@ -88,7 +88,7 @@ TASKS_VANISHED = _counter(
 CONSECUTIVE_FAILED_TASKS = _gauge(
     "creatify_consecutive_failed_tasks",
     _BY_MODEL,
-    "Tasks that have failed since one was last done; 0 after a list that brought both.",
+    "Tasks that have failed since one was last done; 0 after a list with a newly done task.",
 )
 CREDITS_USED = _counter(
     "creatify_credits_used_total",

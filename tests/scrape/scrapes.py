@@ -1,6 +1,6 @@
 """Reads lists many times, as the scrapes of a long-running exporter do: `python scrapes.py TASKS...`.
 
-Before each length and behind the last it asks for the system's load, so that callgrind can tell them apart.
+Before each length and after the last it asks for the system's load, so that callgrind can tell them apart.
 """
 
 import os

@@ -292,7 +292,7 @@ def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(ben
     second = bench.scrape()
     assert second is not stuck
     assert bench.fetcher.ended == {"timeout": 1}
-    hanging.end(good(1.0))  # what it brings home now is nobody's
+    hanging.end(good(1.0))  # its list is not served any more
     stuck.result(10)
     assert (bench.fetcher.ended.total(), bench.fetcher.last.balance if bench.fetcher.last else 0) == (1, None)
     bench.fetches.begun().end(good(2.0))
