@@ -1,4 +1,4 @@
-"""A scrape: refreshes the fetchers of the workspaces it asks for, and puts what they say into families."""
+"""A scrape: refreshes the fetchers of its workspaces, and puts their outcomes and the counters into families."""
 
 import platform
 import time
@@ -12,7 +12,7 @@ from prometheus_client import PlatformCollector, ProcessCollector
 
 from creatify_exporter import __revision__, __version__, metrics
 from creatify_exporter.config.plan import Plan
-from creatify_exporter.config.schema import Config, Labels
+from creatify_exporter.config.schema import Config, Fetch, Labels, Workspace
 from creatify_exporter.creatify.reasons import Classifier
 from creatify_exporter.creatify.task import FIELDS, STATUS_LABELS, STATUSES
 from creatify_exporter.errors import CAUSES, ConfigError, LedgerUnavailable
@@ -38,9 +38,8 @@ _COUNTERS: Final[dict[Total, Family]] = {
     "failed_credits_refunded": metrics.FAILED_CREDITS_REFUNDED,
 }
 
-
 Sample = tuple[Any, ...]
-"""A family, label values, and what `ScrapeRegistry.add` takes for a value."""
+"""A family, label values, and the values for `ScrapeRegistry.add`."""
 
 _OF_CREDITS: Final = (
     metrics.TASKS_CREDITS,
@@ -52,7 +51,7 @@ _OF_CREDITS: Final = (
 
 
 class Scrape:
-    """One scrape of some workspaces: the fetches that it started or joined, by the label `api`."""
+    """One scrape of some workspaces: tickets for the fetches that it started or joined, by the label `api`."""
 
     def __init__(self, targets: Iterable[Target], api: str | None = None) -> None:
         self.tickets = [
@@ -62,12 +61,12 @@ class Scrape:
 
     @property
     def futures(self) -> list[Future[Outcome]]:
-        """The ends of the fetches, which the scrape may wait for."""
+        """The futures of the fetches, for the scrape to wait for."""
         return [ticket.future for _, tickets in self.tickets for ticket in tickets.values()]
 
     @property
     def failed(self) -> bool:
-        """Whether a fetch failed, or is not over yet."""
+        """Whether a fetch failed or is still running."""
         return any(ticket.outcome().cause for _, tickets in self.tickets for ticket in tickets.values())
 
 
@@ -91,20 +90,20 @@ class Exporter:
         self._apply(config)
 
     def begin_scrape(self, names: Iterable[str] | None = None, api: str | None = None) -> Scrape:
-        """Start, or join, the fetches of the workspaces named, of all by default; return without waiting for them.
+        """Start or join the fetches of the named workspaces, by default of all; return without waiting for them.
 
-        With an `api`, only those of that list, or of the balance.
+        With `api`, only the fetches of that list or of the balance.
         """
         targets = self.targets
         return Scrape((targets[name] for name in (targets if names is None else names)), api)
 
     def begin_first_fetches(self) -> list[Future[Outcome]]:
-        """Start, or join, the fetch of whatever has not been fetched yet, as a scrape does; return their ends."""
+        """Start or join the fetches of everything not fetched yet, as a scrape does; return their futures."""
         fetchers = [fetcher for target in list(self.targets.values()) for fetcher in target.fetchers.values()]
         return [fetcher.refresh().future for fetcher in fetchers if fetcher.last is None]
 
     def collect(self, scrape: Scrape, *, own: bool) -> ScrapeRegistry:
-        """Put what is known into families; `own` adds the exporter's. May wait for the ledger, for seconds."""
+        """Put the current values into families; `own` adds the exporter's own. May wait seconds for the ledger."""
         registry = ScrapeRegistry()
         for target, tickets in scrape.tickets:
             self._add_target(registry, target, tickets)
@@ -113,7 +112,7 @@ class Exporter:
         return registry
 
     def recent_days(self) -> list[Day] | None:
-        """Return the daily totals of the last days; None if the ledger cannot be read just now."""
+        """Return the daily totals of the last days; None if the ledger cannot be read right now."""
         today = int(self._clock() // DAY)
         try:
             return self._ledger.days(today - RECENT_DAYS, today + 1)
@@ -121,41 +120,38 @@ class Exporter:
             return None
 
     def now(self) -> float:
-        """Return the time in seconds since the epoch, by the clock of the metrics."""
+        """Return the time in seconds since the epoch, by the clock that the metrics use."""
         return self._clock()
 
     def reload(self, config: Config) -> None:
-        """Apply another configuration; raise `ConfigError`, and change nothing, if it takes a restart."""
+        """Apply another configuration; raise `ConfigError` and change nothing if it needs a restart."""
         if config.ledger.url.place != self.config.ledger.url.place:
-            raise ConfigError(["ledger.url: another ledger needs another start; restart the exporter"])
+            raise ConfigError(["ledger.url: a reload cannot change the ledger; restart the exporter"])
         if config.ledger.conninfo:
             self._ledger.store.connect_by(config.ledger.conninfo)
         self._apply(config)
         self._reload_successful, self._loaded_at = True, self._clock()
 
     def ready(self) -> bool:
-        """Return whether the ledger has been opened, so that counters can be served. May take seconds."""
+        """Return whether the ledger is open, so that counters can be served. May take seconds."""
         return self._ledger.store.ready()
 
     def reload_failed(self) -> None:
-        """Show that the last attempt to load the configuration failed."""
+        """Record that the last attempt to load the configuration failed."""
         self._reload_successful = False
 
     def close(self) -> None:
-        """Close connections and ledger, once a commit under way has ended."""
+        """Close the connections and the ledger, after a running commit has ended."""
         for target in self.targets.values():
             target.close()
         self._ledger.close()
 
     def _apply(self, config: Config) -> None:
-        """Keep the targets that have not changed, with their fetches; the others inherit the counts."""
-        before, fetch_before = self.targets, self.config.fetch
+        before = self.targets
         self._ledger.rules = rules(config)
         self._lanes.resize(config.fetch.max_concurrent, config.fetch.timeout)
         self.targets = {
-            workspace.name: kept
-            if (kept := before.get(workspace.name)) and (kept.workspace, fetch_before) == (workspace, config.fetch)
-            else Target(workspace, config.fetch, self._ledger, self._lanes, self._clock, before=kept)
+            workspace.name: self._target(workspace, config.fetch, before.get(workspace.name))
             for workspace in config.workspaces
         }
         self.config = config
@@ -165,8 +161,14 @@ class Exporter:
         for workspace, api in _books(before) - _books(self.targets):
             self._ledger.evict(workspace, api)
 
+    def _target(self, workspace: Workspace, fetch: Fetch, before: Target | None) -> Target:
+        """Return the earlier target with its fetches if nothing has changed, or a new one that inherits its counts."""
+        if before and (before.workspace, self.config.fetch) == (workspace, fetch):
+            return before
+        return Target(workspace, fetch, self._ledger, self._lanes, self._clock, before=before)
+
     def _add_target(self, registry: ScrapeRegistry, target: Target, tickets: Mapping[str, Ticket]) -> None:
-        # Once, and before the ledger is read: a fetch that ends meanwhile must not show half of itself.
+        # Once, and before the ledger is read: a fetch that ends in between must not be shown in part.
         outcomes = {api: ticket.outcome() for api, ticket in tickets.items()}
         workspace = target.workspace.name
         for api, outcome in outcomes.items():
@@ -176,14 +178,14 @@ class Exporter:
             _add_fetcher(registry, (workspace, api), target.fetchers[api], outcome)
         if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
             registry.add(metrics.REMAINING_CREDITS, (workspace,), balance)
-        # Once, with the last list (or the balance), if each of them has a scrape of its own.
+        # With the last list (or the balance) only, so that it appears once if each `api` has its own scrape.
         if target.workspace.plan and [*target.fetchers][-1] in outcomes:
             _add_plan(registry, (workspace,), target.workspace.plan, self._clock())
 
     def _add_list(self, registry: ScrapeRegistry, target: Target, task_list: TaskList, outcome: Outcome) -> None:
         counters = target.counters(task_list.api)
         names = (target.workspace.name, task_list.api)
-        # What a list does not tell is absent, never 0.
+        # Values that a list does not report are absent, never 0.
         hidden = set() if task_list.tells_credits else set(_OF_CREDITS)
         if not task_list.tells_creation and not (counters and counters.progress.has_dates):
             hidden.add(metrics.TASK_DURATION)
@@ -233,7 +235,7 @@ def _snapshot_samples(
         yield metrics.LIST_OLDEST, names, snapshot.oldest_at
         yield metrics.LIST_NEWEST, names, snapshot.newest_at
     if counters is None:
-        # Only the ledger knows which models have a name of their own.
+        # Only the ledger knows which models have their own label.
         return
     for model, cells in snapshot.by_model(counters.models, labels).items():
         for status in (each for each in STATUS_LABELS if each in STATUSES or each in cells):
@@ -263,7 +265,7 @@ def _counter_samples(names: tuple[str, str], counters: Counters) -> Iterator[Sam
 
 def _add_fetcher(registry: ScrapeRegistry, names: tuple[str, str], fetcher: Fetcher, outcome: Outcome) -> None:
     registry.add(metrics.UP, names, outcome.cause is None)
-    # Read once: another scrape may end a fetch meanwhile.
+    # Read once: a fetch of another scrape may end at any time.
     last = fetcher.last
     if last and last.duration is not None:
         registry.add(metrics.FETCH_DURATION, names, last.duration)

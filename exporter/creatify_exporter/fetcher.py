@@ -1,7 +1,7 @@
-"""One endpoint of one workspace: when it is fetched, which scrapes share the fetch, and how that went.
+"""One endpoint of one workspace: when it is fetched, which scrapes share the fetch, and how the fetch ended.
 
-Scrapes that overlap share one fetch (*singleflight*). A fetch that outlives its scrape goes on; a later scrape that
-cannot wait either gets that list while a new fetch runs (*stale-while-revalidate*).
+Overlapping scrapes share one fetch (*singleflight*). A fetch that outlives its scrape continues; a later scrape that
+cannot wait either gets the list of that fetch while a new one runs (*stale-while-revalidate*).
 """
 
 import threading
@@ -20,22 +20,22 @@ from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.trace import Step
 
-# Seconds that a fetch may need beyond its deadline to notice it.
+# Seconds that a fetch may take to notice that its deadline has passed.
 _GRACE: Final = 1.0
-# Seconds; doubled by each 429 that does not say how long to wait.
+# Seconds; doubled by each 429 without a Retry-After.
 _FIRST_PAUSE: Final = 30.0
 _MAX_PAUSE: Final = 15 * 60.0
 MAX_STALENESS: Final = 5 * 60.0
-"""Seconds for which Prometheus, too, takes a sample for current."""
+"""Seconds for which Prometheus, too, treats a sample as current."""
 
 _log = structlog.get_logger()
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a fetch ended. `cause` and `reason` tell why it failed, None if it did not.
+    """How a fetch ended. `cause` and `reason` say why it failed; both are None if it succeeded.
 
-    A list that is complete, but could not be counted, has both a snapshot and a cause. `duration` is in seconds,
-    `received` in decoded bytes; both are None if nothing was fetched.
+    A complete list that could not be counted has both a snapshot and a cause. `duration` is in seconds, `received` in
+    decoded bytes; both are None if nothing was fetched.
     """
 
     snapshot: Snapshot | None = None
@@ -52,9 +52,9 @@ class Outcome(msgspec.Struct, frozen=True):
 class Ticket:
     """The claim of one or more scrapes to one fetch.
 
-    `stale` is a list that came too late for the scrapes before, for a scrape that cannot wait for the fetch; None if
-    there is none that is recent enough. The fetch hangs if it goes on at `overdue_at`, on the monotonic clock; that is
-    infinite as long as it waits for its place.
+    `stale` is a list that came too late for earlier scrapes, None without a recent one; a scrape that cannot wait for
+    the fetch gets it. A fetch that still runs at `overdue_at`, on the monotonic clock, hangs; that time is infinite
+    while the fetch waits for a place.
     """
 
     def __init__(self, stale: Outcome | None = None) -> None:
@@ -63,21 +63,21 @@ class Ticket:
         self.overdue_at = inf
 
     def outcome(self) -> Outcome:
-        """Return how the fetch ended; if it goes on, the stale list, or that there is none."""
+        """Return how the fetch ended; if it still runs, the stale list, or a timeout if there is none."""
         if self.future.done():
             return self.future.result()
-        return self.stale or Outcome(cause="timeout", reason="the fetch goes on, but the scrape could not wait for it")
+        return self.stale or Outcome(cause="timeout", reason="the fetch still runs; the scrape could not wait for it")
 
 
 class Fetcher:
     """Shares fetches between scrapes.
 
-    `fetch` runs in a thread of its own, once the lanes have a place for it, and raises nothing. Nobody waits for that
-    thread, since nothing can end one that hangs in a name lookup: another fetch runs beside one that hangs, but none
-    beside two.
+    `fetch` runs in its own thread, once `runner` has a place for it, and must not raise. Nothing waits for that thread,
+    because nothing can end a thread that hangs in a name lookup. While one fetch hangs, another one may start; while
+    two hang, none may.
     """
 
-    def __init__(  # noqa: PLR0913 - all that a fetch needs
+    def __init__(  # noqa: PLR0913 - everything that a fetch needs
         self,
         names: tuple[str, str],
         fetch: Callable[[], Outcome],
@@ -93,16 +93,16 @@ class Fetcher:
         self._serve_stale_for = serve_stale_for
         self._lock = threading.Lock()
         self.ended: Counter[Cause | None] = Counter()
-        """How many fetches have ended, by the cause of their failure; None: without one."""
+        """How many fetches have ended, by the cause of their failure, None for success."""
         self._state = _State()
         self._running: Ticket | None = None
         self._hanging: set[Ticket] = set()
         self._closed = False
 
     def refresh(self) -> Ticket:
-        """Start a fetch, or join the one that runs, or return what there is if it is fresh enough. Does not block.
+        """Start a fetch, join the running one, or return the last outcome if it is fresh enough. Does not block.
 
-        A list that came less than `serve_stale_for` seconds ago is returned at once, while the fetch goes on.
+        A list that arrived less than `serve_stale_for` seconds ago is returned at once, while the fetch runs.
         """
         with self._lock:
             now = self._monotonic()
@@ -136,22 +136,22 @@ class Fetcher:
         return self._monotonic() - self._state.ended_at
 
     def mark_served(self, outcome: Outcome) -> None:
-        """Note that a scrape is answered with an outcome, so that no later scrape gets it as a stale one."""
+        """Note that a scrape was answered with an outcome, so that no later scrape gets it as a stale list."""
         with self._lock:
             if outcome is self.last:
                 self._state.unserved = False
 
     def inherit(self, before: "Fetcher", *, same_account: bool) -> None:
-        """Count on with the fetcher of an earlier configuration, whose last fetch may still go on.
+        """Share the counts of an earlier configuration's fetcher, whose last fetch may still run.
 
-        All else holds for the keys that it was learned with.
+        All other state is shared only if the account is the same.
         """
         self._lock, self.ended = before._lock, before.ended  # noqa: SLF001 - of the same class
         if same_account:
             self._state = before._state  # noqa: SLF001 - as above
 
     def close(self) -> None:
-        """Let a fetch that still waits for its place end without asking the API; one under way goes on."""
+        """Let a fetch that still waits for a place end without a request; a running fetch continues."""
         self._closed = True
 
     def _start(self, now: float) -> Ticket:
@@ -162,7 +162,7 @@ class Fetcher:
         try:
             self._runner.run("/".join(self._names), lambda: self._run(ticket), slow=state.slow)
         except RuntimeError as error:
-            # The system has no more threads just now.
+            # The system cannot start another thread right now.
             self._running = None
             self._record(failure := Outcome(cause="connection", reason=str(error)))
             return _resolved(failure)
@@ -170,10 +170,10 @@ class Fetcher:
 
     def _run(self, ticket: Ticket) -> None:
         if self._closed:
-            ticket.future.set_result(Outcome(cause="timeout", reason="a reload came before the fetch began"))
+            ticket.future.set_result(Outcome(cause="timeout", reason="a reload cancelled the fetch before it began"))
             return
         with self._lock:
-            # Set again: the fetch may have waited for its place.
+            # Set again, because the fetch may have waited for a place.
             began = self._state.started_at = self._monotonic()
             ticket.overdue_at = began + self._timeout + _GRACE
         outcome = self._fetch()
@@ -186,15 +186,16 @@ class Fetcher:
         ticket.future.set_result(outcome)
 
     def _time_out(self, ticket: Ticket) -> None:
-        """Count a fetch that hangs as failed, whatever it brings later."""
+        """Count a fetch that hangs as failed, however it ends later."""
         self._hanging.add(ticket)
         self._running = None
         self._state.slow = True
-        self._record(Outcome(cause="timeout", reason=f"no end after {self._timeout:g} s", duration=self._timeout))
+        reason = f"still running after {self._timeout:g} s"
+        self._record(Outcome(cause="timeout", reason=reason, duration=self._timeout))
 
     def _record(self, outcome: Outcome) -> None:
         """Count a fetch that has ended."""
-        # In this order: readers do not hold the lock, and ask when the last fetch ended.
+        # The time before the outcome, because readers of `last` and `age` do not hold the lock.
         self._state.ended_at = self._monotonic()
         before, self._state.last = self.last, outcome
         self.ended[outcome.cause] += 1
@@ -223,15 +224,15 @@ class Fetcher:
 
 
 class _State:
-    """What the fetches with the same keys have shown. Times are on the monotonic clock."""
+    """What is known from the fetches of one account. Times are on the monotonic clock."""
 
     def __init__(self) -> None:
         self.last: Outcome | None = None
-        # Whether the last fetch brought a list that no scrape has been answered with.
+        # Whether the last fetch succeeded, and no scrape has been answered with its outcome.
         self.unserved = False
         self.slow = False
         self.started_at = self.ended_at = self.paused_until = -inf
-        # Seconds of the next pause, if the API does not say how long.
+        # Seconds of the next pause without a Retry-After.
         self.pause = _FIRST_PAUSE
 
 

@@ -1,4 +1,4 @@
-"""How long the credits last, if they go as they went in the last days. Times are in seconds since the epoch."""
+"""How long the credits last at the rate of the last days. Times are in seconds since the epoch."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ from creatify_exporter.config.plan import Plan
 from creatify_exporter.snapshot import Snapshot
 
 RECENT_DAYS: Final = 7
-"""The whole UTC days before today that tell how fast the credits go."""
+"""The whole UTC days before today that the rate is based on."""
 
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
@@ -17,16 +17,16 @@ _YEAR: Final = 365 * _DAY
 
 NO_PLAN: Final = Plan()
 
-# Days: the oldest task in a list of one day is a little younger than that.
+# Days; less than 1, because the oldest task in a list of one day is a little younger than that.
 _ENOUGH: Final = 0.9
 
 
 class Spending(NamedTuple):
-    """What is known of the credits that go into the tasks of one list.
+    """The known credits of the tasks of one list.
 
-    `net_by_day` are the credits used less those refunded by UTC day, 0 being 1970-01-01. `counted_since` is when the
-    first list was recorded; unless it was skipped, its tasks are under the days on which they were created. `snapshot`
-    is what the list says now, if that is known.
+    `net_by_day` are the credits used less those refunded by UTC day; day 0 is 1970-01-01. `counted_since` is when the
+    first list was recorded; unless it was skipped, its tasks count on the days of their creation. `snapshot` is the
+    current list, if known.
     """
 
     net_by_day: Mapping[int, float]
@@ -34,7 +34,7 @@ class Spending(NamedTuple):
     snapshot: Snapshot | None = None
 
     def daily_rate(self, now: float) -> float | None:
-        """Return the credits that go in a day, by the last days and today, else by the list; None if neither tells."""
+        """Return the credits used per day in the last days and today, or in the list; None if neither is enough."""
         today = int(now // _DAY)
         since = max(today - RECENT_DAYS, self._complete_since())
         elapsed = now / _DAY - since
@@ -43,16 +43,16 @@ class Spending(NamedTuple):
         return self._listed_rate(now)
 
     def _complete_since(self) -> float:
-        """Return the first day of which nothing is missing in the daily totals."""
+        """Return the first day with complete daily totals."""
         began = [self.counted_since // _DAY, *map(float, self.net_by_day)]
-        # Only a first list that was not skipped tells of days before its own, and then of all that it covered.
+        # A total of a day before the first list shows that this list was not skipped: all days that it covered count.
         if min(began) < began[0] and self.snapshot and isfinite(self.snapshot.oldest_at):
             began.append(self.snapshot.oldest_at // _DAY)
-        # Nobody remembers in which moment of its first day a list began.
+        # The first day itself is incomplete: the time at which its totals begin is not known.
         return min(began) + 1
 
     def _listed_rate(self, now: float) -> float | None:
-        """Return what the tasks of the list cost in a day; None if the list is much shorter."""
+        """Return the credits used per day by the tasks in the list; None if it covers less than about a day."""
         if self.snapshot is None:
             return None
         if not self.snapshot.tasks:
@@ -62,9 +62,9 @@ class Spending(NamedTuple):
 
 
 class BalanceFall:
-    """By how much the balance of a workspace fell, by UTC day; what is bought is left out.
+    """The decreases of a workspace's balance by UTC day; purchases are ignored.
 
-    It tells how fast credits go where no list is fetched. It is kept in memory, so that it begins anew at each start.
+    It shows how fast credits are used if no list is fetched. It is kept in memory, and starts empty with each process.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class BalanceFall:
         self._fallen_by_day: dict[int, float] = {}
 
     def note(self, balance: float, now: float) -> None:
-        """Note what was read."""
+        """Note a balance that was read."""
         self._since = min(self._since, now)
         if balance < self._last:
             day = int(now // _DAY)
@@ -82,7 +82,7 @@ class BalanceFall:
         self._last = balance
 
     def daily_rate(self, now: float) -> float | None:
-        """Return the credits that go in a day, by the last days and today; None before a day is known."""
+        """Return the credits used per day in the last days and today; None before a day is known."""
         first = int(now // _DAY) - RECENT_DAYS
         elapsed = now / _DAY - max(first, self._since / _DAY)
         fallen = sum(fallen for day, fallen in self._fallen_by_day.items() if day >= first)
@@ -90,10 +90,10 @@ class BalanceFall:
 
 
 def outlook(balance: float, rate: float | None, now: float, plan: Plan = NO_PLAN, without: Sequence[str] = ()) -> str:
-    """Say how many credits are left, of how many in the plan, and whether they last until it renews.
+    """Describe how many credits are left, of how many in the plan, and whether they last until it renews.
 
-    `rate` is in credits a day; without one, or if no credits go, only the balance and the renewal are told. `without`
-    are the lists that are missing in it, whatever the reason.
+    `rate` is in credits per day; if it is None or no credits are used, only the balance and the renewal are included.
+    `without` are the lists that are missing in the rate, for any reason.
     """
     renews_at = plan.renews_at(now)
     left = f"{balance:,.12g}" + (f" of {plan.credits:,.12g} credits" if plan.credits is not None else " credits")
@@ -113,7 +113,7 @@ def outlook(balance: float, rate: float | None, now: float, plan: Plan = NO_PLAN
 
 
 def _end(moment: float, now: float) -> str:
-    """Say when the credits end: the sooner, the more precisely."""
+    """Describe when the credits end: the sooner, the more precisely."""
     left = moment - now
     if left >= _YEAR:
         return "last for more than a year"

@@ -1,8 +1,8 @@
-"""How many fetches run at the same time, and which of them wait.
+"""Bounds how many fetches run at the same time, and decides which of them wait.
 
-A fetch takes a place among the quick ones. If it takes longer than a moment it is network-bound: it keeps running but
-frees its place. A fetcher whose last fetch was that slow takes a place among the slow ones the next time, and
-keeps it to the end: slow fetches wait for each other only.
+A fetch takes one of the quick places. If it takes longer than a moment, it is network-bound: it keeps running but frees
+its place. The next fetch of the same fetcher then takes one of the slow places and keeps it to the end. Slow fetches
+therefore wait only for each other.
 """
 
 import threading
@@ -18,25 +18,25 @@ _MOMENT: Final = 1.0
 
 
 class Lanes:
-    """Runs work in threads of its own, `places` at a time among the quick and as many among the slow.
+    """Runs each piece of work in its own thread; there are `places` for quick work, and as many for slow work.
 
-    Work that waits has no thread. Quick work frees its place after `moment` seconds, slow work after `longest`, when
-    its fetcher has abandoned it too: nothing can end a thread that hangs in a name lookup.
+    Waiting work has no thread. Quick work counts as slow after `moment` seconds. All work frees its place after
+    `longest` seconds: its fetcher has abandoned it by then, and nothing can end a thread that hangs in a name lookup.
     """
 
     def __init__(self, places: int, longest: float, *, moment: float = _MOMENT) -> None:
         self.moment, self.longest = moment, longest
         self._places = places
         self._lock = threading.Lock()
-        # In the order in which they came.
+        # In order of arrival.
         self._quick, self._slow = deque["_Job"](), deque["_Job"]()
         self._running: set[_Job] = set()
         self._timer: threading.Timer | None = None
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
-        """Run `work` in a thread of that name, when there is a place. Does not block.
+        """Run `work` in a thread called `name` as soon as there is a place. Does not block.
 
-        Raises RuntimeError, and forgets `work`, if the system has no more threads just now.
+        Raises RuntimeError and forgets `work` if the system cannot start another thread right now.
         """
         job, waiting = _Job(name, work, slow=slow), self._slow if slow else self._quick
         with self._lock:
@@ -49,18 +49,18 @@ class Lanes:
                     raise
 
     def resize(self, places: int, longest: float) -> None:
-        """Change the bounds; work that runs goes on."""
+        """Change the bounds; running work continues."""
         with self._lock:
             self._places, self.longest = places, longest
             self._try_to_advance()
 
     def advance(self) -> None:
-        """Start the work that there is a place for. Does not block."""
+        """Start waiting work while there are places. Does not block."""
         with self._lock:
             self._try_to_advance()
 
     def _advance(self) -> None:
-        """Start the work that there is a place for; if some has to wait, look again in a moment."""
+        """Start waiting work while there are places; if some is left, look again after a moment."""
         now = time.monotonic()
         self._running = {job for job in self._running if job.began > now - self.longest}
         slow = sum(job.slow or job.began <= now - self.moment for job in self._running)
@@ -74,7 +74,7 @@ class Lanes:
             self._timer = timer
 
     def _try_to_advance(self) -> None:
-        # If there are no more threads just now, the next work that ends or comes tries again.
+        # If no thread can be started right now, the next work that arrives or ends tries again.
         with suppress(RuntimeError):
             self._advance()
 
@@ -105,7 +105,7 @@ class _Job:
 
 
 class Queue:
-    """Runs work in lanes one at a time, in its order; `delay` returns after how many seconds the next may begin.
+    """Runs work in `lanes` in order, one piece at a time; `delay` returns the seconds before the next one may begin.
 
     Work that hangs keeps its turn a moment longer than `lanes.longest`.
     """
@@ -115,18 +115,18 @@ class Queue:
         self._lanes, self._delay = lanes, delay
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        # The job whose turn it is or was last, and until when no other begins.
+        # The current or last job, and the time until which no other begins.
         self._current: _Job | None = None
         self._busy_until = -inf
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
-        """Run `work` after all that came before. Does not block."""
+        """Run `work` after all earlier work. Does not block."""
         with self._lock:
             self._waiting.append(_Job(name, work, slow=slow))
             self._advance()
 
     def advance(self) -> None:
-        """Start the next work if its turn has come. Does not block."""
+        """Start the next work if it is its turn. Does not block."""
         self._lanes.advance()
         with self._lock:
             self._advance()
@@ -139,12 +139,12 @@ class Queue:
             self._advance_in(delay)
             return
         job = self._current = self._waiting.popleft()
-        # As long as it waits for a place.
+        # While the job waits for a place.
         self._busy_until = inf
         try:
             self._lanes.run(job.name, lambda: self._work(job), slow=job.slow)
         except RuntimeError:
-            # The system has no more threads just now.
+            # The system cannot start another thread right now.
             self._waiting.appendleft(job)
             self._advance_in(self.moment)
 
@@ -152,7 +152,7 @@ class Queue:
         self._busy_until = time.monotonic() + seconds
         timer = threading.Timer(seconds, self.advance)
         timer.daemon = True
-        # If the system has no more threads just now, the `advance` of a scrape comes instead.
+        # If the system cannot start another thread right now, the next scrape calls `advance` instead.
         with suppress(RuntimeError):
             timer.start()
 
@@ -163,7 +163,7 @@ class Queue:
             job.work()
         finally:
             with self._lock:
-                # Unless it has hung, and the turn is another's.
+                # Not if the job hung and lost its turn to another.
                 if self._current is job:
                     self._busy_until = -inf
                     self._advance()

@@ -1,6 +1,6 @@
-"""The lists of tasks that Creatify has, as data: the name and path of each, and what it says of a task.
+"""Creatify's lists of tasks as data: the name and path of each list, and the fields and words that its tasks have.
 
-A new list is one entry here, its row in docs/lists.md and a product of the simulated API (`simulator/products.py`).
+A new list needs an entry here, a row in docs/lists.md, and a product of the simulated API (`simulator/products.py`).
 That page also says how well each fact is known.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 _TEXT: Final[Mapping[str, str]] = {"pending": "pending", "running": "running", "done": "done", "failed": "failed"}
-# Words of all other lists; several are documented for some of them only.
+# The words of all other lists; several are documented only for some of these.
 _COMMON: Final[Mapping[str, str]] = {
     **_TEXT,
     "in_queue": "pending",
@@ -25,16 +25,16 @@ _PRODUCT: Final[Mapping[str, str]] = {
 }
 
 REJECTED: Final = "rejected"
-"""A word for a failed task; also its reason if it gives none."""
+"""The word for a task that was rejected before it ran; also its reason if it gives none."""
 
 
 class TaskList(NamedTuple):
     """One list.
 
-    `api` is its name in the configuration and the value of the label. `model_field` is the field of an entry that is
-    its model; without that field, or a value in it, the model is `default_model`. `statuses` maps the list's words to
-    the four statuses; all other words are unknown. `min_interval` is how many seconds lie between two fetches at least;
-    None: it is fetched for each scrape. A list without `is_documented` is unproven: Creatify has no page about it.
+    `api` is its name in the configuration and the value of the label. `model_field` is the field with the model of an
+    entry; if it is missing or empty, the model is `default_model`. `statuses` maps the list's words to the four
+    statuses; all other words are unknown. `min_interval` is the shortest time between two fetches in seconds; None
+    means that each scrape fetches the list. Creatify has no page about a list without `is_documented`: it is unproven.
     """
 
     api: str
@@ -50,7 +50,7 @@ class TaskList(NamedTuple):
 
     @property
     def own_reasons(self) -> tuple[str, ...]:
-        """Texts of failures that are reasons by themselves: a task may be rejected before it runs, without a why."""
+        """Failure texts that are their own reasons: a task may be rejected before it runs, without another reason."""
         return (REJECTED,) if REJECTED in self.statuses else ()
 
 
@@ -90,10 +90,10 @@ LISTS: Final[Mapping[str, TaskList]] = {
 
 
 def tells_credits(api: str) -> bool:
-    """Return whether the credits of a list are known, and not 0; of one that is not in the table they are."""
+    """Return whether a list reports credits; a list that is not in the table is assumed to."""
     return api not in LISTS or LISTS[api].tells_credits
 
 
 def other_list(api: str, path: str) -> TaskList:
-    """Return a list that is not in the table: its model, if it says one, is in `model_name`."""
+    """Return a list that is not in the table; the model, if there is one, is expected in `model_name`."""
     return TaskList(api, path, "model_name", default_model=api, has_previews=True, is_documented=False)

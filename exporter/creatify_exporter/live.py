@@ -1,4 +1,4 @@
-"""The lists as they are now, for a person who looks for a mistake. No ledger is read or written."""
+"""Shows the lists as they are now, for troubleshooting. No ledger is read or written."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,14 +21,14 @@ from creatify_exporter.target import Target
 
 _COUNTED: Final = ("submitted", "finished", "failed", "credits_used")
 _HEADER: Final = ("workspace", "list", "result", "seconds", "tasks", *_COUNTED)
-# Seconds in which a fetch gets its turn, if lists before it have taken the requests of a minute.
+# Seconds within which a fetch gets its turn, even if earlier lists have used up the requests of a minute.
 _TURN: Final = 61.0
 
 
 def check(config: Config) -> list[str]:
-    """Fetch each list and balance once, and print what came and what a new ledger counts.
+    """Fetch each list and balance once; print the results, and the counts that a new ledger would have.
 
-    Return a line for each that does not come, which the log then needs not tell.
+    Return a line for each failed fetch, which the log does not repeat.
     """
     ledger = Ledger(SqliteStore(None), rules(config), held_since=0.0)
     with log.silenced(fetcher.__name__), closing(Exporter(config, ledger)) as exporter:
@@ -69,9 +69,9 @@ def _counts(task_list: TaskList, counters: Counters) -> Sequence[str]:
 
 
 def failures(config: Config, missing: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yield workspace, list, reason and text of each failed task that is listed now.
+    """Yield workspace, list, reason and text of each failed task in the lists.
 
-    For each list that does not come, or not to its end, a line is added to `missing`.
+    Add a line to `missing` for each list that cannot be fetched to its end.
     """
     usual = rules(config)
     for workspace in config.workspaces:

@@ -1,4 +1,4 @@
-"""Every metric that is exported: this list is the contract with those who write queries."""
+"""All exported metrics: the contract with everyone who writes queries."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -21,7 +21,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 FAMILIES: Final[list[Family]] = []
-"""All of them, in the order in which they are exposed."""
+"""All families, in the order of the exposition."""
 
 
 def _family(kind: Kind, name: str, labels: tuple[str, ...], text: str) -> Family:
@@ -38,7 +38,7 @@ _BY_API: Final = ("workspace", "api")
 _BY_MODEL: Final = ("workspace", "api", "model")
 _BY_STATUS: Final = ("workspace", "api", "model", "status")
 
-# From the snapshot: what the list says now. Absent while the last fetch failed.
+# From the snapshot: the list as it is now. Absent while the last fetch failed.
 TASKS = _gauge("creatify_tasks", _BY_STATUS, "Tasks in the list.")
 TASKS_CREDITS = _gauge(
     "creatify_tasks_credits",
@@ -59,7 +59,7 @@ LIST_NEWEST = _gauge(
 INVALID_TASKS = _gauge(
     "creatify_invalid_tasks",
     (*_BY_API, "field"),
-    "Entries of the list that cannot be read, by the field at fault; task where the entry is no object.",
+    "Entries of the list that cannot be read, by the field at fault; task if the entry is not an object.",
 )
 REMAINING_CREDITS = _gauge("creatify_remaining_credits", ("workspace",), "Balance of the workspace.")
 
@@ -72,7 +72,7 @@ CREDIT_PRICE = _gauge(
     "creatify_credit_price", ("workspace", "currency"), "Configured price of one credit, in the currency."
 )
 
-# From the ledger: what has happened so far. Each task is counted once, also across restarts.
+# From the ledger: the counts so far. Each task is counted once, even across restarts.
 TASKS_SUBMITTED = _counter("creatify_tasks_submitted_total", _BY_MODEL, "Tasks seen for the first time.")
 TASKS_FINISHED = _counter("creatify_tasks_finished_total", _BY_MODEL, "Tasks that reached done or failed.")
 TASKS_FAILED = _counter(
@@ -88,7 +88,7 @@ TASKS_VANISHED = _counter(
 CONSECUTIVE_FAILED_TASKS = _gauge(
     "creatify_consecutive_failed_tasks",
     _BY_MODEL,
-    "Tasks that have failed since one was last done; 0 after a list that brought both.",
+    "Tasks that have failed since one was last done; 0 after a list with a newly done task.",
 )
 CREDITS_USED = _counter(
     "creatify_credits_used_total",
@@ -153,9 +153,9 @@ WEB_CONFIG_RELOAD_SUCCESSFUL = _gauge(
 
 
 class ScrapeRegistry:
-    """Collects samples and yields them as families, in the order of the contract; a family without samples is left out.
+    """Collects samples and yields them as families, in the order of `FAMILIES`; families without samples are left out.
 
-    It is what `prometheus_client` calls a registry, for one answer.
+    For `prometheus_client` it is a registry, made for one answer.
     """
 
     def __init__(self) -> None:
@@ -163,14 +163,14 @@ class ScrapeRegistry:
         self._others: list[Metric] = []
 
     def add(self, family: Family, labels: Sequence[str], *values: object) -> None:
-        """Add a sample: its value, or a histogram's cumulative buckets, of which the last is `+Inf`, and its sum."""
+        """Add a sample: a value, or the cumulative buckets of a histogram, the last one `+Inf`, and its sum."""
         made = self._families.get(family.name)
         if made is None:
             made = self._families[family.name] = _KINDS[family.kind](family.name, family.help, labels=family.labels)
         made.add_metric(labels, *values)  # type: ignore[union-attr]  # all three kinds have it
 
     def include(self, metrics: Iterable[Metric]) -> None:
-        """Add what another collector yields."""
+        """Add the families of another collector."""
         self._others.extend(metrics)
 
     def collect(self) -> Iterator[Metric]:

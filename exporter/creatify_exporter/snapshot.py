@@ -1,4 +1,4 @@
-"""What one complete list says now."""
+"""The sums of one complete list, for the gauges."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -21,17 +21,16 @@ from creatify_exporter.creatify.task import (
 )
 
 _MAX_KINDS: Final = 10_000
-"""Distinct pairs of model and status that are told apart, so that a hostile list cannot take all memory."""
-
+"""Pairs of model and status that are kept apart, so that a hostile list cannot use up the memory."""
 
 _MAX_RECENT: Final = 16_000
 _MAX_UNFINISHED: Final = 10_000
 
 
 class Cell(msgspec.Struct, gc=False, array_like=True):
-    """How many tasks there are of one kind, their credits, and when the oldest was created if they are unfinished.
+    """The tasks of one kind: their number, their credits, and the creation time of the oldest if they are unfinished.
 
-    `oldest_at` is infinite if no task says when it was created.
+    `oldest_at` is infinite if no task has a creation time.
     """
 
     tasks: int = 0
@@ -46,10 +45,10 @@ class Cell(msgspec.Struct, gc=False, array_like=True):
 
 
 class Snapshot(msgspec.Struct, array_like=True):
-    """Sums up tasks; a list is summed up part by part, and shown only when it has proved complete.
+    """The sums of some tasks. A list is summed up part by part, and served only after it has proved complete.
 
-    `oldest_at` and `newest_at` are the creation times that bound the list; infinite if no task says its own.
-    `cells` are by names of model and status.
+    `oldest_at` and `newest_at` are the first and the last creation time, infinite if no task has one. `cells` are by
+    model name and status.
     """
 
     oldest_at: float = inf
@@ -58,22 +57,22 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @property
     def tasks(self) -> int:
-        """How many tasks it sums up."""
+        """How many tasks are summed up."""
         return sum(cell.tasks for cell in self.cells.values())
 
     @property
     def credits_used(self) -> float:
-        """How many credits these have cost."""
+        """How many credits these tasks have used."""
         return sum(cell.credits_used for cell in self.cells.values())
 
     @property
     def has_dates(self) -> bool:
-        """Whether any of them says when it was created."""
+        """Whether any task has a creation time."""
         return self.oldest_at < inf
 
     @classmethod
     def of(cls, tasks: list[Task]) -> "Snapshot":
-        """Sum up some tasks, copies included."""
+        """Sum up some tasks, including copies."""
         snapshot = cls()
         kinds: defaultdict[tuple[str | None, str | None], list[Task]] = defaultdict(list)
         for task in tasks:
@@ -89,11 +88,11 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     @classmethod
     def unpacked(cls, packed: bytes) -> "Snapshot":
-        """Return what `packed` was made of."""
+        """Return the snapshot from the bytes that `packed` returned."""
         return _decoder.decode(packed)
 
     def packed(self) -> bytes:
-        """Return some 30 bytes for each kind of task, whose names must be text that can be encoded."""
+        """Return the snapshot as bytes, some 30 for each kind of task. Model names must not have lone surrogates."""
         return _encoder.encode(self)
 
     def merge(self, other: "Snapshot") -> None:
@@ -104,22 +103,22 @@ class Snapshot(msgspec.Struct, array_like=True):
         self.newest_at = max(self.newest_at, other.newest_at)
 
     def date_oldest(self, task: Task, seen_at: float) -> None:
-        """Note since when an unfinished task without a date has been there."""
+        """Add the time at which an unfinished task without a creation time was first seen."""
         cell = self._cell(task.model_name, task.status)
         cell.oldest_at = min(cell.oldest_at, seen_at)
 
     def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
-        """Return the cell for a kind not met before, under names of bounded length and number."""
+        """Return the cell of a kind, new or not, under names of bounded length and number."""
         kind = (model_name[:MAX_NAME_LENGTH] if model_name else None, status_label(raw_status))
         if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
 
     def by_model(self, models: frozenset[str], labels: Labels) -> dict[str, dict[str, Cell]]:
-        """Return the cells by label values, with those models that the ledger knows even if they have no tasks.
+        """Return the cells by label values; `models`, which the ledger knows, are included even without tasks.
 
-        Tasks that the ledger does not count, since they are old, may have other models. These have labels of their own
-        while there are places for them, else `other`.
+        Tasks that are too old for the ledger to count may have other models. Those models get their own label while
+        there are places, and `other` afterwards.
         """
         listed = {model_label(name) for name, _ in self.cells}
         shown = models | _admitted(listed - models, models, labels)
@@ -132,46 +131,46 @@ class Snapshot(msgspec.Struct, array_like=True):
 
 
 def _admitted(candidates: set[str], models: frozenset[str], labels: Labels) -> set[str]:
-    """Return the candidates that have a label of their own: as in the ledger, places are kept for `labels.models`."""
+    """Return the candidates that get their own label; as in the ledger, `labels.models` have reserved places."""
     promised = frozenset(labels.models)
     places = labels.max_models - len((models | promised) - {OTHER})
     return (candidates & promised) | set(sorted(candidates - promised - {OTHER})[: max(0, places)])
 
 
 class Tally:
-    """Sums up one list, batch by batch; an id counts once.
+    """Sums up one list, batch by batch; each id counts once.
 
-    An API may repeat an entry, and does if tasks arrive between two pages: they push others onto the next page. Of an
-    unfinished task the copy counts that is furthest on, as in the ledger; of a finished one the first. The memory is
-    bounded: a copy is recognised if it comes at most 16,000 entries after the first; 10,000 unfinished tasks can wait.
+    An API may repeat an entry, for example if new tasks push others onto the next page between two requests. Of an
+    unfinished task, the copy with the most progress counts, as in the ledger; of a finished task, the first copy. The
+    memory is bounded: a copy is recognised up to 16,000 entries after the first, and 10,000 unfinished tasks are held.
     """
 
     def __init__(self) -> None:
         self.has_copies = False
         self._sums = Snapshot()
-        # Hashes, which need half the memory of the ids.
+        # Hashes, because they need half the memory of the ids.
         self._recent: set[int] = set()
         self._older: set[int] = set()
         self._unfinished: dict[str, Task] = {}
 
     def add(self, tasks: list[Task]) -> Snapshot:
-        """Add a batch; return the sums of those of its tasks that count at once: no copies, and none to hold."""
+        """Add a batch; return the sums of the tasks that count at once: neither copies nor held ones."""
         counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
         sums = Snapshot.of(counted)
         self._sums.merge(sums)
         return sums
 
     def merge(self, part: Snapshot, ids: Iterable[str]) -> None:
-        """Add the sums of a part that is known from the list before, and the ids of its tasks as far as they are known.
+        """Add the sums of a part known from the previous fetch, and the ids of its tasks that are known.
 
-        None of these may have been added before.
+        None of these ids may have been added before.
         """
         self._make_room()
         self._recent.update(map(hash, ids))
         self._sums.merge(part)
 
     def snapshot(self, first_seen_at: Callable[[str], float | None]) -> Snapshot:
-        """Return the sums, at the end of the list; `first_seen_at` dates unfinished tasks that do not say their age."""
+        """Return the sums, at the end of the list; `first_seen_at` dates unfinished tasks without a creation time."""
         whole = Snapshot.of(list(self._unfinished.values()))
         whole.merge(self._sums)
         for task in self._unfinished.values():
@@ -181,14 +180,14 @@ class Tally:
         return whole
 
     def _hold(self, task: Task) -> bool:
-        """Keep an unfinished task until the end of the list; return whether there is room for it."""
+        """Hold an unfinished task until the end of the list; return whether there is room for it."""
         if not task.id or len(self._unfinished) >= _MAX_UNFINISHED:
             return False
         self._unfinished[task.id] = _slim(task)
         return True
 
     def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
-        """Return the tasks without copies; lazily, since one task may be a copy of the one before it."""
+        """Return the tasks without copies; lazily, because a task may be a copy of the one before it."""
         new = {hash(task.id) for task in tasks}
         self._make_room()
         if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
@@ -201,7 +200,7 @@ class Tally:
             self._older, self._recent = self._recent, set()
 
     def _is_copy(self, task: Task) -> bool:
-        """Return whether a task was listed before; one that is further on takes the place of its original."""
+        """Return whether a task was listed before; a copy with more progress replaces a held original."""
         key = hash(task.id)
         if key not in self._recent and key not in self._older:
             self._recent.add(key)
@@ -218,7 +217,7 @@ def _progress(task: Task) -> tuple[int, float]:
 
 
 def _slim(task: Task) -> Task:
-    """Return a task that is no longer than what is summed up of it."""
+    """Return a copy of a task with only the fields that are summed up, and with names of bounded length."""
     model_name = task.model_name and task.model_name[:MAX_NAME_LENGTH]
     return Task(task.id, model_name, status_label(task.status), None, task.credits_used, task.created_at)
 
@@ -228,7 +227,7 @@ _decoder: Final = msgspec.msgpack.Decoder(Snapshot)
 
 
 def _bounds(tasks: list[Task]) -> tuple[float, float]:
-    """Return when the oldest and the newest task were created, infinite if none of them says it."""
-    # Compared as they are: to make each a number takes three times as long if the API writes them all in UTC.
+    """Return the first and the last creation time, infinite if no task has one."""
+    # Compared as datetimes: converting each to a number takes three times as long if all of them are in UTC.
     created = [task.created_at for task in tasks if task.created_at]
     return (min(created).timestamp(), max(created).timestamp()) if created else (inf, -inf)

@@ -1,4 +1,4 @@
-"""One workspace: what is fetched for it, and where that goes."""
+"""One workspace: its fetches, and their way into snapshots and the ledger."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -25,18 +25,18 @@ from creatify_exporter.lists import TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 
 BALANCE: Final = "remaining_credits"
-# Seconds; with a list every 15 s it keeps a workspace under 5 requests a minute.
+# Seconds. With a list fetched every 15 s, a workspace stays under 5 requests a minute.
 _BALANCE_INTERVAL: Final = 120.0
-# Seconds for which a list that can wait is served at least while it is fetched again.
+# Seconds: the shortest time for which a list that can wait is served while it is fetched again.
 _MIN_STALENESS: Final = 120.0
 
 _log = structlog.get_logger()
 
 
 class Target:
-    """A workspace with its fetchers, by the value of the label `api`."""
+    """A workspace and its fetchers, by the value of the label `api`."""
 
-    def __init__(  # noqa: PLR0913 - all that a fetch needs
+    def __init__(  # noqa: PLR0913 - everything that a fetch needs
         self,
         workspace: Workspace,
         fetch: Fetch,
@@ -46,19 +46,19 @@ class Target:
         *,
         before: "Target | None" = None,
     ) -> None:
-        """Make a target; `before` is the one of the same name whose counts it inherits."""
+        """Make a target; it inherits the counts of `before`, the earlier target of the same name."""
         self.workspace = workspace
         self.lists = workspace.task_lists()
         self._ledger, self._clock, self._limits = ledger, clock, fetch
         same = before if before and _identity(workspace) == _identity(before.workspace) else None
-        is_paced = same and same.pacer.max_per_minute == fetch.max_requests_per_minute
-        self.pacer: Pacer = same.pacer if same and is_paced else Pacer(fetch.max_requests_per_minute)
+        per_minute = fetch.max_requests_per_minute
+        self.pacer: Pacer = same.pacer if same and same.pacer.max_per_minute == per_minute else Pacer(per_minute)
         self.balance_fall: BalanceFall = same.balance_fall if same else BalanceFall()
         self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
-        # The lists that can wait share a client, since they are fetched one after the other.
+        # The lists that can wait share a client, because they are fetched one after the other.
         self._clients: list[Client] = []
         self._patient_client = self._client(patient=True)
-        # Replaced as a whole: an abandoned fetch may end beside the one that took its place.
+        # A fetch replaces its cache as a whole: an abandoned fetch may end at the same time as its successor.
         self._caches = {api: ChunkCache() for api in self.lists}
         self.fetchers = {api: self._list_fetcher(task_list) for api, task_list in self.lists.items()}
         if workspace.remaining_credits:
@@ -68,14 +68,14 @@ class Target:
                 fetcher.inherit(before.fetchers[api], same_account=bool(same))
 
     def counters(self, api: str) -> Counters | None:
-        """Return what the ledger has committed for a list of this workspace, None if it cannot be read."""
+        """Return the counters of a list of this workspace as committed, None if the ledger cannot be read."""
         try:
             return self._ledger.counters(self.workspace.name, api)
         except LedgerUnavailable:
             return None
 
     def close(self) -> None:
-        """Close the idle connections; those of a fetch under way close at its end."""
+        """Close the idle connections; those of a running fetch close when it ends."""
         for fetcher in self.fetchers.values():
             fetcher.close()
         for client in self._clients:
@@ -87,7 +87,7 @@ class Target:
         return client
 
     def _list_fetcher(self, task_list: TaskList) -> Fetcher:
-        """Fetch a list for each scrape; one that can wait in its turn, while scrapes get what it said before."""
+        """Fetch a list for each scrape; a list that can wait in its turn, while scrapes get the previous snapshot."""
         interval = task_list.min_interval
         if interval is None:
             fetch = partial(self._fetch_list, task_list, self._client())
@@ -131,10 +131,10 @@ class Target:
                 self._caches[task_list.api] = cache
                 transaction.commit(completed_at(self._clock(), decoder.answered_at, snapshot.newest_at))
             except FetchError as error:
-                # Nothing of the list is to be believed.
+                # No part of the list can be trusted.
                 snapshot, ended = None, _failed(error)
             except LedgerUnavailable as error:
-                # The list is whole all the same.
+                # The list itself is complete.
                 ended = _failed(error)
         return replace(ended, snapshot=snapshot, received=decoder.received, invalid=dict(decoder.invalid))
 
@@ -148,9 +148,9 @@ class Target:
 
 
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> Snapshot:
-    """Read a list to its end; return what it says now.
+    """Read a list to its end; return its snapshot.
 
-    The transaction learns of the tasks that may be news to the ledger, the cache of the chunks that need not be again.
+    The transaction gets the tasks that may be news to the ledger; the cache gets the chunks to skip next time.
     """
     tally = Tally()
     for batch in batches:
@@ -163,7 +163,7 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
         comparison = transaction.add(batch.tasks)
         if batch.content:
             _remember(batch.content, comparison, sums, cache)
-    # A task in two chunks counts in one of them only, so that neither summary holds without the other chunk.
+    # A task in two chunks counts in only one of them, so neither summary is valid without the other chunk.
     if tally.has_copies or cache.is_fragmented:
         cache.discard()
     return tally.snapshot(transaction.first_seen_at)
@@ -172,8 +172,8 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
 def completed_at(clock: float, date: float | None, newest_at: float) -> float:
     """Return when a list was complete, by the exporter's clock, the date of the answer and its newest task.
 
-    A clock that is ahead must not settle the future: the earlier one of clock and date holds. But no list is older than
-    its newest task, unless clock and date both say that this task is of the future.
+    The earlier of clock and date counts, so that a clock that is ahead does not settle tasks too early. But no list is
+    older than its newest task, unless that task is in the future by both clock and date.
     """
     if date is None:
         return clock
@@ -182,7 +182,7 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
 
 
 def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache: ChunkCache) -> None:
-    """Store the chunks between the changing tasks of a batch; `sums` are those of its tasks without copies."""
+    """Store the chunks between the changing tasks of a batch; `sums` sums up its tasks without copies."""
     tasks, changing = comparison.batch, set(comparison.changing)
     runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), changing.__contains__)]
     others = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
@@ -190,7 +190,7 @@ def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache
     parts = [part for part in others if cache.is_worth((part[1] - part[0]) * len(content) / len(tasks))]
     if not parts:
         return
-    # In most batches no task changes: then nothing has to be searched for, and all are summed up already.
+    # In most batches no task changes; then the batch is one chunk, and its sums are known already.
     places = boundaries(content) if changing else []
     for begin, end in parts:
         first, last = (places[begin], places[end]) if changing else (0, len(content) - 1)
@@ -199,7 +199,7 @@ def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:
-    """Return what tells one Creatify account from another."""
+    """Return the values that identify a Creatify account."""
     return workspace.base_url, workspace.api_id, workspace.api_key
 
 
@@ -212,13 +212,13 @@ def _failed(error: ExporterError) -> Outcome:
 
 
 def _safely(fetch: Callable[[], Outcome], names: tuple[str, str]) -> Outcome:
-    """Turn whatever a fetch raises into its failure: no defect here may take the counters off the page."""
+    """Turn any exception of a fetch into its failure: a defect must not take the counters off the page."""
     began = time.monotonic()
     with trace.tracing(*names) as steps:
         try:
             outcome = fetch()
-        except Exception as error:  # noqa: BLE001 - the one boundary
+        except Exception as error:  # noqa: BLE001 - the boundary of a fetch
             _log.exception("unexpected error in a fetch", workspace=names[0], api=names[1])
-            said = f"the exporter failed ({type(error).__name__}); its log says where"
-            outcome = _failed(FetchError("invalid_body", said))
+            reason = f"the exporter failed ({type(error).__name__}); see the traceback in its log"
+            outcome = _failed(FetchError("invalid_body", reason))
         return replace(outcome, duration=time.monotonic() - began, steps=tuple(steps))

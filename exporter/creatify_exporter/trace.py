@@ -1,4 +1,4 @@
-"""What one fetch does, step by step: for the log at the level debug, and for `/probe?debug=true`."""
+"""The steps of one fetch, for the log at level debug and for `/probe?debug=true`."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-# A list of many pages has as many requests; the first and the last steps tell enough.
+# A list of many pages needs as many requests; the first and the last steps are enough.
 _MOST_STEPS: Final = 100
 _MIDDLE: Final = _MOST_STEPS // 2
 
@@ -16,20 +16,20 @@ _log = structlog.get_logger()
 
 
 class Step(NamedTuple):
-    """Something that a fetch did, `seconds` after it began; `facts` hold no content and may have to be masked."""
+    """A step of a fetch, `seconds` after its start; `facts` hold no content, but may need masking."""
 
     seconds: float
     event: str
     facts: dict[str, object]
 
 
-# Of the fetch that runs in this thread, whose parts need not know of it: its logger, when it began, and its steps.
+# Logger, start and steps of the fetch in this thread; a context variable, so that no function has to pass them on.
 _current: ContextVar[tuple[structlog.BoundLogger, float, list[Step]] | None] = ContextVar("trace", default=None)
 
 
 @contextmanager
 def tracing(workspace: str, api: str) -> Iterator[list[Step]]:
-    """Keep the steps of the block, which is one fetch; yield them as they come."""
+    """Record the steps of the block, which is one fetch; yield the list that they are added to."""
     steps: list[Step] = []
     token = _current.set((_log.bind(workspace=workspace, api=api), time.monotonic(), steps))
     try:
@@ -39,7 +39,7 @@ def tracing(workspace: str, api: str) -> Iterator[list[Step]]:
 
 
 def step(event: str, **facts: object) -> None:
-    """Note a step of the fetch that runs in this thread, if there is one."""
+    """Record a step of the fetch in this thread, if there is one."""
     trace = _current.get()
     if trace is None:
         return

@@ -1,4 +1,4 @@
-"""The client against a simulated API that does what it should not, and against servers that are no API at all."""
+"""The client against a simulated API that misbehaves, and against servers that are not an API at all."""
 
 import gzip
 import io
@@ -101,7 +101,7 @@ def _server_tls(*, client_certificate: bool = False) -> ssl.SSLContext:
     return context
 
 
-# --- What a reply comes to -----------------------------------------------------------------------------------------
+# --- The result of a reply -----------------------------------------------------------------------------------------
 
 ODD: tuple[int, dict[str, int]] = (TASKS + 1, {})  # one task more than there are, and nothing wrong with it
 
@@ -223,7 +223,7 @@ def test_a_location_that_is_not_ascii_is_followed_byte_by_byte(
     assert simulator.listings()[-1].path == f"{LIST_PATH}?{query}"
 
 
-def test_the_balance_is_a_number_and_nothing_else_is_taken_for_one(simulator: Simulator) -> None:
+def test_only_a_number_is_accepted_as_a_balance(simulator: Simulator) -> None:
     with closing(client(simulator.url)) as one:
         assert one.fetch_balance() == simulator.account.remaining_credits(NOW)
         simulator.faults.next(replied(200, b'{"remaining_credits":"12.5"}'), path=BALANCE_PATH)
@@ -341,7 +341,7 @@ NOT_RETRIED = (
 )
 
 
-def test_a_connection_or_a_gateway_that_fails_is_tried_once_more_and_not_oftener(simulator: Simulator) -> None:
+def test_a_failed_connection_or_gateway_is_retried_once(simulator: Simulator) -> None:
     for name, fault in RETRIED.items():
         simulator.faults.clear()
         simulator.requests.clear()
@@ -353,7 +353,7 @@ def test_a_connection_or_a_gateway_that_fails_is_tried_once_more_and_not_oftener
         assert len(simulator.listings()) == 4, name
 
 
-def test_what_a_second_try_would_not_mend_is_not_tried_again(simulator: Simulator) -> None:
+def test_a_failure_that_a_retry_cannot_fix_is_not_retried(simulator: Simulator) -> None:
     for name in NOT_RETRIED:
         simulator.faults.always(name)
         simulator.requests.clear()
@@ -361,7 +361,7 @@ def test_what_a_second_try_would_not_mend_is_not_tried_again(simulator: Simulato
         assert len(simulator.listings()) == 1, name
 
 
-def test_a_silent_api_is_not_asked_twice(simulator: Simulator) -> None:
+def test_a_silent_api_is_not_retried(simulator: Simulator) -> None:
     simulator.faults.always("silence")
     failure(simulator.url, timeout=SHORT)
     assert len(simulator.listings()) == 1
@@ -423,7 +423,7 @@ FRAMED: dict[str, tuple[bytes, str | None]] = {
 
 
 @pytest.mark.parametrize("name", FRAMED)
-def test_interim_answers_and_lengths_are_read_as_http_has_them_also_if_the_connection_stays_open(
+def test_interim_answers_and_lengths_follow_http_even_if_the_connection_stays_open(
     simulator: Simulator, name: str
 ) -> None:
     raw, cause = FRAMED[name]
@@ -464,14 +464,14 @@ QUOTING: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("shape", QUOTING)
-def test_a_refused_answer_is_told_by_its_shape_and_not_quoted(simulator: Simulator, shape: str) -> None:
+def test_a_refused_answer_is_described_by_its_shape_and_not_quoted(simulator: Simulator, shape: str) -> None:
     simulator.faults.always(QUOTING[shape], path=None)
     told = str(failure(simulator.url))
     assert shape in told
     assert not [word for word in PROMPT.split() if len(word) > 3 and word in told]
 
 
-def test_the_log_quotes_nothing_of_a_head_that_cannot_be_read(simulator: Simulator) -> None:
+def test_the_log_does_not_quote_an_unreadable_head(simulator: Simulator) -> None:
     logged = io.StringIO()
     log.configure("debug", "logfmt", logged)
     simulator.faults.always(said(f"HTTP/1.1 200 OK\r\n{PROMPT}\r\n\r\n[]".encode()), path=None)
@@ -583,13 +583,13 @@ def test_retry_after_is_seconds_or_a_date(simulator: Simulator, header: str, sec
 @given(header=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60) | st.from_regex(
     r"\A(Mon, )?[0-9]{1,2} (Jan|Feb|Foo) [0-9]{1,5} [0-9]{1,3}:[0-9]{1,3}(:[0-9]{1,3})? [+-]?[0-9A-Z]{0,24}\Z"
 ))  # fmt: skip
-def test_no_date_or_retry_after_breaks_a_fetch(header: str) -> None:
+def test_an_odd_date_or_retry_after_does_not_break_a_fetch(header: str) -> None:
     with Answering(f"HTTP/1.1 429 Slow down\r\nDate: {header}\r\nRetry-After: {header}\r\n") as url:
         assert isinstance(failure(url), RateLimited)
 
 
 class Answering:
-    """A server for one connection, without the cost of a bigger one."""
+    """A server for one connection, and cheap to start."""
 
     def __init__(self, head: str) -> None:
         self._raw = f"{head}Content-Length: 0\r\n\r\n".encode()
@@ -627,8 +627,8 @@ def test_the_keys_go_to_the_api_and_to_no_other_origin(simulator: Simulator) -> 
     assert {(r.headers["x-api-id"], r.headers["x-api-key"]) for r in simulator.requests} == {(API_ID, API_KEY)}
 
 
-def test_a_redirect_costs_no_more_than_its_head(simulator: Simulator) -> None:
-    """`requests` on its own reads the body of a redirect to its end, however long that is."""
+def test_only_the_head_of_a_redirect_is_read(simulator: Simulator) -> None:
+    """By default, `requests` reads the body of a redirect to its end, however long it is."""
 
     def endless(wire: Wire, _head: bytes, _blocks: Iterable[bytes]) -> None:
         head = f"HTTP/1.1 302 Found\r\nLocation: {LIST_PATH}?redirected\r\nContent-Length: 10000000000\r\n\r\n"
@@ -698,7 +698,7 @@ def test_an_api_that_echoes_the_keys_does_not_get_them_into_an_error(simulator: 
     _assert_secretless(failure(simulator.url))
 
 
-def test_a_name_that_cannot_be_resolved_is_told_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_name_that_cannot_be_resolved_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -707,7 +707,7 @@ def test_a_name_that_cannot_be_resolved_is_told_whole(monkeypatch: pytest.Monkey
     assert str(error) == "no connection: Failed to resolve 'api.example' (Name or service not known)"
 
 
-def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None:
+def test_no_network_error_holds_the_keys_or_the_proxys_password() -> None:
     with Proxy(refuses=True) as refusing, socket.create_server(("127.0.0.1", 0)) as mute:
         password = "canary-password"  # noqa: S105 - of a proxy that this test makes up
         redaction.register(password)
@@ -727,7 +727,7 @@ def test_no_error_of_the_network_knows_the_keys_or_the_proxys_password() -> None
 
 
 def _assert_secretless(error: BaseException, *secrets: str) -> None:
-    """Look at everything that a log might show of an error: itself and all that it carries."""
+    """Search everything that a log might show of an error: the error and all exceptions attached to it."""
     texts, known = [""], set[int]()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -769,7 +769,7 @@ def test_no_cookie_is_kept(simulator: Simulator) -> None:
 # --- Proxy and TLS -------------------------------------------------------------------------------------------------
 
 
-def test_a_proxy_brings_the_list_and_learns_the_keys_of_an_https_api_from_nobody(simulator: Simulator) -> None:
+def test_a_list_is_fetched_through_a_proxy_that_does_not_see_the_keys_of_an_https_api(simulator: Simulator) -> None:
     with Proxy() as proxy:
         proxy_url = proxy.url.replace("//", "//user:pä€s%20word@")
         assert fetch(simulator.url, proxy_url=proxy_url) == TASKS
@@ -795,7 +795,7 @@ def test_a_proxy_that_refuses_is_a_connection_error() -> None:
     assert (error.cause, str(error)) == ("connection", "no connection: 407 Proxy Authentication Required")
 
 
-def test_a_proxy_with_a_certificate_is_verified_whatever_the_scheme_of_the_api() -> None:
+def test_the_certificate_of_a_proxy_is_verified_for_http_and_https_apis() -> None:
     with Recorder(_server_tls()) as proxy:
         for url in ("http://api.example", "https://api.example"):
             for tls in (None, TLS(ca_file=CERTIFICATES / "other-ca.pem")):
@@ -806,7 +806,7 @@ def test_a_proxy_with_a_certificate_is_verified_whatever_the_scheme_of_the_api()
         assert len(proxy.heads) == 1
 
 
-def test_a_private_ca_is_trusted_where_it_is_named_and_nowhere_else() -> None:
+def test_a_private_ca_is_trusted_only_if_it_is_configured() -> None:
     with Recorder(_server_tls()) as api:
         assert fetch(api.url, tls_config=TLS(ca_file=CERTIFICATES / "ca.pem")) == 0
         assert failure(api.url).cause == "tls"
@@ -827,7 +827,7 @@ def test_a_certificate_that_proves_nothing_is_refused(tmp_path: Path, flaw: str)
     assert api.heads == []  # no key went there
 
 
-def test_a_client_certificate_is_shown_to_who_asks_for_one() -> None:
+def test_a_client_certificate_is_sent_if_the_server_asks_for_it() -> None:
     with Recorder(_server_tls(client_certificate=True)) as api:
         ca = CERTIFICATES / "ca.pem"
         pair = {"cert_file": CERTIFICATES / "client.pem", "key_file": CERTIFICATES / "client.key"}
@@ -877,11 +877,11 @@ def test_the_authorities_of_ssl_cert_file_are_trusted_instead_of_the_usual_ones(
     default_context.cache_clear()
 
 
-def test_a_server_that_speaks_no_tls_is_a_tls_failure(simulator: Simulator) -> None:
+def test_a_server_without_tls_is_a_tls_failure(simulator: Simulator) -> None:
     error = failure(simulator.url.replace("http:", "https:"))
     assert (error.cause, str(error)) == ("tls", "no secure connection: wrong version number")
 
 
-def test_a_certificate_that_is_not_trusted_is_told_in_whole_words() -> None:
+def test_the_error_for_an_untrusted_certificate_is_readable() -> None:
     with Recorder(_server_tls()) as api:
         assert re.fullmatch(r"no secure connection: [a-z -]*(certificate|issuer)[a-z -]*", str(failure(api.url)))

@@ -1,4 +1,4 @@
-"""The decoder against decoding the whole body at once, and its work and memory on hostile bodies."""
+"""The decoder compared with decoding the whole body at once, and its work and memory on hostile bodies."""
 
 import json
 import re
@@ -27,7 +27,7 @@ MEBIBYTE = 1024 * 1024
 Reading = tuple[list[tuple[Any, ...]], Counter[str]]
 
 
-# --- What the decoder is held against -------------------------------------------------------------------------------
+# --- What the decoder is compared with ------------------------------------------------------------------------------
 
 
 def refuse(constant: str) -> NoReturn:
@@ -39,12 +39,12 @@ def integer(digits: str) -> float:
 
 
 def whole(body: bytes) -> Any:
-    """Decode a body at once. Bytes that are not UTF-8 are allowed in strings, as nobody counts what is said there."""
+    """Decode a body at once. Strings may have bytes that are not UTF-8, because their text is not counted."""
     return json.loads(body.decode("utf-8", "surrogateescape"), parse_constant=refuse, parse_int=integer)
 
 
 def expected(body: bytes, task_list: TaskList = TEXT_GENERATOR) -> Reading | None:
-    """Return what is to be read from a body, None where it must be refused."""
+    """Return the tasks that must be read from a body, None if it must be refused."""
     try:
         value = whole(body)
     except ValueError:
@@ -75,7 +75,7 @@ def read(entries: list[Any], task_list: TaskList = TEXT_GENERATOR) -> Reading:
 
 
 def meaning(entry: dict[str, Any], fields: dict[str, Any], task_list: TaskList) -> dict[str, Any]:
-    """Return what the words of a list mean."""
+    """Return the meaning of the words of a list."""
     word, reason = fields["status"], fields["failed_reason"]
     status = None if word is None else task_list.statuses.get(word, "unknown")
     waits_for_a_person = any(isinstance(entry.get(each), str | list | dict) and entry[each] for each in PREVIEWS)
@@ -162,7 +162,7 @@ scalar = st.sampled_from([b"null", b"true", b"false", b'""', b"[]", b"{}"]) | nu
 
 @st.composite
 def joined(draw: st.DrawFn, around: bytes, parts: st.SearchStrategy[bytes], most: int) -> bytes:
-    """Put brackets around parts, commas between them and white space anywhere."""
+    """Put brackets around the parts, commas between them, and white space anywhere."""
     filled = [draw(white) + part + draw(white) for part in draw(st.lists(parts, max_size=most))]
     return around[:1] + (b",".join(filled) or draw(white)) + around[1:]
 
@@ -244,7 +244,7 @@ batch_bytes = st.sampled_from([1, 2, 7, 20, 64, 300])
 
 
 class Pieces:
-    """A body that comes in pieces of at most these sizes, in turn."""
+    """A body that arrives in pieces of at most these sizes, in turn."""
 
     def __init__(self, body: bytes, sizes: list[int]) -> None:
         self._body, self._sizes = BytesIO(body), cycle(sizes)
@@ -283,7 +283,7 @@ def test_a_list_in_pieces_reads_as_the_whole_list(
 
 @settings(max_examples=examples(350))
 @given(task_list=task_lists, body=mutated(), sizes=sizes, batch_bytes=batch_bytes)
-def test_a_broken_list_is_refused_exactly_where_the_whole_is(
+def test_a_broken_list_is_refused_exactly_if_the_whole_is(
     task_list: TaskList, body: bytes, sizes: list[int], batch_bytes: int
 ) -> None:
     assert decoded(body, sizes, batch_bytes, task_list) == expected(body, task_list)
@@ -297,7 +297,7 @@ def test_a_byte_order_mark_is_ignored_however_it_is_cut(body: bytes, size: int) 
 
 @settings(max_examples=examples(150))
 @given(body=st.lists(st.sampled_from(SPLINTERS), max_size=30).map(b"".join), sizes=sizes, batch_bytes=batch_bytes)
-def test_splinters_are_refused_exactly_where_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
+def test_splinters_are_refused_exactly_if_the_whole_is(body: bytes, sizes: list[int], batch_bytes: int) -> None:
     assert decoded(b"[" + body, sizes, batch_bytes) == expected(b"[" + body)
 
 
@@ -318,7 +318,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("batch_bytes", [1, 4, 1000])
 @pytest.mark.parametrize("body", BROKEN)
-def test_what_is_nearly_a_list_is_refused(body: bytes, batch_bytes: int) -> None:
+def test_a_body_that_is_nearly_a_list_is_refused(body: bytes, batch_bytes: int) -> None:
     assert expected(body) is None
     assert [decoded(body, [size], batch_bytes) for size in (1, 2, 3, 5, 1000)] == [None] * 5
 
@@ -343,7 +343,7 @@ def test_an_envelope_reads_as_the_list_in_it(
     assert decoded(body, sizes, batch_bytes) == (read(page["results"]) if good else None)
 
 
-def test_an_envelope_tells_the_next_page() -> None:
+def test_an_envelope_has_the_url_of_the_next_page() -> None:
     reader = Decoder(MEBIBYTE)
     assert tasks_of(reader, BytesIO(b' {"next": "https://x/?page=2", "results": [{"id": "a"}]}')) == [Task("a")]
     assert reader.next_page == "https://x/?page=2"
@@ -367,13 +367,13 @@ def test_an_envelope_tells_the_next_page() -> None:
         b"\xef\xbb[]",
     ],
 )
-def test_what_is_no_list_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_list_is_refused(body: bytes) -> None:
     with pytest.raises(FetchError, match="expected a list of tasks, got") as refused:
         list(Decoder(MEBIBYTE).batches(BytesIO(body)))
     assert refused.value.cause == "invalid_body"
 
 
-def test_an_element_that_is_too_deep_costs_itself_at_most() -> None:
+def test_an_element_that_is_nested_too_deep_costs_only_itself() -> None:
     deep = b'{"id": "b", "args": ' + b"[" * 100_000 + b"]" * 100_000 + b', "status": "done"}'
     deepest = b"[" * 100_000 + b"]" * 100_000
     reader = Decoder(MEBIBYTE)
@@ -427,9 +427,9 @@ class Meter:
             self.longest = max(self.longest, len(buffer))
             return found
 
-        def count_places(look: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
+        def count_places(start: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
             self.work += len(buffer) - max(1, begin)
-            return real_places(look, buffer, begin)
+            return real_places(start, buffer, begin)
 
         monkeypatch.setattr(decoder, "_decoded", count_decoded)
         monkeypatch.setattr(decoder, "_matched", count_matched)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from creatify_exporter.config.schema import ReasonRule
 from creatify_exporter.creatify.reasons import LONGEST, Classifier
 
-# One wording a line, a file for each class, as services and libraries have it; most were seen in public reports.
+# A file for each class, a wording of a service or library on each line; most were seen in public reports.
 # Creatify's own words are not published.
 WORDINGS = {
     path.stem: [line.replace("\\n", "\n") for line in path.read_text("utf-8").splitlines()]
@@ -22,12 +22,12 @@ WORDINGS = {
     [(reason, text) for reason, texts in WORDINGS.items() for text in texts],
     ids=lambda value: value[:40].encode("ascii", "replace").decode(),
 )
-def test_a_wording_seen_in_the_wild_finds_its_class(reason: str, text: str) -> None:
+def test_a_wording_seen_in_the_wild_gets_its_class(reason: str, text: str) -> None:
     assert Classifier().classify(text) == reason
 
 
 @pytest.mark.parametrize("text", [None, "", " \n\t", "\u00a0"])
-def test_no_text_is_unspecified_and_not_other(text: str | None) -> None:
+def test_a_failure_without_a_text_is_unspecified_and_not_other(text: str | None) -> None:
     assert Classifier().classify(text) == "unspecified"
 
 
@@ -44,7 +44,7 @@ def test_the_first_rule_that_matches_wins() -> None:
     assert classifier.reasons == ("first", "second", "other", "unspecified")
 
 
-def test_a_rule_of_a_user_is_searched_in_the_text_as_it_is() -> None:
+def test_a_users_rule_is_matched_against_the_unchanged_text() -> None:
     classifier = Classifier([ReasonRule(reason="spaced", match=re.compile("not found"))])
     assert [classifier.classify(text) for text in ("not found", "not_found")] == ["spaced", "other"]
 

@@ -1,4 +1,4 @@
-"""Connecting to hosts with several addresses, of which some are silent, refuse, or have no route."""
+"""Connecting to hosts with several addresses, if some of them are silent, refuse, or have no route."""
 
 import socket
 import time
@@ -41,7 +41,7 @@ def test_the_first_address_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch
                 assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_if_no_address_answers_the_last_error_or_the_end_of_the_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_no_address_answers_the_last_error_or_a_timeout_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with silent_address() as silent:
         resolving(monkeypatch, ("127.0.0.1", free_port()), ("127.0.0.1", free_port()))
         with pytest.raises(ConnectionRefusedError):
@@ -51,7 +51,7 @@ def test_if_no_address_answers_the_last_error_or_the_end_of_the_time_is_told(mon
         with pytest.raises(TimeoutError):
             connect("silent.test", 80, 0.5)
         assert time.monotonic() - began >= 0.5
-        # No route to it: that is known at once, and waited for no longer.
+        # There is no route to it, which is known at once.
         resolving(monkeypatch, ("127.0.0.1", free_port()), ("255.255.255.255", 9))
         with pytest.raises(OSError, match=r"unreachable|denied"):
             connect("unreachable.test", 80, 1e6)

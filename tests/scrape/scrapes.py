@@ -1,6 +1,6 @@
 """Reads lists many times, as the scrapes of a long-running exporter do: `python scrapes.py TASKS...`.
 
-Before each length and behind the last it asks for the system's load, so that callgrind can tell them apart.
+Before each length and after the last it asks for the system's load, so that callgrind can tell them apart.
 """
 
 import os
@@ -23,7 +23,7 @@ PIECE: Final = 16 * 1024
 ENTRY: Final = (
     b'{"id":"%036d","model_name":"flash","status":"done","credits_used":1.0,"created_at":"2026-10-01T00:00:00Z",'
 )
-# Every tenth task has a text in which others seem to begin.
+# Every tenth task has a text that looks like the beginning of other tasks.
 TEXTS: Final = (b'"text":"' + b'},{\\"id\\":' * 40 + b'"}', *[b'"text":"' + b"x" * 400 + b'"}'] * 9)
 
 

@@ -1,4 +1,4 @@
-"""What a scrape says, from the list in the API to the samples."""
+"""The samples of a scrape, from the list in the API to the exposition."""
 
 import json
 import os
@@ -52,13 +52,13 @@ GAUGES_OF_THE_LIST = (
 
 
 def entry(number: int, status: str | None = "done", model: str | None = "pro", **fields: Any) -> dict[str, Any]:
-    """Make a task that is `number` minutes old at `NOW`, unless it says otherwise."""
+    """Make a task that is `number` minutes old at `NOW`, unless `fields` has another time."""
     created_at = datetime.fromtimestamp(NOW - 60 * number, UTC).isoformat()
     return {"id": f"task-{number}", "model_name": model, "status": status, "created_at": created_at, **fields}
 
 
 class Api(AbstractContextManager["Api"]):
-    """An API whose list is what a test says."""
+    """An API; the test sets its list."""
 
     def __init__(self, clock: ManualClock) -> None:
         account = Account(1, NOW - 60, Traffic(rate=0.0))
@@ -95,7 +95,7 @@ def api(clock: ManualClock) -> Iterator[Api]:
 
 
 class Bench:
-    """An exporter on a ledger of its own."""
+    """An exporter with its own ledger."""
 
     def __init__(self, clock: ManualClock, folder: Path, *workspaces: Workspace, **sections: Any) -> None:
         self.clock, self.path = clock, folder / "ledger.db"
@@ -174,7 +174,7 @@ def test_every_model_that_the_ledger_knows_has_all_four_statuses(api: Api, bench
         max_size=12,
     )
 )
-def test_the_gauges_say_what_a_naive_reader_counts(listed: list[Any]) -> None:
+def test_the_gauges_are_what_a_naive_reader_counts(listed: list[Any]) -> None:
     """On a real ledger and through a real connection; each list is the first one of its ledger."""
     listed = [
         {**each, "id": f"task-{number}"} if isinstance(each, dict) and "id" in each else each
@@ -227,7 +227,7 @@ def test_after_a_failure_the_gauges_of_the_list_are_absent_and_the_counters_stay
     assert total(one.scrape(), "creatify_tasks", status="done") == 1
 
 
-def test_every_cause_is_there_from_the_first_scrape_at_0(bench: Make) -> None:
+def test_every_cause_has_a_series_at_0_from_the_first_scrape(bench: Make) -> None:
     samples = bench().scrape()
     for fetcher in ("text_generator", "remaining_credits"):
         causes = {
@@ -239,7 +239,7 @@ def test_every_cause_is_there_from_the_first_scrape_at_0(bench: Make) -> None:
     assert total(samples, "creatify_fetch_failures_total") == 0
 
 
-def test_an_unknown_status_is_one_status_and_its_series_is_there_only_while_it_is_listed(api: Api, bench: Make) -> None:
+def test_all_unknown_statuses_share_a_series_that_exists_only_while_one_is_listed(api: Api, bench: Make) -> None:
     one = bench()
     api.lists([entry(1, "in_queue"), entry(2, "rejected"), entry(3, None)])
     assert total(one.scrape(), "creatify_tasks", status="unknown") == 3
@@ -286,9 +286,7 @@ def test_a_task_on_two_pages_counts_once_in_gauges_and_counters(api: Api, bench:
     assert total(samples, "creatify_invalid_tasks") == 1
 
 
-def test_an_old_task_that_is_not_counted_has_its_model_in_the_gauges_while_there_are_places(
-    api: Api, bench: Make
-) -> None:
+def test_the_model_of_an_old_uncounted_task_is_in_the_gauges_while_there_are_places(api: Api, bench: Make) -> None:
     one = bench(labels=config.Labels(max_models=2))
     api.lists([entry(1)])
     one.scrape()
@@ -324,13 +322,13 @@ def test_a_ledger_that_cannot_be_written_keeps_the_gauges_and_says_so(api: Api, 
     assert total(samples, "creatify_tasks_submitted_total") == 2
 
 
-def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
+def test_a_fetch_that_ends_while_the_scrape_is_written_is_not_shown_in_part(
     api: Api, clock: ManualClock, bench: Make
 ) -> None:
-    """Its gauges would be there without its counters, its models all `other`, or `creatify_up 1` without a gauge."""
+    """In part would be: gauges without counters, all models as `other`, or `creatify_up 1` without a gauge."""
 
     class Slow(Target):
-        """Reads the ledger just before the fetch is recorded, and takes until then."""
+        """Reads the ledger just before the fetch is recorded, and waits until it is."""
 
         def counters(self, api: str) -> Counters | None:
             counters = super().counters(api)
@@ -348,7 +346,7 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_leaves_no_half_of_itself(
     assert [name for name in GAUGES_OF_THE_LIST if total(samples, name) is not None] == []
     again = Scrape([target])
     samples = parsed(generate_latest(one.exporter.collect(again, own=False)).decode())
-    assert total(samples, "creatify_up") == 1  # the list that came late, and all of it
+    assert total(samples, "creatify_up") == 1  # the late list, completely
     assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
     wait(again.futures, timeout=10)
     target.close()
@@ -393,7 +391,7 @@ def test_the_balance_is_shown_also_when_the_list_fails_and_asked_for_every_two_m
     assert asked.count(BALANCE_PATH) == 1
 
 
-def test_without_the_balance_nothing_of_it_is_there(api: Api, bench: Make) -> None:
+def test_without_the_balance_it_has_no_series(api: Api, bench: Make) -> None:
     text = bench(api.workspace(remaining_credits=False)).text()
     assert "remaining_credits" not in text
     assert BALANCE_PATH not in {request.path for request in api.simulator.requests}
@@ -449,7 +447,7 @@ def test_a_plan_shows_what_is_configured_of_it(api: Api, bench: Make) -> None:
 # --- Reload --------------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_lets_no_count_fall_and_starts_new_workspaces_at_nothing(api: Api, bench: Make) -> None:
+def test_a_reload_keeps_all_counts_and_starts_new_workspaces_at_0(api: Api, bench: Make) -> None:
     kept, changed, dropped = api.workspace("kept"), api.workspace("changed"), api.workspace("dropped")
     one = bench(kept, changed, dropped)
     api.lists([entry(1)])
@@ -484,7 +482,7 @@ def test_no_answer_is_older_than_the_newest_task_in_it(api: Api, bench: Make) ->
         assert total(one.scrape(), "creatify_last_success_timestamp_seconds") == recorded
 
 
-def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: Api, bench: Make) -> None:
+def test_a_reload_with_another_ledger_is_refused_and_changes_nothing(api: Api, bench: Make) -> None:
     one = bench()
     elsewhere = one.configuration(api.workspace("another"), ledger=config.LedgerSettings())
     with pytest.raises(ConfigError, match=r"ledger\.url: .*restart"):
@@ -493,7 +491,7 @@ def test_another_ledger_needs_another_start_and_the_reload_changes_nothing(api: 
     assert one.exporter.config is one.config
 
 
-def test_the_last_reload_is_told_with_its_time(api: Api, clock: ManualClock, bench: Make) -> None:
+def test_the_result_and_the_time_of_the_last_reload_are_exported(api: Api, clock: ManualClock, bench: Make) -> None:
     one = bench()
 
     def told() -> tuple[float | None, float | None]:
@@ -509,11 +507,11 @@ def test_the_last_reload_is_told_with_its_time(api: Api, clock: ManualClock, ben
     assert told() == (1, NOW + 60)
 
 
-# --- The whole of it -----------------------------------------------------------------------------------------------
+# --- The whole exposition ------------------------------------------------------------------------------------------
 
 
 def golden_bench(api: Api, clock: ManualClock, bench: Make) -> Bench:
-    """Bring about something of everything: two lists, ten seconds apart, of an account with a plan."""
+    """Make every family appear: two lists, ten seconds apart, of an account with a plan."""
     plan = Plan(credits=2000.0, renews_on_day=1, price_per_credit=0.15, currency="USD")
     one = bench(api.workspace(plan=plan))
     first = [
@@ -543,7 +541,7 @@ def golden_bench(api: Api, clock: ManualClock, bench: Make) -> Bench:
     [("metrics.txt", ""), ("metrics.openmetrics.txt", "application/openmetrics-text; version=1.0.0")],
 )
 def test_the_exposition_is_as_golden(api: Api, clock: ManualClock, bench: Make, name: str, accept: str) -> None:
-    """`UPDATE_GOLDEN=1` in the environment writes the files anew; what has changed in them, changes for users."""
+    """`UPDATE_GOLDEN=1` in the environment rewrites the files; a difference in them is a change for users."""
     one = golden_bench(api, clock, bench)
     encode, _ = choose_encoder(accept)
     text = encode(one.exporter.collect(one.fetched(), own=False)).decode()
@@ -569,11 +567,11 @@ def test_the_golden_exposition_passes_promtool_and_shows_every_family(promtool: 
     assert "_created{" not in text + openmetrics
 
 
-def test_every_family_is_in_the_list_that_is_exposed() -> None:
+def test_every_family_is_in_the_list_of_exposed_families() -> None:
     assert [each for each in vars(metrics).values() if isinstance(each, metrics.Family)] == list(metrics.FAMILIES)
 
 
-def test_what_the_exporter_says_of_itself_passes_promtool_too(bench: Make, promtool: str) -> None:
+def test_the_exporters_own_metrics_pass_promtool_too(bench: Make, promtool: str) -> None:
     one = bench()
     text = generate_latest(one.exporter.collect(one.exporter.begin_scrape([]), own=True)).decode()
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ LIMIT = 15 * 60.0
 
 @dataclass
 class Call:
-    """A fetch under way in a thread of the fetcher: it ends when the test says so."""
+    """A running fetch in a thread of the fetcher; the test ends it."""
 
     thread: threading.Thread = field(default_factory=threading.current_thread)
     outcome: "Future[Outcome]" = field(default_factory=Future)
@@ -34,7 +34,7 @@ class Call:
 
 
 class Fetches:
-    """What a fetcher calls in threads of its own; `begun` hands out the calls, in order."""
+    """The function that a fetcher calls in its threads; `begun` returns the calls in order."""
 
     def __init__(self) -> None:
         self.calls: queue.Queue[Call] = queue.Queue()
@@ -52,7 +52,7 @@ class Fetches:
 
 
 class Bench:
-    """A fetcher with everything around it under control; its threads are known by a name of its own."""
+    """A fetcher with everything around it under control; its threads have a unique name."""
 
     _number = itertools.count()
 
@@ -77,11 +77,11 @@ class Bench:
         )
 
     def scrape(self) -> "Future[Outcome]":
-        """What a scrape waits for that has all the time in the world."""
+        """Return the future that a scrape with enough time waits for."""
         return self.fetcher.refresh().future
 
     def hurry(self) -> Outcome | None:
-        """What a scrape gets that cannot wait at all."""
+        """Return the outcome for a scrape that cannot wait at all."""
         ticket = self.fetcher.refresh()
         return ticket.future.result() if ticket.future.done() else ticket.stale
 
@@ -96,7 +96,7 @@ class Bench:
 
     @property
     def idle(self) -> bool:
-        """Whether no fetch has begun that the test has not seen."""
+        """Whether the test has seen every fetch that has begun."""
         return {each for each in threading.enumerate() if each.name == self.name} <= self.fetches.seen
 
     def end(self) -> None:
@@ -158,7 +158,7 @@ def test_failures_are_counted_once_each_under_their_cause(bench: Bench) -> None:
     assert bench.fetcher.ended == dict.fromkeys(CAUSES, 1)
 
 
-def test_a_list_that_can_wait_is_fetched_behind_the_answer_with_the_list_before_unless_that_failed_or_is_old() -> None:
+def test_a_list_that_can_wait_is_served_from_the_last_fetch_unless_that_failed_or_is_old() -> None:
     bench = Bench(min_interval=60.0, serve_stale_for=120.0)
     first, second = good(1.0), good(2.0)
     bench.fetched(first)
@@ -200,7 +200,7 @@ def test_in_a_pause_there_is_no_request_no_fetch_and_no_failure(bench: Bench) ->
     assert bench.fetcher.ended == {"rate_limited": 1}
 
 
-def test_pauses_of_an_api_that_does_not_say_how_long_double_up_to_a_quarter_of_an_hour(bench: Bench) -> None:
+def test_pauses_without_retry_after_double_up_to_a_quarter_of_an_hour(bench: Bench) -> None:
     pauses = []
     for _ in range(8):
         bench.fetched(limited())
@@ -213,7 +213,7 @@ def test_pauses_of_an_api_that_does_not_say_how_long_double_up_to_a_quarter_of_a
     assert pauses == [30, 60, 120, 240, 480, LIMIT, LIMIT, LIMIT]
 
 
-def test_after_a_success_pauses_begin_anew(bench: Bench) -> None:
+def test_after_a_success_pauses_are_short_again(bench: Bench) -> None:
     for _ in range(4):
         bench.fetched(limited())
         bench.clock.at += LIMIT
@@ -229,7 +229,7 @@ def test_after_a_success_pauses_begin_anew(bench: Bench) -> None:
 # --- Late and stuck fetches ----------------------------------------------------------------------------------------
 
 
-def test_a_list_that_came_late_is_for_who_cannot_wait_for_the_new_fetch(bench: Bench) -> None:
+def test_a_late_list_is_served_to_a_scrape_that_cannot_wait_for_the_new_fetch(bench: Bench) -> None:
     waiting = bench.scrape()  # its scrape goes away without it
     late = good(1.0)
     bench.fetches.begun().end(late)
@@ -245,7 +245,7 @@ def test_a_list_that_came_late_is_for_who_cannot_wait_for_the_new_fetch(bench: B
     assert bench.fetcher.ended == {None: 2}
 
 
-def test_one_scrape_that_went_away_does_not_make_all_later_ones_a_fetch_late(bench: Bench) -> None:
+def test_after_an_abandoned_scrape_later_ones_do_not_lag_one_fetch_behind(bench: Bench) -> None:
     bench.scrape()
     bench.fetches.begun().end(good(1.0))
     bench.clock.at += MIN_INTERVAL
@@ -254,7 +254,7 @@ def test_one_scrape_that_went_away_does_not_make_all_later_ones_a_fetch_late(ben
     assert bench.hurry() is None
 
 
-def test_a_list_that_a_scrape_has_had_is_no_news_for_the_next(bench: Bench) -> None:
+def test_a_list_that_a_scrape_got_is_not_served_to_the_next_as_late(bench: Bench) -> None:
     bench.fetched(good())
     bench.clock.at += MIN_INTERVAL
     assert not bench.scrape().done()
@@ -275,7 +275,7 @@ def test_a_late_list_is_forgotten_before_prometheus_would_call_it_stale(bench: B
     assert not bench.scrape().done()
 
 
-def test_a_fetch_that_fails_late_is_counted_and_served_to_nobody(bench: Bench) -> None:
+def test_a_fetch_that_fails_late_is_counted_but_not_served(bench: Bench) -> None:
     bench.scrape()
     bench.fetches.begun().end(Outcome(cause="connection", reason="reset", duration=20.0))
     assert bench.fetcher.ended == {"connection": 1}
@@ -292,7 +292,7 @@ def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(ben
     second = bench.scrape()
     assert second is not stuck
     assert bench.fetcher.ended == {"timeout": 1}
-    hanging.end(good(1.0))  # what it brings home now is nobody's
+    hanging.end(good(1.0))  # its list is not served any more
     stuck.result(10)
     assert (bench.fetcher.ended.total(), bench.fetcher.last.balance if bench.fetcher.last else 0) == (1, None)
     bench.fetches.begun().end(good(2.0))
@@ -300,7 +300,7 @@ def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(ben
     assert bench.fetcher.ended == {"timeout": 1, None: 1}
 
 
-def test_one_hanging_fetch_is_abandoned_at_most(bench: Bench) -> None:
+def test_at_most_one_hanging_fetch_is_abandoned(bench: Bench) -> None:
     bench.scrape()
     first = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE
@@ -339,7 +339,7 @@ def test_a_fetch_that_waits_for_its_place_is_not_overdue_and_its_time_begins_wit
     assert waiting.result(10) == good()
 
 
-def test_a_fetch_that_waits_when_its_workspace_is_removed_asks_nothing() -> None:
+def test_a_waiting_fetch_of_a_removed_workspace_sends_no_request() -> None:
     lanes, place = Lanes(1, 1000.0, moment=1000.0), threading.Event()
     lanes.run("somebody else", place.wait)
     bench = Bench(lanes=lanes)
@@ -350,7 +350,7 @@ def test_a_fetch_that_waits_when_its_workspace_is_removed_asks_nothing() -> None
     assert bench.fetches.calls.empty()
 
 
-def test_a_fetcher_that_was_slow_waits_with_the_slow_until_it_is_quick_again() -> None:
+def test_a_slow_fetcher_waits_in_the_slow_lane_until_it_is_quick_again() -> None:
     lanes, place = Lanes(1, 1000.0, moment=5.0), threading.Event()
     bench = Bench(min_interval=0.0, lanes=lanes)
     bench.fetched(good(), after=6.0)
@@ -378,7 +378,7 @@ def test_an_old_success_is_not_served_for_a_fetch_that_hangs_longer_than_it_may(
     assert bench.scrape().result(0).cause == "timeout"
 
 
-# --- Whatever happens ----------------------------------------------------------------------------------------------
+# --- Any sequence of events ----------------------------------------------------------------------------------------
 
 steps = st.lists(
     st.one_of(
@@ -393,7 +393,7 @@ steps = st.lists(
 
 
 @given(steps=steps, min_interval=st.sampled_from([0.0, MIN_INTERVAL, 120.0]))
-def test_whatever_happens_the_api_is_spared_and_each_fetch_counts_once(
+def test_in_any_sequence_of_events_the_api_is_spared_and_each_fetch_counts_once(
     steps: list[tuple[str, float | None]], min_interval: float
 ) -> None:
     bench = Bench(min_interval=min_interval)
@@ -448,7 +448,7 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     before.fetched(limited(600))
     before.clock.at += 700
     before.scrape()
-    # A reload comes while a fetch is under way; its end counts for those that inherit, too.
+    # A reload during a running fetch: the fetcher that inherits counts the end of the fetch, too.
     for bench, same_account in ((same, True), (other, False)):
         bench.clock.at = before.clock.at
         bench.fetcher.inherit(before.fetcher, same_account=same_account)
@@ -473,7 +473,7 @@ def test_a_list_that_comes_after_a_reload_is_served_once_as_a_late_one() -> None
     after.end()
 
 
-def test_a_fetch_ages_from_its_end_on(bench: Bench) -> None:
+def test_the_age_of_a_fetch_counts_from_its_end(bench: Bench) -> None:
     assert bench.fetcher.age == float("inf")
     bench.scrape()
     call = bench.fetches.begun()

@@ -21,23 +21,23 @@ def rate(net: Mapping[int, float], since: float, **listed: float) -> float | Non
     return Spending(net, since, snapshot).daily_rate(NOW)
 
 
-def test_credits_go_at_the_average_of_the_last_seven_days_and_of_today() -> None:
+def test_the_rate_is_the_average_of_the_last_seven_days_and_today() -> None:
     by_day = {TODAY - 30: 9000.0, TODAY - 7: 100.0, TODAY - 2: 60.0, TODAY: -10.0}
     assert rate(by_day, LONG_AGO) == 150 / 7.5
     assert rate({}, LONG_AGO) == 0
 
 
-def test_a_young_ledger_is_averaged_over_its_whole_days_and_its_first_list_tells_of_days_before() -> None:
+def test_a_young_ledger_is_averaged_over_its_whole_days_and_the_days_of_its_first_list() -> None:
     assert rate({TODAY - 2: 500.0, TODAY - 1: 20.0, TODAY: 10.0}, NOW - 2 * 86400) == 30 / 1.5
     assert rate({TODAY - 3: 70.0, TODAY - 1: 50.0}, NOW - 60) == 50 / 2.5
 
 
-def test_a_list_tells_that_days_before_it_were_counted_although_nothing_was_used_on_them() -> None:
+def test_days_that_the_first_list_covers_count_even_without_any_use() -> None:
     assert rate({TODAY - 1: 75.0}, NOW - 60, oldest_at=NOW - 30 * 86400) == 75 / 7.5
 
 
 @pytest.mark.parametrize("hours_ago", [0, 1, 12])
-def test_of_the_first_day_the_time_counts_that_the_list_covers(hours_ago: float) -> None:
+def test_the_part_of_the_first_day_that_the_list_covers_counts(hours_ago: float) -> None:
     began = NOW - hours_ago * 3600
     by_day = {int((began - 86400) // 86400): 3000.0, TODAY: 500.0}
     assert rate(by_day, began, oldest_at=NOW - 86400 * 1.25, credits_used=1000) == 800
@@ -53,7 +53,7 @@ def test_a_ledger_without_the_history_knows_what_was_used_since_it_began() -> No
 
 @pytest.mark.parametrize("by_day", [{}, {TODAY: 500.0}])
 @pytest.mark.parametrize("listed", [{}, {"oldest_at": inf, "credits_used": 40.0}])
-def test_less_than_a_day_tells_nothing(by_day: dict[int, float], listed: dict[str, float]) -> None:
+def test_less_than_a_day_gives_no_rate(by_day: dict[int, float], listed: dict[str, float]) -> None:
     assert rate(by_day, NOW - 3600, **listed) is None
 
 
@@ -61,7 +61,7 @@ def test_an_empty_list_costs_nothing() -> None:
     assert Spending({}, NOW, snapshot=Snapshot()).daily_rate(NOW) == 0
 
 
-def test_a_balance_tells_how_fast_credits_go_once_it_was_read_for_a_day_whatever_was_bought() -> None:
+def test_a_balance_gives_a_rate_after_a_day_and_ignores_purchases() -> None:
     balance = BalanceFall()
     assert balance.daily_rate(NOW) is None
     for days_ago, left in [(2.0, 500), (1.5, 460), (1.2, 2460), (1.1, 2500), (0.5, 2450), (0.0, 2450)]:
@@ -74,7 +74,7 @@ def test_a_balance_tells_how_fast_credits_go_once_it_was_read_for_a_day_whatever
     assert young.daily_rate(NOW) is None
 
 
-def test_credits_that_end_before_the_renewal_are_short_by_what_goes_between_the_two() -> None:
+def test_credits_that_end_before_the_renewal_are_short_by_the_use_in_between() -> None:
     said = outlook(412, 50, NOW, Plan(credits=500, renews_on_day=1))
     # 21.5 days at 50 credits are 1,075.
     assert said == "412 of 500 credits, last until 18 December, renewal 1 January: 663 short"
@@ -91,7 +91,7 @@ def test_without_a_plan_there_is_an_end_unless_it_is_far_away() -> None:
 
 
 @pytest.mark.parametrize("rate", [None, 0.0, -3.0])
-def test_without_a_rate_nothing_is_foretold(rate: float | None) -> None:
+def test_without_a_rate_there_is_no_forecast(rate: float | None) -> None:
     assert outlook(412, rate, NOW, Plan(credits=500, renews_on_day=1)) == "412 of 500 credits, renewal 1 January"
 
 
@@ -105,7 +105,7 @@ def test_without_a_rate_nothing_is_foretold(rate: float | None) -> None:
         (100.0, "last until 12 December"),
     ],
 )
-def test_an_end_that_is_near_is_told_by_the_minute(balance: float, end: str) -> None:
+def test_a_near_end_is_given_to_the_minute(balance: float, end: str) -> None:
     assert outlook(balance, 50, NOW) == f"{balance:g} credits, {end}"
     short = f"{50 * 21.5 - balance:,.0f} short"
     assert outlook(balance, 50, NOW, Plan(renews_on_day=1)) == f"{balance:g} credits, {end}, renewal 1 January: {short}"

@@ -1,4 +1,4 @@
-"""What a scrape costs grows as it should: counted in calls, statements and instructions, not in seconds."""
+"""How the cost of a scrape grows, counted in calls, statements and instructions, not in seconds."""
 
 import json
 import mmap
@@ -47,7 +47,7 @@ def tasks(number: int, at: float) -> list[Task]:
 
 
 def listed(number: int) -> bytes:
-    """Return the body of a list; every tenth task has a text in it that looks like the beginning of another one."""
+    """Return the body of a list; every tenth task has a text that looks like the beginning of another task."""
     entry = b'{"id": "%d", "model_name": "flash", "status": "done", "output": "%s", "credits_used": 1.0}'
     text = b"x" * 400
     return (
@@ -58,7 +58,7 @@ def listed(number: int) -> bytes:
 
 
 def steady(path: Path, settled: int) -> Desk:
-    """Return a ledger that has settled so many tasks, and one that it still follows."""
+    """Return a ledger with so many settled tasks, and one that it still tracks."""
     desk = Desk(path)
     desk.list(*tasks(settled, NOON - 3 * DAY), desk.task("young", "running"))
     assert desk.tracked() == 1
@@ -90,7 +90,7 @@ def cost_of_a_list(settled: int) -> int:
         return counted[0]
 
 
-def test_a_settled_task_costs_the_ledger_no_more_than_a_look() -> None:
+def test_a_settled_task_costs_the_ledger_only_a_lookup() -> None:
     short, long = cost_of_a_list(1_000), cost_of_a_list(11_000)
     assert (long - short) / 10_000 < 2  # calls for each task
 
@@ -125,12 +125,12 @@ def test_decoding_takes_as_many_calls_for_each_task_at_any_length() -> None:
 
 
 def page_faults(exporter: ExporterProcess) -> int:
-    """Return how many pages of memory a process has been given so far: minflt in proc(5), /proc/PID/stat."""
+    """Return how many pages of memory a process has got so far: minflt in proc(5), /proc/PID/stat."""
     return int(Path(f"/proc/{exporter.process.pid}/stat").read_text().rpartition(")")[2].split()[7])
 
 
 @pytest.mark.slow
-def test_a_scrape_is_given_its_buffer_and_not_a_new_one_for_each_piece(tmp_path: Path) -> None:
+def test_a_scrape_allocates_one_buffer_and_not_one_for_each_piece(tmp_path: Path) -> None:
     settings = {
         "workspaces": [{"name": "a", "api_id": "id", "api_key": "key-of-a", "remaining_credits": False}],
         "fetch": {"min_interval": "0s"},
@@ -152,7 +152,7 @@ def test_a_scrape_is_given_its_buffer_and_not_a_new_one_for_each_piece(tmp_path:
 
 @pytest.mark.slow
 def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -> None:
-    """Counted by the processor's own measure, in which a scan that one call in C makes too often is seen as well."""
+    """Counts instructions of the processor, which also show a scan that one call in C repeats too often."""
     sizes = (500, 1_000, 2_000)
     program, output = Path(__file__).with_name("scrapes.py"), tmp_path / "calls"
     valgrind = [tool("valgrind", "valgrind"), "--tool=callgrind", "--dump-before=getloadavg"]
@@ -160,7 +160,7 @@ def test_twice_as_long_a_list_takes_twice_as_many_instructions(tmp_path: Path) -
         [*valgrind, f"--callgrind-out-file={output}", sys.executable, str(program), *map(str, sizes)],
         capture_output=True,
         text=True,
-        # `make coverage` must not count instructions of its own.
+        # `make coverage` must not add its own instructions.
         env={name: value for name, value in os.environ.items() if not name.startswith("COV")} | {"PYTHONHASHSEED": "0"},
         check=False,
     )

@@ -8,11 +8,11 @@ import pytest
 
 from creatify_exporter.lanes import Lanes
 
-LONG, SHORT = 1000.0, 0.01  # seconds that no test waits for, and that each can
+LONG, SHORT = 1000.0, 0.01  # seconds: too long for any test, and short enough to wait for
 
 
 class Crew:
-    """Work that says when it begins; `release` lets one end, or all that there will be."""
+    """Work that reports its start; the events in `ends` let it end."""
 
     def __init__(self) -> None:
         self.begun: queue.Queue[str] = queue.Queue()
@@ -38,7 +38,7 @@ def crew() -> Iterator[Crew]:
         end.set()
 
 
-def test_no_more_run_at_once_than_there_are_places_and_who_waits_has_no_thread(crew: Crew) -> None:
+def test_no_more_work_runs_than_there_are_places_and_waiting_work_has_no_thread(crew: Crew) -> None:
     lanes = Lanes(2, LONG, moment=LONG)
     for name in "abcd":
         crew.run(lanes, name)
@@ -49,7 +49,7 @@ def test_no_more_run_at_once_than_there_are_places_and_who_waits_has_no_thread(c
     assert crew.begun.empty()
 
 
-def test_any_number_that_hang_hold_up_nobody_else(crew: Crew) -> None:
+def test_any_amount_of_hanging_work_delays_no_other_work(crew: Crew) -> None:
     lanes = Lanes(2, LONG, moment=SHORT)
     for number in range(20):
         crew.run(lanes, f"hanging {number}")
@@ -57,7 +57,7 @@ def test_any_number_that_hang_hold_up_nobody_else(crew: Crew) -> None:
     assert "healthy" in crew.began(21)
 
 
-def test_those_that_were_slow_wait_for_each_other_and_nobody_for_them(crew: Crew) -> None:
+def test_slow_work_waits_only_for_slow_work_and_delays_no_quick_work(crew: Crew) -> None:
     lanes = Lanes(2, LONG, moment=LONG)
     for name in ("slow 1", "slow 2", "slow 3"):
         crew.run(lanes, name, slow=True)
@@ -68,7 +68,7 @@ def test_those_that_were_slow_wait_for_each_other_and_nobody_for_them(crew: Crew
     assert crew.began(1) == {"slow 3"}
 
 
-def test_a_thread_that_nothing_can_end_has_no_place_for_ever(crew: Crew) -> None:
+def test_a_thread_that_never_ends_does_not_keep_its_place_forever(crew: Crew) -> None:
     lanes = Lanes(1, SHORT, moment=SHORT)
     crew.run(lanes, "stuck in a name lookup", slow=True)
     crew.run(lanes, "next", slow=True)

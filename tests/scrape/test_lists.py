@@ -1,4 +1,4 @@
-"""What a scrape says of every list that Creatify has, against what has truly happened in the simulated account."""
+"""The samples of a scrape for each of Creatify's lists, compared with the history of the simulated account."""
 
 import os
 from collections import Counter
@@ -31,7 +31,7 @@ GOLDEN = Path(__file__).with_name("golden") / "lists.txt"
 
 
 class Site:
-    """An exporter of all lists, on a ledger in a file; each look is that of an exporter that has just started."""
+    """An exporter of all lists, with a ledger in a file; each look starts a new exporter."""
 
     def __init__(self, simulator: Simulator, clock: ManualClock, ledger: Path) -> None:
         self.simulator, self.clock, self.ledger = simulator, clock, ledger
@@ -76,7 +76,7 @@ def site(accounts: dict[str, Account], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def shown(samples: Samples, family: metrics.Family, api: str) -> dict[str, float]:
-    """Return what is not 0, by model."""
+    """Return the values that are not 0, by model."""
     sums: dict[str, float] = {}
     for (name, labels), value in samples.items():
         found = dict(labels)
@@ -86,7 +86,7 @@ def shown(samples: Samples, family: metrics.Family, api: str) -> dict[str, float
 
 
 def seen_finished(account: Account, truth: Truth) -> dict[str, float]:
-    """Return the finished tasks without those that ran again when they were looked at, as videos after their image."""
+    """Return the finished tasks, except those that were seen running again, such as videos after their image."""
     end = NOW + HOUR
     again = (each for each in account.tasks(end) if NOW < each.finished <= end and each.step(end).state == "running")
     missed = Counter(task.model for task in again)
@@ -94,7 +94,7 @@ def seen_finished(account: Account, truth: Truth) -> dict[str, float]:
 
 
 def test_all_lists_are_as_golden(site: Site) -> None:
-    """`UPDATE_GOLDEN=1` in the environment writes the file anew. Zeros, buckets and seconds of fetches are left out."""
+    """`UPDATE_GOLDEN=1` in the environment rewrites the file, without zeros, buckets and durations of fetches."""
     unsteady = ("#", "creatify_last_fetch_duration", "creatify_task_duration_seconds_bucket")
     lines = [line for line in site.look().splitlines() if not line.startswith(unsteady) and not line.endswith(" 0.0")]
     text = "".join(f"{line}\n" for line in lines)
@@ -103,7 +103,7 @@ def test_all_lists_are_as_golden(site: Site) -> None:
     assert text == GOLDEN.read_text()
 
 
-def test_each_list_counts_what_has_happened_in_it(site: Site) -> None:
+def test_the_counters_of_each_list_match_the_simulated_account(site: Site) -> None:
     site.look()
     site.clock.at += HOUR
     samples = parsed(site.look())
@@ -120,7 +120,7 @@ def test_each_list_counts_what_has_happened_in_it(site: Site) -> None:
         assert net == (nonzero(truth.credits) if LISTS[api].tells_credits else {}), api
 
 
-def test_what_a_list_does_not_tell_has_no_series(site: Site) -> None:
+def test_a_value_that_a_list_does_not_report_has_no_series(site: Site) -> None:
     samples = parsed(site.look())
     creditless = {api for api, each in LISTS.items() if not each.tells_credits}
     assert creditless
@@ -131,7 +131,7 @@ def test_what_a_list_does_not_tell_has_no_series(site: Site) -> None:
     assert durations == LISTS.keys() - undated
 
 
-def test_the_oldest_waiting_task_of_an_undated_list_is_as_old_as_its_first_sight(site: Site) -> None:
+def test_a_waiting_task_of_an_undated_list_is_dated_by_its_first_sight(site: Site) -> None:
     site.look()
     site.clock.at += 20
     samples = parsed(site.look())

@@ -15,7 +15,7 @@ MINUTE = 60.0
 
 
 class Traffic:
-    """Requests that can wait, one after the other as soon as each may, beside those of scrapes, for some minutes."""
+    """Some minutes of patient requests, each sent as soon as it may be, and of the requests of scrapes."""
 
     def __init__(self, max_per_minute: int, scrapes: list[float], end: float = 5 * MINUTE) -> None:
         self.clock = ManualClock()
@@ -37,7 +37,7 @@ class Traffic:
         self.clock.at = end
 
     def most(self, seconds: float) -> int:
-        """Return the most requests in any so many seconds."""
+        """Return the highest number of requests in any period of `seconds`."""
         sent = sorted(self.patient + self.prompt)
         return max(sum(at <= each < at + seconds for each in sent) for at in sent)
 
@@ -69,13 +69,13 @@ def test_requests_that_can_wait_come_at_most_once_a_second_and_fill_what_scrapes
 
 
 @pytest.mark.parametrize("every", [0.1, 0.5, 2.0])
-def test_scrapes_that_leave_no_room_hold_up_nobody_for_ever(every: float) -> None:
+def test_scrapes_that_leave_no_room_do_not_delay_patient_requests_forever(every: float) -> None:
     traffic = Traffic(30, [every * number for number in range(int(5 * MINUTE / every))])
     assert len(traffic.patient) >= 4
 
 
 class Work:
-    """Work that notes its order and that no two run at once; some fails."""
+    """Work that records its order and checks that no two run at once; some of it fails."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -95,14 +95,14 @@ class Work:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_queue_runs_its_work_in_order_one_at_a_time_whatever_fails() -> None:
+def test_a_queue_runs_its_work_in_order_one_at_a_time_despite_failures() -> None:
     queue, work = Queue(Lanes(50, 30.0), lambda: 0.0), Work()
     names = [f"list {number}" for number in range(20)]
     for name in names:
         queue.run(name, work(name, fails=name.endswith("3")))
     assert all(work.finished.acquire(timeout=10) for _ in names)
     assert work.done == names
-    # What they have raised is told at their end, and must not be told of the next test.
+    # An exception of a thread is reported at its end, and must not be attributed to the next test.
     for thread in threading.enumerate():
         if thread.name in names:
             thread.join(10)
@@ -122,12 +122,12 @@ def test_work_that_hangs_keeps_its_turn_no_longer_than_a_fetch_may_take() -> Non
     queue.run("hangs in a name lookup", lambda: hung.wait(20))
     queue.run("list", work("list"))
     while not work.finished.acquire(timeout=0.02):
-        queue.advance()  # as each scrape does that waits for the list
+        queue.advance()  # like each scrape that waits for the list
     hung.set()
     assert work.done == ["list"]
 
 
-def test_a_queue_goes_on_if_no_timer_could_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_continues_if_a_timer_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -142,7 +142,7 @@ def test_a_queue_goes_on_if_no_timer_could_be_started(monkeypatch: pytest.Monkey
 
 
 class Exhausted(Lanes):
-    """Lanes of a system that has no thread left for the first time."""
+    """Lanes of a system that cannot start a thread for the first work."""
 
     refused = False
 

@@ -1,4 +1,4 @@
-"""What a snapshot says is a function of the list, however it was cut into batches and in whatever order it came."""
+"""A snapshot is a function of the list, however the list was cut into batches, and in any order."""
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from creatify_exporter.snapshot import Cell, Snapshot, Tally
 
 BEGIN = datetime(2026, 10, 1, tzinfo=UTC)
 LONG = "x" * 500
-FULL = Labels(max_models=0)  # no place but those that the ledger has given away
+FULL = Labels(max_models=0)  # only the places that the ledger has assigned
 
 names = st.sampled_from([None, "", "flash", "pro", " pro\n", "\x00", "\ud800", LONG, LONG + "y", "other", "unknown"])
 tasks = st.builds(
@@ -71,7 +71,7 @@ def test_the_gauges_are_a_function_of_the_list(listed: list[Task], cuts: list[in
     assert (snapshot.oldest_at, snapshot.newest_at) == (min(created, default=inf), max(created, default=-inf))
 
 
-def test_an_id_counts_once_as_the_copy_that_is_furthest_on() -> None:
+def test_an_id_counts_once_as_the_copy_with_the_most_progress() -> None:
     tally = Tally()
     listed = [
         [task("a", "running", 1.0), task("b", "done", 2.0), task("", "done"), task("", "done")],
@@ -106,7 +106,7 @@ def test_any_overlap_of_batches_counts_each_id_once(batches: list[list[Task]]) -
     assert tally.has_copies == (len(listed) > len({each.id for each in listed}))
 
 
-def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_copies_nearby_are_told() -> None:
+def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_nearby_copies_are_recognised() -> None:
     tally = Tally()
     for start in range(0, 250_000, 10_000):
         first = max(0, start - 100)
@@ -115,7 +115,7 @@ def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_copies_nearby_are
     assert sum(map(len, (tally._recent, tally._older))) <= 220_000  # noqa: SLF001 - the bound is what is tested
 
 
-def test_old_tasks_have_a_label_of_their_own_while_there_are_places() -> None:
+def test_models_of_old_tasks_have_their_own_label_while_there_are_places() -> None:
     listed = [Task(name, name, "done") for name in ("old-b", "old-a", "promised", "other", "known")]
     shown = snapshot_of(listed).by_model(frozenset({"known", "gone"}), Labels(max_models=4, models=("promised",)))
     assert set(shown) == {"known", "gone", "promised", "old-a", OTHER}
@@ -123,7 +123,7 @@ def test_old_tasks_have_a_label_of_their_own_while_there_are_places() -> None:
     assert set(shown) == {"known", "promised", "old-a", "old-b", OTHER}
 
 
-def test_moments_of_different_offsets_are_compared_as_moments() -> None:
+def test_times_with_different_offsets_are_compared_as_moments() -> None:
     west, east = datetime.fromisoformat("2026-10-01T01:00:00-07:00"), datetime.fromisoformat("2026-10-01T07:30:00Z")
     snapshot = snapshot_of([Task(id="a", status="running", created_at=west), Task(id="b", created_at=east)])
     assert (snapshot.oldest_at, snapshot.newest_at) == (east.timestamp(), west.timestamp())

@@ -1,4 +1,4 @@
-"""A reader that remembers chunks is held against one that reads every byte, over lists that change as lists do."""
+"""A reader with a chunk cache compared with one that decodes every byte, over lists that change as real lists do."""
 
 import json
 from contextlib import closing
@@ -27,14 +27,14 @@ Entry = dict[str, Any]
 
 
 class Reader:
-    """A ledger whose lists come as bytes; `decoded` is how many tasks of the last one were decoded."""
+    """A ledger that reads lists from bytes; `decoded` is how many tasks of the last list were decoded."""
 
     def __init__(self, *, remembers: bool) -> None:
         self.desk, self.cache, self.decoded = Desk(), ChunkCache(BATCH), 0
         self._remembers = remembers
 
     def read(self, body: bytes, now: float, sizes: list[int], fate: str = "recorded") -> tuple[Snapshot, Any]:
-        """Take a list to its fate; return what it says, what has been counted so far, and what is tracked."""
+        """Read a list to its `fate`; return its snapshot, the counters so far, and the tracked tasks."""
         self.desk.now, self.decoded = now, 0
         with closing(self.desk.ledger.begin(*WORKSPACE)) as transaction:
             cache = (self.cache if self._remembers else ChunkCache(BATCH)).successor(transaction.holds)
@@ -92,7 +92,7 @@ FIELDS: dict[str, Entry] = {
 
 
 def change(how: str, entries: list[Entry], new: Entry, gone: list[Entry], chance: Random) -> None:
-    """Do to a list what an API may do to it between two fetches; `gone` are entries that may come back."""
+    """Change a list as an API may between two fetches; `gone` are entries that may return."""
     place = chance.randrange(len(entries)) if entries else 0
     if how in FIELDS:
         entries[place : place + 1] = [{**each, **FIELDS[how]} for each in entries[place : place + 1]]
@@ -131,7 +131,7 @@ def copy(how: str, entries: list[Entry], place: int, gone: list[Entry], chance: 
     match how:
         case "copied":
             entries.extend(entries[place : place + 3])
-        case "copied as it was":  # and it comes back so
+        case "copied as it was":  # and it returns unchanged
             gone += entries[place : place + 3]
         case "copied and changed":
             entries[far:far] = [{**each, "status": "failed"} for each in one]
@@ -174,14 +174,14 @@ steps = st.tuples(
     ),
     chance=st.randoms(use_true_random=False),
 )
-def test_what_is_remembered_counts_as_what_is_read(
+def test_known_chunks_count_like_decoded_ones(
     tasks: int,
     undated: str,
     steps: list[tuple[list[str], float, str]],
     form: tuple[list[int], tuple[str, str]],
     chance: Random,
 ) -> None:
-    # Of 40 tasks, so many tell no date.
+    # So many of 40 tasks have no date.
     silent = {"none": 0, "few": 1, "most": 38, "all": 40}[undated]
     sizes, separators = form
 
@@ -200,9 +200,9 @@ def test_what_is_remembered_counts_as_what_is_read(
 
 
 def assert_alike(one: tuple[Snapshot, Any] | str, other: tuple[Snapshot, Any] | str, entries: list[Entry]) -> None:
-    """What is counted is the same, and so is the snapshot of a list that has each id once, or no dates.
+    """The counters are the same, and so are the snapshots if the list has each id once, or no dates.
 
-    A copy of a task in a chunk of settled tasks is not recognised, since the ids there are not known.
+    A copy of a task in a chunk of settled tasks is not recognised, because the ids there are not known.
     """
     if isinstance(one, str) or isinstance(other, str):
         assert one == other
@@ -222,7 +222,7 @@ def settled(number: int) -> list[Entry]:
     return [entry(each, NOW - 9 * DAY) for each in range(number)]
 
 
-def test_a_list_that_goes_on_is_decoded_where_it_is_new() -> None:
+def test_only_the_new_part_of_a_growing_list_is_decoded() -> None:
     reader, entries = Reader(remembers=True), settled(1000)
     for number in range(2):
         reader.read(body_of(entries), NOW + number, [512])
@@ -234,7 +234,7 @@ def test_a_list_that_goes_on_is_decoded_where_it_is_new() -> None:
         assert reader.decoded < 150
 
 
-def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() -> None:
+def test_only_the_surroundings_of_a_changed_settled_task_are_decoded() -> None:
     reader, entries = Reader(remembers=True), settled(1000)
     for number in range(2):
         reader.read(body_of(entries), NOW + number, [512])
@@ -244,7 +244,7 @@ def test_where_a_settled_task_has_changed_only_its_surroundings_are_decoded() ->
         assert 0 < reader.decoded < 100
 
 
-def test_of_a_list_with_scattered_young_tasks_little_more_than_these_is_decoded() -> None:
+def test_little_more_than_the_scattered_young_tasks_of_a_list_is_decoded() -> None:
     reader, chance = Reader(remembers=True), Random(1)  # noqa: S311 - an order
     most = 0
     for day in range(15):
@@ -259,7 +259,7 @@ def test_of_a_list_with_scattered_young_tasks_little_more_than_these_is_decoded(
     assert most < 1000 / 4
 
 
-def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one() -> None:
+def test_chunks_do_not_fall_to_pieces_as_tasks_settle_one_by_one() -> None:
     reader, entries = Reader(remembers=True), settled(500)
     for hour in range(100):
         now = NOW + hour * 3600
@@ -270,7 +270,7 @@ def test_what_is_remembered_does_not_fall_to_pieces_as_tasks_settle_one_by_one()
     assert reader.decoded < 100
 
 
-def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_dated_copy() -> None:
+def test_a_settled_task_that_returns_without_its_date_is_tracked_with_its_dated_copy() -> None:
     entries = settled(1000)
     copied = [*entries, {**entries[500], "created_at": None}]
     one, other = Reader(remembers=True), Reader(remembers=False)
@@ -280,13 +280,13 @@ def test_a_settled_task_that_comes_back_without_its_date_is_followed_with_its_da
             assert_alike(one.read(body, now, [512]), other.read(body, now, [512]), listed)
 
 
-def test_finished_tasks_are_decoded_once_again_when_they_settle() -> None:
+def test_finished_tasks_are_decoded_once_more_when_they_settle() -> None:
     reader, entries = Reader(remembers=True), [entry(number, NOW - number * 300) for number in range(1000)]
     decoded = []
     for scrape in range(250):
         reader.read(body_of(entries), NOW + scrape * 600, [512])
         decoded.append(reader.decoded)
-    # Those of the first list settle together, a day later.
+    # The tasks of the first list settle together, a day later.
     assert sorted(decoded[2:])[-2] < 60
     assert reader.desk.tracked() == 0
 
@@ -304,7 +304,7 @@ def undated(number: int) -> list[Entry]:
     return [entry(each, None) for each in range(number)]
 
 
-def test_tasks_without_a_date_are_decoded_where_they_are_new_and_stay_tracked() -> None:
+def test_tasks_without_a_date_are_decoded_only_while_new_and_stay_tracked() -> None:
     reader, entries = Reader(remembers=True), undated(1000)
     for scrape in range(40):
         entries = [entry(1000 + scrape, None), *entries]
@@ -325,7 +325,7 @@ def test_a_task_without_a_date_that_leaves_a_known_chunk_is_dropped_after_its_ab
     assert reader.decoded < 150
 
 
-def test_a_copy_of_a_task_in_a_known_chunk_counts_once_whether_it_comes_before_or_behind() -> None:
+def test_a_copy_of_a_task_in_a_known_chunk_counts_once_before_or_after_it() -> None:
     for place in (0, 1000):
         reader, entries = Reader(remembers=True), undated(1000)
         for scrape in range(3):
@@ -353,7 +353,7 @@ def test_a_list_with_copies_is_decoded_whole_until_it_has_none() -> None:
     assert reader.decoded < 100
 
 
-def test_chunks_that_are_remembered_say_when_their_tasks_were_created() -> None:
+def test_known_chunks_have_the_creation_times_of_their_tasks() -> None:
     entries = settled(1000)
     reader = Reader(remembers=True)
     for number in range(3):
@@ -364,7 +364,7 @@ def test_chunks_that_are_remembered_say_when_their_tasks_were_created() -> None:
     assert reader.decoded == decoded
 
 
-def test_a_list_in_another_order_each_time_is_no_more_than_decoded() -> None:
+def test_a_list_in_a_new_order_each_time_costs_only_its_decoding() -> None:
     reader, entries, chance = Reader(remembers=True), settled(1000), Random(1)  # noqa: S311 - an order
     for number in range(4):
         chance.shuffle(entries)
@@ -372,7 +372,7 @@ def test_a_list_in_another_order_each_time_is_no_more_than_decoded() -> None:
         assert reader.decoded == 1000
 
 
-def test_a_broken_list_takes_nothing_away_from_what_is_remembered() -> None:
+def test_a_broken_list_does_not_discard_known_chunks() -> None:
     reader, body = Reader(remembers=True), body_of(settled(1000))
     for number in range(2):
         reader.read(body, NOW + number, [512])
@@ -382,7 +382,7 @@ def test_a_broken_list_takes_nothing_away_from_what_is_remembered() -> None:
     assert reader.decoded < 100
 
 
-def test_after_a_commit_that_failed_everything_is_read_anew() -> None:
+def test_after_a_failed_commit_everything_is_decoded_again() -> None:
     reader, body = Reader(remembers=True), body_of(settled(1000))
     for number in range(2):
         reader.read(body, NOW + number, [512])
@@ -414,7 +414,7 @@ NONE = float("-inf")
         pytest.param(NOW - DAY, NOW, NOW + 9 * DAY, NOW - DAY, id="the clock is behind, and a task is of the future"),
     ],
 )
-def test_a_list_was_complete_at_the_earlier_time_that_its_newest_task_does_not_deny(
+def test_a_list_was_complete_at_the_earlier_time_unless_its_newest_task_is_younger(
     clock: float, date: float | None, newest_at: float, now: float
 ) -> None:
     assert completed_at(clock, date, newest_at) == now
@@ -426,7 +426,7 @@ def fetched(desk: Desk, clock: float, date: float, *tasks: Task) -> None:
     desk.list(*tasks, after=now - desk.now)
 
 
-def test_one_task_of_the_future_does_not_let_a_clock_that_is_ahead_settle_the_present() -> None:
+def test_a_task_in_the_future_does_not_let_a_clock_that_is_ahead_settle_present_tasks() -> None:
     desk = Desk(new_series_hold=0.0)
     tasks = [desk.task("odd", at=NOW + 70 * 365 * DAY)]
     for number in range(4):
@@ -436,7 +436,7 @@ def test_one_task_of_the_future_does_not_let_a_clock_that_is_ahead_settle_the_pr
     assert desk.count("submitted") == 5
 
 
-def test_a_clock_that_is_behind_books_no_money_under_a_day_before_the_newest_task() -> None:
+def test_a_clock_that_is_behind_books_no_credits_on_a_day_before_the_newest_task() -> None:
     desk = Desk(new_series_hold=0.0)
     before = desk.task("before", "done", 1.0, at=NOW - 100)
     fetched(desk, NOW - 100, NOW - 100, before)

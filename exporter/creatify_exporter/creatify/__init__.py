@@ -1,1 +1,1 @@
-"""The Creatify API: what it lists, and how that is fetched and read."""
+"""The Creatify API: fetching its lists and decoding their tasks."""

@@ -1,11 +1,11 @@
-"""Chunks of a list that need not be decoded again: their bytes are known, and their tasks are no news to the ledger.
+"""Chunks of a list that need not be decoded again: their bytes are known, and hold no news for the ledger.
 
-From one scrape to the next nearly all bytes of a list are the same, though not in the same place: new tasks push them
-along, old ones leave. So a chunk is found by its first bytes, and proved by a digest of all its bytes. Stored with it
-are a summary of its tasks, and on what basis they are no news.
+Nearly all bytes of a list are the same in the next scrape, but not in the same place: new tasks push them along, and
+old tasks leave. A chunk is therefore found by its first bytes and confirmed by a digest of all its bytes. It is stored
+with a summary of its tasks and with its basis: the reason why it holds no news.
 
-A batch in which no task may still change is one chunk. Else the chunks are what lies between those that may, unless it
-is too short.
+A batch in which no task can still change is one chunk. Otherwise each run of tasks between those that can change is a
+chunk, unless it is too short.
 """
 
 import re
@@ -15,24 +15,24 @@ from typing import Any, Final, NamedTuple
 import xxhash
 
 BATCH_BYTES: Final = 512 * 1024
-"""How full a buffer gets before it is cut, and how much is read at once; the fastest of what was measured."""
+"""The length at which a buffer is cut, and the size of one read: the fastest value measured."""
 
-# Bytes: usually the id of a task or its times are among them, so that no two chunks begin alike.
+# Bytes. They usually include the id or the times of a task, so that no two chunks begin alike.
 _HEAD: Final = 256
-# A short chunk is at least this part of a batch, any other one half of it; none is longer than three.
+# A chunk is at least 1/16 of a batch long, or half a batch once there are 8,192 short ones.
 _SHORT: Final = 16
 _MAX_SHORT: Final = 8192
-# There are at most two short chunks for each group of tasks that may still change, and a few more.
+# Short chunks that are tolerated beyond two for each group of tasks that can still change.
 _SPARE_CHUNKS: Final = 64
-# Searches for candidates that are left out, at most, after one that found none.
+# At most so many searches for candidates are skipped after one that finds none.
 _MAX_SKIPS: Final = 16
 
 
 class Chunk(NamedTuple):
-    """Whole elements of a list, without the bracket or comma before them and the comma behind them.
+    """Whole elements of a list, without the bracket or comma before them and the comma after them.
 
-    `head` is a hash of their first bytes, `digest` of all, `length` their number. `summary` sums up their tasks, and
-    `basis` is why these are no news, for the ledger to judge.
+    `head` is a hash of the first bytes, `digest` a hash of all `length` bytes. `summary` sums up the tasks; `basis` is
+    the reason why they are no news, which the ledger checks.
     """
 
     head: int
@@ -43,20 +43,20 @@ class Chunk(NamedTuple):
 
 
 class ChunkCache:
-    """Holds the chunks of the list before, to look up, and stores those of the present list.
+    """Looks up the chunks of the previous fetch of a list, and stores those of the current one.
 
-    All methods take a buffer that begins with one byte (a bracket or a comma) before the first element. Memory: some
-    600 bytes for each chunk, and what its basis needs. One cache is for one list; `successor` makes that of the next.
-    `batch_bytes` is the length of a batch; `holds` says of a known chunk whether its basis still holds.
+    A buffer passed to a method begins with one byte (a bracket or a comma) before the first element. Memory: about
+    600 bytes for each chunk, and its basis. A cache serves one fetch; `successor` returns the cache for the next.
+    `batch_bytes` is the length of a batch; `holds` returns whether the basis of a known chunk still holds.
     """
 
     def __init__(self, batch_bytes: int = BATCH_BYTES, holds: Callable[[Any], bool] = lambda _basis: False) -> None:
         self.batch_bytes, self._holds = batch_bytes, holds
-        # Groups of tasks that may still change, and pieces that are too short for a full chunk.
+        # Groups of tasks that can still change, and pieces shorter than half a batch.
         self._groups = self._fragments = 0
         self._known: dict[int, Chunk] = {}
         self._stored: dict[int, Chunk] = {}
-        # Whether the buffer has the head of a known chunk, but not its digest, or its basis no longer holds.
+        # Whether the buffer begins like a known chunk that has another digest or whose basis no longer holds.
         self._refuted = False
         self._skips, self._penalty = 0, 1
 
@@ -65,7 +65,7 @@ class ChunkCache:
         return len(self._stored)
 
     def successor(self, holds: Callable[[Any], bool]) -> "ChunkCache":
-        """Return the cache for the next list, which knows the chunks stored here for as long as their basis `holds`."""
+        """Return the cache for the next fetch, which knows the chunks stored here while their basis `holds`."""
         successor = ChunkCache(self.batch_bytes, holds)
         successor._known = self._stored
         return successor
@@ -87,8 +87,8 @@ class ChunkCache:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
-    def store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's
-        """Remember the elements that are the first `length` bytes in the buffer."""
+    def store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's type
+        """Store the elements in the `length` bytes after the opening bracket or comma."""
         self._keep(Chunk(_head(buffer, 0), length, _digest(buffer, length), summary, basis))
 
     def _keep(self, chunk: Chunk) -> None:
@@ -100,38 +100,38 @@ class ChunkCache:
         return self.batch_bytes / (_SHORT if self._fragments < _MAX_SHORT else 2)
 
     def is_worth(self, length: float) -> bool:
-        """Return whether a chunk of this length is worth its place: not too short, nor so long that it comes late."""
+        """Return whether to store a chunk of this length: neither too short nor so long that it arrives late."""
         return self._shortest <= length <= 3 * self.batch_bytes
 
     def note_batch(self, length: int, groups: int) -> None:
-        """Learn from a decoded batch in how many groups the tasks stand that may still change."""
+        """Record the length of a decoded batch, and its number of groups of tasks that can still change."""
         self._groups += groups
         self._fragments += not groups and length < self._shortest
 
     @property
     def is_fragmented(self) -> bool:
-        """Whether tasks that were scattered have settled since, so that there are too many short chunks."""
+        """Whether there are too many short chunks, because the scattered tasks between them have settled since."""
         return self._fragments > _SPARE_CHUNKS + 2 * self._groups
 
     def discard(self) -> None:
-        """Forget what was stored, so that the next list is decoded whole."""
+        """Forget the stored chunks, so that the next fetch decodes the whole list."""
         self._stored.clear()
 
     def reset(self) -> None:
-        """Forget what is known about the buffer: it begins with something else now."""
+        """Note that the buffer begins with other elements now."""
         self._refuted = False
 
-    def candidates(self, look: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
-        """Yield the first comma, among those that `look` finds, that a known chunk seems to follow.
+    def candidates(self, start: re.Pattern[bytes], buffer: memoryview) -> Iterator[int]:
+        """Yield the first of the commas found by `start` that a known chunk seems to follow.
 
-        If the list has been given a new order there is none; then it is searched less and less often.
+        There is none if the list has a new order; searches then become rarer and rarer.
         """
         if not self._known:
             return
         if self._skips:
             self._skips -= 1
             return
-        for found in look.finditer(buffer, 1):
+        for found in start.finditer(buffer, 1):
             if _head(buffer, found.start()) in self._known:
                 self._note_search(success=True)
                 yield found.start()

@@ -1,4 +1,4 @@
-"""What is asked of the Creatify API, how often, within one deadline for everything, and what its answers mean."""
+"""Requests to the Creatify API: paced, retried once, and bounded by one deadline for each fetch."""
 
 import threading
 import time
@@ -27,18 +27,18 @@ _RETRIED: Final = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILA
 _MAX_REDIRECTS: Final = 5
 _MAX_BALANCE_BYTES: Final = 64 * 1024
 _MINUTE: Final = 60.0
-# Seconds from one request to the next that can wait.
+# Seconds between any request and the next patient one.
 _SPACING: Final = 1.0
-# Requests a minute that are kept for those that cannot wait: a list every 14 s, the balance, a retry.
+# Requests a minute reserved for those that cannot wait: a list every 14 s, the balance, a retry.
 _RESERVED: Final = 6
 
 
 class Client:
-    """Fetches for one workspace; one fetch at a time, since a deadline ends all connections of a client.
+    """Fetches for one workspace; one fetch at a time, because a deadline shuts all connections of the client.
 
-    `clock` returns seconds since the epoch. `pacer` counts the requests; those of a `patient` client wait for it. Every
-    failure is a `FetchError` whose text holds no secret, and that carries no other exception: those of `requests` know
-    the headers that were sent.
+    `clock` returns seconds since the epoch. `pacer` counts the requests; a `patient` client waits until it allows one.
+    Every failure is a `FetchError` without a secret in its text and without another exception attached: exceptions of
+    `requests` hold the headers that were sent.
     """
 
     def __init__(
@@ -55,20 +55,20 @@ class Client:
         self._transport = Transport(workspace)
 
     def fetch_list(self, decoder: Decoder) -> Iterator[Batch]:
-        """Yield the tasks of all pages while they are fetched; the list is complete when the iterator ends."""
-        task_list, most = decoder.task_list, self._limits.max_body
+        """Yield the tasks of all pages as they arrive; the list is complete when the iterator ends."""
+        task_list, limit = decoder.task_list, self._limits.max_body
         url: str | None = self._workspace.base_url + task_list.path
         visited = set()
         with self._deadline() as deadline:
             while url:
                 visited.add(url)
-                with self._body(url, deadline, most, decoder.received, task_list) as (date, body):
+                with self._body(url, deadline, limit, decoder.received, task_list) as (date, body):
                     if decoder.answered_at is None:
                         decoder.answered_at = date
                     yield from decoder.batches(body)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
-                    raise FetchError("invalid_body", "the pages of the list lead back to one that was read already")
+                    raise FetchError("invalid_body", "the pages of the list form a loop")
 
     def fetch_balance(self) -> float:
         """Return the workspace's balance in credits."""
@@ -86,12 +86,12 @@ class Client:
 
     @contextmanager
     def _body(
-        self, url: str, deadline: float, most: int, before: int = 0, task_list: TaskList | None = None
+        self, url: str, deadline: float, limit: int, before: int = 0, task_list: TaskList | None = None
     ) -> Iterator[tuple[float | None, Body]]:
-        """Yield the date of an answer with status 200, and its body; with those `before` it may have `most` bytes."""
+        """Yield the date and the body of an answer with status 200; `limit` bounds its bytes, `before` included."""
         began = time.monotonic()
         with self._get(url, deadline, task_list) as response:
-            body = Body(response, deadline, most, before)
+            body = Body(response, deadline, limit, before)
             try:
                 yield _http_date(response.headers.get("Date", "")), body
             finally:
@@ -101,47 +101,47 @@ class Client:
 
     def _get(self, url: str, deadline: float, task_list: TaskList | None) -> requests.Response:
         """Return a response with status 200 and its body unread."""
-        # Of redirects only this one is ever shown: in others an API may spell a key in any way.
-        asked = _without_query(url)
+        # The only URL of a chain of redirects that is ever shown: an API may put a key into the others.
+        shown_url = _without_query(url)
         for _ in range(_MAX_REDIRECTS):
-            response = self._send(url, deadline, asked)
+            response = self._send(url, deadline, shown_url)
             if not response.is_redirect:
-                _check_status(response, self._clock(), urlsplit(asked).path, task_list)
+                _check_status(response, self._clock(), urlsplit(shown_url).path, task_list)
                 return response
             response.close()
             url = _same_origin(url, _escaped(response.headers["Location"]))
-        raise FetchError("redirect", f"redirected {_MAX_REDIRECTS} times; no more are followed")
+        raise FetchError("redirect", f"stopped after {_MAX_REDIRECTS} redirects")
 
-    def _send(self, url: str, deadline: float, asked: str) -> requests.Response:
-        """Send one request, and once more if a connection or a gateway failed it."""
-        answer = self._try(url, deadline, asked)
-        retry = answer.cause == "connection" if isinstance(answer, FetchError) else answer.status_code in _RETRIED
-        if retry and time.monotonic() < deadline:
-            if isinstance(answer, requests.Response):
-                answer.close()
-            answer = self._try(url, deadline, asked)
-        if isinstance(answer, FetchError):
-            raise answer
-        return answer
+    def _send(self, url: str, deadline: float, shown_url: str) -> requests.Response:
+        """Send a request, and a second time if the connection or a gateway failed."""
+        try:
+            answer = self._try(url, deadline, shown_url)
+            if answer.status_code not in _RETRIED or time.monotonic() >= deadline:
+                return answer
+            answer.close()
+        except FetchError as error:
+            if error.cause != "connection" or time.monotonic() >= deadline:
+                raise
+        return self._try(url, deadline, shown_url)
 
-    def _try(self, url: str, deadline: float, asked: str) -> requests.Response | FetchError:
+    def _try(self, url: str, deadline: float, shown_url: str) -> requests.Response:
         began = time.monotonic()
         try:
             self._pace(deadline)
             answer = self._transport.get(url, self._credentials(), deadline)
         except FetchError as error:
-            trace.step("request failed", url=asked, cause=error.cause, seconds=round(time.monotonic() - began, 3))
-            return error
+            trace.step("request failed", url=shown_url, cause=error.cause, seconds=round(time.monotonic() - began, 3))
+            raise
         if answer.status_code != HTTPStatus.OK:
             seconds = round(time.monotonic() - began, 3)
-            trace.step("request", url=asked, status=answer.status_code, bytes=0, seconds=seconds)
+            trace.step("request", url=shown_url, status=answer.status_code, bytes=0, seconds=seconds)
         return answer
 
     def _pace(self, deadline: float) -> None:
-        """Wait for the turn of a request that can wait, and note it."""
+        """Wait until a patient request may be sent; count the request."""
         while self._patient and (delay := self._pacer.delay()) > 0:
             if time.monotonic() + delay >= deadline:
-                raise FetchError("timeout", "the pages of this list do not fit into fetch.max_requests_per_minute")
+                raise FetchError("timeout", "the pages of this list exceed fetch.max_requests_per_minute")
             time.sleep(delay)
         self._pacer.note(patient=self._patient)
 
@@ -163,21 +163,20 @@ class Client:
             except FetchError as error:
                 failure = error
                 if time.monotonic() >= end:
-                    # Whatever it looks like: it was the transport that broke the connection.
+                    # The transport broke the connection, whatever the error says.
                     failure = FetchError("timeout", f"no complete answer within {seconds:g} s (fetch.timeout)")
-                # The decoder's exceptions know the body that was refused.
+                # The decoder's exceptions hold the body that it refused.
                 failure.__context__ = None
         if failure:
             raise failure
 
 
 class Pacer:
-    """Counts the requests of one workspace, and tells those that can wait ("patient") for how long.
+    """Counts the requests of one workspace, and returns how long those that can wait ("patient" ones) must wait.
 
-    Creatify publishes no limit, and has many lists.
-    A patient request is sent a second after any other. In no minute are there more than `max_per_minute` requests, as
-    long as those that cannot wait leave room: if they leave none, one patient request a minute is sent all the same.
-    `monotonic` returns seconds.
+    Creatify publishes no limit, and has many lists. A patient request is sent a second after any other request. No
+    minute has more than `max_per_minute` requests while those that cannot wait ("prompt" ones) leave room; if they
+    leave none, one patient request a minute is sent all the same. `monotonic` returns seconds.
     """
 
     def __init__(self, max_per_minute: int, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -187,14 +186,14 @@ class Pacer:
         self._waiting_since: float | None = None
 
     def note(self, *, patient: bool) -> None:
-        """Note that a request is sent now; a patient one has waited for `delay`."""
+        """Count a request that is sent now; a patient one after its `delay`."""
         with self._lock:
             (self._patient if patient else self._prompt).append(self._monotonic())
             if patient:
                 self._waiting_since = None
 
     def delay(self) -> float:
-        """Return for how many seconds a patient request has to wait."""
+        """Return how many seconds a patient request has to wait."""
         with self._lock:
             now = self._monotonic()
             for sent in (self._patient, self._prompt):
@@ -206,7 +205,7 @@ class Pacer:
         if self._waiting_since is None:
             self._waiting_since = now
         patient, prompt = (sent[-1] + _SPACING if sent else now for sent in (self._patient, self._prompt))
-        # Requests that come more often than once a second must not hold a patient one up for ever.
+        # Prompt requests less than a second apart must not delay a patient one forever.
         return max(patient, min(prompt, self._waiting_since + 2 * _SPACING))
 
     def _room_from(self, now: float) -> float:
@@ -215,31 +214,31 @@ class Pacer:
 
 
 class _Balance(msgspec.Struct):
-    # Bounded, so that neither "nan" nor "inf" is a balance.
+    # The bounds exclude "nan" and "inf".
     remaining_credits: Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
 def _check_status(response: requests.Response, now: float, path: str, task_list: TaskList | None) -> None:
-    """Raise `FetchError` if the status is not 200; it says what to do if a list is refused, perhaps alone."""
+    """Raise `FetchError` if the status is not 200; if only this list may be refused, its text says what to do."""
     status = response.status_code
     if status == HTTPStatus.OK:
         return
     response.close()
     phrase = HTTPStatus(status).phrase if status in list(HTTPStatus) else "unknown status"
-    said = f"the API answered {status} {phrase}"
+    text = f"the API answered {status} {phrase}"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        raise RateLimited(said, _retry_after(response, now))
+        raise RateLimited(text, _retry_after(response, now))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        said += ": check the API id and key"
+        text += ": check the API id and key"
         if task_list and status == HTTPStatus.FORBIDDEN:
             name = task_list.api
-            said += f"; if other lists work, the plan lacks {name} ({task_list.path}): remove it from lists"
-        raise FetchError("auth", said)
-    said += f" for {path}"
+            text += f"; if other lists work, the plan lacks {name} ({task_list.path}): remove it from lists"
+        raise FetchError("auth", text)
+    text += f" for {path}"
     if task_list and status == HTTPStatus.NOT_FOUND:
         name = task_list.api
-        said += f"; there is no list at {task_list.path}: remove {name} from lists, or give the path that it has now"
-    raise FetchError("http_status", said)
+        text += f"; there is no list at {task_list.path}: remove {name} from lists, or set its new path"
+    raise FetchError("http_status", text)
 
 
 def _without_query(url: str) -> str:
@@ -247,7 +246,7 @@ def _without_query(url: str) -> str:
 
 
 def _retry_after(response: requests.Response, now: float) -> float | None:
-    """Return how many seconds a 429 asks to wait; it may be written as seconds or as a date (RFC 9110, 10.2.3)."""
+    """Return the Retry-After of a 429 in seconds, None without one; it may be a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
         return float(value)
@@ -264,19 +263,19 @@ def _http_date(text: str) -> float | None:
 
 
 def _escaped(location: str) -> str:
-    """Escape what is not ASCII in a header byte by byte, whatever its encoding; `http.client` read it as Latin-1."""
+    """Percent-encode the bytes of a header that are not ASCII; `http.client` has read them as Latin-1."""
     return "".join(character if character.isascii() else f"%{ord(character):02X}" for character in location)
 
 
 def _same_origin(url: str, link: str) -> str:
-    """Resolve a link; the keys go nowhere but to the origin that they were meant for."""
+    """Resolve a link; raise `FetchError` if it leaves the origin, because the keys must not go anywhere else."""
     try:
         target = urljoin(url, link)
         same = _origin(target) == _origin(url)
     except ValueError:
         same = False
     if not same:
-        raise FetchError("redirect", "the API points to another origin, which does not get the keys")
+        raise FetchError("redirect", "the API redirects or links to another origin; the keys are not sent there")
     return target
 
 

@@ -1,13 +1,13 @@
-"""The body of a list, in pieces, becomes batches of tasks.
+"""Decodes the body of a list into batches of tasks while it arrives.
 
-A list may be gigabytes; what is kept of it is one buffer of about a megabyte. The buffer is cut where a task
-seems to begin, and the part before the cut is decoded as an array of its own, at the speed of C. The decoding is the
-proof of the cut: anywhere but between two elements it leaves a bracket or a string open, and is refused. Then, and
-wherever tasks do not look alike, the cut is found by an exact, linear scan for the brackets outside of strings.
+A list may be gigabytes long, but only one buffer of about a megabyte is kept. The buffer is cut where a task seems to
+begin, and the part before the cut is decoded as an array of its own, at the speed of C. Decoding proves the cut: a cut
+anywhere but between two elements leaves a bracket or a string open, and the part is refused. In that case, and if the
+tasks do not look alike, an exact linear scan for the brackets outside of strings finds the cut.
 
-What is accepted is what decoding the whole body at once would accept, with one difference: an element that only the
-standard library can read (a lone surrogate, bytes that are not UTF-8), that is nested too deep for either, or that
-has fields of the wrong type, costs at most itself.
+The decoder accepts the same bodies as decoding them at once would, with one exception: an element costs at most itself,
+and not the list, if only the standard library can read it (a lone surrogate, bytes that are not UTF-8), if it is nested
+too deep for either, or if its fields have the wrong type.
 """
 
 import json
@@ -25,7 +25,7 @@ from creatify_exporter.creatify.task import REFUSALS, EntryDecoder, Field, Task,
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
 
-# Batches cut by the exact scan before a refuted guess is tried again.
+# Upper limit of the batches that the exact scan cuts between two guesses.
 _MAX_SKIPS: Final = 1024
 
 _MAX_INVALID_IDS: Final = 10_000
@@ -38,8 +38,8 @@ _FIRST_KEYS: Final = re.compile(
     rb'\[\s*+\{((?:\s*+"[^"\\]*+"\s*+:\s*+' + _SCALAR + rb'\s*+,){0,3})\s*+("[^"\\]*+")\s*+:', re.DOTALL
 )
 _KEY: Final = re.compile(rb'("[^"\\]*+")\s*+:\s*+' + _SCALAR + rb"\s*+,", re.DOTALL)
-# Before Python 3.11.5 the end of a possessive repeat is wrong if its last attempt fails behind its first byte, as that
-# for a whole string would; so the string may lack its end here, which the group tells.
+# Before Python 3.11.5 a possessive repeat ends at the wrong place if its last attempt fails after the first byte, as an
+# attempt to match a whole string would. The string may therefore lack its end here, and the group is then empty.
 _STRING_OR_PART: Final = rb'"(?:[^"\\]++|\\.)*+("?)'
 _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
 _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
@@ -53,28 +53,28 @@ _BEGINNINGS: Final = (
     (rb"-?[0-9]", "a number"),
     (rb"\x1f\x8b", "gzip data"),
 )
-# Keys that say what an object is; others may be somebody's text.
+# Keys that hint at the kind of object; other keys may be a user's text.
 _TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
 
 _raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-# Adds what comes next to a buffer; returns how many bytes, 0 at the end.
+# Adds the next bytes to a buffer; returns their number, 0 at the end.
 _Fill = Callable[[], int]
 
 
 class Source(Protocol):
-    """Where bytes come from, as `io.RawIOBase` has it."""
+    """A source of bytes, such as an `io.RawIOBase`."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the buffer with at least one byte; return how many, 0 at the end."""
 
 
 class Batch(NamedTuple):
-    """Some of a list's tasks, in its order: either decoded, or known from the list before.
+    """Some tasks of a list, in its order: either decoded `tasks`, or a `chunk` known from the previous fetch.
 
-    `tasks` are those decoded. If they can be cached, `content` holds their bytes, with the bracket or comma before and
-    the comma behind them, and can be read until the next batch is asked for. A known `chunk` comes without tasks.
+    If the tasks can be cached, `content` holds their bytes, with the bracket or comma before them and the comma after
+    them. It is valid until the next batch is asked for. A batch with a chunk has no tasks.
     """
 
     tasks: list[Task]
@@ -83,12 +83,12 @@ class Batch(NamedTuple):
 
 
 class Decoder:
-    """Decodes one list, which may come in several pages.
+    """Decodes one list, which may have several pages.
 
-    `task_list` says what its entries mean. `received` counts the bytes so far, `invalid` the entries that cannot be
+    `task_list` describes the entries. `received` counts the bytes so far; `invalid` counts the entries that cannot be
     read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
-    `answered_at` is for whoever fetches the pages to set: when the API answered by its own clock, in seconds since the
-    epoch, if it says so. Chunks that `cache` knows are not decoded. Bytes are held back until they fill a batch.
+    `answered_at` is set by the client: when the API answered, by its own clock, in seconds since the epoch, None if
+    the answer has no date. Chunks that `cache` knows are not decoded. Bytes are held back until they fill a batch.
     """
 
     def __init__(self, max_task: int, cache: ChunkCache | None = None, task_list: TaskList = TEXT_GENERATOR) -> None:
@@ -103,9 +103,9 @@ class Decoder:
         self._max_task = max_task
 
     def batches(self, source: Source) -> Iterator[Batch]:
-        """Yield the tasks of one body, whose decoded bytes come from a source.
+        """Yield the tasks of one body; `source` returns its bytes, without a content encoding.
 
-        A batch has been proved whole when it is yielded; the list, when the iterator ends. Raises `FetchError`
+        Each batch is proved well-formed before it is yielded, and the body when the iterator ends. Raises `FetchError`
         (`invalid_body`, `too_large`).
         """
         self.next_page = None
@@ -123,7 +123,7 @@ class Decoder:
         if opening == b"{":
             results, page = BytesIO(self._results(buffer, fill)), _Buffer(self._cache.batch_bytes)
             return self._array(page, lambda: page.fill(results))
-        raise _instead(buffer.content)
+        raise _not_a_list(buffer.content)
 
     def _array(self, buffer: "_Buffer", fill: _Fill) -> Iterator[Batch]:
         cutter = _Cutter(self._cache, self._entries)
@@ -132,7 +132,7 @@ class Decoder:
         yield Batch(self._rest(buffer.content, cutter))
 
     def _whole_batches(self, buffer: "_Buffer", cutter: "_Cutter") -> Iterator[Batch]:
-        """Take batches out of the buffer until more bytes are needed for the next."""
+        """Take batches out of the buffer until the next one needs more bytes."""
         while True:
             content = buffer.content
             if chunk := self._cache.lookup(content):
@@ -157,11 +157,11 @@ class Decoder:
             end = cutter.end(buffer)
             return self._one_by_one(buffer, [*cutter.commas, end])
         if cutter.has_dropped and not batch:
-            raise malformed("a comma stands before its end")
+            raise malformed("there is a comma before its end")
         return batch
 
     def _one_by_one(self, buffer: memoryview, commas: list[int]) -> list[Task]:
-        """Decode the elements between the bracket that opens the buffer and each of `commas`, the last one included."""
+        """Decode the elements between the opening bracket of the buffer and the last of `commas`, each on its own."""
         begins = [1, *(comma + 1 for comma in commas)]
         tasks = (self._task(bytes(buffer[begin:end])) for begin, end in zip(begins, commas, strict=False))
         return [task for task in tasks if task]
@@ -174,23 +174,23 @@ class Decoder:
         return task
 
     def _is_repeated(self, task_id: str) -> bool:
-        """Return whether an entry with this id has been counted as invalid before, as pages may overlap."""
+        """Return whether an entry with this id was counted as invalid before: pages may overlap."""
         repeated = task_id in self._invalid_ids
         if task_id and len(self._invalid_ids) < _MAX_INVALID_IDS:
             self._invalid_ids.add(task_id)
         return repeated
 
     def _results(self, buffer: "_Buffer", fill: _Fill) -> bytes:
-        """Return the array in an envelope, which is read whole: a page is no longer than a task may be."""
+        """Return the array in an envelope, which is read whole, and is therefore bounded by `fetch.max_task`."""
         while fill():
             self._check_size(buffer.content)
         try:
             page = msgspec.json.decode(buffer.content, type=_Page)
         except REFUSALS:
-            page = _odd_page(bytes(buffer.content))
+            page = _lenient_page(bytes(buffer.content))
         results = bytes(page.results)
         if not results.startswith(b"["):
-            raise _instead(buffer.content)
+            raise _not_a_list(buffer.content)
         self.next_page = page.next or None
         return results
 
@@ -209,11 +209,10 @@ class _Page(msgspec.Struct):
 
 
 class _Buffer:
-    """A window on memory of its own, which is read into in place.
+    """A window on its own memory; `size` is the number of bytes of one read.
 
-    `content` may be written to, and holds until the next call. The memory is mapped and not allocated: what a giant
-    task took goes back to the system at once, and no allocator learns from it to keep as much (mallopt(3),
-    M_MMAP_THRESHOLD). `size` is how many bytes are read at once.
+    `content` is writable, and valid until the next call. The memory is mapped, not allocated: the space of a giant task
+    returns to the system at once, and the allocator does not learn to keep as much (mallopt(3), M_MMAP_THRESHOLD).
     """
 
     def __init__(self, size: int) -> None:
@@ -227,7 +226,7 @@ class _Buffer:
         return self._memory[self._begin : self._end]
 
     def fill(self, source: Source) -> int:
-        """Add what the source has next; return how many bytes, 0 at its end."""
+        """Add the next bytes of the source; return their number, 0 at its end."""
         if len(self._memory) - self._end < self._size:
             self._make_room()
         count = source.readinto(self._memory[self._end : self._end + self._size])
@@ -239,7 +238,7 @@ class _Buffer:
         self._begin += length
 
     def _make_room(self) -> None:
-        """Move the content to the front, in memory of a size that suits it."""
+        """Move the content to the front, in new memory if the old is too small, or far too large."""
         content = self.content
         needed = len(content) + self._size
         if not needed <= len(self._memory) <= max(2 * self._size, 4 * needed):
@@ -249,21 +248,21 @@ class _Buffer:
 
 
 class _Cutter:
-    """Finds where a buffer that opens with `[` can be cut: at a comma between two elements.
+    """Finds where to cut a buffer that opens with `[`: at a comma between two elements.
 
-    `commas` are those that the exact scan has found, in order. The scan keeps its place between calls, for as long as
-    the buffer only grows. The first choice is the place at which a chunk of the `cache` seems to begin.
+    `commas` are the places that the exact scan has found, in order. The scan keeps its position between calls while the
+    buffer only grows. The first guess is the place where a chunk of the `cache` seems to begin.
     """
 
     def __init__(self, cache: ChunkCache, entries: EntryDecoder) -> None:
         self._cache, self._entries = cache, entries
-        self._look: re.Pattern[bytes] | None = None
+        self._start: re.Pattern[bytes] | None = None
         self._skip, self._penalty = 0, 1
         self.has_dropped = False
         self._restart()
 
     def drop(self, buffer: _Buffer, cut: int) -> None:
-        """Take what is before the comma out of the buffer, and begin anew behind an opening bracket."""
+        """Drop the bytes before the comma, turn it into an opening bracket, and start again there."""
         buffer.drop(cut)
         buffer.content[0] = ord("[")
         self.has_dropped = True
@@ -276,16 +275,16 @@ class _Cutter:
         self._in_string = False
 
     def cut(self, buffer: memoryview) -> tuple[int, list[Task] | None]:
-        """Return the place of a comma and the tasks before it.
+        """Return the place of a comma, 0 if there is none yet, and the tasks before it.
 
-        The place is 0 if there is none yet; the tasks are None if they must be read one by one.
+        The tasks are None if they must be read one by one.
         """
         if not self._skip and self._position == 1:
             for cut in self._guesses(buffer):
                 if batch := _decoded(self._entries, buffer, cut):
                     self._penalty = 1
                     return cut, batch
-            # Hostile shapes refute every guess; the more often in a row, the longer until the next.
+            # A hostile list refutes every guess: each refutation in a row doubles the number of batches until the next.
             self._skip, self._penalty = self._penalty, min(2 * self._penalty, _MAX_SKIPS)
         self._scan(buffer)
         if not self.commas:
@@ -294,46 +293,47 @@ class _Cutter:
         return self.commas[-1], _decoded(self._entries, buffer, self.commas[-1]) or None
 
     def end(self, buffer: memoryview) -> int:
-        """Return the place of the bracket that closes the list; raise `FetchError` if there is none, or more."""
+        """Return the place of the bracket that closes the list; raise `FetchError` if it is missing or not the last."""
         self._scan(buffer)
         if self._depth > 0 or self._in_string:
-            raise malformed("it ends in the middle")
+            raise malformed("it is incomplete")
         body = bytes(buffer).rstrip(_WHITE)
         if self._depth < 0 or not body.endswith(b"]"):
-            raise malformed("something follows its end")
+            raise malformed("there is more after its end")
         return len(body) - 1
 
     def _guesses(self, buffer: memoryview) -> Iterator[int]:
-        """Yield commas before what looks like the first keys of the first element: the last one, then earlier ones.
+        """Yield commas before text that looks like the beginning of the first element: the last one, then earlier ones.
 
-        What looks like a task may be nested in one. A wrong guess costs little beside the exact scan, so that some
-        more are worth it, ever further from the end.
+        That text may be nested in a task. A wrong guess costs little compared with the exact scan, so a few more
+        guesses are worth it, further and further from the end.
         """
-        if self._look is None:
-            self._look = _look_of_an_element(buffer)
-        yield from self._cache.candidates(self._look, buffer)
-        near = _places(self._look, buffer, len(buffer) - 8 * 1024)
+        if self._start is None:
+            self._start = _element_start(buffer)
+        yield from self._cache.candidates(self._start, buffer)
+        near = _places(self._start, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
-        places = _places(self._look, buffer, 1)
+        places = _places(self._start, buffer, 1)
         back = 2 if near else 1
         while back <= len(places):
             yield places[-back]
             back *= 2
 
     def _scan(self, buffer: memoryview) -> None:
-        """Note the commas between elements in what has been added to the buffer."""
+        """Add the commas between elements in the new part of the buffer to `commas`."""
         while self._position < len(buffer):
             if self._in_string:
                 rest = _matched(_REST_OF_STRING, buffer, self._position)
                 self._in_string, self._position = not rest[1], rest.end()
                 if self._in_string:
-                    # A backslash may be left, which waits for the character that it escapes.
+                    # A backslash may be left until the character that it escapes arrives.
                     return
-            way = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
-            if way[1] == b"":
-                self._in_string, self._position = True, way.end(1)
+            skipped = _matched(_TO_BRACKET_OR_COMMA if self._depth == 1 else _TO_BRACKET, buffer, self._position)
+            if skipped[1] == b"":
+                # The string has no end yet.
+                self._in_string, self._position = True, skipped.end(1)
                 return
-            place = way.end()
+            place = skipped.end()
             self._position = place + 1
             match buffer[place : place + 1]:
                 case b",":
@@ -346,7 +346,7 @@ class _Cutter:
 
 
 def boundaries(content: memoryview) -> list[int]:
-    """Return the places around the tasks of a batch in its content: of the bracket, then of the comma behind each."""
+    """Return the places around the tasks of a batch: 0, then that of the comma after each task."""
     content[-1] = ord("]")
     try:
         elements = _raw_decoder.decode(content)
@@ -359,28 +359,28 @@ def boundaries(content: memoryview) -> list[int]:
     return places
 
 
-def _look_of_an_element(buffer: memoryview) -> re.Pattern[bytes]:
-    """Return what the beginning of the first element looks like: its keys up to the first value with an inside."""
+def _element_start(buffer: memoryview) -> re.Pattern[bytes]:
+    """Return a pattern for the beginning of the first element: its keys up to the first nested value, at most four."""
     first = _FIRST_KEYS.match(buffer)
     if not first:
         return re.compile(rb",\s*+\{")
-    look = rb",\s*+\{"
+    pattern = rb",\s*+\{"
     for key in _KEY.findall(first[1]):
-        look += rb"\s*+" + re.escape(key) + rb"\s*+:\s*+" + _SCALAR + rb"\s*+,"
-    return re.compile(look + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
+        pattern += rb"\s*+" + re.escape(key) + rb"\s*+:\s*+" + _SCALAR + rb"\s*+,"
+    return re.compile(pattern + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
 
 
-def _places(look: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
-    return [found.start() for found in look.finditer(buffer, max(1, begin))]
+def _places(start: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
+    return [found.start() for found in start.finditer(buffer, max(1, begin))]
 
 
 def _matched(pattern: re.Pattern[bytes], buffer: memoryview, position: int) -> re.Match[bytes]:
-    # The patterns used here match the empty string, if nothing else.
+    # The patterns used here also match the empty string.
     return cast("re.Match[bytes]", pattern.match(buffer, position))
 
 
 def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) -> list[Task] | None:
-    """Decode the buffer, or the part before a cut as an array of its own; None if that is refused."""
+    """Decode the buffer, or the part before a cut as an array of its own; return None if it is refused."""
     try:
         if cut is None:
             return entries.decode_batch(buffer)
@@ -393,18 +393,18 @@ def _decoded(entries: EntryDecoder, buffer: memoryview, cut: int | None = None) 
         return None
 
 
-def _odd_page(body: bytes) -> _Page:
-    """Read an envelope with the standard library, which also takes the text that msgspec refuses."""
+def _lenient_page(body: bytes) -> _Page:
+    """Read an envelope with the standard library, which also accepts text that msgspec refuses."""
     try:
         page = read_json(body)
         results = msgspec.Raw(json.dumps(page["results"]).encode())
         return _Page(results=results, next=msgspec.convert(page.get("next"), str | None))
     except (*REFUSALS, KeyError):
-        raise _instead(body) from None
+        raise _not_a_list(body) from None
 
 
 def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
-    """Skip a byte order mark (RFC 8259, 8.1) and the white space behind it."""
+    """Skip a byte order mark (RFC 8259, 8.1) and the white space after it."""
     while len(buffer.content) < len(BYTE_ORDER_MARK) and fill():
         pass
     if bytes(buffer.content[: len(BYTE_ORDER_MARK)]) == BYTE_ORDER_MARK:
@@ -415,13 +415,13 @@ def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
             return
 
 
-def _instead(body: bytes | memoryview) -> FetchError:
+def _not_a_list(body: bytes | memoryview) -> FetchError:
     return FetchError("invalid_body", f"expected a list of tasks, got {shape(bytes(body))}")
 
 
 def shape(body: bytes) -> str:
-    """Say what a body looks like without quoting it: an API may answer with a prompt or with the keys."""
-    body = body.lstrip(b" \t\n\r")
+    """Describe a body without quoting it: an API may answer with a prompt or with the keys."""
+    body = body.lstrip(_WHITE)
     if not body:
         return "an empty body"
     if body.startswith(b"{"):
@@ -433,6 +433,6 @@ def _object_shape(body: bytes) -> str:
     try:
         keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
     except REFUSALS:
-        return "what begins like a JSON object"
+        return "a broken JSON object"
     telling = [key for key in _TELLING_KEYS if key in keys]
     return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"

@@ -1,4 +1,4 @@
-"""Classes of failures: the API gives the reason as free text, which becomes one of a few label values."""
+"""Turns the free text in which the API gives the reason of a failure into one of a few label values."""
 
 import re
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from creatify_exporter.creatify.task import OTHER
 
 UNSPECIFIED: Final = "unspecified"
 LONGEST: Final = 4096
-"""Characters of a text that are looked at. Errors say what they are at their beginning; long ones quote the prompt."""
+"""Characters of a text that are searched: errors begin with their kind, and long ones go on to quote the prompt."""
 
 
 def _status(codes: str) -> str:
-    """Match a status at the start (`429 Too Many …`) or after a word for it (`"code": 429`), not any number."""
+    """Match a status at the start (`429 Too Many …`) or after a word for it (`"code": 429`), but no other number."""
     name = r"\b(?:code|status|http|https|error|response|returned)(?:[ _]code)?[\s\"'\\:=(<\[]{1,6}"
     return rf"(?:\A\W{{0,4}}|{name})(?:{codes})\b"
 
 
-# What services of videos, voices and images are given.
+# Inputs of services for videos, voices and images.
 _GIVEN: Final = (
     r"(?:avatar|voice|template|image|photo|video|audio|music|file|media|asset|script|text|url|link|(?:web)?page|website)"
     r"(?:[ _]id|s)?|product|face|speech|format|ratio|resolution|codec|language"
@@ -30,10 +30,10 @@ def _rule(reason: str, *patterns: str) -> ReasonRule:
     return ReasonRule(reason=reason, match=re.compile("|".join(patterns), re.IGNORECASE))
 
 
-# The order decides: a filtered prompt comes as 400 INVALID_ARGUMENT, a timeout of a proxy as one of many 5xx pages.
-# Every repetition is bounded. Wordings: Google's generative language and Vertex APIs with their client libraries
-# (google.rpc.Code names, finish and block reasons), nginx, Envoy and Cloudflare, Django REST framework, Starlette,
-# requests, httpx and Celery, and services of videos and voices.
+# The order matters: a filtered prompt is reported as 400 INVALID_ARGUMENT, a proxy's timeout as one of many 5xx pages.
+# Every repetition is bounded. The wordings are those of Google's generative language and Vertex APIs and their client
+# libraries (google.rpc.Code names, finish and block reasons), nginx, Envoy and Cloudflare, Django REST framework,
+# Starlette, requests, httpx and Celery, and services for videos and voices.
 DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
     _rule(
         "content_filtered",
@@ -96,8 +96,8 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         _status("503|529"),
     ),
     _rule(
-        # The service's own credentials with its supplier, answers of a model and mistakes of a program, some of which
-        # are worded like those of a request: the request is not at fault.
+        # Before `invalid_request`, because some are worded like one although the request is not at fault: the service's
+        # own credentials with its supplier, answers of a model, and defects of a program.
         "internal_error",
         r"\bapi.?key\b.{0,40}\b(?:invalid|not valid|expired|leaked|not found)",
         r"\binvalid (?:\w{1,20} )?api.?key\b|\bpermission.?denied\b|\bunauthenticated\b",
@@ -117,7 +117,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\btoken count\b|\bcontext (?:length|window)\b|\btoo (?:large|long|big|small|many (?:tokens|images|files))\b",
         r"\bvalidation ?error|\bthis field\b|\bensure this\b|\bfield required\b|\bis required\b",
         r"\bnot a valid\b|\bmust (?:be|not|have|contain)\b|\bfailed.?precondition\b|\bout.of.range\b",
-        # Services of videos, voices and images, about what they were given.
+        # Services for videos, voices and images, about their inputs.
         r"\bcould ?not (?:be )?(?:pars|read|open|load|decod|download|find|found|fetch|process|scrap|crawl|extract)",
         r"\b(?:cannot|can't|couldn't|unable to|failed to) (?:be )?"
         r"(?:pars|read|open|load|decod|download|find|fetch|scrap|crawl|access|identify|detect|extract)\w{0,3}\b"
@@ -143,7 +143,7 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
         r"\bnetwork error\b|\bfetch failed\b|\bdns\b|\bname resolution\b|\bcertificate.(?:verify|has expired)",
         r"\bretr(?:ies|y limit)\b",
         r"\b(?:econn\w{1,10}|enotfound|epipe|eai_again)\b|\bexit(?:ed with)? (?:code|status)\b",
-        # The exceptions of Python and of JavaScript.
+        # Exceptions of Python and JavaScript.
         r"\b\w{2,40}error\b|\b(?:database|inference|model|cudnn|nccl) error\b|\bdeadlock\b|\bmemory exhausted\b",
         r"\bobject (?:has no attribute|is not)\b|\bundefined\b|\bdivision by zero\b|\bnull pointer\b",
         r"\bexpecting value\b",
@@ -157,10 +157,10 @@ DEFAULT_RULES: Final[tuple[ReasonRule, ...]] = (
 
 
 class Classifier:
-    """Gives each failure one of a few reasons: the first rule that is found in its text.
+    """Gives each failure one of a few reasons: that of the first rule that matches its text.
 
-    A regular expression of a user may take exponential time, as `(a+)+$` does, and holds up the process then:
-    that only the first 4,096 characters are searched bounds what a text costs under a sane one, no more.
+    A user's regular expression may take exponential time, as `(a+)+$` does, and then blocks the process. Searching only
+    the first 4,096 characters bounds the cost of a text under a sane expression, no more.
     """
 
     def __init__(self, rules: Sequence[ReasonRule] | None = None) -> None:
@@ -170,16 +170,16 @@ class Classifier:
             dict.fromkeys([*(rule.reason for rule in self._rules), OTHER, UNSPECIFIED])
         )
         """Every value that `classify` can return, each once."""
-        # Most failures are worded like one before.
+        # Most failures repeat the text of an earlier one.
         self._found = lru_cache(maxsize=256)(self._find)
 
     def classify(self, text: str | None) -> str:
-        """Return the reason that `text` tells; `unspecified` without one, `other` if no rule matches."""
+        """Return the reason for `text`: `unspecified` if it is empty, `other` if no rule matches."""
         if text is None or not text.strip():
             return UNSPECIFIED
         return self._found(text[:LONGEST])
 
     def _find(self, head: str) -> str:
-        # The built-in rules have the words of a sentence; codes such as `AVATAR_NOT_FOUND` have the same words.
+        # The built-in rules expect the words of a sentence; codes such as `AVATAR_NOT_FOUND` consist of the same words.
         texts = dict.fromkeys((head, head.replace("_", " ")) if self._built_in else (head,))
         return next((rule.reason for text in texts for rule in self._rules if rule.match.search(text)), OTHER)

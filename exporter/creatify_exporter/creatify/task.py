@@ -1,7 +1,7 @@
-"""A task as the API lists it, reduced to what is counted, its label values, and how an entry of a list becomes one.
+"""A task, reduced to the fields that are counted; its label values; and the decoding of an entry of a list into one.
 
-Throughout the exporter `credits_used` is what a task says that it has used, in credits, and `created_at` when it was
-created. Here that is a datetime, as the API writes it; everywhere else a name in `_at` is in seconds since the epoch.
+Throughout the exporter, `credits_used` is the number of credits that a task reports, and `created_at` the time of its
+creation. Here that time is a datetime, as in the API; everywhere else a name in `_at` is in seconds since the epoch.
 """
 
 import json
@@ -23,36 +23,36 @@ from creatify_exporter.lists import REJECTED, TaskList
 Status = Literal["pending", "running", "done", "failed", "unknown"]
 STATUSES: Final[tuple[Status, ...]] = ("pending", "running", "done", "failed")
 PREVIEW: Final = "preview"
-"""A pending task that waits for a person, who looks at its preview; a status of the gauges only."""
+"""The status of a pending task that waits for a person to look at its preview; only gauges have it."""
 STATUS_LABELS: Final[tuple[str, ...]] = (*STATUSES, PREVIEW, "unknown")
 UNFINISHED: Final[frozenset[Status]] = frozenset({"pending", "running"})
 FINISHED: Final[frozenset[Status]] = frozenset({"done", "failed"})
 
 RANK: Final[dict[Status, int]] = {"unknown": 0, "pending": 1, "running": 2, "done": 3, "failed": 4}
-"""Of two entries with one id the one of the higher rank holds: the other is a copy that came late."""
+"""Of two entries with one id, the one with the higher rank counts: the other is an outdated copy."""
 
 Field = Literal["task", "id", "model_name", "status", "failed_reason", "credits_used", "created_at"]
-"""What can be at fault in an entry of the list; `task` if the entry is no object at all."""
+"""The parts of an entry that can be at fault; `task` if the entry is not an object."""
 FIELDS: Final[tuple[Field, ...]] = get_args(Field)
 
-# An id is a UUID; a key of the ledger must not be as long as somebody's text. No task costs a billion credits, and one
-# more credit would not change a sum of 1e300.
+# An id is a UUID; its bound keeps the keys of the ledger short. No task costs a billion credits, and a sum of 1e300
+# would absorb each further credit.
 TaskId = Annotated[str, Meta(min_length=1, max_length=255)]
 Credits = Annotated[float, Meta(ge=0, le=1e9)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
-# msgspec refuses text with a ValueError (its own, or Python's for bytes that are not UTF-8), depth with the other.
+# msgspec raises ValueError for bad text (its own, or Python's for bytes that are not UTF-8), the other for depth.
 REFUSALS: Final = (ValueError, RecursionError)
 _LARGEST: Final = sys.float_info.max
-# A text, an array or an object that is not empty.
+# A string, an array or an object that is not empty.
 _PREVIEW: Final = re.compile(rb'\s*(?:"[^"]|\[\s*[^\]\s]|\{\s*[^}\s])')
 _ABSENT: Final = msgspec.Raw(b"")
-# No entry has a field of that name.
+# A field name that no entry has.
 _NO_FIELD: Final = "no field of this list is its model"
 
 
 class Task(msgspec.Struct, gc=False):
-    """One entry of the list. None stands for absent, `null` or unreadable, and so does an empty `id`.
+    """One entry of the list. None means absent, `null` or unreadable; for `id`, the empty string does.
 
     `created_at` has an offset; `credits_used` is finite and not negative.
     """
@@ -66,7 +66,7 @@ class Task(msgspec.Struct, gc=False):
 
 
 def known_status(status: str | None) -> Status:
-    """Return the status that is counted: one of the documented four, else `unknown`."""
+    """Return the status that is counted: one of the documented four, or `unknown`."""
     if status == PREVIEW:
         return "pending"
     return status if status in STATUSES else "unknown"
@@ -78,18 +78,18 @@ def status_label(status: str | None) -> str:
 
 
 OTHER: Final = "other"
-"""The label value for all models that have none of their own, and for all reasons that no rule matches."""
+"""The label value of all models without their own label, and of all failures that no rule matches."""
 
 MAX_LABEL_LENGTH: Final = 100
 MAX_NAME_LENGTH: Final = 4 * MAX_LABEL_LENGTH
-"""Characters of a model's name that are kept: more than a label holds, since white space is folded there."""
+"""Characters of a model's name that are kept: more than a label holds, because a label folds white space."""
 
 
 def model_label(name: str | None) -> str:
-    """Return a model's name as a label value: one line of at most 100 characters, `unknown` if it has none.
+    """Return a model's name as a label value: one line of at most 100 characters, or `unknown` if it is empty.
 
-    Prometheus drops a label whose value is empty, and cannot store a lone surrogate. A key in a name, from
-    an API that echoes what it was sent, is redacted as in the log.
+    Prometheus drops labels with an empty value, and cannot store lone surrogates. API keys in a name, from an API that
+    echoes the request, are redacted as in the log.
     """
     return _label(redaction.mask((name or "")[:MAX_NAME_LENGTH]))
 
@@ -101,10 +101,7 @@ def _label(name: str) -> str:
 
 
 class EntryDecoder:
-    """Decodes the entries of one list. Only their top level is read: what is nested may look like a task of its own.
-
-    What is not well-formed, or does not fit, is refused with a ValueError or a RecursionError.
-    """
+    """Decodes the entries of one list. Only their top level is read: a nested object may look like a task."""
 
     def __init__(self, task_list: TaskList) -> None:
         self._list = task_list
@@ -113,13 +110,13 @@ class EntryDecoder:
         self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._type)
 
     def decode_batch(self, array: memoryview) -> list[Task]:
-        """Return the tasks of a JSON array."""
+        """Return the tasks of a JSON array; raise one of `REFUSALS` if it is malformed or a field has another type."""
         return self._completed(self._batch.decode(array))
 
     def read(self, element: bytes, faults: Counter[Field]) -> Task | None:
-        """Return what can be read of one element, None if it is no object or nested too deep; count what cannot.
+        """Return the readable part of one element, None if it is not an object or nested too deep; count the faults.
 
-        Raises `FetchError` for what is no JSON.
+        Raises `FetchError` if the element is not JSON.
         """
         with suppress(*REFUSALS):
             [task] = self._completed([self._one.decode(element)])
@@ -138,7 +135,7 @@ class EntryDecoder:
             model_name=_read(entry.get(self._list.model_field or _NO_FIELD), "model_name", str, faults),
             status=_read(entry.get("status"), "status", str, faults),
             failed_reason=_read(entry.get("failed_reason"), "failed_reason", str, faults),
-            # Where documented strings turned out to be numbers, numbers may turn out to be strings.
+            # Not strict: documented strings turned out to be numbers, so numbers may turn out to be strings.
             credits_used=_read(entry.get("credits_used"), "credits_used", Credits, faults, strict=False),
             created_at=created_at.replace(tzinfo=created_at.tzinfo or UTC) if created_at else None,
         )
@@ -148,7 +145,7 @@ class EntryDecoder:
         return completed
 
     def _completed(self, tasks: list[Any]) -> list[Task]:
-        """Replace the list's words by statuses, and give the default model to tasks without one."""
+        """Translate the words of the list into statuses, and give the default model to tasks without a model."""
         statuses, default_model = self._list.statuses, self._list.default_model
         for task in tasks:
             if not (task.model_name and task.model_name.strip()):
@@ -165,17 +162,17 @@ class EntryDecoder:
 
 
 def _mark_previews(tasks: list[Any]) -> None:
-    """Tell tasks that wait for a person from those that wait for Creatify."""
+    """Give the status `preview` to pending tasks that wait for a person, not for Creatify."""
     for task in tasks:
         if task.status == "pending" and (_PREVIEW.match(task.preview) or _PREVIEW.match(task.previews)):
             task.status = PREVIEW
-        # They keep the buffer that they were decoded from.
+        # A raw value would keep the buffer that it was decoded from alive.
         task.preview = task.previews = _ABSENT
 
 
 @cache
 def _entry_type(api: str, model_field: str | None, *, has_previews: bool) -> Any:  # noqa: ANN401 - a type made from data
-    """Return the type of a list's entries: a `Task` whose model is in another field, with what tells of a preview."""
+    """Return the type of a list's entries: `Task`, with its model read from `model_field`, and perhaps its previews."""
     fields: list[Any] = []
     if model_field != "model_name":
         fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field or _NO_FIELD)))
@@ -213,9 +210,9 @@ def _id(entry: dict[str, Any], faults: Counter[Field]) -> str:
 
 
 def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON
-    """Read JSON with the standard library, which takes lone surrogates and bytes that are not UTF-8.
+    """Read JSON with the standard library, which accepts lone surrogates and bytes that are not UTF-8.
 
-    Raises `FetchError` if it is no JSON, RecursionError if it is nested too deep.
+    Raises `FetchError` if it is not JSON, RecursionError if it is nested too deep.
     """
     try:
         text = body.decode("utf-8", "surrogateescape")
@@ -229,15 +226,15 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _integer(digits: str) -> float:
-    # Python refuses to read thousands of digits as an int, and JSON does not.
+    # Python refuses to convert thousands of digits into an int, which are valid JSON.
     return int(digits) if len(digits) < 32 else _float(digits)  # noqa: PLR2004 - longer than any id or amount
 
 
 def _float(digits: str) -> float:
-    # Not infinite, since an envelope that is taken apart is written as JSON again; far beyond any amount anyway.
+    # Finite, because the array of an envelope is written as JSON again. Any real amount is far smaller.
     return min(max(float(digits), -_LARGEST), _LARGEST)
 
 
 def malformed(what: str) -> FetchError:
-    """Return the failure of a list that is no JSON."""
+    """Return the error for a list that is not JSON; `what` says why."""
     return FetchError("invalid_body", f"the list is not valid JSON: {what}")

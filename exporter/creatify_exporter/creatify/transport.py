@@ -1,4 +1,4 @@
-"""HTTP as `requests` and urllib3 speak it, with a deadline that a slow peer cannot outlive, and errors translated."""
+"""HTTP through `requests` and urllib3, with a deadline that a slow peer cannot outlive, and with translated errors."""
 
 import http.client
 import io
@@ -27,10 +27,10 @@ from creatify_exporter import __version__, redaction
 from creatify_exporter.config.schema import Workspace
 from creatify_exporter.errors import FetchError
 
-# Seconds that an address has for itself before the next one is tried beside it (RFC 8305, section 5).
+# Seconds before the next address is tried in parallel (RFC 8305, section 5).
 _HEAD_START: Final = 0.25
 _Address = tuple[socket.AddressFamily, object]
-# Makes of a class of connections one that a deadline can shut.
+# Returns a subclass of a connection class; a deadline can shut its connections.
 _Guarding = Callable[[type], type]
 _MAX_LINE: Final = 2**16
 _INTERIM: Final = frozenset(range(100, 200)) - {HTTPStatus.SWITCHING_PROTOCOLS}
@@ -46,13 +46,13 @@ class Transport:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Shut whatever is open if the block takes longer, so that no slow drip outlives the deadline."""
+        """Shut all connections if the block takes longer, so that a dripping answer cannot outlive the deadline."""
         timer = threading.Timer(seconds, self._shut)
         timer.daemon = True
         try:
             timer.start()
         except RuntimeError:
-            raise FetchError("connection", "the system has no more threads just now") from None
+            raise FetchError("connection", "the system cannot start another thread right now") from None
         try:
             yield
         finally:
@@ -65,15 +65,15 @@ class Transport:
             return self._session.get(url, headers=headers, stream=True, allow_redirects=False, timeout=remaining)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             failure = _failed_request(error)
-        # Outside of the block, so that it carries no exception of `requests`, which knows the headers.
+        # Outside of the block, so that no exception of `requests`, which holds the headers, is attached to it.
         raise failure
 
     def close(self) -> None:
         """Close the idle connections."""
         self._session.close()
 
-    def _guarded(self, connection: Any) -> Any:  # noqa: ANN401 - any of urllib3's classes of connections
-        """Return a class of connections that `limit` can shut."""
+    def _guarded(self, connection: Any) -> Any:  # noqa: ANN401 - any of urllib3's connection classes
+        """Return a subclass of a connection class; `limit` can shut its connections."""
         transport = self
 
         class Guarded(connection):  # type: ignore[misc] # the class is urllib3's choice
@@ -81,19 +81,19 @@ class Transport:
 
             def _new_conn(self) -> socket.socket:
                 plain = _connected(self)
-                # Already now, since a proxy may be slow to say that it is connected.
+                # Guarded here already: a proxy may be slow to confirm the connection.
                 transport._guard(plain)
                 return plain
 
             def connect(self) -> None:
                 super().connect()
-                # That of TLS, which has taken the place of the plain one.
+                # The TLS socket, which has replaced the plain one.
                 transport._guard(self.sock)
 
         return Guarded
 
     def _guard(self, connected: object) -> None:
-        # TLS in TLS, through a proxy, has no socket of its own.
+        # TLS in TLS, through a proxy, does not have its own socket.
         if isinstance(connected, socket.socket):
             with self._lock:
                 self._sockets.add(connected)
@@ -103,34 +103,35 @@ class Transport:
             sockets = list(self._sockets)
         for each in sockets:
             with suppress(OSError):
-                # The plain socket's method: that of a TLS socket would pull its TLS state from under its reader.
+                # The method of the plain socket: that of a TLS socket would discard the TLS state while it is in use.
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 class Body(io.RawIOBase):
-    """Reads a body until the deadline, decodes it, and counts its decoded bytes as `received`.
+    """Reads a body until the deadline, and undoes its content encoding.
 
-    The bytes received `before` count, too; all together may be `most`. Every failure is a `FetchError`. A body that is
-    not encoded is read straight into the buffer; `requests` would read it in pieces of 10 KB.
+    `received` counts the decoded bytes, including those `before` this body; it must not exceed `limit`. Every failure
+    is a `FetchError`. A body without an encoding is read straight into the buffer; `requests` would read it in pieces
+    of 10 KB.
     """
 
-    def __init__(self, response: requests.Response, deadline: float, most: int, before: int) -> None:
-        self._raw, self._deadline, self._most = response.raw, deadline, most
+    def __init__(self, response: requests.Response, deadline: float, limit: int, before: int) -> None:
+        self._raw, self._deadline, self._limit = response.raw, deadline, limit
         self._read = self._decode if response.headers.get("Content-Encoding") else self._copy
         self.received = before
 
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - the base class's signature
-        """Read some bytes into the buffer; return how many, 0 at the end. Raises `FetchError`."""
+        """Read some bytes into the buffer; return their number, 0 at the end. Raises `FetchError`."""
         try:
             count = self._read(buffer)
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             failure = _broken_body(error, self.received)
         else:
             self.received += count
-            if self.received > self._most:
-                raise FetchError("too_large", f"{self.received} bytes were decoded, and {self._most} are allowed")
+            if self.received > self._limit:
+                raise FetchError("too_large", f"{self.received} bytes were decoded; the limit is {self._limit}")
             if time.monotonic() > self._deadline:
-                raise FetchError("timeout", "time is up")
+                raise FetchError("timeout", "the deadline has passed")
             return count
         raise failure
 
@@ -140,7 +141,7 @@ class Body(io.RawIOBase):
         return len(piece)
 
     def _copy(self, buffer: bytearray | memoryview) -> int:
-        # urllib3's own `readinto` makes a new `bytes` each time, and copies it.
+        # The private response, because urllib3's own `readinto` creates a new `bytes` each time and copies it.
         response: Any = self._raw._fp  # noqa: SLF001 - as above
         count: int = response.readinto(buffer)
         if response.isclosed():
@@ -150,29 +151,29 @@ class Body(io.RawIOBase):
 
 @cache
 def default_context() -> ssl.SSLContext:
-    """Return what verifies certificates without a `tls_config`: one for all, as each holds 0.7 MiB of authorities."""
+    """Return the TLS context of workspaces without a `tls_config`; they share it, because it takes up 0.7 MiB."""
     context = urllib3.util.create_urllib3_context()
     context.load_verify_locations(_authorities_file())
     return context
 
 
 def _authorities_file() -> str:
-    """Return the file of SSL_CERT_FILE, as OpenSSL and Go have it, else the list that comes with `requests`."""
+    """Return the file named by SSL_CERT_FILE, as OpenSSL and Go do, or the list that comes with `requests`."""
     return os.environ.get("SSL_CERT_FILE") or DEFAULT_CA_BUNDLE_PATH
 
 
 class _Session(requests.Session):
-    """Leaves redirects alone: `requests` would read the body of one to its end, even if it does not follow it."""
+    """Ignores redirects: `requests` would read the body of a redirect to its end, even without following it."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Return nowhere."""
+        """Return None: no redirect."""
 
 
 class _Adapter(HTTPAdapter):
-    """Sends through the connections of a manager, whose classes are `guarded` first.
+    """Sends requests through the pools of a manager, with connection classes that `guarded` returns.
 
-    `context` verifies certificates; without one, each connection reads the session's files again, so that they can be
-    renewed.
+    `context` verifies certificates. Without it, each connection reads the session's files again, so that certificates
+    can be renewed.
     """
 
     def __init__(self, manager: urllib3.PoolManager, context: ssl.SSLContext | None, guarded: _Guarding) -> None:
@@ -186,18 +187,18 @@ class _Adapter(HTTPAdapter):
         return pool
 
     def cert_verify(self, conn: Any, _url: str, *files: Any) -> None:  # noqa: ANN401 - requests' signature
-        # Whatever the API's scheme, it may be a proxy that has a certificate.
+        # Always as for https: if the API is plain http, its proxy may still have a certificate.
         super().cert_verify(conn, "https://", *files)  # type: ignore[no-untyped-call] # requests' own
         if self._context:
-            # They are in the context; for each connection they would be read again.
+            # The context holds the authorities; each connection would read them again.
             conn.ca_certs = None
 
 
 def _session(workspace: Workspace, guarded: _Guarding) -> requests.Session:
     session = _Session()
-    # It would read ~/.netrc, which adds an Authorization header, and the proxies of the environment.
+    # Otherwise requests adds an Authorization header from ~/.netrc, and uses the proxies of the environment.
     session.trust_env = False
-    # It would keep any number of cookies.
+    # Otherwise the session keeps any number of cookies.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     session.headers["User-Agent"] = f"creatify-exporter/{__version__}"
     session.headers["Accept"] = "application/json"
@@ -208,7 +209,7 @@ def _session(workspace: Workspace, guarded: _Guarding) -> requests.Session:
     else:
         context = default_context()
     if workspace.proxy_url:
-        # For `requests` to know that there is one; the manager connects to it.
+        # So that `requests` knows of the proxy; the manager connects to it.
         session.proxies = {"http": workspace.proxy_url, "https": workspace.proxy_url}
     adapter = _Adapter(_manager(workspace.proxy_url, context), context, guarded)
     session.mount("https://", adapter)
@@ -222,9 +223,9 @@ def _manager(proxy_url: str | None, context: ssl.SSLContext | None) -> urllib3.P
     proxy = urllib3.util.parse_url(proxy_url)
     headers = None
     if proxy.auth:
-        # A name without a password has an empty one (RFC 7617, 2).
+        # Without a password, the password is empty (RFC 7617, 2).
         name, _, password = proxy.auth.partition(":")
-        # Latin-1 gives each byte back as it is, however the login is encoded; `requests` refuses what is not Latin-1.
+        # Latin-1 preserves each byte in any encoding of the login; `requests` refuses characters outside Latin-1.
         headers = urllib3.make_headers(proxy_basic_auth=unquote(f"{name}:{password}", "latin-1"))
     return urllib3.ProxyManager(
         proxy._replace(auth=None).url,
@@ -236,10 +237,10 @@ def _manager(proxy_url: str | None, context: ssl.SSLContext | None) -> urllib3.P
 
 
 def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urllib3's connections
-    """Connect as urllib3 does, and with its errors, but let no silent address use up the time of the others."""
+    """Connect like urllib3, with the same errors, but try other addresses while one stays silent."""
     try:
         return connect(
-            connection._dns_host.strip("[]"),  # noqa: SLF001 - what urllib3's own method connects to
+            connection._dns_host.strip("[]"),  # noqa: SLF001 - as urllib3's own method does
             connection.port,
             connection.timeout,
             connection.socket_options or (),
@@ -253,10 +254,10 @@ def _connected(connection: Any) -> socket.socket:  # noqa: ANN401 - any of urlli
 
 
 def connect(host: str, port: int, timeout: float, options: Iterable[tuple[int, int, int]] = ()) -> socket.socket:
-    """Return a socket connected to the first address that answers, as some may be silent (RFC 8305, *Happy Eyeballs*).
+    """Return a socket connected to the first address that answers; some may be silent (RFC 8305, *Happy Eyeballs*).
 
-    `options` are set before connecting; `timeout` is in seconds, for all addresses together, and stays that of the
-    socket. Raises `socket.gaierror`, `TimeoutError`, or the `OSError` of the last address.
+    `options` are set before connecting. `timeout`, in seconds, covers all addresses together, and remains set on the
+    socket. Raises `socket.gaierror`, `TimeoutError`, or the last `OSError` of an address.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     connected = _race(_interleaved((family, address) for family, _, _, _, address in found), timeout, options)
@@ -265,7 +266,7 @@ def connect(host: str, port: int, timeout: float, options: Iterable[tuple[int, i
 
 
 def _interleaved(addresses: Iterable[_Address]) -> list[_Address]:
-    """Let the families take turns, beginning with that of the first address: a whole family may be silent."""
+    """Alternate between the families, beginning with that of the first address: a whole family may be silent."""
     families: dict[socket.AddressFamily, list[_Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
@@ -279,12 +280,12 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
         try:
             while addresses or selector.get_map():
                 if addresses and (error := _begin_attempt(addresses.pop(0), options, selector)):
-                    # Nothing to wait for: the next address need not wait either.
+                    # This attempt is over, so the next address need not wait.
                     failure = error
                     continue
                 remaining = end - time.monotonic()
                 if remaining <= 0:
-                    raise TimeoutError("no address answers in time")
+                    raise TimeoutError("no address answered in time")
                 for key, _ in selector.select(min(_HEAD_START, remaining) if addresses else remaining):
                     result = _end_attempt(key.data, selector)
                     if isinstance(result, socket.socket):
@@ -299,7 +300,7 @@ def _race(addresses: list[_Address], timeout: float, options: Iterable[tuple[int
 def _begin_attempt(
     address: _Address, options: Iterable[tuple[int, int, int]], selector: selectors.BaseSelector
 ) -> OSError | None:
-    """Begin to connect; return why that is impossible, as without a route."""
+    """Begin to connect; return the error if that is impossible, for example without a route."""
     with ExitStack() as undo:
         try:
             attempt = undo.enter_context(socket.socket(address[0], socket.SOCK_STREAM))
@@ -316,7 +317,7 @@ def _begin_attempt(
 
 
 def _end_attempt(attempt: socket.socket, selector: selectors.BaseSelector) -> socket.socket | OSError:
-    """Return the connected socket, or why it is not."""
+    """Return the connected socket, or the error of the attempt."""
     selector.unregister(attempt)
     error = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if not error:
@@ -326,22 +327,19 @@ def _end_attempt(attempt: socket.socket, selector: selectors.BaseSelector) -> so
 
 
 class _Response(http.client.HTTPResponse):
-    """Reads three things as RFC 9110 has them and `http.client` does not.
-
-    These are interim answers, repeated lengths, and a body that ends too early.
-    """
+    """Follows RFC 9110 where `http.client` does not: interim answers, repeated lengths, and bodies that end early."""
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - the base class's signature
-        """Read the next bytes of the body; IncompleteRead if the connection ends before it (8)."""
+        """Read the next bytes of the body; raise IncompleteRead if the connection ends before the body does (8)."""
         count = super().readinto(buffer)
         if not count and self.length:
             raise http.client.IncompleteRead(b"", self.length)
         return count
 
     def _read_status(self) -> tuple[str, int, str]:
-        """Skip any number of interim answers, such as 103 Early Hints (15.2); the base class skips 100 only."""
+        """Skip any number of interim answers, such as 103 Early Hints (15.2); the base class skips only 100."""
         while True:
-            # Private, and the one place that serves the answers of proxies to CONNECT, too.
+            # Private, but the only place that also reads the answers of proxies to CONNECT.
             version, status, reason = super()._read_status()  # type: ignore[misc] # as above
             if status not in _INTERIM:
                 return version, status, reason
@@ -349,7 +347,7 @@ class _Response(http.client.HTTPResponse):
                 pass
 
     def begin(self) -> None:
-        """Read the head; a length may be repeated if it is the same each time (8.6)."""
+        """Read the head; the length may be repeated if it is the same each time (8.6)."""
         super().begin()
         lengths = self.headers.get_all("Content-Length")
         if self.chunked or lengths is None:
@@ -366,7 +364,7 @@ class _Response(http.client.HTTPResponse):
 
 def _failed_request(error: Exception) -> FetchError:
     if isinstance(error, requests.Timeout):
-        return FetchError("timeout", "the API does not answer in time")
+        return FetchError("timeout", "the API did not answer in time")
     if isinstance(error, requests.exceptions.SSLError):
         return FetchError("tls", f"no secure connection: {_innermost(error)}")
     if isinstance(error, requests.exceptions.InvalidHeader):
@@ -375,32 +373,32 @@ def _failed_request(error: Exception) -> FetchError:
         return FetchError("connection", f"no connection: {_innermost(error)}")
     if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError | ValueError):
         return FetchError("connection", f"the request cannot be sent: {type(error).__name__}")
-    # A file of certificates or a key that is gone.
+    # A certificate or key file is missing.
     return FetchError("tls", f"no secure connection: {error}")
 
 
 def _broken_body(error: Exception, received: int) -> FetchError:
     after = f"after {received} bytes"
     if isinstance(error, urllib3.exceptions.ReadTimeoutError | TimeoutError):
-        return FetchError("timeout", f"the body stopped coming {after}")
+        return FetchError("timeout", f"no more of the body arrived {after}")
     if isinstance(error, urllib3.exceptions.DecodeError):
-        return FetchError("invalid_body", f"the body is not encoded as its header says, {after}")
+        return FetchError("invalid_body", f"the body does not match its Content-Encoding, {after}")
     if isinstance(error, urllib3.exceptions.SSLError | ssl.SSLError):
         return FetchError("tls", f"the secure connection broke {after}")
     return FetchError("connection", f"the connection broke {after}")
 
 
 def _innermost(error: Exception) -> str:
-    """Return the last of urllib3's nested reasons, such as `Connection refused`; the others repeat the URL."""
+    """Return the innermost of urllib3's nested reasons, such as `Connection refused`; the others repeat the URL."""
     inner: object = error
     while isinstance(inner, Exception):
         reason, inner = inner, getattr(inner, "reason", None) or (inner.args[-1] if inner.args else None)
     if isinstance(reason, http.client.HTTPException) and not isinstance(reason, http.client.RemoteDisconnected):
-        # Its text is the peer's.
+        # Its text comes from the peer.
         return f"the answer is not HTTP ({type(reason).__name__})"
-    # It may quote the API, which may echo the keys. OpenSSL's have a code in front and their place in a file behind.
+    # It may quote the API, which may echo the keys. OpenSSL adds a code before its text, and a source line after it.
     text = re.sub(r"\[[^]]*\] | ?\(_ssl\.c:\d+\)", "", redaction.mask(str(reason)))
     text = text.rpartition(": ")[2].strip("()'\" ,")
-    # What ends with a remark in brackets keeps the last one.
+    # Stripping has removed the closing bracket of a final remark.
     text += ")" * (text.count("(") - text.count(")"))
     return text[:200] or type(reason).__name__
