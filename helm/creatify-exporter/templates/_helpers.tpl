@@ -273,7 +273,7 @@ outlives an upgrade sees the new secret and configuration, and must not use anot
 {{- end -}}
 {{- range concat $workspaces .Values.workspaces_from -}}
 {{- if regexMatch "://[^/@:]*:[^/@$][^@]*@" (default "" .proxy_url) -}}
-{{- fail "proxy_url: its password would lie in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
+{{- fail "proxy_url: its password would be stored in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
 {{- end -}}
 {{- end -}}
 {{- $ledger := dict "url" "sqlite:////var/lib/creatify-exporter/ledger.db" -}}
