@@ -41,11 +41,11 @@ def _unhidden(fields: dict[str, object]) -> dict[str, object]:
 
 def main(arguments: list[str]) -> int:
     """Write changed files; with `--check` only print their names, and return 1 if there are any."""
-    stale = [path for path, text in files().items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in stale:
+    stale = {path: text for path, text in files().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
         print(path.name)
         if "--check" not in arguments:
-            path.write_text(files()[path], "utf-8")
+            path.write_text(text, "utf-8")
     return int("--check" in arguments and bool(stale))
 
 

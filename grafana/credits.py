@@ -215,7 +215,7 @@ def _models() -> table.Panel:
         "Credits of each model, minus refunds, and their cost if the configured plan has a price; 30 days as far back"
         " as Prometheus keeps samples. Each: credits per finished task.",
         (WORKSPACE, LIST, MODEL),
-        *(Column(f"{name}", expression, width=78) for name, expression in credit.items()),
+        *(Column(name, expression, width=78) for name, expression in credit.items()),
         Column("Each, 30 d", per_task(OF_MODEL, "30d"), DIGITS, 2, 87),
         *(Column(f"Cost, {name}", priced(expression), decimals=2, width=93) for name, expression in credit.items()),
         extra=(CURRENCY,),

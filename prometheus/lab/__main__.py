@@ -32,7 +32,7 @@ class Score:
     delays: list[float] = field(default_factory=list)
     late: int = 0
     below: int = 0
-    told_anyway: int = 0
+    detected_anyway: int = 0
     alerts: set[str] = field(default_factory=set)
 
 
@@ -104,18 +104,18 @@ def reached(episode: weeks.Episode) -> int | None:
 
 def rate(score: Score, episode: weeks.Episode, firings: list[replay.Firing]) -> None:
     """Add one episode to its score; one with too few failed tasks is outside the goal."""
-    told = min((f.start for f in firings), default=None)
+    detected = min((f.start for f in firings), default=None)
     since = reached(episode)
     score.alerts |= {f.alert for f in firings}
     if since is None:
         score.below += 1
-        score.told_anyway += told is not None
-    elif told is None:
+        score.detected_anyway += detected is not None
+    elif detected is None:
         score.missed.append(f"{episode.model} at {time.strftime('%a %H:%M', time.gmtime(episode.start))}")
     else:
         score.detected += 1
-        score.delays.append((told - since) / 60)
-        score.late += bool(episode.failing and not episode.drifts and told - since > GOAL)
+        score.delays.append((detected - since) / 60)
+        score.late += bool(episode.failing and not episode.drifts and detected - since > GOAL)
 
 
 def report(
@@ -146,7 +146,7 @@ def table(found: dict[str, Any]) -> str:
         delays = s["delays"]
         middle, longest = (f"{statistics.median(delays):.0f} min", f"{max(delays):.0f} min") if delays else ("-", "-")
         of = s["detected"] + len(s["missed"])
-        few = f"{s['below']}, {s['told_anyway']} told" if s["told_anyway"] else s["below"]
+        few = f"{s['below']}, {s['detected_anyway']} detected" if s["detected_anyway"] else s["below"]
         alerts = ", ".join(name.removeprefix("Creatify") for name in s["alerts"]) or "-"
         rows.append(
             f"| {s['kind']} | {s['volume']} | {s['detected']} of {of} | {middle} | {longest} "
@@ -169,14 +169,15 @@ def run(volumes: list[str], long: int, seed: int, alerts: list[str], folder: Pat
     started = time.monotonic()
     simulate(lab, [weeks.World(w) for w in watched])
     print(f"simulated in {time.monotonic() - started:.0f} s", file=sys.stderr)
-    recorded, told = replay.needed(alerts)
-    lab.record(recorded)
+    recording_rules, alert_rules = replay.needed(alerts)
+    lab.record(recording_rules)
     print(f"recorded after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    firings, alerts = lab.fire(told), [rule["alert"] for rule in told]
+    firings = lab.fire(alert_rules)
     print(f"alerts after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    judged = [judge(w, firings, alerts) for w in watched]
+    names = [rule["alert"] for rule in alert_rules]
+    judged = [judge(w, firings, names) for w in watched]
     scores = [score for each, _ in judged for score in each]
-    return report(scores, [f for _, false in judged for f in false], volumes, long, alerts)
+    return report(scores, [f for _, false in judged for f in false], volumes, long, names)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ does. The lookback is shorter than an evaluation interval, so a series ends wher
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -55,8 +54,8 @@ class Replay:
         self.text = folder / "samples.om"
         self.log = folder / "prometheus.log"
         self.start, self.end = start - start % BLOCK, end
-        (folder / "prometheus.yml").write_text("global: {evaluation_interval: 1m}\n")
         self.config = folder / "prometheus.yml"
+        self.config.write_text("global: {evaluation_interval: 1m}\n")
 
     def windows(self) -> Iterator[tuple[int, int]]:
         """Yield the bounds of each block, the last second included."""
@@ -178,10 +177,6 @@ class Replay:
         for key, times in active.items():
             for span in firing_spans(times, seconds(rule.get("for")), seconds(rule.get("keep_firing_for"))):
                 yield Firing(rule["alert"], json.loads(key), *span)
-
-    def remove(self) -> None:
-        """Remove the blocks."""
-        shutil.rmtree(self.data, ignore_errors=True)
 
 
 def load(kind: str) -> list[dict[str, Any]]:

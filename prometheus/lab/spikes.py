@@ -126,13 +126,13 @@ class Silent(weeks.World):
 def watch(workspace: weeks.Workspace) -> dict[str, Counters]:
     """Return the counters of each model at a replica."""
     world = Silent(workspace)
-    told = {name: Counters() for name in world.models}
+    found = {name: Counters() for name in world.models}
     for _ in world.minutes():
-        for name, counters in told.items():
+        for name, counters in found.items():
             totals = world.replicas[0].shown.get(name, [0.0] * len(weeks.COUNTERS))
             counters.finished.append(totals[1])
             counters.failed.append(sum(totals[2 : 2 + len(weeks.REASONS)]))
-    return told
+    return found
 
 
 def begun(workspace: weeks.Workspace, limits: Sequence[Limit]) -> dict[Limit, dict[str, list[int]]]:
@@ -146,16 +146,16 @@ def begun(workspace: weeks.Workspace, limits: Sequence[Limit]) -> dict[Limit, di
     return found
 
 
-def told(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[float | None]:
+def delays(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[float | None]:
     """Return for each incident with a tenth failed task the seconds from it to the alert; None: never detected."""
-    delays: list[float | None] = []
+    found: list[float | None] = []
     for episode in episodes:
         tenth = episode.tenth_failure()
         if tenth is not None and not episode.drifts:
             alarm = bisect_left(at[episode.model], episode.start)
             first = next((t for t in at[episode.model][alarm:] if t <= episode.end + SLACK), None)
-            delays.append(None if first is None else first - tenth)
-    return delays
+            found.append(None if first is None else first - tenth)
+    return found
 
 
 def table(volumes: list[str], long: int, seed: int) -> str:
@@ -166,9 +166,9 @@ def table(volumes: list[str], long: int, seed: int) -> str:
         plan = weeks.incidents(weeks.BEGIN, long // 2 * 2)
         eventful = begun(weeks.Workspace(volume, volume, 3000 + seed, weeks.BEGIN, long * 7, plan), LIMITS)
         for limit in LIMITS:
-            delays = told(plan, eventful[limit])
-            late = sum(delay is not None and delay > LATE for delay in delays)
+            found = delays(plan, eventful[limit])
+            late = sum(delay is not None and delay > LATE for delay in found)
             false = sum(map(len, quiet[limit].values()))
-            cells[limit].append(f"{false}, {delays.count(None)} and {late} of {len(delays)}")
+            cells[limit].append(f"{false}, {found.count(None)} and {late} of {len(found)}")
     head = [f"| {long} weeks | " + " | ".join(volumes) + " |", "|---" * (len(volumes) + 1) + "|"]
     return "\n".join([*head, *(f"| {limit} | " + " | ".join(row) + " |" for limit, row in cells.items())])

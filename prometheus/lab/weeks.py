@@ -327,12 +327,12 @@ class World:
             replica.failures += 1
         else:
             replica.book(now, self.models, mine)
-            self.tell_list(lines, replica, now, mine)
-        self.tell_ledger(lines, replica, now)
-        self.tell_exporter(lines, replica, now, up=not failed)
+            self.add_list(lines, replica, now, mine)
+        self.add_counters(lines, replica, now)
+        self.add_exporter(lines, replica, now, up=not failed)
         return "".join(lines)
 
-    def tell_list(self, lines: list[str], replica: Replica, now: int, episodes: list[Episode]) -> None:
+    def add_list(self, lines: list[str], replica: Replica, now: int, episodes: list[Episode]) -> None:
         """Add the gauges of the list; they are absent after a failed fetch."""
         target = f'{replica.target},api="text_generator"'
         for name, model in self.models.items():
@@ -349,7 +349,7 @@ class World:
         if self.volume.plan:
             lines.append(f"creatify_plan_credits{{{replica.target}}} {self.volume.plan * self.daily:.0f} {now}\n")
 
-    def tell_ledger(self, lines: list[str], replica: Replica, now: int) -> None:
+    def add_counters(self, lines: list[str], replica: Replica, now: int) -> None:
         """Add the counters, as last recorded."""
         for name, values in replica.shown.items():
             names = self.names.get((name, replica.number))
@@ -359,7 +359,7 @@ class World:
             labels = f'{replica.target},api="text_generator",model="{name}"'
             lines.append(f"creatify_consecutive_failed_tasks{{{labels}}} {replica.runs[name]} {now}\n")
 
-    def tell_exporter(self, lines: list[str], replica: Replica, now: int, *, up: bool) -> None:
+    def add_exporter(self, lines: list[str], replica: Replica, now: int, *, up: bool) -> None:
         """Add the exporter's metrics about itself."""
         target = f'{replica.target},api="text_generator"'
         created = "creatify_exporter_ledger_created_timestamp_seconds"
