@@ -86,7 +86,7 @@ def _runbooks() -> dashboard.DashboardLink:
 
 
 def _numbered(page: models.Dashboard) -> models.Dashboard:
-    """Number the panels, which the builders do not."""
+    """Assign numbers to the panels, which the builders do not."""
     for number, panel in enumerate(page.panels or [], start=1):
         panel.id_val = number
     return page
