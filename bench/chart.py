@@ -1,4 +1,4 @@
-"""Costs over the length of the list, as SVG: logarithmic both ways, so that twice the cost is one distance."""
+"""Costs over the length of the list, as SVG, with logarithmic axes: equal distances are equal ratios."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -10,7 +10,7 @@ HEIGHT: Final = 470
 
 _LEFT, _TOP, _PLOT_WIDTH, _PLOT_HEIGHT = 62, 64, 230, 350
 _PANEL: Final = 490  # from one panel to the next
-_ROW: Final = 15  # between names, so that none covers another
+_ROW: Final = 15  # distance between names, so that they do not overlap
 _COLORS: Final = (
     *("#c4421a", "#e08a6c", "#5f6b76", "#9aa5b1"),
     *("#1d6fa5", "#2b8a5a", "#7a4fa3", "#a0741a", "#b03070", "#1c2329", "#2aa7a7"),
@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 
 
 def drawn(panels: Sequence[Panel]) -> str:
-    """Draw panels side by side; a name has the same color in each."""
+    """Draw panels side by side; a name has the same color in all of them."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     colors = {name: _COLORS[place % len(_COLORS)] for place, name in enumerate(names)}
     elements = [element for place, panel in enumerate(panels) for element in _panel(panel, place * _PANEL, colors)]
@@ -43,7 +43,7 @@ def drawn(panels: Sequence[Panel]) -> str:
 
 
 class _Axis(NamedTuple):
-    """Whole decades from `low` to `high`, on so many pixels from `start`."""
+    """Whole decades from `low` to `high`, on `length` pixels from `start`."""
 
     low: int
     high: int
@@ -92,7 +92,7 @@ def _panel(panel: Panel, shift: float, colors: Mapping[str, str]) -> Iterator[st
 
 
 def _apart(ends: Mapping[str, float]) -> dict[str, float]:
-    """Move the names' places apart where lines end close together, and back up where they leave the picture."""
+    """Move names apart if lines end close together, and back up if they leave the picture."""
     places: dict[str, float] = {}
     lowest = float("-inf")
     for name, y in sorted(ends.items(), key=lambda each: each[1]):

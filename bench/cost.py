@@ -1,4 +1,4 @@
-"""What something costs a process: seconds of wall and CPU time, and the growth of its memory. Linux only."""
+"""The cost of work for a process: seconds of wall and CPU time, and memory growth. Linux only."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ _FORGET_PEAK = "5"  # proc(5), /proc/PID/clear_refs
 
 
 class Cost(NamedTuple):
-    """Seconds of wall and of CPU time; by how many MB the peak of resident memory exceeded what there was before."""
+    """Seconds of wall and CPU time, and the MB by which the peak resident memory exceeded the memory before."""
 
     wall: float
     cpu: float
@@ -20,7 +20,7 @@ class Cost(NamedTuple):
 
 
 class Meter:
-    """Measures a process, by default this one; memory is counted from when the meter was made."""
+    """Measures a process, by default this one; memory growth is relative to the creation of the meter."""
 
     def __init__(self, pid: int | None = None) -> None:
         self._pid = os.getpid() if pid is None else pid
@@ -49,7 +49,7 @@ class Meter:
 
 
 def children_cost(work: Callable[[], object]) -> Cost:
-    """Measure the processes that `work` starts and waits for; their memory is that of the largest."""
+    """Measure the processes that `work` starts and waits for; memory is that of the largest one."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     work()
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,8 +1,8 @@
-"""What the ledger costs in a file and in PostgreSQL, by how many tasks it follows.
+"""What the ledger costs in a file and in PostgreSQL, by the number of tracked tasks.
 
     python bench/ledger.py [postgresql://USER@HOST/DATABASE]
 
-Each size gets a ledger of its own. A list is recorded in which ten tasks are new; medians of twenty.
+Each size has its own ledger. Each recorded list has ten new tasks; the results are medians of twenty.
 """
 
 import sys
@@ -31,12 +31,12 @@ RULES: Final = rules(Config(ledger=LedgerSettings(history="count")))
 
 
 def tasks(first: int, number: int, at: datetime) -> list[Task]:
-    """Return finished tasks of one moment."""
+    """Return finished tasks that were created at the same time."""
     return [Task(f"{each:036}", "gemini-2.5-flash", "done", None, 1.0, at) for each in range(first, first + number)]
 
 
 def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> float:
-    """Return the seconds that it takes to commit a list, which has been read already."""
+    """Return the seconds to commit a list that has been read already."""
     transaction = ledger.begin(name, TEXT_GENERATOR.api)
     transaction.add(listed)
     began = time.perf_counter()
@@ -47,14 +47,14 @@ def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> floa
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the seconds that the work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def measured(open_store: Callable[[], Store], name: str, tracked: int, *, followed: bool) -> tuple[float, ...]:
-    """Return seconds: first list, a commit, an answer, the news of another exporter's commit (0 if not), loading."""
+    """Return seconds: first list, a commit, an answer, reading another exporter's commit (0: not measured), loading."""
     ledger, now = Ledger(open_store(), RULES), datetime.now(UTC)
     follower = Ledger(open_store(), RULES) if followed else None
     listed = tasks(0, tracked, now - timedelta(hours=1))

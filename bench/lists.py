@@ -1,7 +1,7 @@
-"""Lists of any length, as files: every task has an id and a date of its own, and texts of a simulated account.
+"""Lists of any length, as files: every task has its own id and date, and texts of a simulated account.
 
-Beside each file stands `.new`: a task in the same notation, with a comma behind it, for the server to put before all
-others, since no list is what it was a scrape ago.
+Each file has a companion `.new`: a task in the same notation, followed by a comma, which the server puts before all
+others, because a real list changes between scrapes.
 """
 
 import gzip
@@ -30,7 +30,7 @@ _TEMPLATES: Final = 500
 
 
 class Template(NamedTuple):
-    """A task that has ended, as the bytes around its id and its time of creation, whichever comes first."""
+    """A finished task, as the bytes around its id and its creation time, in either order."""
 
     before: bytes
     between: bytes
@@ -38,12 +38,12 @@ class Template(NamedTuple):
     id_first: bool
 
     def filled(self, identity: bytes, created: bytes) -> bytes:
-        """Return a task with an id and a time of its own."""
+        """Return a task with this id and creation time."""
         first, second = (identity, created) if self.id_first else (created, identity)
         return b"".join((self.before, first, self.between, second, self.behind))
 
 
-def write(  # noqa: PLR0913 - all that a list can differ in
+def write(  # noqa: PLR0913 - all properties of a list
     path: Path,
     tasks: int,
     *,
@@ -52,11 +52,10 @@ def write(  # noqa: PLR0913 - all that a list can differ in
     notation: str = "compact",
     models: int | None = None,
 ) -> int:
-    """Write a list, newest task first; return its bytes.
+    """Write a list, newest task first; return its size in bytes.
 
-    `young` is the share of tasks younger than a day (one task, at least); None: no task says when it was created.
-    `scattered` puts the tasks in any order, as a list has them that is sorted by a random id. `models` is how many
-    models there are at most.
+    `young` is the share of tasks younger than a day (at least one task); None: no task has a creation time. `scattered`
+    shuffles the tasks, as in a list sorted by random ids. `models` is the maximum number of models.
     """
     templates = cycle(_templates(notation, models))
     comma = NOTATIONS[notation].item.encode()
@@ -74,7 +73,7 @@ def write(  # noqa: PLR0913 - all that a list can differ in
 
 
 def compress(source: Path, target: Path) -> None:
-    """Compress as a web server does, without the bracket before the first task."""
+    """Compress like a web server, without the bracket before the first task."""
     with source.open("rb") as plain, gzip.open(target, "wb", compresslevel=1) as packed:
         plain.seek(1)
         while piece := plain.read(1 << 20):

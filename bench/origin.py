@@ -1,6 +1,6 @@
-"""Serves lists from files, with as little work of its own as can be; never faster than a network, where asked.
+"""Serves lists from files with as little work as possible, optionally no faster than a network.
 
-Each answer on a connection has one task more than the one before, at its beginning.
+Each answer on a connection has one task more than the previous one, at its beginning.
 """
 
 import gzip
@@ -21,14 +21,14 @@ from lists import NEW_DATE, NEW_ID
 
 GIGABIT: Final = 125_000_000  # bytes per second
 HOW: Final = ("plain", "chunked", "gzip", "gigabit")
-"""How a list can come: with its length, in chunks of 64 KB, compressed, or at 1 Gbit/s."""
+"""How a list can be sent: with its length, in chunks of 64 KB, compressed, or at 1 Gbit/s."""
 
 _PIECE: Final = 64 * 1024
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder from another process; yield the URL under which `/HOW/FILE/...` is a list."""
+    """Serve a folder from another process; yield the URL below which `/HOW/FILE/...` is a list."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(folder, theirs), daemon=True)
@@ -49,7 +49,7 @@ def _serve(folder: Path, pipe: Connection) -> None:
 
 
 def _answer(connection: socket.socket, folder: Path) -> None:
-    """Answer the requests of a connection, none of which has a body, until it ends."""
+    """Answer requests without bodies until the connection ends."""
     with connection, suppress(OSError):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         received, asked = b"", 0
@@ -82,7 +82,7 @@ def _send(connection: socket.socket, path: Path, how: str, new: int) -> None:
 
 
 def _beginning(path: Path, new: int) -> bytes:
-    """Return a bracket and so many new tasks."""
+    """Return a bracket and this many new tasks."""
     task = path.read_bytes().replace(NEW_DATE, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode())
     return b"[" + b"".join(task.replace(NEW_ID, b"new-%d" % number) for number in range(new, 0, -1))
 

@@ -1,9 +1,9 @@
-"""The bare download, and the exporters that one would write in an hour: each call is one scrape.
+"""The bare download, and exporters that one would write in an hour: each call is one scrape.
 
     python bench/others.py METHOD URL WARMUP_URL
 
-does one in this process and prints what it cost. All of them sum up in plain dictionaries before they touch a gauge,
-which is the fast way, and read no more fields than they need.
+runs one scrape in this process and prints its cost. All methods sum up in plain dictionaries before they touch a gauge,
+which is fast, and read only the fields that they need.
 """
 
 import json
@@ -90,7 +90,7 @@ def _pydantic() -> Callable[[str], object]:
     fields: dict[str, Any] = {"id": str, "model_name": str, "status": str, "created_at": datetime}
     fields |= {"failed_reason": (str | None, None), "credits_used": (float | None, None)}
     task: type[BaseModel] = create_model("Task", **fields)
-    tasks = TypeAdapter(list[task])  # type: ignore[valid-type] # made just now
+    tasks = TypeAdapter(list[task])  # type: ignore[valid-type] # a type created at run time
 
     def scrape(url: str) -> bytes:
         return _exposed(map(_row_of, tasks.validate_json(requests.get(url, timeout=600).content)))
@@ -167,7 +167,7 @@ def _exposed(rows: Iterable[Row]) -> bytes:
 
 
 def main(name: str, url: str, warmup: str) -> None:
-    """Print the cost of one scrape, the second one of this process."""
+    """Print the cost of this process' second scrape; the first is the warm-up."""
     scrape = _unpack() if name == UNPACKED else METHODS[name]()
     scrape(warmup)
     cost = children_cost if name == SCRIPT else Meter().cost

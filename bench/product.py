@@ -1,4 +1,4 @@
-"""The exporter as a process of its own, with a ledger of its own."""
+"""The exporter in a separate process, with its own ledger."""
 
 import json
 import subprocess
@@ -14,9 +14,9 @@ from cost import Cost, Meter
 
 
 class Exporter:
-    """A running exporter of one workspace, whose API has its root at `upstream`.
+    """A running exporter of one workspace whose API is at `upstream`.
 
-    `started` is how many seconds it took until it was ready.
+    `started` is the number of seconds until it was ready.
     """
 
     def __init__(self, upstream: str, min_interval: str = "0s") -> None:
@@ -28,7 +28,7 @@ class Exporter:
             "fetch": {"timeout": "10m", "min_interval": min_interval},
             "ledger": {"url": f"sqlite:///{path}/ledger.db"},
         }
-        (path / "config.yml").write_text(json.dumps(configuration))  # which is YAML, too
+        (path / "config.yml").write_text(json.dumps(configuration))  # JSON is YAML, too
         command = [sys.executable, "-m", "creatify_exporter", "--config.file", str(path / "config.yml")]
         began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -39,7 +39,7 @@ class Exporter:
         self._connection = HTTPConnection(address, timeout=600)
         self.get("/-/ready")
         self.started = time.perf_counter() - began
-        self.get("/metrics/exporter")  # what is loaded late
+        self.get("/metrics/exporter")  # triggers lazy imports
         self.meter = Meter(self._process.pid)
 
     def __enter__(self) -> Self:
@@ -56,7 +56,7 @@ class Exporter:
         self._folder.cleanup()
 
     def get(self, path: str) -> str:
-        """Return what it answers."""
+        """Return the body of the answer."""
         self._connection.request("GET", path)
         return self._connection.getresponse().read().decode()
 

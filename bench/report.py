@@ -1,4 +1,4 @@
-"""What was measured, as the tables and the chart of docs/performance.md; ratios come first."""
+"""The measurements as the tables and the chart of docs/performance.md; ratios come first."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ import chart
 from cost import Cost
 from steady import Steady
 
-FIRST: Final = "this exporter, first contact"
+FIRST: Final = "this exporter, first scrape"
 SECOND: Final = "this exporter, second scrape"
 LATER: Final = "this exporter, later scrape"
 BARE: Final = "bare download, requests"
@@ -21,15 +21,15 @@ TYPED: Final = "msgspec, typed, whole body"
 PLAIN: Final = "requests + json"
 UNPACKED: Final = "bare download, decompressed"
 MOST_SPREAD: Final = 1.3
-"""Of the bare download's median, as a multiple of its minimum: beyond it the machine was busy."""
+"""Limit of the bare download's median, as a multiple of its minimum, above which the machine was busy."""
 
 _PART: Final = re.compile(r"(<!-- written by make bench -->\n).*(<!-- until here -->\n)", re.DOTALL)
 
 
 class Variant(NamedTuple):
-    """How a list is written and sent, the share of its tasks that are younger than `ledger.settle_after`, and where.
+    """How a list is written and sent, and the share and order of its tasks younger than `ledger.settle_after`.
 
-    `young` is None if no task says when it was created.
+    `young` is None if no task has a creation time.
     """
 
     notation: str
@@ -44,7 +44,7 @@ class Variant(NamedTuple):
 
 
 class Figures(msgspec.Struct):
-    """Everything that was measured: medians by size and method (or why there are none), and by variant and method."""
+    """All measurements: medians by size and method (or why there are none), and by variant and method."""
 
     runs: int
     variants_at: int
@@ -57,7 +57,7 @@ class Figures(msgspec.Struct):
 
 
 class Goal(NamedTuple):
-    """What was aimed at, what was measured, and whether that reaches it."""
+    """A goal, the measurement, and whether it reaches the goal."""
 
     goal: str
     measured: str
@@ -68,20 +68,20 @@ def text(figures: Figures) -> str:
     """Return all tables."""
     machine = f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
     parts = [
-        f"Medians of {figures.runs} (of 3 where one run takes more than 2 s), in turns, on a machine with {machine}.",
+        f"Medians of {figures.runs} runs (3 if one takes more than 2 s), in turns, on a machine with {machine}.",
         _calm(figures),
         "### Goals",
         _table(Goal._fields, [(goal, got, "yes" if reached else "**no**") for goal, got, reached in goals(figures)]),
         "### By length",
         *(size_table(tasks, costs) for tasks, costs in figures.sizes.items()),
         "### By notation, transfer and age",
-        f"All with {figures.variants_at:,} tasks; × stands for the multiple of the bare download of the same list.",
+        f"All lists have {figures.variants_at:,} tasks; × is the multiple of the bare download of the same list.",
         "\n".join([_VARIANT_HEAD, *(variant_row(figures, each) for each in figures.variants)]),
-        "### A line through the lengths",
+        "### Linear fit by length",
         "\n".join(_fits(figures)),
-        "### The ledger's part",
+        "### Time spent in the ledger",
         _table(
-            ("tasks in the list", "looking for news", "judging and committing"),
+            ("tasks in the list", "finding changes", "reconciling and committing"),
             [(f"{n:,}", f"{each.look:.2f} ms", f"{each.commit:.2f} ms") for n, each in figures.steady.items()],
         ),
     ]
@@ -89,11 +89,11 @@ def text(figures: Figures) -> str:
 
 
 def _calm(figures: Figures) -> str:
-    """Say how idle the machine was."""
+    """Return a sentence on how idle the machine was."""
     spread = max(figures.spreads)
     verdict = ": **the machine was busy**" if spread > MOST_SPREAD else ""
     return (
-        f"Before, {figures.load:.2f} processes a core ran or waited; the bare download's median was at most "
+        f"Load before the start: {figures.load:.2f} processes per core. The bare download's median was at most "
         f"{spread:.2f} × its minimum{verdict}."
     )
 
@@ -115,7 +115,7 @@ def _cells(each: Cost | str, bare: Cost) -> tuple[str, ...]:
 
 _VARIANT_HEAD: Final = (
     "| notation | sent | younger than settle_after | bare: CPU | later: CPU × | later: wall × | second: CPU × "
-    "| first: CPU × | later ÷ typed msgspec, CPU | first: memory | later: memory | for each more tracked task |\n"
+    "| first: CPU × | later ÷ typed msgspec, CPU | first: memory | later: memory | per additional tracked task |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -137,7 +137,7 @@ def variant_row(figures: Figures, variant: Variant) -> str:
 
 
 def goals(figures: Figures) -> Iterator[Goal]:
-    """Compare what was measured with what was aimed at."""
+    """Yield each goal with its measurement."""
     base = _costs(figures.sizes[figures.variants_at])
     later, bare = base[LATER], base[BARE]
     at = f"at {figures.variants_at:,} tasks, CPU × the bare download ({_time(bare.cpu)})"
@@ -147,20 +147,21 @@ def goals(figures: Figures) -> Iterator[Goal]:
     for variant, costs in figures.variants.items():
         if variant.order == "scattered":
             ratio = costs[LATER].cpu / costs[BARE].cpu
-            yield Goal(f"the same, {variant.tracked:.0%} young and scattered: ≤ 4", f"{ratio:.2f} ×", ratio <= 4)
+            aim = f"later scrape, {variant.tracked:.0%} young and scattered: ≤ 4 × the bare download (CPU)"
+            yield Goal(aim, f"{ratio:.2f} ×", ratio <= 4)
         if variant.young is None:
             ratio = costs[LATER].cpu / base[LATER].cpu
-            yield Goal("later scrape of as many tasks without a date: CPU ≤ 3 ×", f"{ratio:.2f} ×", ratio <= 3)
+            yield Goal("later scrape of tasks without dates: ≤ 3 × the CPU with dates", f"{ratio:.2f} ×", ratio <= 3)
         if variant.how == "gzip":
             ratio = costs[LATER].cpu / costs[UNPACKED].cpu
-            yield Goal("the same, gzip: ≤ 2 × the decompression alone", f"{ratio:.2f} ×", ratio <= 2)
+            yield Goal("later scrape, gzip: ≤ 2 × the decompression alone (CPU)", f"{ratio:.2f} ×", ratio <= 2)
     few = min(figures.sizes)
     cpu = _costs(figures.sizes[few])[LATER].cpu
     yield Goal(f"later scrape of {few} tasks: ≤ 4 ms of CPU", f"{1e3 * cpu:.1f} ms", cpu <= 0.004)
     at = f"at {figures.variants_at:,} tasks"
     slow = next(costs for variant, costs in figures.variants.items() if variant.how == "gigabit")
     ratio = slow[LATER].wall / slow[BARE].wall
-    yield Goal(f"≤ 1.5 × the bare download {at} at 1 Gbit/s (wall)", f"{ratio:.2f} ×", ratio <= 1.5)
+    yield Goal(f"later scrape {at} at 1 Gbit/s: ≤ 1.5 × the bare download (wall)", f"{ratio:.2f} ×", ratio <= 1.5)
     for scrape in (FIRST, SECOND, LATER):
         memory = max(_costs(costs)[scrape].memory for costs in figures.sizes.values())
         aim = f"memory growth ≤ 16 MB up to {max(figures.sizes):,} tasks, 0.1 % young: {scrape.partition(', ')[2]}"
@@ -176,14 +177,14 @@ def _ledger_goals(measured: Mapping[int, Steady]) -> Iterator[Goal]:
     (few, short), (many, long) = measured.items()
     aim = f"one new task per scrape: no more ledger time at {many:,} tasks than at {few:,}"
     commits = f"{short.commit:.2f} → {long.commit:.2f} ms"
-    yield Goal(f"{aim}: judging and committing", commits, long.commit <= 2 * short.commit)
+    yield Goal(f"{aim}: reconciling and committing", commits, long.commit <= 2 * short.commit)
     looks = f"{short.look:.2f} → {long.look:.2f} ms, {1e6 * long.look / many:.1f} ns a task"
-    yield Goal(f"{aim}: looking for news", looks, long.look <= 2 * short.look)
+    yield Goal(f"{aim}: finding changes", looks, long.look <= 2 * short.look)
 
 
 def _goals_at_rest(rest: Mapping[str, float]) -> Iterator[Goal]:
     yield Goal("idle with SQLite: ≤ 60 MB resident", f"{rest['resident']:.1f} MB", rest["resident"] <= 60)
-    yield Goal("idle: no CPU", f"{1e3 * rest['idle']:.2f} ms of CPU a second", rest["idle"] < 0.001)
+    yield Goal("idle: < 1 ms of CPU a second", f"{1e3 * rest['idle']:.2f} ms", rest["idle"] < 0.001)
     yield Goal("start to ready ≤ 0.7 s", f"{rest['started']:.2f} s", rest["started"] <= 0.7)
     answer = f"{1e3 * rest['answer_wall']:.2f} ms, CPU {1e3 * rest['answer_cpu']:.2f} ms"
     aim = f"answer without a fetch (min_interval), {rest['series']:.0f} series: ≤ 2 ms"
@@ -195,13 +196,13 @@ def _fits(figures: Figures) -> Iterator[str]:
         points = [(tasks, _costs(costs)[name].cpu) for tasks, costs in figures.sizes.items()]
         slope, intercept, worst = _fit(points)
         yield (
-            f"- {name}: {1e6 * slope:.2f} µs of CPU for each task, and {1e3 * intercept:.2f} ms for each scrape; "
-            f"no length is further from that line than {worst:.0%}"
+            f"- {name}: {1e6 * slope:.2f} µs of CPU per task plus {1e3 * intercept:.2f} ms per scrape; "
+            f"every length is within {worst:.0%} of that line"
         )
 
 
 def _fit(points: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Return slope, intercept and the greatest relative distance of the line with the least relative squares."""
+    """Return slope, intercept and largest relative distance of the least-squares line, with relative weights."""
     weights = [1 / y**2 for _, y in points]
     total = sum(weights)
     mean_x = sum(w * x for w, (x, _) in zip(weights, points, strict=True)) / total
@@ -216,7 +217,7 @@ def write(figures: Figures, folder: Path) -> None:
     """Write the measured part of performance.md, and its chart."""
     document = folder / "performance.md"
     before = document.read_text()
-    assert _PART.search(before), "performance.md has no place for what is measured"
+    assert _PART.search(before), "performance.md has no markers around the measured part"
     document.write_text(_PART.sub(lambda part: f"{part[1]}\n{text(figures)}\n{part[2]}", before))
     ours = (LATER, SECOND, FIRST)
     names = [LATER, SECOND, *(name for name in figures.sizes[min(figures.sizes)] if name not in ours)]

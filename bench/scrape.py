@@ -1,9 +1,9 @@
-"""What a scrape costs, beside the bare download and the exporters that one would write in an hour.
+"""What a scrape costs, compared with the bare download and with exporters that one would write in an hour.
 
     python bench/scrape.py [--quick] [--busy]
 
-Methods take turns, each in a fresh process, against one server of files on loopback; what counts are the ratios of the
-medians. Without `--quick` it writes the measured part of docs/performance.md and its chart, on an idle machine only
+Methods take turns, each in a fresh process, against one file server on loopback; the results are the ratios of the
+medians. Without `--quick`, it writes the measured part of docs/performance.md and its chart, on an idle machine only
 unless `--busy` is given. It needs Linux, 6 GB in the temporary directory and 12 GB of memory, and takes about half an
 hour.
 """
@@ -33,7 +33,7 @@ from report import BARE, FIRST, LATER, MOST_SPREAD, SECOND, TYPED, UNPACKED, Fig
 SIZES: Final = (100, 1_000, 10_000, 100_000, 1_000_000)
 QUICK_SIZES: Final = (100, 1_000, 10_000)
 RUNS: Final = 9
-FEWER: Final = 3  # where one run takes long
+FEWER: Final = 3  # if one run takes long
 _LONG: Final = 2.0  # seconds
 _MOST_MEMORY: Final = 8_000.0  # MB
 _MOST_TIME: Final = 120.0  # seconds
@@ -50,35 +50,35 @@ VARIANTS: Final = (
     Variant("compact", "plain", 1.0),
     Variant("compact", "plain", None),
 )
-# Processes that run or wait for a core, for each core, before anything is measured.
+# Running and waiting processes per core, before anything is measured.
 _BUSY: Final = 0.25
 
 
 class Bench(NamedTuple):
-    """Lists in a folder, and the URL of a server of them."""
+    """A folder of lists, and the URL of the server that serves them."""
 
     folder: Path
     url: str
     spreads: list[float]
 
     def upstream(self, name: str, how: str = "plain") -> str:
-        """Return the root of an API that has a list."""
+        """Return the root URL of an API that serves a list."""
         return f"{self.url}/{how}/{name}"
 
     def other(self, method: str, name: str, how: str = "plain") -> Cost:
-        """Measure another method in a process of its own."""
+        """Measure another method in a separate process."""
         urls = (self.upstream(name, how), self.upstream("warmup"))
         command = [sys.executable, str(Path(__file__).with_name("others.py")), method, *urls]
         return Cost(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
     def product(self, name: str, how: str = "plain") -> dict[str, Cost]:
-        """Measure one exporter: the first contact, the scrape that learns what has settled, and a later one."""
+        """Measure one exporter: the first scrape, the second, which records what has settled, and a later one."""
         with Exporter(self.upstream(name, how)) as exporter:
             return {each: exporter.scrape() for each in (FIRST, SECOND, LATER)}
 
 
 def by_size(bench: Bench, sizes: tuple[int, ...], runs: int) -> Iterator[tuple[int, dict[str, Cost | str]]]:
-    """Yield the medians of all methods for each size; of one that is left out, why."""
+    """Yield the medians of all methods for each size, or why a method is left out."""
     before: dict[str, Cost | str] = {}
     for tasks in sizes:
         lists.write(bench.folder / "list", tasks)
@@ -89,7 +89,7 @@ def by_size(bench: Bench, sizes: tuple[int, ...], runs: int) -> Iterator[tuple[i
 
 
 def _too_much(shorter: Cost | str) -> str | None:
-    """Return why a method is not asked for a list ten times as long as the one that it was asked for."""
+    """Return why a method is not measured on a list ten times as long as the previous one."""
     if isinstance(shorter, str):
         return shorter
     if 10 * shorter.memory > _MOST_MEMORY:
@@ -100,7 +100,7 @@ def _too_much(shorter: Cost | str) -> str | None:
 
 
 def _medians(bench: Bench, name: str, methods: list[str], runs: int, how: str = "plain") -> dict[str, Cost]:
-    """Return the medians of interleaved runs; warn if the bare download was slowed, which flatters all others."""
+    """Return the medians of interleaved runs; warn if the bare download was slow, which flatters all others."""
     costs: dict[str, list[Cost]] = {}
     for _ in range(runs):
         for method, each in bench.product(name, how).items():
@@ -124,7 +124,7 @@ def _enough(costs: list[Cost]) -> bool:
 
 
 def by_variant(bench: Bench, tasks: int, runs: int) -> Iterator[tuple[Variant, dict[str, Cost]]]:
-    """Yield the medians for each way in which a list can be written, sent and filled."""
+    """Yield the medians for each way to write, send and fill a list."""
     for variant in VARIANTS:
         path = bench.folder / "list"
         scattered = variant.order == "scattered"
@@ -136,7 +136,7 @@ def by_variant(bench: Bench, tasks: int, runs: int) -> Iterator[tuple[Variant, d
 
 
 def at_rest(bench: Bench, runs: int) -> dict[str, float]:
-    """Return seconds until ready, MB when idle, and what an answer without a fetch costs."""
+    """Return the seconds until ready, the MB when idle, and the cost of an answer without a fetch."""
     lists.write(bench.folder / "list", 100, models=1)
     started, resident, idle, answers = [], [], [], []
     for _ in range(runs):
@@ -179,7 +179,7 @@ def measured(sizes: tuple[int, ...], variants_at: int, runs: int, say: Callable[
 
 
 def load() -> float:
-    """Return how many processes of the last minute ran or waited for a core, for each core."""
+    """Return the running and waiting processes per core in the last minute."""
     return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
@@ -187,7 +187,7 @@ def main() -> None:
     """Measure, print, and write the document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short lists and few runs, about a minute; writes nothing")
-    parser.add_argument("--busy", action="store_true", help="measure and write on a busy machine, and say so")
+    parser.add_argument("--busy", action="store_true", help="measure and write even if the machine is busy, and say so")
     arguments = parser.parse_args()
 
     def say(text: str) -> None:
@@ -201,7 +201,7 @@ def main() -> None:
     figures = measured(SIZES, 100_000, RUNS, say)
     say(report.text(figures))
     if max(figures.spreads) > MOST_SPREAD and not arguments.busy:
-        sys.exit("the machine was busy meanwhile: nothing is written; pass --busy for tables that say so")
+        sys.exit("the machine was busy during the run: nothing was written; pass --busy for tables that say so")
     report.write(figures, Path(__file__).parents[1] / "docs")
 
 

@@ -1,8 +1,8 @@
-"""An exporter as it is written in an hour, with `requests` and `prometheus_client`; it serves on port 9000.
+"""An exporter that one would write in an hour, with `requests` and `prometheus_client`; it listens on port 9000.
 
     API_URL=https://api.creatify.ai/sse/text_generator/ python bench/small_exporter.py
 
-It counts what the list says now, so that its counters go down with each task that the list forgets.
+It counts the tasks in the current list, so its counters fall when the list forgets a task.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What the ledger costs when every list brings one new task: for a short and for a very long list of settled tasks."""
+"""What the ledger costs if every list has one new task: for a short and a very long list of settled tasks."""
 
 import statistics
 import tempfile
@@ -29,18 +29,18 @@ _ENTRY: Final = (
 
 
 class Steady(NamedTuple):
-    """Milliseconds of CPU: to look for news in a list, and to commit it."""
+    """Milliseconds of CPU: to find the changes in a list, and to commit it."""
 
     look: float
     commit: float
 
 
 def measured(sizes: tuple[int, ...], runs: int) -> dict[int, Steady]:
-    """Return the medians by the length of the list, measured in turns."""
+    """Return the medians by length of the list, measured in turns."""
     scrapes = {tasks: _scrapes(tasks) for tasks in sizes}
     for each in scrapes.values():
-        next(each)  # the first contact
-        next(each)  # what has settled is noted
+        next(each)  # the first scrape
+        next(each)  # records which tasks have settled
     rounds = [{tasks: next(each) for tasks, each in scrapes.items()} for _ in range(runs)]
     return {
         tasks: Steady(*(statistics.median(values) for values in zip(*(each[tasks] for each in rounds), strict=True)))
@@ -68,7 +68,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
 
 
 def _watched(transaction: Transaction) -> list[float]:
-    """Return the seconds of CPU time that the ledger takes to look for news in a list, to be read at its end."""
+    """Return a list with the seconds of CPU time in which the ledger finds changes, to be read at the list's end."""
     spent = [0.0]
     for name in ("add", "holds", "skip"):
         setattr(transaction, name, _timed(getattr(transaction, name), spent))
@@ -76,7 +76,7 @@ def _watched(transaction: Transaction) -> list[float]:
 
 
 class _Body:
-    """Reads pieces one after the other."""
+    """A response body, read from pieces."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, b""
@@ -100,7 +100,7 @@ def _timed(call: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
 
 
 def _pieces(length: int, now: float) -> Iterator[bytes]:
-    """Write a list of which the last tasks are young."""
+    """Yield a list whose last tasks are young."""
     old, young = (datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for at in (now - 1e6, now))
     before = "["
     for number in range(length):

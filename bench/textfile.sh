@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What many would write for the textfile collector: bash textfile.sh URL FILE. It keeps no ledger.
+# A typical script for the textfile collector, without a ledger: bash textfile.sh URL FILE.
 set -euo pipefail
 
 curl --silent --fail "$1" | jq --raw-output '

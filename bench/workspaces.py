@@ -2,8 +2,8 @@
 
     python bench/workspaces.py [--workspaces 1000] [--hanging 100] [postgresql://USER@HOST/DATABASE]
 
-The exporter runs as a process of its own, and so does the API: for each workspace it answers with a list of ten tasks
-of today. Of some workspaces it never answers. Prints a table.
+The exporter and the API run as separate processes. For each workspace the API answers with a list of ten tasks of
+today, or never answers if the workspace is one of those that hang. Prints the results.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def _serve(pipe: Connection) -> None:
 
 
 class Exporter:
-    """A running exporter; `started` is how many seconds it took until it was ready."""
+    """A running exporter; `started` is the number of seconds until it was ready."""
 
     def __init__(self, folder: Path, settings: str, ledger: str) -> None:
         (folder / "config.yml").write_text(settings)
@@ -88,7 +88,7 @@ class Exporter:
         self.started = time.perf_counter() - began
 
     def get(self, path: str, method: str = "GET") -> str:
-        """Return what it answers within a scrape timeout of 14 s."""
+        """Return the body of the answer, with a scrape timeout of 14 s."""
         connection = http.client.HTTPConnection(self.address, timeout=600)
         try:
             connection.request(method, path, headers={"X-Prometheus-Scrape-Timeout-Seconds": "14"})
@@ -110,14 +110,14 @@ class Exporter:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the seconds that the work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Measure one exporter, and print as it goes."""
+    """Measure one exporter, and print results as they arrive."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("ledger", nargs="?")
     parser.add_argument("--workspaces", type=int, default=1000)
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def measure(exporter: Exporter, workspaces: int, hanging: int) -> None:
-    """Print what an exporter takes, fresh and after its fetches."""
+    """Print an exporter's use of resources, before and after its fetches."""
     print(f"ready after {exporter.started:.1f} s")
     print(exporter.told("idle"))
     print(f"/sd: {1e3 * median(timed(lambda: exporter.get('/sd')) for _ in range(5)):.0f} ms")

@@ -1,4 +1,4 @@
-"""The alerts that fire: whose, of which list and model, why, since when; each with the way to its runbook."""
+"""The firing alerts: workspace, list, model, reason, duration, and a link to the runbook."""
 
 import re
 from pathlib import Path
@@ -15,21 +15,21 @@ from grafana.queries import BALANCE, OF_LIST, OF_MODEL, OF_WORKSPACE, cost, fail
 
 RULES: Final = Path(__file__).parent.parent / "prometheus" / "rules" / "alerts.yaml"
 LOADED: Final = "creatify:threshold:gap_seconds"
-"""Is there as soon as Prometheus has evaluated the rules."""
+"""Exists as soon as Prometheus has evaluated the rules."""
 OF_ALERT: Final = "alertname, severity, workspace, api, model"
 OF_TASKS: Final = 'alertname=~".*Fail.*"'
-"""Alerts whose reason is that of failed tasks, if they name a model …"""
+"""Alerts whose reason is that of failed tasks, if they have a model …"""
 OF_FETCHES: Final = 'alertname=~"Creatify(BalanceUnknown|CredentialsRefused|Down|LedgerFailing|RateLimited)"'
 """… and those whose reason is the cause of failed fetches."""
 
 
 def names() -> list[str]:
-    """Return the alerts that there are."""
+    """Return the names of all alerts."""
     return sorted(set(re.findall(r"- alert: (\w+)", RULES.read_text("utf-8"))))
 
 
 def select(*matchers: str, state: str = "ALERTS") -> str:
-    """Select the alerts of what is chosen. Those of a whole workspace have no model, those of its balance no list."""
+    """Select alerts by the variables. Alerts on a whole workspace have no model, those on its balance no list."""
     ours = 'alertname=~"Creatify.*"'
     chosen = ('workspace=~"$workspace|"', f'api=~"$api|{BALANCE}|"', 'model=~"$model|"')
     return f"{state}{{{', '.join([ours, *matchers, *chosen])}}}"
@@ -39,13 +39,13 @@ FIRING: Final = select('alertstate="firing"')
 
 
 def count() -> str:
-    """Count them for each workspace; absent if Prometheus has not loaded the rules, so that nothing can fire."""
+    """Count them by workspace; absent if Prometheus has not loaded the rules, so that nothing can fire."""
     none = f"0 * {known(OF_WORKSPACE)} and on () {LOADED}"
     return f"count by (workspace) ({_firing()}) or {none}"
 
 
 def alerts_table(height: int = 9) -> table.Panel:
-    """Show them. What an alert does not name is All, which Grafana's variables take as such."""
+    """Show them. A label that an alert does not have is All, which Grafana's variables accept."""
     anchors = {name: (name.lower(), PLAIN) for name in names()}
     short = {name: (name.removeprefix("Creatify"), PLAIN) for name in names()}
     states = {"critical": ("critical", BAD), "warning": ("warning", FAIR)}
@@ -53,9 +53,9 @@ def alerts_table(height: int = 9) -> table.Panel:
     since = _without_balance(_unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})"))
     panel = panels.table(
         "Firing alerts",
-        "Alerts that fire. The reason is that of most failed tasks of the model, or of most failed fetches of the"
-        " list, in the last hour; if no task failed in it, in three days. Lost: what failed tasks of the model cost."
-        " A click on an alert leads to its runbook, one on a model to its failures.",
+        "Alerts that fire. The reason is the most frequent one of the model's failed tasks, or of the list's failed"
+        " fetches, in the last hour; if no task failed in it, in three days. Lost: the cost of the model's failed"
+        " tasks. Click an alert for its runbook, or a model for its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
             Key("severity", "Severity", 87, words=states),
@@ -96,14 +96,14 @@ def _firing(*matchers: str) -> str:
 
 
 def _unnamed(expression: str) -> str:
-    """Name what an alert does not, since a row has all the keys of its table."""
+    """Add the labels that an alert does not have, because a row has all keys of its table."""
     for label in ("workspace", "api", "model"):
         expression = f'label_replace({expression}, "{label}", "All", "{label}", "")'
     return expression
 
 
 def _with_reasons() -> str:
-    """Return the alerts, each as 1, with a label for the reason of those that have one."""
+    """Return the alerts, each as 1, with a label for the reason if there is one."""
     causes = f'label_replace({main("cause", OF_LIST, FETCH_FAILURES, "1h")}, "reason", "$1", "cause", "(.*)")'
     lately, before = (main("reason", OF_MODEL, TASKS_FAILED, window) for window in ("1h", "3d"))
     reasons = f"({lately} or on ({OF_MODEL}) {before})"
@@ -113,5 +113,5 @@ def _with_reasons() -> str:
 
 
 def _without_balance(expression: str) -> str:
-    """Name an alert of the balance as one of all lists, since a click must not lead to a list that has no tasks."""
+    """Show an alert on the balance as one on all lists, because a click must not lead to a list without tasks."""
     return f'label_replace({expression}, "api", "All", "api", "{BALANCE}")'

@@ -1,4 +1,4 @@
-"""Write the dashboards: `python -m grafana.build`, or `--check` to tell whether what is committed is what they are."""
+"""Write the dashboards: `python -m grafana.build`; `--check` verifies that the committed files are up to date."""
 
 import json
 import sys
@@ -29,23 +29,23 @@ def files() -> dict[Path, str]:
 
 
 def encoded(page: Dashboard) -> str:
-    """Return a dashboard as JSON whose lines make a readable difference."""
+    """Return a dashboard as JSON with readable line-by-line diffs."""
     plain = json.loads(JSONEncoder().encode(page), object_hook=_unhidden)
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _unhidden(fields: dict[str, object]) -> dict[str, object]:
-    """Leave links and annotations on the page: the builders put them into a menu, and cannot do otherwise."""
+    """Keep links and annotations on the page: the builders always put them into a menu."""
     return {key: value for key, value in fields.items() if (key, value) != ("placement", "inControlsMenu")}
 
 
 def main(arguments: list[str]) -> int:
-    """Write what has changed; with `--check` only name it, and return 1 if there is any."""
-    stale = [path for path, text in files().items() if not path.exists() or path.read_text("utf-8") != text]
-    for path in stale:
+    """Write changed files; with `--check` only print their names, and return 1 if there are any."""
+    stale = {path: text for path, text in files().items() if not path.exists() or path.read_text("utf-8") != text}
+    for path, text in stale.items():
         print(path.name)
         if "--check" not in arguments:
-            path.write_text(files()[path], "utf-8")
+            path.write_text(text, "utf-8")
     return int("--check" in arguments and bool(stale))
 
 

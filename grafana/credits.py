@@ -1,4 +1,4 @@
-"""Credits: how many are left and for how long, what burns them, what is wasted, what nobody can explain."""
+"""Credits: how many are left and for how long, what uses them, what is wasted, and what is unexplained."""
 
 from typing import Final
 
@@ -56,7 +56,7 @@ from grafana.queries import (
 DAY: Final = 86400
 UNKNOWN: Final = "unknown"
 HOURS: Final = 1000
-"""Points of a graph of single hours: with fewer, a purchase of last month would fall between two of them."""
+"""Points of an hourly graph: with fewer, a purchase last month could fall between two of them."""
 MOST_SPENT: Final = spent("$__range", at=AT_END)
 
 
@@ -64,7 +64,7 @@ def build() -> models.Dashboard:
     """Return the dashboard."""
     return framed(
         "credits",
-        "How many credits are left and for how long, what burns them, and what is wasted.",
+        "How many credits are left and for how long, what uses them, and what is wasted.",
         row("", _workspaces(), _lists()),
         row("Where the balance goes", _balance(), _unexplained(), _risen()),
         row("Burn", _burn(), _per_task(), _in_the_list(), _models()),
@@ -76,9 +76,9 @@ def _workspaces() -> table.Panel:
     falls = balance_falling()
     return panels.table(
         "Workspaces",
-        "The balance of each workspace, that which lasts shortest first. Falls by: within the last 24 hours, for all"
-        " of Creatify's products, purchases left out; at that rate it lasts so long and has so much left when the"
-        " plan renews. Unknown: no balance could be read for a quarter of an hour, or the configuration has no plan.",
+        "The balance of each workspace, the one that lasts shortest first. Falls by: within the last 24 hours, for all"
+        " of Creatify's products, without purchases. Lasts for and Left then (when the plan renews): at that rate."
+        " Unknown: no balance could be read for a quarter of an hour, or the configuration has no plan.",
         (WORKSPACE,),
         Column("Balance", balance(), width=80, steps=BALANCE_STEPS, empty=UNKNOWN),
         Column("Of the plan", f"{balance()} / ({PLAN} > 0)", "percentunit", 0, 90, steps=PLAN_STEPS, empty=UNKNOWN),
@@ -109,9 +109,8 @@ def _lists() -> table.Panel:
     wasted_share = f"clamp({summed(OF_LIST, wasted('30d'))} / ({summed(OF_LIST, spent('30d'))} > 0), 0, 1)"
     return panels.table(
         "Lists",
-        "What each list of tasks costs, refunds subtracted; 30 days as far back as Prometheus remembers, which is 15"
-        " days unless it is told otherwise: creatify-exporter report knows all months. Each: credits for a finished"
-        " task.",
+        "What each list of tasks costs, minus refunds; 30 days as far back as Prometheus keeps samples (15 days by"
+        " default): creatify-exporter report has all months. Each: credits per finished task.",
         (WORKSPACE, LIST),
         Column("Credits, 24 h", summed(OF_LIST, spent("1d")), width=104),
         Column("30 d", summed(OF_LIST, spent("30d")), width=85),
@@ -144,10 +143,10 @@ def _unexplained() -> timeseries.Panel:
     everything = summed(OF_WORKSPACE, spent("1h", scope=("workspace",)))
     panel = panels.graph(
         "Unexplained, 1 h",
-        "Credits that the balance lost within an hour and no listed task explains, purchases left out. Known causes:"
-        " lists that are not configured or cannot be read, products without a list, tasks of before the ledger,"
-        " credits taken before a task is listed. Below zero: tasks whose credits were taken earlier, or hours with a"
-        " purchase.",
+        "Credits that the balance lost within an hour and that no listed task explains, without purchases. Known"
+        " causes: lists that are not configured or cannot be read, products without a list, tasks from before the"
+        " ledger, credits taken before a task is listed. Below zero: tasks whose credits were taken earlier, or hours"
+        " with a purchase.",
         Line(f"{balance_fallen()} - on (workspace) {everything}", "{{workspace}}"),
         unit="locale",
         empty="no hour of balances and counted tasks",
@@ -172,7 +171,7 @@ def _burn() -> timeseries.Panel:
     burn = f"clamp_min(3600 * {summed(OF_MODEL, spending())}, 0)"
     panel = panels.graph(
         "Credits an hour",
-        "The rate at which tasks use credits, refunds subtracted, of the ten models that use most, and of the others.",
+        "The rate at which tasks use credits, minus refunds, for the ten models that use the most, and for all others.",
         Line(top(burn, OF_MODEL, MOST_SPENT), MODEL_LINE),
         Line(others(burn, OF_MODEL, MOST_SPENT), OTHERS),
         unit="locale",
@@ -188,8 +187,7 @@ def _burn() -> timeseries.Panel:
 def _per_task() -> timeseries.Panel:
     return panels.graph(
         "Credits each, 6 h",
-        "What a finished task costs, over six hours, and how that moved, of the ten lists that spend most. A gap: none"
-        " finished.",
+        "Credits per finished task over six hours, for the ten lists that spend the most. A gap: none finished.",
         Line(top(per_task(OF_LIST, "6h"), OF_LIST, MOST_SPENT), LIST_LINE),
         unit="short",
         empty=UNCOUNTED,
@@ -199,8 +197,8 @@ def _per_task() -> timeseries.Panel:
 def _in_the_list() -> timeseries.Panel:
     return panels.graph(
         "Credits listed",
-        "What the tasks that the lists hold now have used, by their status, and how many of how many lists are in"
-        " that.",
+        "Credits used by the tasks that are in the lists now, by status, with the number of lists read and the number"
+        " of all lists.",
         Line(summed("status", gauge(TASKS_CREDITS)), "{{status}}"),
         *panels.LISTS_READ,
         unit="locale",
@@ -214,10 +212,10 @@ def _models() -> table.Panel:
     credit = {name: summed(OF_MODEL, spent(window)) for name, window in windows.items()}
     return panels.table(
         "Models",
-        "Credits of each model, refunds subtracted, and what they cost if the plan in the configuration has a price;"
-        " those of 30 days as far back as Prometheus remembers. Each: credits for a finished task.",
+        "Credits of each model, minus refunds, and their cost if the configured plan has a price; 30 days as far back"
+        " as Prometheus keeps samples. Each: credits per finished task.",
         (WORKSPACE, LIST, MODEL),
-        *(Column(f"{name}", expression, width=78) for name, expression in credit.items()),
+        *(Column(name, expression, width=78) for name, expression in credit.items()),
         Column("Each, 30 d", per_task(OF_MODEL, "30d"), DIGITS, 2, 87),
         *(Column(f"Cost, {name}", priced(expression), decimals=2, width=93) for name, expression in credit.items()),
         extra=(CURRENCY,),
@@ -231,8 +229,8 @@ def _wasted() -> timeseries.Panel:
     waste, total = counted(OF_MODEL, wasting()), wasted("$__range", at=AT_END)
     return panels.bars(
         "Wasted",
-        "Credits that went into failed tasks of the ten models that waste most, and of the others, refunds"
-        " subtracted; each bar counts since the bar before.",
+        "Credits that went into failed tasks, minus refunds, for the ten models that waste the most, and for all"
+        " others; each bar counts since the bar before.",
         Line(top(waste, OF_MODEL, total), MODEL_LINE),
         Line(others(waste, OF_MODEL, total), OTHERS),
         empty=UNCOUNTED,
@@ -242,8 +240,8 @@ def _wasted() -> timeseries.Panel:
 def _wasted_share() -> timeseries.Panel:
     return panels.graph(
         "Wasted share, 6 h",
-        "Credits that went into failed tasks, of all spent within six hours. Dashed: above"
-        f" {percent('credits_wasted_ratio')} it is an alert, if they are {limit('credits_wasted_credits'):g} or more.",
+        "Share of the credits spent within six hours that went into failed tasks. Dashed: above"
+        f" {percent('credits_wasted_ratio')} an alert fires, if they are {limit('credits_wasted_credits'):g} or more.",
         Line(share(OF_WORKSPACE, wasted("6h"), spent("6h")), "{{workspace}}"),
         unit="percentunit",
         limit=(limit("credits_wasted_ratio"), BAD),

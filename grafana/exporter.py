@@ -1,4 +1,4 @@
-"""Exporter: which lists it reads, how fresh, how fast, what fails, and is its ledger in order."""
+"""Exporter: which lists it reads, how fresh and how fast, what fails, and whether its ledger is in order."""
 
 from typing import Final
 
@@ -74,10 +74,10 @@ def _lists() -> table.Panel:
     ledger = increase(FETCH_FAILURES, "1h", 'cause="ledger"')
     return panels.table(
         "Lists",
-        "Each list and balance that an exporter told of in the last six hours. Read: whether any fetch of the last"
-        " five minutes was complete and counted. Cause: of most failed fetches of an hour. Ledger: lists that were"
-        " read, but could not be recorded; the counters stand still meanwhile. Since: when the ledger recorded its"
-        " first list; if that is later than you set it up, it was lost.",
+        "Each list and balance that an exporter reported in the last six hours. Read: whether any fetch of the last"
+        " five minutes was complete and counted. Cause: that of most failed fetches of an hour. Ledger: lists that were"
+        " read but could not be recorded, while the counters stand still. Since: when the ledger recorded its first"
+        " list; if that is later than you set it up, the ledger was lost.",
         (WORKSPACE, FETCHED),
         Column(
             "Read",
@@ -102,7 +102,7 @@ def _lists() -> table.Panel:
         extra=(CAUSE,),
         sort=("+Read", "Failed, 1 h"),
         known=known(OF_LIST),
-        empty="no exporter has told of a list for six hours",
+        empty="no exporter has reported a list for six hours",
         height=9,
         runbooks=("CreatifyDown", "CreatifyCredentialsRefused", "CreatifyRateLimited", "CreatifyLedgerFailing"),
     )
@@ -112,8 +112,8 @@ def _exporters() -> table.Panel:
     key = "instance, version, revision, python"
     return panels.table(
         "Exporters",
-        "Processes that answer, and when each last loaded its configuration; the old one holds if the last attempt was"
-        " refused.",
+        "Processes that answer, and when each last loaded its configuration; if the last attempt was refused, the"
+        " previous configuration stays in effect.",
         (
             Key("version", "Version", 110),
             Key("revision", "Revision", 110),
@@ -145,7 +145,7 @@ def _exporters() -> table.Panel:
 def _causes() -> timeseries.Panel:
     return panels.bars(
         "Failed fetches",
-        "Fetches that brought no complete answer, by cause; of several exporters the worst. Each bar counts since the"
+        "Fetches that returned no complete answer, by cause; of several exporters the worst. Each bar counts since the"
         " bar before.",
         Line(counted("cause", rate(FETCH_FAILURES)), "{{cause}}"),
         empty=NO_EXPORTER,
@@ -156,8 +156,8 @@ def _causes() -> timeseries.Panel:
 def _age() -> timeseries.Panel:
     return panels.graph(
         "Age of the data",
-        f"Time since a complete list was last received and counted. Dashed: after {OLD / 60:g} minutes without one,"
-        " what comes with the next is not believed to have happened just now.",
+        f"Time since a complete list was last received and counted. Dashed: after {OLD / 60:g} minutes without one, the"
+        " rules do not trust the next increases of the counters.",
         Line(f"time() - {gauge(LAST_SUCCESS)}", LIST_LINE),
         unit="s",
         limit=(OLD, BAD),
@@ -169,7 +169,7 @@ def _age() -> timeseries.Panel:
 def _duration() -> timeseries.Panel:
     return panels.graph(
         "Fetch duration",
-        "From the request to the end of the answer, decoded and recorded, of each exporter.",
+        "From the request to the end of the answer, decoded and recorded, by exporter.",
         Line(selector(FETCH_DURATION), f"{LIST_LINE} · {{{{instance}}}}"),
         unit="s",
         empty=NO_EXPORTER,
@@ -179,7 +179,7 @@ def _duration() -> timeseries.Panel:
 def _size() -> timeseries.Panel:
     return panels.graph(
         "List size",
-        "Decoded bytes, of each exporter. Beyond fetch.max_body a fetch fails with the cause too_large.",
+        "Decoded bytes, by exporter. Above fetch.max_body a fetch fails with the cause too_large.",
         Line(selector(FETCH_BYTES), f"{LIST_LINE} · {{{{instance}}}}"),
         unit="bytes",
         empty=NOTHING_READ,
@@ -189,7 +189,7 @@ def _size() -> timeseries.Panel:
 def _entries() -> timeseries.Panel:
     return panels.graph(
         "Tasks listed",
-        "Entries of the lists by status, and how many of how many lists are in that.",
+        "Entries of the lists by status, with the number of lists read and the number of all lists.",
         Line(summed("status", gauge(TASKS)), "{{status}}"),
         *panels.LISTS_READ,
         unit="short",
@@ -201,7 +201,7 @@ def _entries() -> timeseries.Panel:
 def _reach() -> timeseries.Panel:
     return panels.graph(
         "Reach of the list",
-        "The age of the oldest and of the newest task in the list. A task that leaves the list unseen is never"
+        "The age of the oldest and the newest task in the list. A task that leaves the list before it is seen is never"
         " counted, so the oldest must be much older than the scrape interval.",
         Line(f"time() - {gauge(LIST_OLDEST)}", f"{LIST_LINE} oldest"),
         Line(f"time() - {gauge(LIST_NEWEST)}", f"{LIST_LINE} newest"),
@@ -214,7 +214,7 @@ def _reach() -> timeseries.Panel:
 def _invalid() -> table.Panel:
     return panels.table(
         "Unreadable entries",
-        "Entries of the list that cannot be read, or not fully, by the field at fault; task if the entry is no object.",
+        "Entries of the list with an unreadable field, by field; task if the entry is not an object.",
         (WORKSPACE, LIST, Key("field", "Field", 120)),
         Column("Entries", summed(f"{OF_LIST}, field", gauge(INVALID_TASKS)), steps=NONE_STEPS),
         sort=("Entries",),
@@ -228,7 +228,7 @@ def _unknown() -> table.Panel:
     unknown = summed(OF_LIST, gauge(TASKS, 'status="unknown"'))
     return panels.table(
         "Undocumented status",
-        "Entries of the list whose status is none that Creatify documents; they count as unfinished.",
+        "Entries of the list with a status that Creatify does not document; they count as unfinished.",
         (WORKSPACE, LIST),
         Column(
             "Entries",
@@ -245,8 +245,8 @@ def _unknown() -> table.Panel:
 def _tracked() -> timeseries.Panel:
     return panels.graph(
         "Tracked tasks",
-        "What the ledger tracks: about the tasks of the last 24 hours (ledger.settle_after), and those listed"
-        " unfinished.",
+        "Tasks that the ledger tracks: about those of the last 24 hours (ledger.settle_after), and all unfinished tasks"
+        " in the list.",
         Line(gauge(LEDGER_TASKS), LIST_LINE),
         unit="short",
         empty=NOTHING_READ,
@@ -258,7 +258,7 @@ def _vanished() -> timeseries.Panel:
     vanished, total = counted(OF_MODEL, rate(TASKS_VANISHED)), increase(TASKS_VANISHED, "$__range", at=AT_END)
     return panels.bars(
         "Vanished tasks",
-        "Tasks that left the list unfinished, booked a day after they left; each bar counts since the bar before.",
+        "Tasks that left the list unfinished, counted a day after they left; each bar counts since the bar before.",
         Line(top(vanished, OF_MODEL, total), panels.MODEL_LINE),
         Line(others(vanished, OF_MODEL, total), OTHERS),
         empty=NOTHING_READ,

@@ -1,4 +1,4 @@
-"""Failures: of which model, why, is it a spike, and since when."""
+"""Failures: which model fails, why, whether it is a spike, and since when."""
 
 from grafana_foundation_sdk.builders import table, timeseries
 from grafana_foundation_sdk.models import dashboard as models
@@ -47,8 +47,8 @@ def build() -> models.Dashboard:
 def _models() -> table.Panel:
     return panels.table(
         "Models",
-        "Each model, that with most failed tasks of the last hour first; the reason is that of most of them. In a"
-        " row: failed since one was last done. Near a spike: from 100 % on CreatifyFailureSpike fires.",
+        "Each model, the one with the most failed tasks in the last hour first, and their most frequent reason. In a"
+        " row: tasks that failed since one was last done. Near a spike: from 100 % on, CreatifyFailureSpike fires.",
         (WORKSPACE, LIST, MODEL),
         Column("Failed, 1 h", summed(OF_MODEL, increase(TASKS_FAILED, "1h")), width=98),
         Column("In a row", _in_a_row(), width=72, steps=panels.steps(PLAIN, (2, FAIR), (4, BAD))),
@@ -66,14 +66,14 @@ def _models() -> table.Panel:
 
 
 def _in_a_row() -> str:
-    """Return how many tasks have failed since one was last done: it needs no window and no volume."""
+    """Return how many tasks have failed since one was last done, whatever the window and volume."""
     return f"max by ({OF_MODEL}) ({gauge(CONSECUTIVE_FAILED_TASKS)})"
 
 
 def _near_a_spike() -> str:
-    """Return how far each model is on the way to an alert: in that of its four windows that is nearest.
+    """Return how close each model is to an alert, in the closest of its four windows.
 
-    Both the ratio and the number of failed tasks have to be there, so the one that is farther counts.
+    The alert requires both the ratio and the number of failed tasks, so the farther of the two counts.
     """
     windows = " or ".join(
         f'label_replace({_near_in(window)}, "window", "{window}", "", "")' for window in ("5m", "15m", "30m", "1h")
@@ -93,8 +93,8 @@ def _ratio() -> timeseries.Panel:
     ratio = share(OF_MODEL, rate(TASKS_FAILED), rate(TASKS_FINISHED))
     return panels.graph(
         "Failure ratio",
-        "Failed of finished tasks, of the ten models with most failures, in steps of five minutes or more. Dashed:"
-        f" below {percent(SPIKE)} nothing counts as a spike. A gap: none finished.",
+        "Share of finished tasks that failed, for the ten models with the most failures, in steps of five minutes or"
+        f" more. Dashed: below {percent(SPIKE)} nothing counts as a spike. A gap: none finished.",
         Line(top(ratio, OF_MODEL, MOST_FAILED), MODEL_LINE),
         unit="percentunit",
         interval="5m",
@@ -108,11 +108,11 @@ def _ratio() -> timeseries.Panel:
 def _nearness() -> timeseries.Panel:
     return panels.graph(
         "Near a spike",
-        "How far each model is on the way to CreatifyFailureSpike: its failure ratio of its limit, which the"
-        " recording rules derive from its last day, or its failed tasks beyond"
-        f" {percent('failure_spike_tolerated_share')} of that limit of the"
-        f" {limit('failure_spike_lasting_excess_tasks'):g} that it takes, whichever is less. It fires if that is 100 %"
-        f" for five minutes, or at once if the failed tasks are {limit('failure_spike_excess_tasks'):g} too many.",
+        "How close each model is to CreatifyFailureSpike, by the lesser of two shares: its failure ratio as a share of"
+        " its limit, which the recording rules derive from its last day; and its failed tasks beyond"
+        f" {percent('failure_spike_tolerated_share')} of that limit as a share of the required"
+        f" {limit('failure_spike_lasting_excess_tasks'):g}. The alert fires at 100 % for five minutes, or at once with"
+        f" {limit('failure_spike_excess_tasks'):g} failed tasks too many.",
         Line(top(_near_a_spike(), OF_MODEL, MOST_FAILED), MODEL_LINE),
         unit="percentunit",
         limit=(1, BAD),
@@ -124,8 +124,8 @@ def _nearness() -> timeseries.Panel:
 def _by_reason() -> timeseries.Panel:
     return panels.bars(
         "By reason",
-        "Failed tasks by the class of the reason that was given; each bar counts since the bar before. Which text"
-        " belongs to which class is configured as failure_reasons; creatify-exporter classify shows it.",
+        "Failed tasks by the class of the given reason; each bar counts since the bar before. The setting"
+        " failure_reasons assigns texts to classes; creatify-exporter classify shows them.",
         Line(counted("reason", rate(TASKS_FAILED)), "{{reason}}"),
         empty=UNCOUNTED,
         span=10,
@@ -136,7 +136,7 @@ def _reasons() -> table.Panel:
     failed = summed(f"{OF_MODEL}, reason", increase(TASKS_FAILED, "1d"))
     return panels.table(
         "Reasons, 24 h",
-        "Failed tasks of the last 24 hours. Much under other: texts that no class knows yet.",
+        "Failed tasks of the last 24 hours. Many under other: texts that no class matches yet.",
         (REASON, WORKSPACE, LIST, MODEL),
         Column("24 h", f"{failed} > 0.5 or topk(1, 0 * {failed})", width=78),
         sort=("24 h",),
@@ -150,7 +150,7 @@ def _by_list() -> timeseries.Panel:
     failed = counted(OF_LIST, rate(TASKS_FAILED))
     return panels.bars(
         "By list",
-        "Failed tasks of the ten lists that fail most, and of the others; each bar counts since the bar before.",
+        "Failed tasks of the ten lists that fail the most, and of all others; each bar counts since the bar before.",
         Line(top(failed, OF_LIST, MOST_FAILED), LIST_LINE),
         Line(others(failed, OF_LIST, MOST_FAILED), OTHERS),
         empty=UNCOUNTED,
@@ -161,7 +161,7 @@ def _by_model() -> timeseries.Panel:
     failed = counted(OF_MODEL, rate(TASKS_FAILED))
     return panels.bars(
         "By model",
-        "Failed tasks of the ten models that fail most, and of the others; each bar counts since the bar before.",
+        "Failed tasks of the ten models that fail the most, and of all others; each bar counts since the bar before.",
         Line(top(failed, OF_MODEL, MOST_FAILED), MODEL_LINE),
         Line(others(failed, OF_MODEL, MOST_FAILED), OTHERS),
         empty=UNCOUNTED,

@@ -1,4 +1,4 @@
-"""What all dashboards have around their panels: variables, links, alerts as annotations, numbers for the panels."""
+"""The common frame of all dashboards: variables, links, alerts as annotations, panel numbers."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -19,7 +19,7 @@ Row = tuple[str, Sequence[Builder[models.Panel]]]
 
 
 def row(title: str, *panels: Builder[models.Panel]) -> Row:
-    """Put panels under a title, from left to right, 24 columns to a line. The first row has no title."""
+    """Put panels under a title, from left to right, 24 columns per line. The first row has no title."""
     return title, panels
 
 
@@ -40,12 +40,12 @@ def framed(page: str, description: str, *rows: Row) -> models.Dashboard:
 
 
 def _shows_tasks(page: str) -> bool:
-    """Tell whether a page is about tasks. On the other one the balance stands among the lists."""
+    """Return whether a page is about tasks. The other page shows the balance among the lists."""
     return page != "exporter"
 
 
 def _variables(page: str) -> list[Builder[models.VariableModel]]:
-    """Offer what an exporter told of, read or not: Grafana takes All for a choice that it does not know."""
+    """Offer everything that an exporter reported, even unread lists: Grafana replaces an unknown choice by All."""
     source = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
     fetched = selector(UP, *([f'api!="{BALANCE}"'] if _shows_tasks(page) else []), scope=("workspace",))
     return [
@@ -65,7 +65,7 @@ def _variable(name: str, label: str, definition: str) -> dashboard.QueryVariable
 
 
 def _starts_of_alerts() -> dashboard.AnnotationQuery:
-    """Mark when an alert began to fire. Off by default: a night of alerts would hide what they are about."""
+    """Mark when an alert began to fire. Off by default: a night of alerts would hide the graphs."""
     annotation = dashboard.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(enable=False).icon_color(BAD)
     annotation.title_format("{{alertname}}").text_format("{{workspace}} {{api}} {{model}}").tag_keys("severity")
     starts = f"{FIRING} unless {FIRING} offset $__interval"
@@ -73,7 +73,7 @@ def _starts_of_alerts() -> dashboard.AnnotationQuery:
 
 
 def _sibling(page: str, other: str) -> dashboard.DashboardLink:
-    """Lead to another dashboard with what is chosen, without the list if that may be the balance."""
+    """Link to another dashboard with the current choice, without the list if that may be the balance."""
     kept = ["datasource", "workspace", "api", "model"] if _shows_tasks(page) else ["datasource", "workspace"]
     link = dashboard.DashboardLink(TITLES[other]).type(models.DashboardLinkType.LINK).icon("dashboard")
     chosen = "&".join(f"${{{name}:queryparam}}" for name in kept)
@@ -86,7 +86,7 @@ def _runbooks() -> dashboard.DashboardLink:
 
 
 def _numbered(page: models.Dashboard) -> models.Dashboard:
-    """Give the panels their numbers, which the builders do not."""
+    """Assign numbers to the panels, which the builders do not."""
     for number, panel in enumerate(page.panels or [], start=1):
         panel.id_val = number
     return page

@@ -1,7 +1,7 @@
-"""Hours of a simulated account, scraped at once: what the exporter would have served, with the times of its scrapes.
+"""Hours of a simulated account, scraped at once: the exporter's responses with the times of the scrapes.
 
-The real exporter and ledger work on a clock of their own against the simulated API; every scrape is written as
-OpenMetrics with a timestamp, twice, as two replicas behind one ledger would answer.
+The real exporter and ledger run on a simulated clock against the simulated API. Every scrape is written as OpenMetrics
+with a timestamp, twice, as two replicas with one ledger would answer.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ TROUBLE: Final[dict[int, tuple[str | Fault, ...]]] = {
     3: ("negative_credits",),
     50: ("unknown_status",),
 }
-"""Every so many scrapes the next fetches meet these faults."""
+"""Number of scrapes → the faults of the next fetches each time that many have passed."""
 REPLICAS: Final = ("exporter-0:10081", "exporter-1:10081")
 
 
@@ -47,11 +47,11 @@ class Past:
 
     @property
     def start(self) -> float:
-        """The first scrape."""
+        """The time of the first scrape."""
         return self.end - self.hours * HOUR
 
     def account(self) -> Account:
-        """Return an account with something to see: failures, a stuck queue, a burn, and an incident that lasts."""
+        """Return an account with failures, a stuck queue, a credit burn, and an incident that continues."""
         end = self.end
         incidents = (
             Incident(end - 0.75 * self.hours * HOUR, end - 0.7 * self.hours * HOUR, stuck=True),
@@ -82,14 +82,14 @@ class Past:
 
 
 def _trouble(simulator: Simulator, number: int) -> None:
-    """Let a fetch fail now and then, and let some entries be odd ones."""
+    """Make some fetches fail and some entries invalid."""
     for every, faults in TROUBLE.items():
         if number and number % every == 0:
             simulator.faults.next(*faults)
 
 
 def _no_time_passes() -> AbstractContextManager[object]:
-    """Ask for the balance at every scrape: how often it is due is measured in real time, which stands still here."""
+    """Fetch the balance at every scrape: its interval is measured in real time, which stands still here."""
     return patch("creatify_exporter.target._BALANCE_INTERVAL", 0.0)
 
 
@@ -107,7 +107,7 @@ def _exporter(simulator: Simulator, clock: Clock) -> Exporter:
 
 
 def _scrape(exporter: Exporter, at: float) -> Iterator[str]:
-    """Scrape once, and yield the samples as each replica would tell them."""
+    """Scrape once, and yield the samples as each replica would serve them."""
     scrape = exporter.begin_scrape()
     wait(scrape.futures)
     text = generate_latest(exporter.collect(scrape, own=True)).decode()  # type: ignore[no-untyped-call]
@@ -117,7 +117,7 @@ def _scrape(exporter: Exporter, at: float) -> Iterator[str]:
 
 
 def _told_by(replica: str, sample: str, at: float) -> str:
-    """Add the labels of a target, as Prometheus does, and the time."""
+    """Add the target's labels, as Prometheus does, and the time."""
     target = f'instance="{replica}",job="creatify-exporter"'
     name, brace, labelled = sample.partition("{")
     if brace:

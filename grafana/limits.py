@@ -1,4 +1,4 @@
-"""The limits of the alerts, for the colours and words of the dashboards: they stand in one place, with the rules."""
+"""The alerts' limits, for the colours and words of the dashboards, read from the rules."""
 
 import re
 from functools import cache
@@ -15,13 +15,13 @@ _DAY: Final = 86400
 
 
 def limit(name: str) -> float:
-    """Return the number that an alert compares with."""
+    """Return a threshold of the alerts."""
     number = _limits()[name]
     return int(number) if number.is_integer() else number
 
 
 def percent(name: str) -> str:
-    """Return such a number as it stands in a sentence."""
+    """Return a threshold as a percentage for a sentence."""
     return f"{limit(name) * 100:g} %"
 
 
@@ -47,4 +47,4 @@ WASTED_STEPS: Final[Steps] = steps(
 )
 AGE_STEPS: Final[Steps] = steps(GOOD, (limit("gap_seconds") / 2, FAIR), (limit("gap_seconds"), BAD), empty=BAD)
 NONE_STEPS: Final[Steps] = steps(PLAIN, (1, BAD), empty=BAD)
-"""What has to be none."""
+"""For values that should be 0."""

@@ -69,10 +69,11 @@ def build() -> models.Dashboard:
 def _workspaces() -> table.Panel:
     return panels.table(
         "Workspaces",
-        "A row for each workspace that an exporter told of in the last six hours, the one with most alerts first."
-        " Failed: of the worst model, in 15 minutes if five tasks finished in them, else in an hour. Waits: how long"
-        " the oldest waiting task has; unread if no list was read for five minutes. Down: lists that were not. Lasts"
-        " for: at the rate of the last 24 hours; unknown if no balance could be read for a quarter of an hour.",
+        "A row for each workspace that an exporter reported in the last six hours, the one with the most alerts first."
+        " Failed: failure ratio of the worst model, over 15 minutes if five tasks finished in them, otherwise over an"
+        " hour. Waits: how long the oldest waiting task has been waiting; unread if no list was read for five minutes."
+        " Down: lists not read for five minutes. Lasts for: at the rate of the last 24 hours; unknown if no balance"
+        " could be read for a quarter of an hour.",
         (WORKSPACE,),
         Column("Alerts", alerts.count(), width=71, steps=NONE_STEPS, empty="no rules"),
         Column(FAILING, failing_now(OF_WORKSPACE), "percentunit", 1, 87, steps=RATIO_STEPS),
@@ -82,7 +83,7 @@ def _workspaces() -> table.Panel:
         Column("Lasts for", lasts(), "s", 1, 83, steps=LASTS_STEPS, empty="unknown"),
         known=known(OF_WORKSPACE),
         sort=("Alerts",),
-        empty="no exporter has told of a workspace for six hours",
+        empty="no exporter has reported a workspace for six hours",
         span=13,
         height=7,
         runbooks=("CreatifyExporterAbsent", "CreatifyDown", "CreatifyCreditsLow", "CreatifyCreditsRunOut"),
@@ -92,8 +93,8 @@ def _workspaces() -> table.Panel:
 def _cost() -> table.Panel:
     return panels.table(
         "Cost, 24 h",
-        "What the tasks of each model cost in the last 24 hours, refunds subtracted: in the currency of the workspace's"
-        " plan, or in credits if its configuration has no price. Rounded; the tables below have the cents.",
+        "The cost of each model's tasks in the last 24 hours, minus refunds: in the currency of the workspace's plan,"
+        " or in credits if the configuration has no price. Rounded; the tables below show cents.",
         (WORKSPACE, replace(LIST, width=117), replace(MODEL, width=110)),
         Column("24 h", cost(summed(OF_MODEL, spent("1d"))), width=78),
         extra=(CURRENCY,),
@@ -106,7 +107,7 @@ def _cost() -> table.Panel:
 
 
 def _by_day(labels: str) -> tuple[Column, ...]:
-    """Return the columns of lists and of models."""
+    """Return the columns for lists and models."""
     durations = increase(TASK_DURATION, "1d", part="_bucket")
     return (
         Column(FAILING, failing_now(labels), "percentunit", 1, 103, steps=RATIO_STEPS),
@@ -124,10 +125,10 @@ def _by_day(labels: str) -> tuple[Column, ...]:
 def _lists() -> table.Panel:
     return panels.table(
         "Lists",
-        "Each list of tasks, the one with the worst failures first, then the one that waits longest. Failed: of the"
-        " worst model, in 15 minutes if five tasks finished in them, else in an hour. Waits: how long the oldest"
-        " waiting task has. Nine in ten tasks of 24 hours finished within the time that is shown. Unread: no fetch has"
-        " read the list for five minutes.",
+        "Each list of tasks, the one with the worst failures first, then the one with the longest wait. Failed: failure"
+        " ratio of the worst model, over 15 minutes if five tasks finished in them, otherwise over an hour. Waits: how"
+        " long the oldest waiting task has been waiting. 90 % within: the time in which nine in ten tasks of 24 hours"
+        " finished. Unread: no fetch has read the list for five minutes.",
         (WORKSPACE, LIST),
         *(column for column in _by_day(OF_LIST) if column.heading != "Each"),
         known=f"count by ({OF_LIST}) ({lists()})",
@@ -142,8 +143,8 @@ def _models() -> table.Panel:
     columns = [column for column in _by_day(OF_MODEL) if column.heading not in ("Credits, 24 h", "Waits")]
     return panels.table(
         "Models",
-        "Each model, the one with the worst failures first. Each: credits for a finished task. Unread: no fetch has"
-        " read its list for five minutes.",
+        "Each model, the one with the worst failures first. Each: credits per finished task. Unread: no fetch has read"
+        " its list for five minutes.",
         (WORKSPACE, LIST, MODEL),
         *columns,
         known=f"count by ({OF_MODEL}) ({increase(TASKS_SUBMITTED, '1d')})",
@@ -157,8 +158,8 @@ def _models() -> table.Panel:
 def _flow() -> timeseries.Panel:
     return panels.graph(
         "Tasks a minute",
-        "Tasks seen for the first time, tasks that finished, and those of them that failed, and how many of how many"
-        " lists are in that. While more are submitted than finish, a queue builds up.",
+        "Tasks seen for the first time, tasks that finished, and tasks among these that failed, with the number of"
+        " lists read and the number of all lists. A queue builds up while more tasks are submitted than finish.",
         Line(f"60 * sum({rate(TASKS_SUBMITTED)})", "submitted"),
         Line(f"60 * sum({rate(TASKS_FINISHED)})", "finished"),
         Line(f"60 * sum({rate(TASKS_FAILED)})", "failed"),
@@ -172,8 +173,8 @@ def _queue() -> timeseries.Panel:
     waiting = summed(OF_LIST, gauge(TASKS, WAITING))
     return panels.graph(
         "Waiting tasks",
-        "Entries that are pending or running, of the ten lists with most tasks, and of the others together. A gap: the"
-        " list could not be read for five minutes.",
+        "Pending and running entries of the ten lists with the most tasks, and of all others together. A gap: the list"
+        " could not be read for five minutes.",
         Line(top(waiting, OF_LIST, MOST_SUBMITTED), LIST_LINE),
         Line(others(waiting, OF_LIST, MOST_SUBMITTED), OTHERS),
         unit="short",
@@ -190,8 +191,8 @@ def _slow(labels: str) -> str:
 def _duration_by_list() -> timeseries.Panel:
     return panels.graph(
         "90 %, by list",
-        "Nine in ten tasks of the ten lists that finish most took no longer, from creation to the scrape that saw"
-        " them finished. A gap: none finished.",
+        "The time in which nine in ten tasks finished, from their creation to the scrape that saw them finished, for"
+        " the ten lists that finish the most tasks. A gap: none finished.",
         Line(top(_slow(OF_LIST), OF_LIST, MOST_FINISHED), LIST_LINE),
         unit="s",
         interval="5m",
@@ -203,8 +204,8 @@ def _duration_by_model() -> timeseries.Panel:
     slow = limit("tasks_slow_seconds_floor")
     return panels.graph(
         "90 %, by model",
-        f"The same of the ten models that finish most tasks. Dashed: below {slow / 60:g} minutes no model counts as"
-        " slow.",
+        f"The same for the ten models that finish the most tasks. Dashed: below {slow / 60:g} minutes no model counts"
+        " as slow.",
         Line(top(_slow(OF_MODEL), OF_MODEL, MOST_FINISHED), MODEL_LINE),
         unit="s",
         interval="5m",
@@ -218,7 +219,7 @@ def _finished_by_model() -> timeseries.Panel:
     finished = f"60 * {summed(OF_MODEL, rate(TASKS_FINISHED))}"
     return panels.graph(
         "Finished a minute",
-        "Tasks that reached done or failed, of the ten models that finish most, and of the others together.",
+        "Tasks that reached done or failed, of the ten models that finish the most, and of all others together.",
         Line(top(finished, OF_MODEL, MOST_FINISHED), MODEL_LINE),
         Line(others(finished, OF_MODEL, MOST_FINISHED), OTHERS),
         unit="short",

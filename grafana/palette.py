@@ -1,4 +1,4 @@
-"""One colour for one name, in every panel: statuses, reasons and causes are chosen here, all else follows its name."""
+"""One colour for one name in every panel: set here for statuses, reasons and causes, else derived from the name."""
 
 from typing import Final
 
@@ -27,7 +27,7 @@ REASONS: Final = {
     "other": "light-blue",
     "unspecified": "super-light-blue",
 }
-"""Classes of failed tasks. Those that a site configures itself have the colour that Grafana gives to their name."""
+"""Failure classes. Classes that a site configures itself get Grafana's colour for their name."""
 CAUSES: Final = {
     "auth": "semi-dark-red",
     "rate_limited": "orange",
@@ -43,7 +43,7 @@ CAUSES: Final = {
 """Causes of failed fetches."""
 FLOW: Final = {"submitted": "blue", "finished": "green", "lists read": "purple", "lists": "#8e8e8e"}
 OTHERS: Final = "the others"
-"""The line that sums what is not among the top ten."""
+"""The line that sums everything outside the top ten."""
 NAMED: Final = {name: {name: color} for name, color in (STATUSES | FLOW | {OTHERS: "#8e8e8e"}).items()}
 LEGENDS: Final = NAMED | {"{{status}}": STATUSES, "{{reason}}": REASONS, "{{cause}}": CAUSES}
-"""Legend of a query → the colours of its lines by their names."""
+"""A query's legend → the colours of its lines by name."""

@@ -1,4 +1,4 @@
-"""The three kinds of panel, each one call: a table, a graph of lines or areas, a graph of bars."""
+"""The three kinds of panel, one function each: a table, a graph of lines or areas, a graph of bars."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,32 +28,32 @@ from grafana.queries import lists, lists_read
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 RUNBOOKS: Final = "https://github.com/creatify-exporter/creatify-exporter/blob/main/docs/runbooks.md"
 DIGITS: Final = "none"
-"""The unit that shows all decimals, so that they stand below each other; `locale` leaves zeros at the end away."""
+"""The unit that shows all decimals, so that they align; `locale` drops trailing zeros."""
 LIST_LINE, MODEL_LINE = "{{workspace}} · {{api}}", "{{workspace}} · {{api}} · {{model}}"
-"""Legends. A line has the colour of its name, so a list and a model have one name everywhere."""
+"""Legends. A line has the colour of its name, so a list and a model have the same name everywhere."""
 FAILING: Final = "Failed ≤1h"
-"""The heading of a failure ratio of 15 minutes if five tasks finished in them, else of an hour."""
+"""The heading of a failure ratio over 15 minutes if five tasks finished in them, otherwise over an hour."""
 UNCOUNTED: Final = "nothing was counted: see Down on Overview"
 UNREAD: Final = "no list was read: see Down on Overview"
 UNSAID: Final = "-"
-"""What a cell without a value shows if nobody need care."""
+"""The text of a cell without a value if that is normal."""
 HALF: Final = 12
-"""Grid columns of a graph that has a neighbour; a wider one has room for its legend at the right."""
+"""Grid columns of a graph with a neighbour; a wider one has room for its legend on the right."""
 MOST_BARS: Final = 120
-"""Bars of a graph, however long the time shown is: more would be hairlines."""
+"""Maximum number of bars in a graph, whatever the time range: more would be hairlines."""
 LEAST_STEP: Final = "1m"
-"""Of a graph without an interval: its rates are then of four minutes or more. Grafana takes 15 s for the interval of
-scrapes unless the data source says otherwise, and a rate of one minute has gaps if there is a scrape a minute."""
+"""Step of a graph without an interval: its rates then cover four minutes or more. Grafana assumes a scrape interval of
+15 s unless the data source sets another, and a rate over one minute has gaps if there is one scrape a minute."""
 
 _MISSING: Final = "-Infinity"
-"""How Grafana writes the value of a row that has none. NaN would not do: VictoriaMetrics leaves it out."""
-# What has no value has the colour of the first step, so all values need one of their own.
+"""Grafana's text for the value of a row without one. NaN does not work: VictoriaMetrics drops it."""
+# A missing value has the colour of the first step, so all values need another step.
 _LOWEST: Final = -1e15
-# Milliseconds: gaps from a failed fetch or two are no news, longer ones are shown.
+# Milliseconds: gaps from one or two failed fetches are bridged, longer ones are shown.
 _BRIDGED: Final = 5 * 60 * 1000.0
 
 Steps = tuple[str, tuple[tuple[float, str], ...], str]
-"""A colour for low values, the values from which on others hold, and a colour for no value."""
+"""A colour for low values, the values from which other colours apply, and a colour for no value."""
 
 
 def steps(lowest: str, *above: tuple[float, str], empty: str = PLAIN) -> Steps:
@@ -63,19 +63,19 @@ def steps(lowest: str, *above: tuple[float, str], empty: str = PLAIN) -> Steps:
 
 @dataclass(frozen=True)
 class Key:
-    """A label that tells the rows of a table apart; `width` in pixels. The last key of a table takes what is left."""
+    """A label that distinguishes the rows of a table; `width` in pixels. The last key gets the remaining width."""
 
     label: str
     heading: str
     width: int
     link: str = ""
     words: dict[str, tuple[str, str]] | None = None
-    """Label value → what is written instead, and its colour."""
+    """Label value → the text shown instead, and its colour."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of values. A missing value is `empty`. A column without a heading is asked for its labels alone."""
+    """A column of values. A missing value is shown as `empty`. A column without a heading only provides labels."""
 
     heading: str
     expression: str
@@ -89,7 +89,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A query over time; each of its series is named by the legend. `aside` has an axis of its own, at the right."""
+    """A query over time; the legend names each of its series. `aside` has a separate axis, on the right."""
 
     expression: str
     legend: str
@@ -100,11 +100,11 @@ LISTS_READ: Final = (
     Line(f"count({lists_read()})", "lists read", aside=True),
     Line(f"count({lists()})", "lists", aside=True),
 )
-"""How many of how many lists are in a sum, where a list that is not read would lower it in silence."""
+"""The number of lists in a sum and of all lists, because a list that is not read would silently lower the sum."""
 
 
 def _page(uid: str, *labels: str) -> str:
-    """Return the address of a dashboard, limited to the row that was clicked."""
+    """Return the address of a dashboard, limited to the clicked row."""
     headings = {"workspace": "Workspace", "api": "List", "model": "Model"}
     chosen = [f"var-{label}=${{__data.fields.{headings[label]}:percentencode}}" for label in labels]
     return f"/d/creatify-{uid}?{'&'.join(['${datasource:queryparam}', *chosen])}&${{__url_time_range}}"
@@ -137,11 +137,11 @@ def table(  # noqa: PLR0913 - a panel has so many parts, and each call names the
     height: int = 8,
     runbooks: Sequence[str] = (),
 ) -> tables.Panel:
-    """Show a row for each value of the keys, and a column for each expression, whose labels have to be the keys.
+    """Show a row for each value of the keys and a column for each expression, whose labels must be the keys.
 
-    Labels in `extra` come from single expressions and are shown behind the columns. Rows are sorted by the columns that
-    `sort` names, the largest first, or the smallest if its name has a `+` in front. `known` has a row for all that
-    ought to be there: without it Grafana leaves out a column that has no value in any row, and its word for that.
+    Labels in `extra` come from single expressions and are shown after the columns. Rows are sorted by the columns in
+    `sort`, the largest first, or the smallest if the name begins with `+`. `known` has a row for everything that should
+    be there: without it, Grafana drops a column that has no value in any row, and with it the text for that.
     """
     panel = tables.Panel().min_width(60).no_value(empty)
     _frame(panel, (title, description), (span, height), runbooks)
@@ -161,7 +161,7 @@ def table(  # noqa: PLR0913 - a panel has so many parts, and each call names the
 def _arranged(
     panel: tables.Panel, keys: Sequence[Key], columns: Sequence[Column], extra: Sequence[Key]
 ) -> tables.Panel:
-    """Join what the expressions return, in the order of keys, columns and extra labels."""
+    """Join the results of the expressions, in the order of keys, columns and extra labels."""
     values = [f"Value #{_letter(number)}" for number in range(len(columns))] if len(columns) > 1 else ["Value"]
     headings = {key.label: key.heading for key in keys}
     headings |= dict(zip(values, (column.heading for column in columns), strict=True))
@@ -200,7 +200,7 @@ def _options_of_column(column: Column) -> list[models.DynamicConfigValue]:
 
 
 def _complete(column: Column, known: str) -> str:
-    """Give each known row a value, so that the column is there even if no row has one."""
+    """Give each known row a value, so that the column exists even if no row has one."""
     return f"{column.expression} or {known} * -Inf" if known and column.empty != UNSAID else column.expression
 
 
@@ -218,7 +218,7 @@ def graph(  # noqa: PLR0913 - as above
     height: int = 10,
     runbooks: Sequence[str] = (),
 ) -> timeseries.Panel:
-    """Draw lines, or with `stacked` areas upon each other; a dashed line at `limit`; values up to `most`."""
+    """Draw lines, or stacked areas with `stacked`; a dashed line at `limit`; values up to `most`."""
     panel = timeseries.Panel().unit(unit).no_value(empty).axis_soft_min(0)
     _frame(panel, (title, description), (span, height), runbooks)
     queries = [_over_time(line) if interval else _over_time(line).interval(LEAST_STEP) for line in lines]
@@ -250,7 +250,7 @@ def bars(  # noqa: PLR0913 - as above
     span: int = HALF,
     runbooks: Sequence[str] = (),
 ) -> timeseries.Panel:
-    """Draw what comes now and then as bars upon each other; each counts since the bar before."""
+    """Draw occasional events as stacked bars; each counts since the bar before."""
     panel = graph(
         title, description, *lines, unit=unit, empty=empty, stacked=True, interval="5m", span=span, runbooks=runbooks
     )
@@ -264,7 +264,7 @@ def option(name: str, value: object) -> models.DynamicConfigValue:
 
 
 def words(meanings: dict[str, tuple[str, str]]) -> list[models.ValueMapping]:
-    """Say a word in a colour instead of a value."""
+    """Show a word in a colour instead of a value."""
     results = {
         value: models.ValueMappingResult(text, color, index=index)
         for index, (value, (text, color)) in enumerate(meanings.items())
@@ -285,7 +285,7 @@ _COLORED_TEXT: Final = option("custom.cellOptions", {"type": "color-text"})
 def _frame(
     panel: tables.Panel | timeseries.Panel, words: tuple[str, str], size: tuple[int, int], runbooks: Iterable[str]
 ) -> None:
-    """Give a panel its title and description, its width and height on the grid, and links to what to do."""
+    """Set a panel's title and description, its width and height on the grid, and links to runbooks."""
     panel.title(words[0]).description(words[1]).datasource(SOURCE).span(size[0]).height(size[1])
     if runbooks:
         panel.links([_runbook(alert) for alert in runbooks])

@@ -1,7 +1,7 @@
-"""PromQL: selects by the variables, and folds what several exporters tell of the same thing.
+"""PromQL: selection by the variables, and deduplication of replicas.
 
-Two exporters of one workspace, or /metrics scraped beside /probe, tell the same events twice. They are folded after
-rate() or increase(), never before: a fold of raw counters falls when the replica that is ahead goes away.
+Two exporters of one workspace, or /metrics scraped beside /probe, report the same events twice. They are deduplicated
+after rate() or increase(), never before: the maximum of raw counters falls when the replica that is ahead goes away.
 """
 
 from typing import Final
@@ -24,51 +24,51 @@ from creatify_exporter.metrics import FAILED_CREDITS_REFUNDED as FAILED_REFUNDED
 from creatify_exporter.metrics import FAILED_CREDITS_USED as FAILED_USED
 
 REPLICA: Final = "instance, job, pod, container, endpoint, service, node"
-"""The labels that tell one exporter from another."""
+"""The labels that distinguish exporters."""
 ENVIRONMENT: Final = "cluster, environment, namespace"
-"""The labels that tell environments apart, as in the rules. Workspaces of one name share a row: the worst is shown."""
+"""The labels that distinguish environments, as in the rules. Workspaces of one name share a row: the worst is shown."""
 SCOPE: Final = ("workspace", "api", "model")
-"""The labels that are variables of the dashboards."""
+"""The labels that are dashboard variables."""
 OF_WORKSPACE: Final = "workspace"
 OF_LIST: Final = "workspace, api"
 OF_MODEL: Final = "workspace, api, model"
 BALANCE: Final = "remaining_credits"
-"""What stands in the label of the list for the balance."""
+"""The value of the label `api` for the balance."""
 WAITING: Final = 'status=~"pending|running"'
 AT_END: Final = " @ end()"
-"""At the end of the time shown, the same for each point of a graph."""
+"""At the end of the shown time range, the same for each point of a graph."""
 TOP: Final = 10
-"""Lines of a graph of lists or models."""
+"""The number of lines in a graph of lists or models."""
 
 
 def selector(family: Family, *matchers: str, part: str = "", scope: tuple[str, ...] = SCOPE) -> str:
-    """Select a family's series by those variables that are labels of it; `part` is like `_bucket`."""
+    """Select a family's series by the variables among its labels; `part` is a suffix such as `_bucket`."""
     chosen = [f'{label}=~"${label}"' for label in scope if label in family.labels]
     return f"{family.name}{part}{{{', '.join([*chosen, *matchers])}}}"
 
 
 def folded(expression: str) -> str:
-    """Take of each series what one exporter says of it."""
+    """Deduplicate replicas by their maximum."""
     return f"max without ({REPLICA}) ({expression})"
 
 
 def gauge(family: Family, *matchers: str, window: str = "5m") -> str:
-    """Return the latest values of a window: a failed fetch or two do not make them unknown, more do."""
+    """Return the latest values within a window: they survive one or two failed fetches, but not more."""
     return _of_family(family, f"last_over_time({selector(family, *matchers)}[{window}])")
 
 
 def _of_family(family: Family, expression: str) -> str:
-    """Take the largest that an exporter of an environment says; a label that came with an upgrade does not matter."""
+    """Take the maximum of an environment's exporters, without labels that an upgrade may have added."""
     return f"max by ({', '.join((ENVIRONMENT, *family.labels))}) ({expression})"
 
 
 def rate(family: Family, *matchers: str, part: str = "") -> str:
-    """Return the increase a second."""
+    """Return the increase per second."""
     return folded(f"rate({selector(family, *matchers, part=part)}[$__rate_interval])")
 
 
 def counted(labels: str, rates: str) -> str:
-    """Return what a bar of a graph counts: the sums of the time since the bar before."""
+    """Return the value of a graph's bar: the sum over the time since the bar before."""
     return f"{summed(labels, rates)} * $__interval_ms / 1000"
 
 
@@ -85,17 +85,17 @@ def summed(labels: str, expression: str) -> str:
 
 
 def share(labels: str, part: str, whole: str) -> str:
-    """Divide sums; absent without a whole. Two replicas may book seconds apart, hence the clamp."""
+    """Divide sums; absent if the whole is 0. Clamped, because two replicas may record seconds apart."""
     return f"clamp({summed(labels, part)} / ({summed(labels, whole)} > 0), 0, 1)"
 
 
 def quantile(ratio: float, labels: str, buckets: str) -> str:
-    """Return the quantile of the summed buckets, without rows for which nothing was observed."""
+    """Return the quantile of the summed buckets, without rows that have no observation."""
     return f"histogram_quantile({ratio}, {summed(f'le, {labels}', buckets)}) >= 0"
 
 
 def top(lines: str, labels: str, total: str) -> str:
-    """Keep the lines of the largest totals, which are taken `AT_END`, so that they are the same all along a graph."""
+    """Keep the lines with the largest totals, taken `AT_END` so that a graph shows the same lines throughout."""
     return f"{lines} and on ({labels}) topk({TOP}, {summed(labels, total)})"
 
 
@@ -104,21 +104,21 @@ def others(lines: str, labels: str, total: str) -> str:
     return f"sum({lines} unless on ({labels}) topk({TOP}, {summed(labels, total)}))"
 
 
-# --- Lists, and what is in them.
+# --- Lists and their tasks.
 
 
 def known(labels: str) -> str:
-    """Return a row for each workspace or list, balances included, that an exporter has told of within six hours."""
+    """Return a row for each workspace or list, including balances, that an exporter reported within six hours."""
     return f"count by ({labels}) ({gauge(UP, window='6h')})"
 
 
 def lists() -> str:
-    """Return the lists that an exporter has told of within six hours: they are shown although none answers now."""
+    """Return the lists that an exporter reported within six hours: they are shown even if none answers now."""
     return gauge(UP, f'api!="{BALANCE}"', window="6h")
 
 
 def read() -> str:
-    """Return 1 for each list and balance that a fetch has read within five minutes, and 0 for others that it tried."""
+    """Return 1 for each list and balance that was read within five minutes, and 0 for those that were only tried."""
     return _of_family(UP, f"max_over_time({selector(UP)}[5m])")
 
 
@@ -128,7 +128,7 @@ def lists_read() -> str:
 
 
 def down() -> str:
-    """Return for each workspace how many of its lists no fetch has read for five minutes."""
+    """Return by workspace the number of lists that no fetch has read for five minutes."""
     return f"count by (workspace) ({lists()} unless {lists_read()}) or 0 * count by (workspace) ({lists()})"
 
 
@@ -155,7 +155,7 @@ def failing_now(labels: str) -> str:
 
 
 def main(label: str, labels: str, family: Family, window: str) -> str:
-    """Return of each group the value of a label behind most of its failures, if there are any."""
+    """Return for each group with failures the label value that most of them have."""
     failures = summed(f"{labels}, {label}", increase(family, window))
     return f"topk by ({labels}) (1, {failures} > 0.5)"
 
@@ -164,7 +164,7 @@ def main(label: str, labels: str, family: Family, window: str) -> str:
 
 
 def spent(window: str, scope: tuple[str, ...] = SCOPE, at: str = "") -> str:
-    """Return the credits spent within a window: used less refunded."""
+    """Return the credits spent within a window: used minus refunded."""
     used, refunded = (increase(family, window, scope=scope, at=at) for family in (CREDITS_USED, CREDITS_REFUNDED))
     return f"({used} - {refunded})"
 
@@ -175,12 +175,12 @@ def wasted(window: str, at: str = "") -> str:
 
 
 def spending() -> str:
-    """Return the credits spent a second."""
+    """Return the credits spent per second."""
     return f"({rate(CREDITS_USED)} - {rate(CREDITS_REFUNDED)})"
 
 
 def wasting() -> str:
-    """Return the credits spent a second on tasks that failed."""
+    """Return the credits spent per second on tasks that failed."""
     return f"({rate(FAILED_USED)} - {rate(FAILED_REFUNDED)})"
 
 
@@ -190,39 +190,39 @@ def per_task(labels: str, window: str) -> str:
 
 
 def _price(window: str) -> str:
-    """Return of two prices one: for so long after a change of the currency both are known."""
+    """Return a single price: after a change of currency, both are known for the length of the window."""
     latest = f"max by (workspace, currency) (last_over_time({selector(CREDIT_PRICE)}[{window}]))"
     return f"topk by (workspace) (1, {latest})"
 
 
 PRICE: Final = f"({_price('15m')} or on (workspace) {_price('6h')})"
-"""While no exporter answers, the last price holds: a cost must not turn into credits when one goes away."""
+"""While no exporter answers, the last price stays: a cost must not turn into credits when an exporter goes away."""
 PLAN: Final = f"max by (workspace) (last_over_time({selector(PLAN_CREDITS)}[15m]))"
 RENEWAL: Final = f"max by (workspace) (last_over_time({selector(PLAN_RENEWAL)}[15m]))"
 
 
 def priced(credit: str) -> str:
-    """Return what credits cost in the currency of their workspace, without those that have no price."""
+    """Return the cost of credits in their workspace's currency, without credits that have no price."""
     return f"{credit} * on (workspace) group_left (currency) {PRICE}"
 
 
 def cost(credit: str) -> str:
-    """Return the same, and what has no price as it is, with `credits` for its currency."""
+    """Return the same, with credits that have no price unchanged and `credits` as their currency."""
     return f'{priced(credit)} or label_replace({credit} unless on (workspace) {PRICE}, "currency", "credits", "", "")'
 
 
 def balance() -> str:
-    """Return the latest balance of a quarter of an hour: a fetch that failed does not make it unknown."""
+    """Return the latest balance within a quarter of an hour: it survives a failed fetch."""
     return f"min by (workspace) ({_balances()})"
 
 
 def balance_falling() -> str:
-    """Return the credits a second by which the balance fell over the last day; a purchase hides its five minutes."""
+    """Return the balance's fall in credits per second over the last day; a purchase hides its five minutes."""
     return summed(OF_WORKSPACE, _falling())
 
 
 def balance_fallen() -> str:
-    """Return the credits by which the balance fell within the last hour, purchases left out."""
+    """Return the credits by which the balance fell within the last hour, without purchases."""
     return summed(OF_WORKSPACE, f"sum_over_time(clamp_min({_balances(' offset 5m')} - {_balances()}, 0)[1h:5m])")
 
 
@@ -232,7 +232,7 @@ def balance_risen() -> str:
 
 
 def lasts() -> str:
-    """Return the seconds that the balance lasts, ten years at most. Nothing left is over, which 0 / 0 would not say."""
+    """Return the seconds that the balance lasts, at most ten years; 0 if nothing is left, instead of 0 / 0."""
     ten_years = 10 * 365 * 86400
     left = f"clamp_max(({_balances()} > 0) / {_falling()}, {ten_years}) or ({_balances()} <= 0) * 0"
     return f"min by (workspace) ({left})"
@@ -247,5 +247,5 @@ def _falling() -> str:
 
 
 def recorded(name: str) -> str:
-    """Select by the variables what a recording rule made, folded already."""
+    """Select a recorded series by the variables; replicas are deduplicated already."""
     return f'{name}{{workspace=~"$workspace", api=~"$api", model=~"$model"}}'

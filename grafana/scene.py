@@ -1,7 +1,7 @@
-"""A night with several workspaces, lists and models, as their exporters would have told it; for tests and pictures.
+"""A night with several workspaces, lists and models, as their exporters would report it; for tests and pictures.
 
-Everything is made up but the names and labels, which are those of the contract. It is written as OpenMetrics with
-timestamps, which promtool makes blocks of.
+Everything is invented except names and labels, which are those of the metrics. It is written as OpenMetrics with
+timestamps, which promtool converts to blocks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ Labels = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Incident:
-    """From so many seconds before the end on, this share of the tasks fails for this reason."""
+    """From `ago` seconds before the end on, a share of the tasks fails for a reason."""
 
     ago: float
     ratio: float
@@ -32,7 +32,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class Model:
-    """Tasks an hour, typical seconds and credits of one (0: its list tells none), and how many fail."""
+    """Tasks an hour, typical seconds and credits of a task (0: the list reports none), and the share that fails."""
 
     name: str
     hourly: float
@@ -43,12 +43,12 @@ class Model:
     incident: Incident | None = None
     waiting: int = 1
     stuck: float = 0
-    """Seconds for which the oldest task has waited at the end."""
+    """Seconds that the oldest task has waited at the end."""
 
 
 @dataclass(frozen=True)
 class List:
-    """A list of tasks; if its fetches fail, by what cause and since how many seconds before the end."""
+    """A list of tasks; if its fetches fail, the cause and for how many seconds before the end."""
 
     name: str
     models: Sequence[Model] = ()
@@ -58,7 +58,7 @@ class List:
 
 @dataclass(frozen=True)
 class Workspace:
-    """A workspace with its balance at the end, and what it loses an hour, also to what no list explains."""
+    """A workspace with its balance at the end, and the credits that it loses an hour, including unexplained ones."""
 
     name: str
     lists: Sequence[List]
@@ -69,12 +69,12 @@ class Workspace:
     currency: str = "USD"
     instances: Sequence[str] = ("exporter-0:10081",)
     bought_ago: float = 0
-    """So many seconds before the end the balance rose by half of what it is now."""
+    """Seconds before the end at which the balance rose by half of its final value."""
 
 
 @dataclass
 class Counts:
-    """What a model has come to."""
+    """The totals of a model."""
 
     submitted: float = 0
     finished: float = 0
@@ -198,7 +198,7 @@ Sample = tuple[str, Labels, float, float]
 
 
 def night() -> tuple[Workspace, ...]:
-    """Return workspaces of which two have incidents, one cannot be read in part, one not at all, and one is quiet."""
+    """Return workspaces: two with incidents, one partly and one completely unreadable, and one quiet."""
     text = (
         Model("gemini-2.5-flash", 160, 5, 0.5),
         Model("gemini-2.5-pro", 60, 25, 2.5, incident=Incident(1500, 0.87, "rate_limited")),
@@ -253,7 +253,7 @@ def night() -> tuple[Workspace, ...]:
 
 
 def _happen(counts: Counts, model: Model, step: float, ago: float, draw: Random) -> None:
-    """Let the tasks of one step come and end."""
+    """Submit and finish the tasks of one step."""
     incident = model.incident if model.incident and ago < model.incident.ago else None
     ratio, reason = (incident.ratio, incident.reason) if incident else (model.failing, model.reason)
     for _ in range(int(model.hourly * step / HOUR + draw.random())):
@@ -294,7 +294,7 @@ def _sample(family: Family, labels: Labels, value: float, at: float) -> Sample:
 
 
 def _told_by(instances: Sequence[str], sample: Sample) -> Iterator[str]:
-    """Write a sample as each exporter would tell it, with the labels of a target, of which one is the site's own."""
+    """Write a sample as each exporter would serve it, with a target's labels, including one of the site's own."""
     name, labels, value, at = sample
     for instance in instances:
         target = {"instance": instance, "job": "creatify-exporter", "namespace": "live", "team": "video", **labels}

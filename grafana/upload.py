@@ -1,7 +1,7 @@
 """Send the dashboards to a Grafana by its HTTP API: `GRAFANA_URL=… GRAFANA_TOKEN=… python3 grafana/upload.py`.
 
-The token is that of a service account that may write dashboards and folders (role Editor). The folder is
-`GRAFANA_FOLDER` (Creatify); dashboards that are there already are replaced. Python's standard library is enough.
+The token belongs to a service account that may write dashboards and folders (role Editor). The folder is
+`GRAFANA_FOLDER` (Creatify); existing dashboards are replaced. Only Python's standard library is needed.
 https://grafana.com/docs/grafana/latest/developers/http_api/dashboard/
 """
 
@@ -25,18 +25,18 @@ Json = dict[str, Any]
 
 
 class Refused(Exception):
-    """What Grafana, the network or the environment says against it, in one line."""
+    """Why Grafana, the network or the environment refuses, in one line."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect could take the token to another host."""
+    """Refuses redirects, which could send the token to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class Grafana:
-    """A Grafana at a URL, with or without a path. Raises `Refused` for whatever goes wrong."""
+    """A Grafana at a URL, with or without a path. Raises `Refused` for every failure."""
 
     def __init__(self, url: str, token: str) -> None:
         if not re.match(r"https?://[^/]", url):
@@ -47,17 +47,17 @@ class Grafana:
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def ensure_folder(self, title: str) -> str:
-        """Return the uid of a folder, which is made if there is none."""
+        """Return the uid of a folder, creating it if it does not exist."""
         found = [each for each in self._ask("GET", "/api/folders?limit=1000") if each["title"] == title]
         [folder, *_] = found or [self._ask("POST", "/api/folders", {"title": title})]
         return str(folder["uid"])
 
     def put_dashboard(self, dashboard: Json, folder: str) -> str:
-        """Make or replace a dashboard; return its address."""
+        """Create or replace a dashboard; return its address."""
         body = {"dashboard": dashboard, "folderUid": folder, "overwrite": True}
         return urllib.parse.urljoin(f"{self._url}/", str(self._ask("POST", "/api/dashboards/db", body)["url"]))
 
-    def _ask(self, method: str, path: str, body: Json | None = None) -> Any:  # noqa: ANN401 - whatever JSON it is
+    def _ask(self, method: str, path: str, body: Json | None = None) -> Any:  # noqa: ANN401 - any JSON
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
         data = json.dumps(body).encode() if body else None
         request = urllib.request.Request(f"{self._url}{path}", data, headers, method=method)  # noqa: S310 - http or https
@@ -74,7 +74,7 @@ def _setting(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name, "").strip()
     if not value:
         raise Refused(f"{name} is not set: give it in the environment")
-    # A header with another character would be refused by a message that quotes it.
+    # urllib refuses a header with any other character, with a message that quotes it.
     if not re.fullmatch("[!-~]+", value):
         raise Refused(f"{name} has characters that belong into no address and no token: give it alone")
     return value
@@ -85,7 +85,7 @@ def _remedy(error: urllib.error.HTTPError) -> str:
         return "GRAFANA_TOKEN has to belong to a service account with the role Editor"
     if 300 <= error.code < 400:  # noqa: PLR2004 - the class of redirects
         return "set GRAFANA_URL to the address that it redirects to"
-    # Such as that a dashboard was provisioned from a file, and cannot be replaced.
+    # For example, a dashboard that was provisioned from a file cannot be replaced.
     with suppress(OSError, ValueError, LookupError, TypeError):
         if error.code != HTTPStatus.NOT_FOUND:
             return f"Grafana says: {json.load(error)['message']}"
@@ -93,7 +93,7 @@ def _remedy(error: urllib.error.HTTPError) -> str:
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Send every dashboard; return 1 and say why if one is refused."""
+    """Send every dashboard; if one is refused, print the reason and return 1."""
     try:
         grafana = Grafana(_setting(environ, "GRAFANA_URL"), _setting(environ, "GRAFANA_TOKEN"))
         folder = grafana.ensure_folder(environ.get("GRAFANA_FOLDER") or "Creatify")

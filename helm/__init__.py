@@ -1,1 +1,1 @@
-"""The chart, and the scripts beside it."""
+"""The chart and its scripts."""

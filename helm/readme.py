@@ -1,6 +1,6 @@
-"""Write the table of values into the chart's README: `python helm/readme.py`, or `--check` to see if it is true.
+"""Write the table of values into the chart's README: `python helm/readme.py`, or verify it: `--check`.
 
-A value is described by the comment above it that begins with `# --`; what lies below a described value belongs to it.
+The comment above a value that begins with `# --` describes that value and everything below it.
 """
 
 import json
@@ -17,7 +17,7 @@ END: Final = "<!-- end of values -->\n"
 
 
 def described(node: yaml.MappingNode, lines: list[str], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the name, the default and the description of each value; raise ValueError for one without words."""
+    """Yield the name, the default and the description of each value; raise ValueError for one without a description."""
     for key, value in node.value:
         name = f"{prefix}{key.value}"
         comment = _comment_above(lines, key.start_mark.line)
@@ -38,7 +38,7 @@ def _comment_above(lines: list[str], number: int) -> str:
 
 
 def table(values: str) -> str:
-    """Return the table of what a values.yaml says."""
+    """Return the table of the values in a values.yaml."""
     root = yaml.compose(values)
     assert isinstance(root, yaml.MappingNode)  # noqa: S101 - the chart's own file
     rows = [
@@ -49,7 +49,7 @@ def table(values: str) -> str:
 
 
 def main() -> int:
-    """Write or check the README; return 1 where a check finds it outdated."""
+    """Write or check the README; return 1 if a check finds it outdated."""
     path = CHART / "README.md"
     old = path.read_text("utf-8")
     before, _, rest = old.partition(BEGIN)
@@ -57,7 +57,7 @@ def main() -> int:
     new = f"{before}{BEGIN}\n{table((CHART / 'values.yaml').read_text('utf-8'))}\n{END}{after}"
     if "--check" in sys.argv[1:]:
         if new != old:
-            print("the table of values is not that of values.yaml: run python helm/readme.py", file=sys.stderr)
+            print("the table of values is outdated: run python helm/readme.py", file=sys.stderr)
         return int(new != old)
     path.write_text(new, "utf-8")
     return 0

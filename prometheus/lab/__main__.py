@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - a folder that is run by its path, not a package
-"""The alert laboratory: `python prometheus/lab --weeks 20`. See docs/alerts.md for what it found."""
+"""The alert laboratory: `python prometheus/lab --weeks 20`. See docs/alerts.md for its findings."""
 
 import argparse
 import json
@@ -17,13 +17,13 @@ import spikes
 import weeks
 from weeks import BEGIN
 
-SLACK: Final = 75 * weeks.MINUTE  # an hour's window, and keep_firing_for, after an episode
+SLACK: Final = 75 * weeks.MINUTE  # after an episode: a window of an hour, and keep_firing_for
 GOAL: Final = 600
 
 
 @dataclass
 class Score:
-    """What became of the incidents of one kind, in one volume."""
+    """How the incidents of one kind fared, at one volume."""
 
     kind: str
     volume: str
@@ -32,16 +32,16 @@ class Score:
     delays: list[float] = field(default_factory=list)
     late: int = 0
     below: int = 0
-    told_anyway: int = 0
+    detected_anyway: int = 0
     alerts: set[str] = field(default_factory=set)
 
 
 def workspaces(volumes: list[str], long: int, seed: int) -> list[weeks.Workspace]:
-    """Return what is watched: quiet weeks, incidents and events, at each volume."""
+    """Return the workspaces to watch: quiet weeks, incidents and events, at each volume."""
     short, sought = min(long, 2), 5 if long >= 5 else 2  # noqa: PLR2004
     found = []
     for volume in volumes:
-        # The three large volumes draw the numbers that they always drew.
+        # The three large volumes keep the random numbers that they have always had.
         i = 100 * seed - 3 + list(weeks.VOLUMES).index(volume)
         found.append(weeks.Workspace(f"quiet-{volume}", volume, 10 + i, BEGIN, long * 7))
         office = weeks.VOLUMES[volume].rhythm is weeks.office_hours
@@ -53,12 +53,12 @@ def workspaces(volumes: list[str], long: int, seed: int) -> list[weeks.Workspace
 
 
 def simulate(lab: replay.Replay, worlds: list[weeks.World]) -> None:
-    """Write all that the exporters say, block by block."""
+    """Write everything that the exporters serve, block by block."""
     minutes = [world.minutes() for world in worlds]
     lab.write((text for each in minutes for text in until(each, end)) for _, end in lab.windows())
 
 
-def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is taken up again for the next block
+def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is resumed for the next block
     """Yield the scrapes of one block."""
     for now, text in minutes:
         yield text
@@ -69,7 +69,7 @@ def until(minutes: Any, end: int) -> Any:  # noqa: ANN401 - a generator that is 
 def judge(
     workspace: weeks.Workspace, firings: list[replay.Firing], alerts: list[str]
 ) -> tuple[list[Score], list[replay.Firing]]:
-    """Return how the episodes fared of which these alerts tell, and the firings that none of them explains."""
+    """Return the scores of the episodes that these alerts should detect, and the firings that no episode explains."""
     mine = [f for f in firings if f.labels.get("workspace") == workspace.name and f.start < workspace.end]
     scores: dict[str, Score] = {}
     for episode in workspace.episodes:
@@ -81,7 +81,7 @@ def judge(
 
 
 def concerns(firing: replay.Firing, episode: weeks.Episode) -> bool:
-    """Tell whether an alert began during an episode, or while windows still hold it, for the model it is about."""
+    """Return whether an alert began during an episode, or while windows still contain it, for the episode's model."""
     about = firing.labels.get("model", episode.model)
     lasts = firing.alert == "CreatifyFailuresHigh" or episode.drifts or episode.cost > 1
     slack = weeks.DAY if lasts else SLACK
@@ -89,7 +89,7 @@ def concerns(firing: replay.Firing, episode: weeks.Episode) -> bool:
 
 
 def reached(episode: weeks.Episode) -> int | None:
-    """Return what the delay counts from: the fifth failed task if all fail for an hour, else the tenth in an hour."""
+    """Return where the delay starts: at the fifth failed task if all fail for an hour, else at the tenth in an hour."""
     if episode.drained:
         return episode.empty_at[0] if episode.empty_at else None
     if episode.holds:
@@ -103,25 +103,25 @@ def reached(episode: weeks.Episode) -> int | None:
 
 
 def rate(score: Score, episode: weeks.Episode, firings: list[replay.Firing]) -> None:
-    """Enter one episode into its score; the goal does not speak of one with too few failed tasks."""
-    told = min((f.start for f in firings), default=None)
+    """Add one episode to its score; one with too few failed tasks is outside the goal."""
+    detected = min((f.start for f in firings), default=None)
     since = reached(episode)
     score.alerts |= {f.alert for f in firings}
     if since is None:
         score.below += 1
-        score.told_anyway += told is not None
-    elif told is None:
+        score.detected_anyway += detected is not None
+    elif detected is None:
         score.missed.append(f"{episode.model} at {time.strftime('%a %H:%M', time.gmtime(episode.start))}")
     else:
         score.detected += 1
-        score.delays.append((told - since) / 60)
-        score.late += bool(episode.failing and not episode.drifts and told - since > GOAL)
+        score.delays.append((detected - since) / 60)
+        score.late += bool(episode.failing and not episode.drifts and detected - since > GOAL)
 
 
 def report(
     scores: list[Score], false: list[replay.Firing], volumes: list[str], long: int, alerts: list[str]
 ) -> dict[str, Any]:
-    """Return all that was found, fit for a table and for a test."""
+    """Return all findings, for a table or a test."""
     quiet = dict.fromkeys(alerts, 0)
     for firing in false:
         if firing.labels["workspace"].startswith("quiet"):
@@ -146,7 +146,7 @@ def table(found: dict[str, Any]) -> str:
         delays = s["delays"]
         middle, longest = (f"{statistics.median(delays):.0f} min", f"{max(delays):.0f} min") if delays else ("-", "-")
         of = s["detected"] + len(s["missed"])
-        few = f"{s['below']}, {s['told_anyway']} told" if s["told_anyway"] else s["below"]
+        few = f"{s['below']}, {s['detected_anyway']} detected" if s["detected_anyway"] else s["below"]
         alerts = ", ".join(name.removeprefix("Creatify") for name in s["alerts"]) or "-"
         rows.append(
             f"| {s['kind']} | {s['volume']} | {s['detected']} of {of} | {middle} | {longest} "
@@ -163,31 +163,32 @@ def table(found: dict[str, Any]) -> str:
 
 
 def run(volumes: list[str], long: int, seed: int, alerts: list[str], folder: Path) -> dict[str, Any]:
-    """Simulate, record, fire, judge."""
+    """Simulate the weeks, evaluate the rules, and judge the alerts."""
     watched = workspaces(volumes, long, seed)
     lab = replay.Replay(folder, BEGIN, max(w.end for w in watched))
     started = time.monotonic()
     simulate(lab, [weeks.World(w) for w in watched])
     print(f"simulated in {time.monotonic() - started:.0f} s", file=sys.stderr)
-    recorded, told = replay.needed(alerts)
-    lab.record(recorded)
+    recording_rules, alert_rules = replay.needed(alerts)
+    lab.record(recording_rules)
     print(f"recorded after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    firings, alerts = lab.fire(told), [rule["alert"] for rule in told]
+    firings = lab.fire(alert_rules)
     print(f"alerts after {time.monotonic() - started:.0f} s", file=sys.stderr)
-    judged = [judge(w, firings, alerts) for w in watched]
+    names = [rule["alert"] for rule in alert_rules]
+    judged = [judge(w, firings, names) for w in watched]
     scores = [score for each, _ in judged for score in each]
-    return report(scores, [f for _, false in judged for f in false], volumes, long, alerts)
+    return report(scores, [f for _, false in judged for f in false], volumes, long, names)
 
 
 def main() -> None:
-    """Run the laboratory and print what it found."""
+    """Run the laboratory and print its findings."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--weeks", type=int, default=20, help="quiet weeks at each volume (default: %(default)s)")
     parser.add_argument("--volumes", default=",".join(weeks.VOLUMES), help="some of %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="other random numbers (default: %(default)s)")
-    parser.add_argument("--alert", action="append", default=[], help="this one alone; may be given more than once")
-    parser.add_argument("--runs", action="store_true", help="how long a run of failed tasks has to be, and no alerts")
-    parser.add_argument("--spikes", action="store_true", help="how many failed tasks are a spike, and no alerts")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default: %(default)s)")
+    parser.add_argument("--alert", action="append", default=[], help="evaluate only this alert; may be repeated")
+    parser.add_argument("--runs", action="store_true", help="the cost of other run lengths; evaluates no alerts")
+    parser.add_argument("--spikes", action="store_true", help="the cost of other spike limits; evaluates no alerts")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     volumes = arguments.volumes.split(",")

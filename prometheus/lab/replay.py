@@ -1,15 +1,14 @@
 # ruff: noqa: INP001 - a folder that is run by its path, not a package
-"""The real rules over simulated weeks, by a real Prometheus, faster than the weeks pass.
+"""Evaluate the real rules over simulated weeks, with a real Prometheus, faster than real time.
 
-Samples are written as blocks. The recording rules are evaluated once a minute by range queries, level by level, and
-written as blocks too; then the alert expressions; `for` and `keep_firing_for` are followed here as Prometheus does. The
-lookback is shorter than an evaluation interval, so that a series ends where Prometheus would have marked it stale.
+Samples are written as blocks. Range queries evaluate the recording rules once a minute, level by level; their results
+are written as blocks too. Then come the alert expressions, with `for` and `keep_firing_for` applied here as Prometheus
+does. The lookback is shorter than an evaluation interval, so a series ends where Prometheus would have marked it stale.
 """
 
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -28,13 +27,12 @@ import msgspec
 import yaml
 
 STEP: Final = 60
-BLOCK: Final = (
-    162 * 3600
-)  # blocks are 2 h times a power of 3 long; this is the longest with fewer steps than a query may have
+# Blocks are 2 h times a power of 3 long; this is the longest with fewer steps than a query may have.
+BLOCK: Final = 162 * 3600
 RULES: Final = Path(__file__).parent.parent / "rules"
 SERIES: Final = re.compile(r"[a-z_]+:[a-zA-Z0-9_:]+")
 """The name of a recorded series."""
-# Both programs mostly make garbage: to collect it less often, up to a limit, saves a fifth of their time.
+# Both programs produce much garbage: collecting it less often, up to a limit, saves a fifth of their time.
 ENVIRON: Final = {"GOGC": "400", "GOMEMLIMIT": "4GiB", **os.environ}
 
 
@@ -56,8 +54,8 @@ class Replay:
         self.text = folder / "samples.om"
         self.log = folder / "prometheus.log"
         self.start, self.end = start - start % BLOCK, end
-        (folder / "prometheus.yml").write_text("global: {evaluation_interval: 1m}\n")
         self.config = folder / "prometheus.yml"
+        self.config.write_text("global: {evaluation_interval: 1m}\n")
 
     def windows(self) -> Iterator[tuple[int, int]]:
         """Yield the bounds of each block, the last second included."""
@@ -65,7 +63,7 @@ class Replay:
             yield begin, min(begin + BLOCK, self.end) - 1
 
     def write(self, blocks: Iterable[Iterable[str]]) -> None:
-        """Add samples, block by block: one is stored while the next one is written."""
+        """Add samples, block by block: each is stored while the next one is written."""
         with ThreadPoolExecutor(1) as storing:
             stored = storing.submit(lambda: None)
             for number, texts in enumerate(blocks):
@@ -83,7 +81,7 @@ class Replay:
         return path
 
     def store(self, path: Path) -> None:
-        """Make a block of the samples in a file, and remove it."""
+        """Convert the samples in a file to a block, and remove the file."""
         command = ["promtool", "tsdb", "create-blocks-from", f"--max-block-duration={BLOCK}s", "openmetrics", "--quiet"]
         command += [str(path), str(self.data)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRON)  # noqa: S603
@@ -118,7 +116,7 @@ class Replay:
                 process.terminate()
 
     def wait_until_ready(self, address: str, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the server, or say what it said when it gave up."""
+        """Wait for the server; raise RuntimeError with the end of its log if it gives up."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -137,7 +135,7 @@ class Replay:
         return result
 
     def record(self, rules: list[dict[str, Any]]) -> None:
-        """Evaluate the recording rules, those that lean on others after them."""
+        """Evaluate the recording rules, dependencies first."""
         for level in by_level(rules):
             with self.server() as url, ThreadPoolExecutor(os.cpu_count()) as pool:
                 texts = [self.recorded(url, level, *window) for window in self.windows()]
@@ -151,7 +149,7 @@ class Replay:
             yield from self.evaluated(url, rule, begin, end)
 
     def evaluated(self, url: str, rule: dict[str, Any], begin: int, end: int) -> Iterator[str]:
-        """Yield the samples of one recording rule; one side of an `or` may have kept its metric's name."""
+        """Yield the samples of one recording rule; one side of an `or` may still have its metric's name."""
         samples: dict[str, list[list[tuple[int, str]]]] = {}
         for series in self.query(url, rule["expr"], begin, end):
             labels = {**series["metric"], **rule.get("labels", {})}
@@ -169,7 +167,7 @@ class Replay:
             return sorted(firings, key=lambda f: f.start)
 
     def fired(self, url: str, rule: dict[str, Any]) -> Iterator[Firing]:
-        """Yield when an alert fired."""
+        """Yield the periods in which an alert fired."""
         active: dict[str, list[int]] = {}
         for begin, end in self.windows():
             for series in self.query(url, rule["expr"], begin, end):
@@ -180,10 +178,6 @@ class Replay:
             for span in firing_spans(times, seconds(rule.get("for")), seconds(rule.get("keep_firing_for"))):
                 yield Firing(rule["alert"], json.loads(key), *span)
 
-    def remove(self) -> None:
-        """Remove the blocks."""
-        shutil.rmtree(self.data, ignore_errors=True)
-
 
 def load(kind: str) -> list[dict[str, Any]]:
     """Return all rules of a kind, `record` or `alert`, from the rule files."""
@@ -192,7 +186,7 @@ def load(kind: str) -> list[dict[str, Any]]:
 
 
 def needed(alerts: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the recording rules that these alerts lean on, and their own; of no alert, those of all."""
+    """Return the recording rules that these alerts depend on, and their own rules; without alerts, those of all."""
     wanted = [rule for rule in load("alert") if rule["alert"] in alerts or not alerts]
     recorded = {rule["record"]: rule for rule in load("record")}
     names, found = {rule["expr"] for rule in wanted}, set[str]()
@@ -214,7 +208,7 @@ def by_level(rules: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     while known < names:
         ready = {name for name in names - known if needs[name] <= known}
         if not ready:
-            raise ValueError(f"recording rules in a circle: {sorted(names - known)}")
+            raise ValueError(f"circular recording rules: {sorted(names - known)}")
         levels.append([rule for rule in rules if rule["record"] in ready])
         known |= ready
     return levels

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a folder that is run by its path, not a package
-"""How long a run of failed tasks has to be: what each length costs, in false alarms and in time.
+"""How long a run of failed tasks must be: the cost of each length, in false alarms and in time.
 
-Quiet weeks of the same models, without Prometheus. A task of them may as well be the first of an incident in which
-everything fails, so they also tell how long such an incident takes for its first so many failed tasks.
+Quiet weeks of the same models, without Prometheus. Any of their tasks might be the first of an incident in which
+everything fails, so they also show how long such an incident takes to reach a given number of failed tasks.
 """
 
 import math
@@ -13,16 +13,16 @@ from typing import Final
 
 import weeks
 
-RULE: Final = 0  # stands for the length that CreatifyModelFailing asks for, which depends on the tasks of a day
+RULE: Final = 0  # the length that CreatifyModelFailing requires, which depends on the tasks of a day
 LENGTHS: Final = (3, 4, 5, 6, 7, 8, RULE)
 LONGEST: Final = 10
-GOAL_TASKS: Final = 5  # everything fails: to be told by the fifth failed task, and ten minutes
+GOAL_TASKS: Final = 5  # if everything fails: detect it ten minutes after the fifth failed task
 GOAL: Final = 10 * weeks.MINUTE
 FOR: Final = 5 * weeks.MINUTE  # of CreatifyModelFailing
 
 
 class Runs:
-    """One model's runs of failed tasks that lasted long enough for an alarm, and when its tasks finished."""
+    """A model's runs of failed tasks that lasted long enough for an alarm, and the times when its tasks finished."""
 
     def __init__(self) -> None:
         self.alarms = dict.fromkeys(LENGTHS, 0)
@@ -30,13 +30,13 @@ class Runs:
         self.finished: list[int] = []
 
     def asked(self, length: int, now: int, finished: int) -> int:
-        """Return how long a run has to be now, so many tasks having finished."""
+        """Return how long a run must be now, after this many finished tasks."""
         if length != RULE:
             return length
         return 5 + int(math.log10(max(1, finished - bisect_left(self.finished, now - weeks.DAY))))
 
     def look(self, now: int, run: int, finished: int) -> None:
-        """Take in what a minute brought."""
+        """Record one minute."""
         self.finished.extend([now] * (finished - len(self.finished)))
         if not run:
             self.since.clear()
@@ -48,7 +48,7 @@ class Runs:
                 self.alarms[length] += 1
 
     def delays(self, length: int) -> Iterator[int]:
-        """Yield how long after its fifth failed task each incident would be told."""
+        """Yield how long after its fifth failed task each incident would be detected, in seconds."""
         for first in range(len(self.finished) - LONGEST):
             fifth = self.finished[first + GOAL_TASKS - 1]
             asked = self.asked(length, fifth, first + GOAL_TASKS)
@@ -66,7 +66,7 @@ def watch(workspace: weeks.Workspace) -> list[Runs]:
 
 
 def row(volume: str, long: int, seed: int) -> str:
-    """Return a row of the table: for each length the false alarms, and how often and how late an incident is told."""
+    """Return a row of the table: for each length the false alarms, the median delay and the share detected in time."""
     found = watch(weeks.Workspace(volume, volume, 1000 + seed, weeks.BEGIN, long * 7, replicas=0))
     cells = []
     for length in LENGTHS:
@@ -78,7 +78,7 @@ def row(volume: str, long: int, seed: int) -> str:
 
 
 def table(volumes: list[str], long: int, seed: int) -> str:
-    """Return the curve as Markdown."""
+    """Return the table as Markdown."""
     names = " | ".join(f"{length} in a row" if length else "the rule" for length in LENGTHS)
     head = [f"| {long} weeks | {names} |", "|---" * (len(LENGTHS) + 1) + "|"]
     return "\n".join([*head, *(row(volume, long, seed) for volume in volumes)])

@@ -1,8 +1,8 @@
 # ruff: noqa: INP001 - a folder that is run by its path, not a package
-"""How many failed tasks are a spike: what each limit costs, in false alarms and in incidents that are not told.
+"""How many failed tasks are a spike: the cost of each limit, in false alarms and in missed incidents.
 
-A copy in Python of CreatifyFailureSpike and of the series that it reads, over weeks of one replica. It takes seconds
-where Prometheus takes minutes, and finds the same alarms to the minute (tests/rules/test_lab.py).
+A Python copy of CreatifyFailureSpike and the series that it reads, over weeks of one replica. It takes seconds instead
+of Prometheus' minutes, and finds the same alarms to the minute (tests/rules/test_lab.py).
 """
 
 import statistics
@@ -20,12 +20,12 @@ KEPT: Final = 5 * weeks.MINUTE
 SLACK: Final = 75 * weeks.MINUTE
 LATE: Final = 10 * weeks.MINUTE
 LEAST: Final = 5
-"""No limit that is tried is below this, so that most minutes need not be looked at."""
+"""No tested limit is below this, so most minutes can be skipped."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """So many failed tasks too many are a spike at once, so many if they last for some minutes."""
+    """Failed tasks too many for a spike at once, and for one after they have lasted some minutes."""
 
     at_once: float
     lasting: float
@@ -48,13 +48,13 @@ LIMITS: Final = (
 
 @dataclass
 class Counters:
-    """What a replica told of a model, minute by minute."""
+    """A model's counters at a replica, minute by minute."""
 
     finished: list[float] = field(default_factory=list)
     failed: list[float] = field(default_factory=list)
 
     def increases(self, minute: int) -> Iterator[tuple[float, float]]:
-        """Yield how many failed and how many finished in each window, extrapolated as Prometheus does."""
+        """Yield the failed and the finished tasks of each window, extrapolated as Prometheus does."""
         for window in WINDOWS:
             first, beyond = max(0, minute - window + 1), window / (window - 1)
             yield (
@@ -63,7 +63,7 @@ class Counters:
             )
 
     def excesses(self) -> Iterator[tuple[int, float]]:
-        """Yield when a window is above the limit and not over, with the most failed tasks too many of such a window."""
+        """Yield the minutes in which a window is above the limit and not over, with the largest excess of these."""
         limit, past = FLOOR, list[tuple[int, float]]()
         for minute in range(len(self.finished)):
             windows = list(self.increases(minute))
@@ -79,7 +79,7 @@ class Counters:
 
 
 def most_excess(windows: Sequence[tuple[float, float]], limit: float) -> float:
-    """Return the most failed tasks too many of a window that is above the limit and that no shorter one ends."""
+    """Return the largest excess of a window that is above the limit and that no shorter window ends."""
     most, over = 0.0, False
     for window, (failed, finished) in zip(WINDOWS, windows, strict=True):
         excess = failed - finished * limit * TOLERATED
@@ -90,7 +90,7 @@ def most_excess(windows: Sequence[tuple[float, float]], limit: float) -> float:
 
 
 def ratio_limit(past: Sequence[float]) -> float:
-    """Return the share above which it is a spike, by the hours of the day before."""
+    """Return the share above which failures are a spike, by the hours of the day before."""
     return min(CEILING, max(FLOOR, FACTOR * statistics.median(past))) if past else FLOOR
 
 
@@ -114,29 +114,29 @@ def alarms(excesses: Sequence[tuple[int, float]], limit: Limit) -> list[int]:
 
 
 class Silent(weeks.World):
-    """A workspace whose exporters count and tell nothing."""
+    """A workspace whose exporters count but serve nothing."""
 
     def scrape(self, replica: weeks.Replica, now: int, episodes: list[weeks.Episode]) -> str:
-        """Book what a fetch brings, if there is one."""
+        """Record the list if a fetch succeeds."""
         if not replica.is_away(episodes) and not replica.fetch_fails(episodes):
             replica.book(now, self.models, episodes)
         return ""
 
 
 def watch(workspace: weeks.Workspace) -> dict[str, Counters]:
-    """Return what a replica told of each model."""
+    """Return the counters of each model at a replica."""
     world = Silent(workspace)
-    told = {name: Counters() for name in world.models}
+    found = {name: Counters() for name in world.models}
     for _ in world.minutes():
-        for name, counters in told.items():
+        for name, counters in found.items():
             totals = world.replicas[0].shown.get(name, [0.0] * len(weeks.COUNTERS))
             counters.finished.append(totals[1])
             counters.failed.append(sum(totals[2 : 2 + len(weeks.REASONS)]))
-    return told
+    return found
 
 
 def begun(workspace: weeks.Workspace, limits: Sequence[Limit]) -> dict[Limit, dict[str, list[int]]]:
-    """Return when the alert begins for each model, in seconds, by limit; windows end a minute before the evaluation."""
+    """Return the times (in seconds) at which the alert begins, by limit and model; windows end a minute earlier."""
     found: dict[Limit, dict[str, list[int]]] = {limit: {} for limit in limits}
     for name, counters in watch(workspace).items():
         excesses = list(counters.excesses())
@@ -146,29 +146,29 @@ def begun(workspace: weeks.Workspace, limits: Sequence[Limit]) -> dict[Limit, di
     return found
 
 
-def told(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[float | None]:
-    """Return how long after the tenth failed task each incident that has it is told, in seconds; None: never."""
-    delays: list[float | None] = []
+def delays(episodes: Sequence[weeks.Episode], at: dict[str, list[int]]) -> list[float | None]:
+    """Return for each incident with a tenth failed task the seconds from it to the alert; None: never detected."""
+    found: list[float | None] = []
     for episode in episodes:
         tenth = episode.tenth_failure()
         if tenth is not None and not episode.drifts:
             alarm = bisect_left(at[episode.model], episode.start)
             first = next((t for t in at[episode.model][alarm:] if t <= episode.end + SLACK), None)
-            delays.append(None if first is None else first - tenth)
-    return delays
+            found.append(None if first is None else first - tenth)
+    return found
 
 
 def table(volumes: list[str], long: int, seed: int) -> str:
-    """Return as Markdown, for each limit and volume, false alarms in quiet weeks and incidents missed and told late."""
+    """Return a Markdown table of false alarms in quiet weeks and of missed and late incidents, by limit and volume."""
     cells: dict[Limit, list[str]] = {limit: [] for limit in LIMITS}
     for volume in volumes:
         quiet = begun(weeks.Workspace(volume, volume, 2000 + seed, weeks.BEGIN, long * 7), LIMITS)
         plan = weeks.incidents(weeks.BEGIN, long // 2 * 2)
         eventful = begun(weeks.Workspace(volume, volume, 3000 + seed, weeks.BEGIN, long * 7, plan), LIMITS)
         for limit in LIMITS:
-            delays = told(plan, eventful[limit])
-            late = sum(delay is not None and delay > LATE for delay in delays)
+            found = delays(plan, eventful[limit])
+            late = sum(delay is not None and delay > LATE for delay in found)
             false = sum(map(len, quiet[limit].values()))
-            cells[limit].append(f"{false}, {delays.count(None)} and {late} of {len(delays)}")
+            cells[limit].append(f"{false}, {found.count(None)} and {late} of {len(found)}")
     head = [f"| {long} weeks | " + " | ".join(volumes) + " |", "|---" * (len(volumes) + 1) + "|"]
     return "\n".join([*head, *(f"| {limit} | " + " | ".join(row) + " |" for limit, row in cells.items())])

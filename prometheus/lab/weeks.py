@@ -1,9 +1,9 @@
 # ruff: noqa: INP001 - a folder that is run by its path, not a package
-"""Weeks of a workspace as its exporters would tell them: quiet ones, eventful ones, and incidents.
+"""Weeks of a workspace as its exporters would report them: quiet ones, eventful ones, and incidents.
 
-A world is simulated task by task: work follows the hour and the weekday, comes in batches too, and failures come in
-clusters, not as independent coins. Its replicas are scraped once a minute and tell what a ledger of their own has
-booked with their last complete list. Everything is drawn from a seed.
+A world is simulated task by task: work follows the hour and the weekday and also arrives in batches, and failures come
+in clusters, not independently. Its replicas are scraped once a minute and report what their own ledger recorded with
+their last complete list. Everything is derived from a seed.
 """
 
 import math
@@ -40,7 +40,7 @@ OUT_OF_CREDITS: Final = frozenset({"CreatifyCreditsRunOut", "CreatifyCreditsLow"
 
 @dataclass
 class Episode:
-    """Something that happens to a world: when, what to expect of the alerts, and what else they may rightly say."""
+    """Something that happens to a world: when, the expected alerts, and further alerts that are justified."""
 
     kind: str
     start: int
@@ -53,7 +53,7 @@ class Episode:
     hangs: bool = False  # one task is submitted and finishes with the episode
     drained: bool = False  # nobody tops up the balance
     idle: bool = False  # nothing is submitted
-    replica: int | None = None  # which exporter it happens to; None: all
+    replica: int | None = None  # the affected exporter; None: all
     expected: frozenset[str] = frozenset()
     allowed: frozenset[str] = frozenset()
     failed_at: list[int] = field(default_factory=list)
@@ -61,18 +61,18 @@ class Episode:
     empty_at: list[int] = field(default_factory=list)
 
     def share(self, now: int) -> float:
-        """Return the share of tasks that fail now because of it."""
+        """Return the share of tasks that it makes fail now."""
         return self.failing * (now - self.start) / (self.end - self.start) if self.drifts else self.failing
 
     def tenth_failure(self) -> int | None:
-        """Return when the tenth task failed within an hour; None if so many never did."""
+        """Return when the tenth task within an hour failed; None if fewer did."""
         failed = sorted(self.failed_at)
         return next((tenth for first, tenth in zip(failed, failed[9:], strict=False) if tenth - first <= HOUR), None)
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A name, how busy it is, how long it is watched, and what happens to it."""
+    """A workspace: its name, volume, the time for which it is watched, and what happens to it."""
 
     name: str
     volume: str
@@ -89,29 +89,29 @@ class Workspace:
 
 
 def is_weekend(now: int) -> bool:
-    """Tell whether this is a Saturday or a Sunday."""
+    """Return whether this is a Saturday or a Sunday."""
     return (now // DAY + 3) % 7 >= 5  # noqa: PLR2004 - the epoch was a Thursday, 3 when Monday is 0
 
 
 def around_the_clock(now: int) -> float:
-    """Return how much is done at this time of day and week; about 1 on average."""
+    """Return the activity at this time of day and week; about 1 on average."""
     afternoon = 1 + 0.85 * math.cos(2 * math.pi * ((now % DAY) / DAY - 15 / 24))
     return afternoon * (0.45 if is_weekend(now) else 1.2)
 
 
 def office_hours(now: int) -> float:
-    """Return how much is done where people work from 8 to 18 on weekdays; 1 on average of a weekday."""
+    """Return the activity of people who work from 8 to 18 on weekdays; 1 on average over a weekday."""
     return 2.4 if 8 * HOUR <= now % DAY < 18 * HOUR and not is_weekend(now) else 0.0
 
 
 @dataclass(frozen=True)
 class Volume:
-    """How much is done, and when."""
+    """How many tasks there are, and when."""
 
     rate: float  # tasks an hour
     rhythm: Callable[[int], float] = around_the_clock
     batches: float = 4  # a day and model, in the hours of work
-    plan: int = 0  # for how many days the credits of the plan are enough; 0: there is no plan
+    plan: int = 0  # days for which the plan's credits last; 0: there is no plan
 
 
 VOLUMES: Final = {
@@ -125,7 +125,7 @@ VOLUMES: Final = {
 
 
 def poisson(rng: random.Random, mean: float) -> int:
-    """Draw a Poisson number; for large means the normal distribution is near enough."""
+    """Draw a Poisson number; for large means the normal distribution is close enough."""
     if mean > 30:  # noqa: PLR2004
         return max(0, round(rng.gauss(mean, math.sqrt(mean))))
     limit, product, count = math.exp(-mean), rng.random(), 0
@@ -136,7 +136,7 @@ def poisson(rng: random.Random, mean: float) -> int:
 
 
 class Model:
-    """One model's tasks: those that run, and the running totals of all that is counted."""
+    """A model's running tasks, and the totals of everything that is counted."""
 
     def __init__(self, name: str, share: float, volume: Volume, rng: random.Random) -> None:
         self.name, self.volume, self.rng = name, volume, rng
@@ -149,10 +149,10 @@ class Model:
         self.cluster = 0
         self.batch = 0
         self.weather = 1.0
-        self.clusters = min(0.003, 6 / (24 * rate))  # six a day, or fewer where a day has few tasks
+        self.clusters = min(0.003, 6 / (24 * rate))  # six a day, or fewer if a day has few tasks
 
     def arrivals(self, now: int) -> int:
-        """Draw how many tasks are submitted in this minute, single ones and batches."""
+        """Draw how many tasks are submitted in this minute, singly and in batches."""
         if now % HOUR == 0:
             self.weather = self.rng.lognormvariate(-0.125, 0.5)
         rate = self.rate * self.volume.rhythm(now)
@@ -163,7 +163,7 @@ class Model:
         return poisson(self.rng, rate / 60) + sent
 
     def fails(self, share: float) -> bool:
-        """Decide one task: the incident's share, a cluster that is under way or begins, or plain bad luck."""
+        """Return whether a task fails: by the incident's share, a cluster that continues or begins, or bad luck."""
         if share and self.rng.random() < share:
             return True
         if self.cluster:
@@ -194,7 +194,7 @@ class Model:
         self.finishing.setdefault(minute, []).append((self.serial, finished - created, failed, credits_used))
 
     def finish(self, now: int) -> None:
-        """Count what has finished by the scrape of this minute."""
+        """Count the tasks that have finished by this minute's scrape."""
         totals = self.totals
         finishing = self.finishing.pop(now // MINUTE, [])
         self.run = self.run + len(finishing) if all(failed for _, _, failed, _ in finishing) else 0
@@ -216,7 +216,7 @@ class Model:
 
 
 class Replica:
-    """One exporter with a ledger of its own: what it has booked, and what its last fetch brought."""
+    """An exporter with its own ledger: what it has recorded, and the result of its last fetch."""
 
     def __init__(self, workspace: Workspace, number: int, rng: random.Random) -> None:
         self.number, self.rng = number, rng
@@ -231,7 +231,7 @@ class Replica:
         self.unlucky = 0
 
     def is_away(self, episodes: list[Episode]) -> bool:
-        """Tell whether the scrape fails: an outage of the exporter, or one of the few deployments of a week."""
+        """Return whether the scrape fails: an outage of the exporter, or one of the few deployments of a week."""
         if self.restarting == 0 and self.rng.random() < 3 / 10080:
             self.restarting = self.rng.randint(1, 3)
             self.failures = 0
@@ -239,17 +239,17 @@ class Replica:
         return self.restarting > 0 or any(e.kind == "exporter outage" for e in episodes)
 
     def fetch_fails(self, episodes: list[Episode]) -> bool:
-        """Tell whether the fetch fails: an outage of the API, or one of those few that fail anyway, often together."""
+        """Return whether the fetch fails: an outage of the API, or one of the few that fail anyway, often together."""
         if self.unlucky == 0 and self.rng.random() < 1 / 100:
             self.unlucky = self.rng.randint(1, 4)
         self.unlucky = max(0, self.unlucky - 1)
         return self.unlucky > 0 or any(e.kind == "API outage" for e in episodes)
 
     def book(self, now: int, models: dict[str, Model], episodes: list[Episode]) -> None:
-        """Take in a complete list; a lost or restored ledger changes what is counted from where."""
+        """Record a complete list; a lost or restored ledger changes the values from which the counters count."""
         self.last_success = now
         happens = {e.kind for e in episodes if now - e.start <= MINUTE}
-        if "lost ledger" in happens:  # the new one counts what the list holds: here the last fifth of everything
+        if "lost ledger" in happens:  # the new one counts the list: here the last fifth of everything
             self.base = {name: [float(int(total * 0.8)) for total in m.totals] for name, m in models.items()}
             self.ledger_created = now
         if "restored ledger" in happens:
@@ -279,11 +279,11 @@ class World:
         self.names: dict[tuple[str, int], list[str]] = {}
 
     def model(self, name: str, share: float) -> Model:
-        """Return a model with a stream of random numbers of its own."""
+        """Return a model with its own stream of random numbers."""
         return Model(name, share, self.volume, random.Random(f"{self.workspace.seed} {name}"))  # noqa: S311
 
     def minutes(self) -> Iterator[tuple[int, str]]:
-        """Yield the time of each scrape and what the exporters say, as lines of OpenMetrics."""
+        """Yield the time of each scrape and the exporters' responses, as lines of OpenMetrics."""
         for now in range(self.workspace.start, self.workspace.end, MINUTE):
             episodes = [e for e in self.workspace.episodes if e.start <= now < e.end]
             if any(e.kind == "new model" and e.start == now for e in episodes):
@@ -297,7 +297,7 @@ class World:
             yield now + SCRAPED_AT, "".join(self.scrape(r, now + SCRAPED_AT, episodes) for r in self.replicas)
 
     def submitted(self, model: Model, now: int, episodes: list[Episode]) -> int:
-        """Return how many tasks of a model are submitted in this minute; without credits none is."""
+        """Return how many tasks of a model are submitted in this minute; without credits, none."""
         if self.balance <= 0 or any(e.idle for e in episodes):
             return 0
         if any(e.hangs for e in episodes):
@@ -305,7 +305,7 @@ class World:
         return model.arrivals(now)
 
     def pay(self, now: int, episodes: list[Episode]) -> None:
-        """Draw what was spent from the balance, and top it up when four days' worth or half of the plan is left."""
+        """Subtract what was spent from the balance, and top it up when four days' worth or half of the plan is left."""
         spent = sum(m.totals[5] - m.totals[6] for m in self.models.values())
         self.balance = max(0.0, self.balance - (spent - self.spent))
         self.spent = spent
@@ -317,7 +317,7 @@ class World:
             self.balance += self.daily * 7
 
     def scrape(self, replica: Replica, now: int, episodes: list[Episode]) -> str:
-        """Return what one exporter says now; nothing while it is away."""
+        """Return an exporter's response now; empty while it is away."""
         mine = [e for e in episodes if e.replica in {None, replica.number}]
         if replica.is_away(mine):
             return ""
@@ -327,12 +327,12 @@ class World:
             replica.failures += 1
         else:
             replica.book(now, self.models, mine)
-            self.tell_list(lines, replica, now, mine)
-        self.tell_ledger(lines, replica, now)
-        self.tell_exporter(lines, replica, now, up=not failed)
+            self.add_list(lines, replica, now, mine)
+        self.add_counters(lines, replica, now)
+        self.add_exporter(lines, replica, now, up=not failed)
         return "".join(lines)
 
-    def tell_list(self, lines: list[str], replica: Replica, now: int, episodes: list[Episode]) -> None:
+    def add_list(self, lines: list[str], replica: Replica, now: int, episodes: list[Episode]) -> None:
         """Add the gauges of the list; they are absent after a failed fetch."""
         target = f'{replica.target},api="text_generator"'
         for name, model in self.models.items():
@@ -349,8 +349,8 @@ class World:
         if self.volume.plan:
             lines.append(f"creatify_plan_credits{{{replica.target}}} {self.volume.plan * self.daily:.0f} {now}\n")
 
-    def tell_ledger(self, lines: list[str], replica: Replica, now: int) -> None:
-        """Add the counters, as last booked."""
+    def add_counters(self, lines: list[str], replica: Replica, now: int) -> None:
+        """Add the counters, as last recorded."""
         for name, values in replica.shown.items():
             names = self.names.get((name, replica.number))
             if names is None:
@@ -359,8 +359,8 @@ class World:
             labels = f'{replica.target},api="text_generator",model="{name}"'
             lines.append(f"creatify_consecutive_failed_tasks{{{labels}}} {replica.runs[name]} {now}\n")
 
-    def tell_exporter(self, lines: list[str], replica: Replica, now: int, *, up: bool) -> None:
-        """Add what the exporter says of itself."""
+    def add_exporter(self, lines: list[str], replica: Replica, now: int, *, up: bool) -> None:
+        """Add the exporter's metrics about itself."""
         target = f'{replica.target},api="text_generator"'
         created = "creatify_exporter_ledger_created_timestamp_seconds"
         lines.append(f"creatify_up{{{target}}} {int(up)} {now}\n")
@@ -382,7 +382,7 @@ def counter(name: str, target: str, model: str) -> str:
 
 FAIL: Final = {"expected": FAILURES, "allowed": FAILURES | {"CreatifyCreditsWasted"}}
 STUCK: Final = frozenset({"CreatifyTasksStuck"})
-# The hour in which it begins, counted from a Sunday, and how many it lasts.
+# The hour in which it begins, counted from a Sunday, and its length in hours.
 OFFICE: Final[tuple[tuple[int, int, str, str, dict[str, Any]], ...]] = (
     (34, 4, "all fail for 4 h", FLASH, {"failing": 1.0, **FAIL}),
     (62, 19, "product out for a night", "*", {"failing": 1.0, **FAIL}),
@@ -399,7 +399,7 @@ OFFICE: Final[tuple[tuple[int, int, str, str, dict[str, Any]], ...]] = (
 
 
 def office_incidents(start: int, weeks: int) -> tuple[Episode, ...]:
-    """Return the incidents of so many weeks of an office: those of OFFICE that end in them."""
+    """Return the incidents of OFFICE that end within a number of weeks."""
     planned = [
         Episode(kind, start + begin * HOUR, start + (begin + hours) * HOUR, model, **what)
         for begin, hours, kind, model, what in OFFICE
@@ -408,10 +408,10 @@ def office_incidents(start: int, weeks: int) -> tuple[Episode, ...]:
 
 
 def incidents(start: int, weeks: int) -> tuple[Episode, ...]:
-    """Return the incidents of so many weeks: each kind at noon, in the evening and at night, and each model in turn.
+    """Return the incidents of a number of weeks: each kind at noon, in the evening and at night, with changing models.
 
-    Fortnights: 27 times failing tasks, eight hours apart, two queues that hang and two runaway burns. A fifth week, if
-    there is one, ends in a slow drift.
+    Each fortnight has 27 incidents of failing tasks, eight hours apart, two queues that hang and two runaway burns. An
+    odd last week has a slow drift.
     """
     plan: list[Episode] = []
     names = list(MODELS)
@@ -433,7 +433,7 @@ def incidents(start: int, weeks: int) -> tuple[Episode, ...]:
 
 
 def failing(start: int, minutes: int, share: float, model: str) -> Episode:
-    """Return an incident in which a share of a model's tasks fails."""
+    """Return an incident in which a share of a model's tasks fail."""
     return Episode(
         f"{share:.0%} fail for {minutes} min".replace("%", " %"),
         start,
@@ -460,7 +460,7 @@ def burning(start: int) -> Episode:
 
 
 def events(start: int) -> tuple[Episode, ...]:
-    """Return what happens to exporters, ledgers and lists in two weeks: mostly nothing to wake anybody for."""
+    """Return the events of exporters, ledgers and lists in two weeks: most of them must wake nobody."""
     at: Callable[[float], int] = lambda day: start + int(day * DAY)  # noqa: E731 - reads as a table below
     down, shrunk = frozenset({"CreatifyDown"}), frozenset({"CreatifyListShrunk"})
     absent, ledger = frozenset({"CreatifyExporterAbsent"}), frozenset({"CreatifyLedgerFailing"})

@@ -107,7 +107,7 @@ def copied(scores: list[dict[str, Any]]) -> int:
     by_copy, by_prometheus = list[float](), list[float]()
     for score in scores:
         if score["alerts"] == ["CreatifyFailureSpike"]:
-            delays = spikes.told([each for each in plan if each.kind == score["kind"]], at)
+            delays = spikes.delays([each for each in plan if each.kind == score["kind"]], at)
             by_copy += [delay / 60 for delay in delays if delay is not None]
             by_prometheus += score["delays"]
     assert by_copy == by_prometheus

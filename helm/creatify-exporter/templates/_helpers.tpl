@@ -1,7 +1,7 @@
 {{- /*
-Completes and renders the values, once, before a template reads them: what is null has its default, or is empty if it is a map of
-the user's own; texts are templates. Every template begins with it. Prometheus' own templates and regular expressions stay as they
-are, and so do the values of the charts above.
+Completes and renders the values once, before a template reads them: null is replaced by the default, or by an empty map if users
+define the map themselves; strings are rendered as templates. Every template begins with this. Prometheus' own templates, regular
+expressions and the values of parent charts are left unchanged.
 */ -}}
 {{- define "creatify-exporter.values" -}}
 {{- if not (hasKey .Values "rendered") -}}
@@ -29,7 +29,7 @@ are, and so do the values of the charts above.
 {{- end -}}
 {{- end -}}
 
-{{- /* Takes `value` and `root`; gives JSON whose `value` is rendered and without the entries of maps that are null. */ -}}
+{{- /* Takes `value` and `root`; returns JSON with the rendered `value`, without null entries of maps. */ -}}
 {{- define "creatify-exporter.render" -}}
 {{- $found := .value -}}
 {{- if kindIs "string" .value -}}
@@ -57,8 +57,8 @@ are, and so do the values of the charts above.
 {{- end -}}
 
 {{- /*
-A name that every kind of object may have: as it is if it can be, else changed, with a hash of what it was, so that two names never
-become one. At most 52 characters, since a StatefulSet puts a hash of its own behind it.
+A name that is valid for every kind of object: unchanged if possible, otherwise changed and with a hash of the original, so that
+two names never become one. At most 52 characters, because a StatefulSet appends its own hash.
 */ -}}
 {{- define "creatify-exporter.objectName" -}}
 {{- $name := regexReplaceAll "[^a-z0-9-]+" (lower .) "-" | trimAll "-" -}}
@@ -69,7 +69,7 @@ become one. At most 52 characters, since a StatefulSet puts a hash of its own be
 {{- $name -}}
 {{- end -}}
 
-{{- /* The name of the release alone if it contains the chart's, except under an alias: two of them in one release need two names. */ -}}
+{{- /* The release's name alone if it contains the chart's name, except under an alias: two aliases in one release need two names. */ -}}
 {{- define "creatify-exporter.fullname" -}}
 {{- $name := include "creatify-exporter.name" . -}}
 {{- $own := or .Values.nameOverride (eq .Chart.Name "creatify-exporter") -}}
@@ -88,15 +88,16 @@ app.kubernetes.io/component: exporter
 {{- end -}}
 
 {{- /*
-What selects this exporter and no other of its namespace. The selector of the workload cannot change and is shared by releases of one
-name that values bring into one namespace, and by aliases with one `nameOverride`; a workload knows its pods by their owner too.
+Labels that select only this exporter in its namespace. The workload's selector cannot change, and releases of the same name that
+`namespaceOverride` puts into one namespace share it, as do aliases with the same `nameOverride`; a workload also knows its pods by
+their owner.
 */ -}}
 {{- define "creatify-exporter.ownLabels" -}}
 {{ include "creatify-exporter.selectorLabels" . }}
 creatify-exporter/name: {{ include "creatify-exporter.fullname" . | quote }}
 {{- end -}}
 
-{{- /* The labels of every object. Takes `root`, and the `labels` that this one has beside them; the chart's own win. */ -}}
+{{- /* The labels of every object. Takes `root` and the object's additional `labels`; the chart's own take precedence. */ -}}
 {{- define "creatify-exporter.labels" -}}
 {{- $own := include "creatify-exporter.ownLabels" .root | fromYaml -}}
 {{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
@@ -113,7 +114,7 @@ creatify-exporter/name: {{ include "creatify-exporter.fullname" . | quote }}
 {{- toYaml $all -}}
 {{- end -}}
 
-{{- /* The metadata of an object. Takes `root`, and what is there of `name`, `namespace`, `labels`, `annotations`. */ -}}
+{{- /* The metadata of an object. Takes `root` and, optionally, `name`, `namespace`, `labels`, `annotations`. */ -}}
 {{- define "creatify-exporter.metadata" -}}
 name: {{ default (include "creatify-exporter.fullname" .root) .name | quote }}
 namespace: {{ default (include "creatify-exporter.namespace" .root) .namespace | quote }}
@@ -126,8 +127,8 @@ annotations:
 {{- end -}}
 
 {{- /*
-The metadata of an object for which values name a namespace. There it may meet those of releases in other namespaces, so that its
-name tells from which it is. Takes `root`, the `values` that hold `namespace`, `labels` and `annotations`, and a `suffix` or "".
+The metadata of an object whose namespace is set in the values. There it may meet objects of releases in other namespaces, so its
+name includes its own. Takes `root`, the `values` with `namespace`, `labels` and `annotations`, and a `suffix` or "".
 */ -}}
 {{- define "creatify-exporter.guestMetadata" -}}
 {{- $home := include "creatify-exporter.namespace" .root -}}
@@ -143,7 +144,7 @@ name tells from which it is. Takes `root`, the `values` that hold `namespace`, `
 {{- default $own .Values.serviceAccount.name -}}
 {{- end -}}
 
-{{- /* A repository that begins with a host, as Docker tells one, needs no registry. */ -}}
+{{- /* A repository that begins with a host, by Docker's rules, needs no registry. */ -}}
 {{- define "creatify-exporter.image" -}}
 {{- $global := default dict .Values.global -}}
 {{- $repository := .Values.image.repository -}}
@@ -178,7 +179,7 @@ imagePullSecrets:
 {{ include "creatify-exporter.fullname" . }}.{{ include "creatify-exporter.namespace" . }}.svc:{{ .Values.service.port }}
 {{- end -}}
 
-{{- /* More flags, but none that the rest of the chart has to know of. */ -}}
+{{- /* More flags, except those that the rest of the chart must know about. */ -}}
 {{- define "creatify-exporter.extraArgs" -}}
 {{- $values := dict
   "--config.file" "config and workspaces"
@@ -201,7 +202,7 @@ imagePullSecrets:
 {{- toYaml .Values.extraArgs -}}
 {{- end -}}
 
-{{- /* Where pods go: what the values say, else different nodes for exporters that share a ledger. */ -}}
+{{- /* The constraints from the values; by default, exporters that share a ledger run on different nodes. */ -}}
 {{- define "creatify-exporter.topologySpreadConstraints" -}}
 {{- $selector := dict "labelSelector" (dict "matchLabels" (include "creatify-exporter.selectorLabels" . | fromYaml)) -}}
 {{- $given := .Values.topologySpreadConstraints -}}
@@ -219,9 +220,9 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- /*
-The workspaces as a JSON list of `name`, `folder`, `secret`, `idKey`, `keyKey`, `own` (the chart makes their secret, of `apiId` and
+The workspaces as a JSON list of `name`, `folder`, `secret`, `idKey`, `keyKey`, `own` (the chart creates the secret from `apiId` and
 `apiKey`), and `settings` for the configuration file. Folders and keys are named after the workspace, not numbered: a pod that
-outlives an upgrade sees the new secret and configuration, and must not take another workspace's keys.
+outlives an upgrade sees the new secret and configuration, and must not use another workspace's keys.
 */ -}}
 {{- define "creatify-exporter.workspaces" -}}
 {{- if and .Values.existingSecret .Values.workspaces -}}
@@ -262,7 +263,7 @@ outlives an upgrade sees the new secret and configuration, and must not take ano
 {{- toJson $found -}}
 {{- end -}}
 
-{{- /* The configuration file, as JSON, which is YAML too: the `toYaml` of Helm 3 writes 2000000 as 2e+06, which YAML 1.1 takes for a text. */ -}}
+{{- /* The configuration file, as JSON, which is also YAML: Helm 3's `toYaml` writes 2000000 as 2e+06, which is a string in YAML 1.1. */ -}}
 {{- define "creatify-exporter.config" -}}
 {{- $workspaces := list -}}
 {{- range $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
@@ -272,7 +273,7 @@ outlives an upgrade sees the new secret and configuration, and must not take ano
 {{- end -}}
 {{- range concat $workspaces .Values.workspaces_from -}}
 {{- if regexMatch "://[^/@:]*:[^/@$][^@]*@" (default "" .proxy_url) -}}
-{{- fail "proxy_url: its password would lie in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
+{{- fail "proxy_url: its password would be stored in a ConfigMap; write ${PROXY_PASSWORD}, and set that with extraEnv" -}}
 {{- end -}}
 {{- end -}}
 {{- $ledger := dict "url" "sqlite:////var/lib/creatify-exporter/ledger.db" -}}
@@ -289,7 +290,7 @@ outlives an upgrade sees the new secret and configuration, and must not take ano
 {{- toPrettyJson $config -}}
 {{- end -}}
 
-{{- /* The keys of which the chart makes a secret. */ -}}
+{{- /* The keys for which the chart creates a secret. */ -}}
 {{- define "creatify-exporter.keys" -}}
 {{- $keys := dict -}}
 {{- range $each := include "creatify-exporter.workspaces" . | fromJsonArray -}}
@@ -302,8 +303,8 @@ outlives an upgrade sees the new secret and configuration, and must not take ano
 {{- end -}}
 
 {{- /*
-A probe of the container. The kubelet has no client certificate to show. Takes `root`, its `name`, its `timing` and the `path`;
-without timing there is none.
+A probe of the container. The kubelet has no client certificate. Takes `root`, the probe's `name` and `timing`, and the `path`;
+without timing there is no probe.
 */ -}}
 {{- define "creatify-exporter.probe" -}}
 {{- with .timing -}}
@@ -322,8 +323,7 @@ without timing there is none.
 {{- end -}}
 
 {{- /*
-The project's rule groups with the changes of `prometheusRule`, as YAML. Their texts hold templates of Prometheus, which pass
-through as they are.
+The project's rule groups with the changes of `prometheusRule`, as YAML. Prometheus templates in them are left unchanged.
 */ -}}
 {{- define "creatify-exporter.ruleGroups" -}}
 {{- $groups := list -}}
@@ -356,7 +356,7 @@ through as they are.
 {{- if hasKey $.Values.prometheusRule.thresholds $name -}}
 {{- $value := index $.Values.prometheusRule.thresholds $name -}}
 {{- if not (kindIs "string" $value) -}}{{- $value = toJson $value -}}{{- end -}}
-{{- /* By --set a fraction is a text. */ -}}
+{{- /* With --set, a fraction is a string. */ -}}
 {{- if regexMatch "^[-+0-9.eE]+$" $value -}}{{- $value = printf "%s * workspace:creatify_list:known" $value -}}{{- end -}}
 {{- $_ := set $rule "expr" $value -}}
 {{- end -}}
