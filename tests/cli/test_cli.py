@@ -170,7 +170,7 @@ def test_help_tells_what_is_usual_in_one_way(
         (["--web.external-url", "http://["], "--web.external-url"),
         (["--web.external-url", "http://x:99999"], "--web.external-url"),
         (["--web.external-url", "http://user:pw@x/"], "--web.external-url"),
-        (["init", "--credits", "2,000"], "--credits: '2,000' is not a number; write thousands without a comma"),
+        (["init", "--credits", "2,000"], "--credits: '2,000' is not a number; write thousands without commas"),
         (["simulate", "--speed", "fast"], "--speed"),
         (["simulate", "--tasks", "many"], "--tasks"),
         (["simulate", "--speed", "0"], "--speed"),
@@ -352,7 +352,7 @@ def test_check_tells_which_ledger_is_used(
     rewritten(config, ledger={"url": url.format(folder=config.parent)})
     said = here("check", "--config.file", config).stdout.splitlines()
     assert said[-1] == "ledger: " + told.format(folder=config.parent)
-    warned = [line for line in said if "begins at the working directory" in line]
+    warned = [line for line in said if "is relative to the working directory" in line]
     assert len(warned) == (url == "sqlite:///nodir/x.db")
     assert not (config.parent / "nodir").exists()
 
@@ -529,7 +529,7 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
     assert not path.exists()
     path.write_text("mine")
     (line,) = mistaken(here("init", "--config.file", path))
-    assert f"{path} exists already; " in line
+    assert f"{path} already exists; " in line
     assert path.read_text() == "mine"
     (line,) = mistaken(here("init", "--config.file", tmp_path / "none/c.yml"))
     assert "No such file or directory" in line

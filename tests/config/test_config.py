@@ -115,8 +115,8 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         (
             {},
             (
-                "environment: workspaces: there is none; "
-                "list one with name, api_id and api_key in a file (--config.file), "
+                "environment: workspaces: there are none; "
+                "add one with name, api_id and api_key to a file (--config.file), "
                 "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
             ),
         ),
@@ -130,25 +130,25 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         ),
         (
             KEYS | {"CREATIFY_API_ID_FILE": "/canary"},
-            "environment: CREATIFY_API_ID: is given together with CREATIFY_API_ID_FILE; keep one of them",
+            "environment: CREATIFY_API_ID: is set together with CREATIFY_API_ID_FILE; keep one of them",
         ),
         (
             {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
-            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; name a readable file",
+            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; specify a readable file",
         ),
         *(
             (
                 KEYS | {"CREATIFY_LEDGER_URL_FILE": content},
                 (
                     "environment: CREATIFY_LEDGER_URL_FILE: cannot be read: No such file or directory; "
-                    "name a readable file; if this is the content itself, use CREATIFY_LEDGER_URL"
+                    "specify a readable file; if this is the content itself, use CREATIFY_LEDGER_URL"
                 ),
             )
             for content in ("postgresql://user:canary@host/ledger", "canary-0123456789abcdef")
         ),
         (
             KEYS | {"CREATIFY_API_ID": "canary\n"},
-            "environment: CREATIFY_API_ID: starts or ends with white space; remove it",
+            "environment: CREATIFY_API_ID: starts or ends with whitespace; remove it",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch:
     )
     assert load(path, {}).ledger.url.path == tmp_path / "l.db"
     [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
-    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
+    assert mistake == "--ledger.url: starts with ~, but there is no such home directory; write the full path"
 
 
 def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,11 +200,11 @@ def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatc
         if home is not None:
             monkeypatch.setenv("HOME", home)
         [mistake] = mistakes(None, KEYS)
-        assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
+        assert mistake.startswith("the default of ledger.url: there is no home directory for the ledger; set ")
     assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
     assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
     [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
-    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
+    assert mistake == "--ledger.url: starts with ~, but there is no such home directory; write the full path"
 
 
 def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
     good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
     assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
     for path, words in (
-        (tmp_path / "empty.pem", "holds no readable certificate; "),
+        (tmp_path / "empty.pem", "contains no readable certificate; "),
         (missing, "cannot be read: No such file"),
     ):
         [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
@@ -233,7 +233,7 @@ def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Pa
     assert load(None, KEYS, ledger_url="memory:").ledger.first_list == "skip"
     told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
     assert told.ledger.history == "count"
-    assert told.warnings == ("ledger.url memory: with history: count counts the whole list again at each start",)
+    assert told.warnings == ("ledger.url memory: with history: count, each start counts the whole list again",)
 
 
 def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
@@ -241,7 +241,7 @@ def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
     assert config.ledger.url.path == Path("relative/ledger.db")
     assert config.ledger.first_list == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
-        "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
+        "--ledger.url: is not valid; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]
 
 
@@ -283,11 +283,11 @@ def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", ": is empty; put at least one key into it, or leave --config.file out"),
+        (b"", ": is empty; add at least one key, or omit --config.file"),
         (b"fetch: {}\n# \xff", ":2: is not UTF-8; save the file as UTF-8"),
-        (b"fetch: {}\n# a\x07", ":2:4: holds a control character; remove it"),
+        (b"fetch: {}\n# a\x07", ":2:4: contains a control character; remove it"),
         (b"[" * 1_000, ": is nested too deeply; the configuration has four levels"),
-        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; name the right file with --config.file"),
+        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; specify the right file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
@@ -298,9 +298,9 @@ def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("", "is not a regular file; name a readable file with --config.file"),
-        ("none.yml", "cannot be read: No such file or directory; name a readable file with --config.file"),
-        ("nul\0", "cannot be the name of a file; name a readable file with --config.file"),
+        ("", "is not a regular file; specify a readable file with --config.file"),
+        ("none.yml", "cannot be read: No such file or directory; specify a readable file with --config.file"),
+        ("nul\0", "is not a valid file name; specify a readable file with --config.file"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, name: str, expected: str) -> None:
@@ -467,14 +467,14 @@ def test_no_message_quotes_a_value_wherever_it_was_pasted(
 @pytest.mark.parametrize("url", ["postgresql://user:ca@nary@host/ledger", "postgresql://user:canary@host/a ledger"])
 def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
     [mistake] = mistakes(None, KEYS, url)
-    assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
+    assert mistake.startswith("--ledger.url: is not a PostgreSQL URL")
     assert "nary" not in mistake
 
 
 @pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])
 def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
     [mistake] = mistakes(None, KEYS, f"postgresql://{part}")
-    assert mistake.startswith("--ledger.url: shows its password")
+    assert mistake.startswith("--ledger.url: exposes its password")
     assert "canary" not in mistake
 
 
@@ -522,8 +522,8 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     (tmp_path / "unmounted").mkdir()
     rule = "must be 1 to 100 printable characters, no space at either end; choose another"
     told = [
-        "4: renews: is not a key; did you mean renews_on_day?",
-        "1: credits: must be a number from 0 to 1000000000; it is read as text, so look at its spelling and quotes",
+        "4: renews: is not a known key; did you mean renews_on_day?",
+        "1: credits: must be a number from 0 to 1000000000; it is read as text, so check its spelling and quotes",
     ]
     groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
     own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
@@ -532,12 +532,12 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     )
     assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[0].directory: folder ' x': its name {rule}",
-        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
+        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; specify a readable file",
         "[0].directory: folder 'twin': api-id is empty; put the key there",
         *(f"[0].directory: folder 'twin': {tmp_path}/secrets/twin/plan.yml:{line}" for line in told),
-        "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
-        "[2].directory: cannot be read: No such file or directory; name a readable directory",
-        f"[3].directory: {tmp_path}/config.yml cannot be read: Not a directory; name a readable directory",
+        "[1].directory: has no folders; create one per workspace, with its name and the files api-id and api-key",
+        "[2].directory: cannot be read: No such file or directory; specify a readable directory",
+        f"[3].directory: {tmp_path}/config.yml cannot be read: Not a directory; specify a readable directory",
         "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
     ]
     path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")

@@ -106,7 +106,7 @@ def test_libpq_may_know_the_rest_from_its_environment() -> None:
     ],
 )
 def test_what_libpq_cannot_read_is_refused_without_a_quote(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^is no PostgreSQL URL; write it like [^']*$") as refused:
+    with pytest.raises(ValueError, match=r"^is not a PostgreSQL URL; write it like [^']*$") as refused:
         LedgerUrl.parse(url)
     assert "canary" not in str(refused.value)
 

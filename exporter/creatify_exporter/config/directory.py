@@ -1,4 +1,4 @@
-"""A directory of keys: a folder for each workspace, named like it, with `api-id`, `api-key` and perhaps `plan.yml`."""
+"""Directories of keys: a folder per workspace, with its name, holds `api-id`, `api-key` and optionally `plan.yml`."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,7 +18,7 @@ _PLAN_FILE: Final = "plan.yml"
 
 
 class WorkspaceFolder(NamedTuple):
-    """One folder of the directory: its name, which is the workspace's, the keys in it, and its plan if it has one."""
+    """A folder of the directory: its name, which is that of the workspace, its keys, and its plan if it has one."""
 
     name: str
     api_id: Credential
@@ -27,7 +27,7 @@ class WorkspaceFolder(NamedTuple):
 
 
 class KeysDirectory(NamedTuple):
-    """A directory, its folders by name, and its state before they were read."""
+    """A directory, its folders sorted by name, and its state before they were read."""
 
     path: Path
     folders: tuple[WorkspaceFolder, ...]
@@ -35,7 +35,7 @@ class KeysDirectory(NamedTuple):
 
 
 def state(directory: Path) -> object:
-    """Return what differs once a reload would find something else: a folder, a plan, a key that was missing."""
+    """Return a value that changes when a reload would find a difference: in folders, in plans, in which keys exist."""
     try:
         return [
             (path.name, _exists(path / _ID_FILE), _exists(path / _KEY_FILE), file.state(path / _PLAN_FILE))
@@ -46,14 +46,14 @@ def state(directory: Path) -> object:
 
 
 def _read(directory: Path, keys: Sequence[str] = (_ID_FILE, _KEY_FILE)) -> KeysDirectory:
-    """Return the folders by name, which must have the files `keys`.
+    """Read the folders, each of which must have the files `keys`.
 
-    ConfigError has all mistakes in them, ValueError one of the directory itself.
+    ConfigError lists everything wrong in the folders, ValueError says what is wrong with the directory itself.
     """
     before, paths = state(directory), _paths(directory)
-    # A volume that is not mounted must not end all workspaces.
+    # A volume that is not mounted must not remove all workspaces.
     if not paths:
-        raise ValueError("has no folder; make one for each workspace, named like it, with the files api-id and api-key")
+        raise ValueError("has no folders; create one per workspace, with its name and the files api-id and api-key")
     problems = [f"folder {path.name!r}: {mistake}" for path in paths for mistake in _mistakes(path, keys)]
     if problems:
         raise ConfigError(problems)
@@ -75,14 +75,14 @@ def _exists(path: Path) -> bool:
 
 
 def _paths(directory: Path) -> list[Path]:
-    """Return the folders but those that begin with a dot, which are Kubernetes' own links."""
+    """Return the folders, except for names that start with a dot, which are links of Kubernetes."""
     try:
         return sorted(each for each in directory.iterdir() if not each.name.startswith(".") and each.is_dir())
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}; name a readable directory") from None
+        raise ValueError(f"cannot be read: {error.strerror}; specify a readable directory") from None
     except ValueError:
         # A NUL or a lone surrogate in the name.
-        raise ValueError("cannot be the name of a directory; name a readable directory") from None
+        raise ValueError("is not a valid directory name; specify a readable directory") from None
 
 
 def _mistakes(folder: Path, keys: Sequence[str]) -> Iterator[str]:
