@@ -143,15 +143,15 @@ def test_help_tells_what_is_usual_in_one_way(
         (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it\n"),
         (["-config.file", "x"], "unknown flag -config.file; did you mean --config.file?"),
         (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
-        (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
+        (["--month", "2026-10", "report"], "unknown flag --month; put it after the command report"),
         (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
-        (["ledger", "backup", ""], "FILE: '' is empty; name a file"),
+        (["ledger", "backup", ""], "FILE: '' is empty; specify a file"),
         (["ledger", "forget", ""], "MODEL: '' is empty; write a name"),
         (["ledger", "forget", "", "--workspace", "a"], "MODEL: '' is empty"),
         (["ledger", "forget", "flux-2", "--workspace="], "--workspace: '' is empty"),
         (["ledger", "forget", "flux-2", "--api", ""], "--api: '' is empty"),
         (["--config.file=~somebody/x"], "--config.file"),
-        (["nonsense"], "unknown command 'nonsense'; there are serve, init, check,"),
+        (["nonsense"], "unknown command 'nonsense'; known commands: serve, init, check,"),
         (["servee"], "unknown command 'servee'; did you mean serve?\n"),
         (["--log.level", "info", "chek"], "unknown command 'chek'; did you mean check?\n"),
         (["ledger", "shw"], "unknown command 'shw'; did you mean show?\n"),
@@ -340,9 +340,9 @@ COUNTED = ("submitted", "finished", "failed", "credits_used")
         ("sqlite:///{folder}/ledger.db", "sqlite:///{folder}/ledger.db"),
         (
             "sqlite:///{folder}/no/dir/x.db",
-            "sqlite:///{folder}/no/dir/x.db (the start makes its folder {folder}/no/dir)",
+            "sqlite:///{folder}/no/dir/x.db (its folder {folder}/no/dir is created at the start)",
         ),
-        ("sqlite:///nodir/x.db", "sqlite:///nodir/x.db (the start makes its folder {folder}/nodir)"),
+        ("sqlite:///nodir/x.db", "sqlite:///nodir/x.db (its folder {folder}/nodir is created at the start)"),
     ],
 )
 def test_check_tells_which_ledger_is_used(
@@ -467,7 +467,7 @@ def test_without_a_name_init_writes_the_file_that_the_documents_name(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "creatify-exporter.yml is written. Next:" in here("init").stdout
+    assert "Wrote creatify-exporter.yml. Next:" in here("init").stdout
     written = (tmp_path / "creatify-exporter.yml").read_text()
     # The examples in the comments are taken, too.
     (tmp_path / "creatify-exporter.yml").write_text(re.sub(r"# (?=(lists|plan|ledger|labels): )", "", written))
@@ -500,7 +500,7 @@ def test_init_warns_of_keys_that_are_not_there_yet(here: Here, tmp_path: Path) -
     path, key = tmp_path / "c.yml", tmp_path / "key"
     done = here("init", "--config.file", path, "--api-id-file", key, "--api-key-file", key)
     assert (done.returncode, path.exists()) == (0, True)
-    assert done.stderr == f"creatify-exporter: warning: {key} is not there yet; put the key into it\n"
+    assert done.stderr == f"creatify-exporter: warning: {key} does not exist yet; put the key into it\n"
 
 
 def test_a_configuration_that_lies_there_unread_is_asked_for(
@@ -594,7 +594,7 @@ def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(
 ) -> None:
     here("dump", "--config.file", config)
     (line,) = mistaken(here("ledger", "forget", "--api", TEXT_GENERATOR.api, "--config.file", config))
-    assert "name a model, or a workspace" in line
+    assert "specify a model, or a workspace" in line
     (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--config.file", config))
     assert "is configured" in line
     ledger = f"sqlite:///{config.parent}/ledger.db"
