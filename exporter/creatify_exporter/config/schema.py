@@ -151,9 +151,9 @@ class WorkspacesFrom(Access, frozen=True, kw_only=True):
     def workspaces(self) -> Iterator[Workspace]:
         """Yield the workspaces, sorted by name."""
         shared = {name: getattr(self, name) for name in Access.__struct_fields__}
-        for folder in self.directory.folders:
-            own = {name: value for name, value in folder._asdict().items() if value is not None}
-            yield Workspace(**{**shared, **own})
+        for name, plan in self.directory.plans.items():
+            api_id, api_key = self.directory.keys(name)
+            yield Workspace(**{**shared, "plan": plan or self.plan}, name=name, api_id=api_id, api_key=api_key)
 
 
 class Fetch(Settings, frozen=True, kw_only=True):
@@ -244,11 +244,11 @@ class Config(Settings, frozen=True, kw_only=True):
                 yield f"workspaces[{index}].name", "is also the name of an earlier workspace; rename one of them"
             seen.add(workspace.name)
         for index, group in enumerate(self.workspaces_from):
-            for folder in group.directory.folders:
-                if folder.name in seen:
-                    words = f"folder {folder.name!r} has the name of an earlier workspace; rename one of them"
+            for name in group.directory.plans:
+                if name in seen:
+                    words = f"folder {name!r} has the name of an earlier workspace; rename one of them"
                     yield f"workspaces_from[{index}].directory", words
-                seen.add(folder.name)
+                seen.add(name)
 
     @property
     def warnings(self) -> tuple[str, ...]:
