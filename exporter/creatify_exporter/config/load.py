@@ -77,11 +77,13 @@ def _with_url(ledger: object, reader: Reader, flag: str | None) -> object:
     """Add the URL to the file's `ledger`, from flag, environment or default; leave a non-mapping to the reader."""
     if not isinstance(ledger, dict | None):
         return ledger
-    others = {name: value for name, value in (ledger or {}).items() if name not in ("url", "url_file")}
+    settings = dict(ledger or {})
     if flag is not None:
-        return {**others, "url": Given("--ledger.url", flag)}
-    given = {name: value for name, value in (ledger or {}).items() if name not in others and value is not None}
-    return {**others, **(given or _url_of_environment(reader.environ) or _default_url(reader))}
+        settings.pop("url_file", None)
+        settings["url"] = Given("--ledger.url", flag)
+    elif settings.get("url") is None and settings.get("url_file") is None:
+        settings.update(_url_of_environment(reader.environ) or _default_url(reader))
+    return settings
 
 
 def _url_of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -117,19 +119,27 @@ def _from_environment(reader: Reader, *, is_only_source: bool) -> list[dict[str,
     """Return a list with the workspace that the environment describes; an empty list if it is incomplete."""
     environ = reader.environ
     given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
-    problems = list(_mistakes(given)) if given else []
+    if not given:
+        if reader.keys_needed:
+            _report_no_workspaces(reader, is_only_source=is_only_source)
+        return []
+    problems = list(_mistakes(given))
     if reader.keys_needed:
         reader.problems.extend(problems)
-        if not given:
-            is_forgotten = is_only_source and USUAL_FILE.exists()
-            reader.fault(
-                "workspaces",
-                "there are none; add one with name, api_id and api_key to a file (--config.file), "
-                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
-                + (f"; did you mean --config.file {USUAL_FILE}?" if is_forgotten else ""),
-            )
+    if problems:
+        return []
     keys = {name.removeprefix("CREATIFY_").lower(): value for name, value in given.items()}
-    return [{"name": Given("environment", "default"), **keys}] if given and not problems else []
+    return [{"name": Given("environment", "default"), **keys}]
+
+
+def _report_no_workspaces(reader: Reader, *, is_only_source: bool) -> None:
+    is_forgotten = is_only_source and USUAL_FILE.exists()
+    reader.fault(
+        "workspaces",
+        "there are none; add one with name, api_id and api_key to a file (--config.file), "
+        "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
+        + (f"; did you mean --config.file {USUAL_FILE}?" if is_forgotten else ""),
+    )
 
 
 def _mistakes(given: Mapping[str, Given]) -> Iterator[str]:
