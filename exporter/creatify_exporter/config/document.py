@@ -85,6 +85,10 @@ def read(path: Path, flag: str) -> Document:
     return Document(content, str(path), path.parent, _lines(path, mistakes), root)
 
 
+def _mistake_at(mark: yaml.Mark | None, words: str) -> _Mistake:
+    return _Mistake(words, mark.line + 1, mark.column + 1) if mark else _Mistake(words)
+
+
 def _lines(path: Path, mistakes: Sequence[_Mistake]) -> list[str]:
     return [f"{_place(str(path), each.line, each.column)}: {each}" for each in mistakes]
 
@@ -112,12 +116,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], int] = {}
         for key, value in [pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode)]:
-            line, column = key.start_mark.line + 1, key.start_mark.column + 1
             if earlier := first.get((key.tag, key.value)):
                 name = shown(key.value, has_value=not value.tag.endswith(":null"))
                 words = f"{name} is already set on line {earlier}; remove one of them"
-                self.mistakes.append(_Mistake(words, line, column))
-            first.setdefault((key.tag, key.value), line)
+                self.mistakes.append(_mistake_at(key.start_mark, words))
+            first.setdefault((key.tag, key.value), key.start_mark.line + 1)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
@@ -146,30 +149,26 @@ def _parse(text: str, mistakes: list[_Mistake]) -> tuple[yaml.Node | None, objec
 
 
 def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
+    """Return a syntax error with the place to look at, which is not always where PyYAML noticed it, and a remedy."""
     mark = error.problem_mark or error.context_mark
     context = error.context
     if context and error.context_mark and mark and error.context_mark.line < mark.line:
         context += f" that starts on line {error.context_mark.line + 1}"
-    words = ", ".join(filter(None, (context, error.problem)))
+    words = _masked(", ".join(filter(None, (context, error.problem))))
+    if error.context_mark and re.search("end of stream|stream end|document separator", words):
+        # Report an unterminated construct at its start. After a bracket or a comma, PyYAML's own context is an item
+        # that starts at the end of the file.
+        return _mistake_at(_open_bracket(text) or error.context_mark, f"{words}; close what starts there")
     remedy = "fix the YAML there, or put the text in quotes"
     if error.problem and r"'\t'" in error.problem:
         remedy = "indent with spaces, not tabs"
     elif error.context == "while scanning a simple key":
         # PyYAML notices the missing colon only at the start of the next line.
         mark, remedy = error.context_mark, "write KEY: VALUE there, with a space after the colon"
-    if error.context_mark and re.search("end of stream|stream end|document separator", words):
-        # Report an unterminated construct at its start. After a bracket or a comma, PyYAML's own context is an item
-        # that starts at the end of the file.
-        mark, remedy = _open_bracket(text) or error.context_mark, "close what starts there"
-    elif mark and (quote := _long_quote(text, mark)):
-        return _Mistake(
-            f"the quoted text that starts here ends on line {quote.end_mark.line + 1}, and then: {_masked(words)}; "
-            "close the quote where the text should end",
-            quote.start_mark.line + 1,
-            quote.start_mark.column + 1,
-        )
-    line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-    return _Mistake(f"{_masked(words)}; {remedy}", line, column)
+    if mark and (quote := _long_quote(text, mark)):
+        opening = f"the quoted text that starts here ends on line {quote.end_mark.line + 1}"
+        return _mistake_at(quote.start_mark, f"{opening}, and then: {words}; close the quote where the text should end")
+    return _mistake_at(mark, f"{words}; {remedy}")
 
 
 def _open_bracket(text: str) -> yaml.Mark | None:
