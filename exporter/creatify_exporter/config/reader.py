@@ -7,6 +7,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar, cast
 
@@ -134,53 +135,59 @@ class Reader:
         shorthand = getattr(kind.cls, "shorthand", "")
         if isinstance(raw, str) and shorthand:
             raw = {shorthand: raw}
+        # Required keys come first in messages.
+        fields = sorted(kind.fields, key=lambda field: not field.required)
         if not isinstance(raw, dict):
-            keys = ", ".join(field.name for field in _fields(kind))
+            keys = ", ".join(field.name for field in fields)
             self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
             return _UNREAD
-        unknown = self._find_unknown_keys(kind, raw, path)
+        unknown = self._find_unknown_keys(fields, raw, path)
+        # A null does not count as given: templates leave them behind.
+        given = {field.name: [name for name in _names(field) if raw.get(name) is not None] for field in fields}
         values = {
-            field.name: self._read_field(field, raw, path)
-            for field in _fields(kind)
-            if field.required or _given(field, raw)
+            field.name: self._read_field(field, given[field.name], raw, path)
+            for field in fields
+            if field.required or given[field.name]
         }
         if unknown or any(value is _UNREAD for value in values.values()):
             return _UNREAD
         settings = cast("Settings", kind.cls(**values))
-        written = {field.name: given[0] for field in _fields(kind) if (given := _given(field, raw))}
         for key, words in settings.validate():
-            self.fault(_join(path, written.get(key, key)), words)
+            name = given[key][0] if given.get(key) else key
+            self.fault(_join(path, name), words)
         return settings
 
-    def _find_unknown_keys(self, kind: inspect.StructType, raw: Mapping[object, object], path: str) -> list[object]:
-        known = [name for field in _fields(kind) for name in _names(field)]
+    def _find_unknown_keys(
+        self, fields: Sequence[inspect.Field], raw: Mapping[object, object], path: str
+    ) -> list[object]:
+        known = [name for field in fields for name in _names(field)]
         unknown = [key for key in raw if key not in known]
         for key in unknown:
+            has_value = raw[key] is not None
             # `{price: 0,15}` has a key 15 without a value, and `{credits: 2,000}` a key 0.
-            if isinstance(key, int | float) and raw[key] is None:
+            if isinstance(key, int | float) and not has_value:
                 self.fault(path, f"has a number as a key; {NO_COMMAS}")
                 continue
-            name = shown(key, has_value=raw[key] is not None)
-            self.fault(_join(path, name), f"is not a known key; {_remedy(name, known, has_value=raw[key] is not None)}")
+            name = shown(key, has_value=has_value)
+            self.fault(_join(path, name), f"is not a known key; {_remedy(name, known, has_value=has_value)}")
         return unknown
 
-    def _read_field(self, field: inspect.Field, raw: Mapping[str, object], path: str) -> object:
-        given, extra = _given(field, raw), _extra(field.type)
-        if given and not self.keys_needed and "unread" in extra:
+    def _read_field(self, field: inspect.Field, given: Sequence[str], raw: Mapping[str, object], path: str) -> object:
+        """Read a field from the key under which it is `given`."""
+        extra = _extra(field.type)
+        if not given:
+            self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
+            return _UNREAD
+        if not self.keys_needed and "unread" in extra:
             return extra["unread"]
         if len(given) > 1:
             self.fault(_join(path, given[0]), f"is set together with {given[1]}; keep one of them")
-        elif given == [field.name]:
-            return self._read(field.type, raw[field.name], _join(path, field.name))
-        elif given:
-            named, parse = raw[given[0]], extra["parse_file"]
-            variable = named.where.rpartition(" ")[2].removesuffix("_FILE") if isinstance(named, Given) else field.name
-            return self._read_leaf(
-                named, _join(path, given[0]), lambda name: self._of_file(name, parse, literal=variable)
-            )
-        else:
-            self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
-        return _UNREAD
+            return _UNREAD
+        value, path = raw[given[0]], _join(path, given[0])
+        if given[0] == field.name:
+            return self._read(field.type, value, path)
+        literal = value.where.rpartition(" ")[2].removesuffix("_FILE") if isinstance(value, Given) else field.name
+        return self._read_leaf(value, path, lambda name: self._of_file(name, extra["parse_file"], literal=literal))
 
     def _read_leaf(self, raw: object, path: str, parse: Callable[[object], object]) -> object:
         try:
@@ -214,15 +221,14 @@ class Reader:
         text = self._text(raw)
         if not text:
             raise ValueError("is empty; specify a file, or omit the key")
-        path = self._path(raw, text)
+        path = file.expanded(text)
+        if not isinstance(raw, Given):
+            path = self.document.folder / path
         try:
             return parse(path)
         except ValueError as error:
             hint = f"; if this is the content itself, use {literal}" if literal and is_like_content(text, path) else ""
             raise ValueError(f"{_shown_path(text, path)}{error}{hint}") from None
-
-    def _path(self, raw: object, text: str) -> Path:
-        return file.expanded(text) if isinstance(raw, Given) else self.document.folder / file.expanded(text)
 
     def _text(self, raw: object) -> str:
         """Return the text with each `${NAME}` replaced."""
@@ -253,17 +259,21 @@ def _scalar(kind: inspect.Type, value: object, *, strict: bool) -> object:
         raise ValueError(f"must be {' or '.join(map(str, kind.values))}; write one of them")
     expected, plain = _PLAIN[type(kind)]
     least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
-    bounds = (f" of at least {least}" if most is None else f" from {least} to {most:.12g}") if least is not None else ""
-    try:
+    with suppress(msgspec.ValidationError, OverflowError):
         number = msgspec.convert(value, plain, strict=strict)
         if math.isfinite(number) and (least is None or number >= least) and (most is None or number <= most):
             return number
-    except (msgspec.ValidationError, OverflowError):
-        pass
-    remedy = "it is read as text, so check its spelling and quotes" if isinstance(value, str) else "correct it"
-    if isinstance(value, str) and re.fullmatch(r"[\d.]+(,[\d.]+)+", value):
-        remedy = NO_COMMAS
-    raise ValueError(f"must be {expected}{bounds}; {remedy}")
+    remedy = "correct it"
+    if isinstance(value, str):
+        has_commas = re.fullmatch(r"[\d.]+(,[\d.]+)+", value)
+        remedy = NO_COMMAS if has_commas else "it is read as text, so check its spelling and quotes"
+    raise ValueError(f"must be {expected}{_bounds(least, most)}; {remedy}")
+
+
+def _bounds(least: float | None, most: float | None) -> str:
+    if least is None:
+        return ""
+    return f" of at least {least}" if most is None else f" from {least} to {most:.12g}"
 
 
 def _remedy(name: str, known: Sequence[str], *, has_value: bool) -> str:
@@ -289,19 +299,9 @@ def _shown_path(text: str, path: Path) -> str:
     return f"{path} " if (is_path or in_folder) and text.isprintable() else ""
 
 
-def _fields(kind: inspect.StructType) -> list[inspect.Field]:
-    """Return the fields, required ones first."""
-    return sorted(kind.fields, key=lambda field: not field.required)
-
-
 def _names(field: inspect.Field) -> list[str]:
     """Return the keys of a field: NAME, and NAME_file if its value may come from a file."""
     return [field.name, f"{field.name}_file"] if "parse_file" in _extra(field.type) else [field.name]
-
-
-def _given(field: inspect.Field, raw: Mapping[str, object]) -> list[str]:
-    """Return the keys of a field that are given; templates leave nulls behind, which do not count."""
-    return [name for name in _names(field) if raw.get(name) is not None]
 
 
 def _given_type(kind: inspect.Type) -> inspect.Type:
