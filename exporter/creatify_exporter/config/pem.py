@@ -38,8 +38,8 @@ def _is_readable(block: str) -> bool:
 
 def check_certificates(content: bytes) -> None:
     """Raise ValueError, which quotes nothing, unless there is a certificate and all certificates can be read."""
-    check_authorities(content)
-    if len(readable_certificates(content)) < len(blocks(content)):
+    found = blocks(content)
+    if not found or not all(map(_is_readable, found)):
         raise ValueError(_UNREADABLE)
 
 
