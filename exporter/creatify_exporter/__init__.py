@@ -4,5 +4,5 @@ import os
 
 __version__ = "0.1.0"
 
-# The image that is built from a commit tells which one.
+# Set in an image to the commit that it was built from.
 __revision__ = os.environ.get("CREATIFY_EXPORTER_REVISION", "unknown")

@@ -1,4 +1,4 @@
-"""The command as it is started, also by `python -m creatify_exporter`: signals first, since imports take a second."""
+"""Entry point, also of `python -m creatify_exporter`. Holds signals first, because the imports take a second."""
 
 import sys
 
@@ -8,7 +8,7 @@ from creatify_exporter import signals
 def main() -> int:
     """Run the command line; return its exit code."""
     signals.hold()
-    from creatify_exporter import cli  # noqa: PLC0415  takes time, in which a signal may come
+    from creatify_exporter import cli  # noqa: PLC0415  takes time, during which a signal may arrive
 
     return cli.main()
 

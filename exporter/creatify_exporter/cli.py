@@ -1,4 +1,4 @@
-"""The command line: its flags, and how a command's mistakes are told. It imports nothing that takes long to load."""
+"""The command line: its flags and error messages. Imports only modules that load quickly."""
 
 import argparse
 import difflib
@@ -16,92 +16,92 @@ from creatify_exporter import __version__, signals
 from creatify_exporter.config import file
 from creatify_exporter.errors import ConfigError, ExporterError
 
-# 128 and the number of SIGINT, as shells have it.
+# 128 + SIGINT, as in shells.
 _INTERRUPTED: Final = 130
 
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. A user's mistake gets one line on standard error, and 1."""
+    """Run a command and return its exit code. Each user error is a line on standard error, with exit code 1."""
     arguments = _parser().parse_args(argv)
     signals.release(serving=arguments.command == "serve")
     try:
         return _run(arguments)
     except ConfigError as error:
-        return _refused(error.problems)
+        return _print_problems(error.problems)
     except ExporterError as error:
-        return _refused([str(error)])
+        return _print_problems([str(error)])
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of the output has seen enough.
-        _abandon_output()
+        # The reader of the output has closed the pipe.
+        _discard_output()
         return 0
     except OSError as error:
-        # No space left, for example.
-        _abandon_output()
-        return _refused([str(error)])
+        # For example, no space left on the device.
+        _discard_output()
+        return _print_problems([str(error)])
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from creatify_exporter import commands  # noqa: PLC0415  takes a second, in which a wrong flag is told already
+    from creatify_exporter import commands  # noqa: PLC0415  takes a second; a wrong flag fails before that
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         if isinstance(sys.stdout.buffer, io.RawIOBase):
-            # Under PYTHONUNBUFFERED a full disk may take the half of what is written without an error.
+            # Under PYTHONUNBUFFERED, a full disk may cause a partial write without an error.
             sys.stdout = os.fdopen(sys.stdout.fileno(), "w", encoding=sys.stdout.encoding, closefd=False)
-        # Names and reasons may hold what cannot be encoded.
+        # Names and reasons may contain characters that cannot be encoded.
         sys.stdout.reconfigure(errors="backslashreplace")
     code = commands.run(arguments)
-    # Here, where a failure can still be told.
+    # Here, so that a failure can still be reported.
     sys.stdout.flush()
     return code
 
 
-def _abandon_output() -> None:
-    """Keep Python from failing again when it flushes at exit."""
+def _discard_output() -> None:
+    """Keep Python from failing again when it flushes standard output at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refused(problems: Iterable[str]) -> int:
+def _print_problems(problems: Iterable[str]) -> int:
     for problem in problems:
         print(f"creatify-exporter: {problem}", file=sys.stderr)
     return 1
 
 
 class _Parser(argparse.ArgumentParser):
-    """Names a flag or command that it does not know, and the one that was meant.
+    """Reports unknown flags and commands by name, with a suggestion.
 
-    argparse alone complains of the word behind the flag ("invalid choice: '40'"), below a usage of many lines.
+    argparse would complain about the word after the flag ("invalid choice: '40'"), below many lines of usage.
     """
 
-    # By name, if there are any.
+    # By name; empty if there are none.
     commands: Mapping[str, argparse.ArgumentParser] = {}
 
     def parse_known_args(  # type: ignore[override]  # of the overloads, this is the one that argparse calls
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse as inherited, once a command's name and all flags in front of it are known."""
+        """Parse as inherited, after checking the name of the command and all flags before it."""
         words = list(sys.argv[1:] if args is None else args)
-        mistake = self._mistake(words)
-        if mistake:
-            self.error(mistake)
+        problem = self._find_problem(words)
+        if problem:
+            self.error(problem)
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where help is."""
+        """Print what is wrong and how to get help, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
-    def _mistake(self, words: Sequence[str]) -> str | None:
-        """Return what to say of the first flag or command that is unknown."""
+    def _find_problem(self, words: Sequence[str]) -> str | None:
+        """Return an error for the first unknown flag or command."""
         flags, remaining = _flags(self), iter(words)
         for word in remaining:
             name, has_value, _ = word.partition("=")
             if name in ("-h", "--help", "--version", "--"):
                 return None
             if not name.startswith("-"):
-                # The parser of a command looks at what stands behind its name.
+                # The parser of the command checks the words after its name.
                 if self.commands:
                     return None if word in self.commands else self._unknown_command(word)
             elif name not in flags:
@@ -111,28 +111,28 @@ class _Parser(argparse.ArgumentParser):
         return None
 
     def _unknown_command(self, word: str) -> str:
-        hint = _guess(word, self.commands) or f"; there are {', '.join(self.commands)}"
+        hint = _suggestion(word, self.commands) or f"; known commands: {', '.join(self.commands)}"
         return f"unknown command {word!r}{hint}"
 
     def _unknown_flag(self, flag: str) -> str:
         for name, command in self.commands.items():
             if flag in _flags(command):
-                return f"unknown flag {flag}; it belongs behind the command {name}"
-        return f"unknown flag {flag}{_guess(flag, _flags(self))}"
+                return f"unknown flag {flag}; put it after the command {name}"
+        return f"unknown flag {flag}{_suggestion(flag, _flags(self))}"
 
 
-def _guess(word: str, known: Iterable[str]) -> str:
-    """Ask for what was probably meant; the empty text if nothing is near."""
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    """Return a suggestion, empty if no known word is similar."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def _flags(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    return parser._option_string_actions  # noqa: SLF001  argparse has no public way to list them
+    return parser._option_string_actions  # noqa: SLF001  argparse has no public list of them
 
 
 def _parser() -> _Parser:
-    """Return the parser. Flags are named as in the Prometheus family, and stand before or behind the command."""
+    """Return the parser. Flags are named as in Prometheus, and are accepted before or after the command."""
     groups = [_shared_flags(), _serving_flags(), _web_flags()]
     parser = _Parser(
         prog="creatify-exporter",
@@ -143,35 +143,35 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
     parser.set_defaults(command="serve")
     for group in groups:
-        parser.set_defaults(**group.usual)
+        parser.set_defaults(**group.defaults)
     _add_commands(parser)
     return parser
 
 
 def _add_commands(parser: _Parser) -> None:
-    # With flags of their own, since `set_defaults` changes those of the program.
+    # Separate flags, because `set_defaults` changes those of the program.
     shared, web = _shared_flags(), _web_flags()
-    command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
+    command = _command_adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
     command("serve", "serve metrics (the default)", _serving_flags(), web)
-    _init_flags(command("init", "write a first configuration, with comments, to --config.file (creatify-exporter.yml)"))
-    check = command("check", "check the configuration; exit 1 with all that is wrong with it", web)
+    _init_flags(command("init", "write a first configuration to --config.file (or creatify-exporter.yml)"))
+    check = command("check", "check the configuration; print every error and exit 1 if there is one", web)
     check.add_argument(
-        "--live", action="store_true", help="fetch each list once too, and tell what comes; exit 1 if one does not come"
+        "--live", action="store_true", help="fetch each list once too, and print the results; exit 1 if a fetch failed"
     )
-    command("dump", "print one scrape, as for the textfile collector; exit 1 if a fetch failed")
+    command("dump", "print one scrape, for the textfile collector; exit 1 if a fetch failed")
     _report_flags(command("report", "print the totals of a month by day, workspace, list and model"))
-    _ledger_actions(command("ledger", "look after the ledger"), shared)
-    classify = command("classify", "show to which classes failure reasons belong")
+    _ledger_actions(command("ledger", "inspect and maintain the ledger"), shared)
+    classify = command("classify", "show the class of each failure reason")
     classify.add_argument(
-        "--live", action="store_true", help="classify the reasons in the lists now, not those on standard input"
+        "--live", action="store_true", help="classify the reasons in the current lists, not those on standard input"
     )
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
 
 
-def _adder(
+def _command_adder(
     parser: _Parser, commands: "argparse._SubParsersAction[_Parser]", shared: _Parser, prefix: str = ""
 ) -> Callable[..., _Parser]:
-    """Return what adds a command to a parser, by its name, its help and parsers whose flags it has too."""
+    """Return a function that adds a command, given its name, its help, and parsers whose flags it shares."""
     parser.commands = commands.choices
 
     def add(name: str, text: str, *more: _Parser) -> _Parser:
@@ -183,16 +183,16 @@ def _adder(
 
 
 class _Flags(_Parser):
-    """Flags of several commands. Only the program has their defaults: a command's overwrite what stands before it."""
+    """Flags of several commands. Only the program sets defaults: those of a command would overwrite flags before it."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-        self.usual: dict[str, object] = {}
+        self.defaults: dict[str, object] = {}
 
-    def add(self, flag: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  argparse's
+    def add(self, flag: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  as in argparse
         """Add a flag; the value of --web.listen-address is the attribute `web_listen_address`."""
         name = re.sub("[.-]", "_", flag.removeprefix("--"))
-        self.usual[name] = default
+        self.defaults[name] = default
         if isinstance(default, str) and default:
             settings["help"] += f" (default: {default})"
         self.add_argument(flag, dest=name, **settings)
@@ -200,11 +200,11 @@ class _Flags(_Parser):
 
 def _shared_flags() -> _Flags:
     flags = _Flags()
-    flags.add("--config.file", metavar="FILE", type=_file, help="configuration (YAML)")
+    flags.add("--config.file", metavar="FILE", type=_file, help="configuration file (YAML)")
     flags.add(
         "--ledger.url",
         metavar="URL",
-        help="where counted tasks are remembered: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
+        help="where counted tasks are stored: sqlite:///PATH, postgresql://HOST/DATABASE or memory:",
     )
     flags.add("--log.level", default="info", choices=_LEVELS, type=_level, help="minimum level to log")
     flags.add("--log.format", default="logfmt", choices=["logfmt", "json"], help="format of the log")
@@ -213,13 +213,13 @@ def _shared_flags() -> _Flags:
 
 def _serving_flags() -> _Flags:
     flags = _Flags()
-    flags.add("--demo", action="store_true", help="serve a simulated account: no key, no file")
+    flags.add("--demo", action="store_true", help="serve a simulated account, which needs no keys and no file")
     flags.add(
         "--config.auto-reload-interval",
         default=0.0,
         metavar="DURATION",
         type=_duration,
-        help="how often to look whether the configuration has changed, like 30s; 0s for never (default: 0s)",
+        help="how often to check whether the configuration has changed, such as 30s; 0s for never (default: 0s)",
     )
     flags.add(
         "--web.listen-address",
@@ -230,23 +230,21 @@ def _serving_flags() -> _Flags:
     flags.add(
         "--web.telemetry-path", default="/metrics", metavar="PATH", type=_TELEMETRY_PATH, help="path of the metrics"
     )
-    flags.add("--web.external-url", metavar="URL", type=_url, help="where Prometheus finds this exporter")
+    flags.add("--web.external-url", metavar="URL", type=_url, help="URL at which Prometheus reaches this exporter")
     flags.add(
         "--web.systemd-socket",
         action="store_true",
         help="listen on the sockets of a systemd .socket unit instead of --web.listen-address",
     )
-    flags.add(
-        "--web.route-prefix", default="", metavar="PATH", type=_PREFIX, help="what every route begins with (default: /)"
-    )
+    flags.add("--web.route-prefix", default="", metavar="PATH", type=_PREFIX, help="prefix of every route (default: /)")
     flags.add(
         "--web.max-requests",
         default=0,
         metavar="N",
         type=_COUNT,
-        help="how many scrapes are answered at once; 0 for any number (default: 0)",
+        help="maximum number of concurrent scrapes; 0 for no limit (default: 0)",
     )
-    flags.add("--web.disable-exporter-metrics", action="store_true", help="leave out process_* and python_info")
+    flags.add("--web.disable-exporter-metrics", action="store_true", help="omit process_* and python_info")
     return flags
 
 
@@ -280,21 +278,21 @@ def _report_flags(report_parser: _Parser) -> None:
 
 def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
-    action = _adder(ledger, actions, shared, "ledger ")
+    action = _command_adder(ledger, actions, shared, "ledger ")
     action("show", "print what is tracked and counted, by workspace and model")
     copy = action("copy", "copy a ledger into an empty one, such as a file into PostgreSQL")
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
-    copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of one to be made")
-    backup = action("backup", "write the ledger as it is now to a file, also while it is in use")
-    backup.add_argument("file", metavar="FILE", type=_FILE_NAME, help="a new file, which is a ledger of its own")
-    forget = action("forget", "remove the counters of a model, or all of a workspace, that is no longer used")
+    copy.add_argument("target", metavar="TO", help="URL of an empty ledger, or of a new one")
+    backup = action("backup", "write the current ledger to a file, even while it is in use")
+    backup.add_argument("file", metavar="FILE", type=_FILE_NAME, help="a new file, itself a complete ledger")
+    forget = action("forget", "remove the counters of a model, or all data of a workspace, that is no longer used")
     forget.add_argument(
-        "model", metavar="MODEL", type=_NAME, nargs="?", help="the model, as in the label; its daily totals stay"
+        "model", metavar="MODEL", type=_NAME, nargs="?", help="the model, as in the label; its daily totals are kept"
     )
     forget.add_argument(
-        "--workspace", metavar="NAME", type=_NAME, help="in this workspace only; without MODEL all that is known of it"
+        "--workspace", metavar="NAME", type=_NAME, help="only in this workspace; without MODEL, all data of it"
     )
-    forget.add_argument("--api", metavar="LIST", type=_NAME, help="in this list only, as in the label api")
+    forget.add_argument("--api", metavar="LIST", type=_NAME, help="only in this list, as in the label api")
 
 
 def _simulate_flags(simulate: _Parser) -> None:
@@ -304,7 +302,7 @@ def _simulate_flags(simulate: _Parser) -> None:
     simulate.add_argument(
         "--seed", type=int, default=1, help="the same seed makes the same account (default: %(default)s)"
     )
-    simulate.add_argument("--speed", type=_SPEED, default=1.0, help="how fast its time goes (default: %(default)s)")
+    simulate.add_argument("--speed", type=_SPEED, default=1.0, help="how fast its clock runs (default: %(default)s)")
     simulate.add_argument(
         "--tasks",
         type=_TASKS,
@@ -316,14 +314,14 @@ def _simulate_flags(simulate: _Parser) -> None:
         metavar="MODEL=RATIO",
         type=_failure,
         action="append",
-        help="let a model fail from now on, such as flux-2=0.5; may be given more than once",
+        help="ratio of a model's new tasks that fail, such as flux-2=0.5; may be given more than once",
     )
     simulate.add_argument("--api-id", default="demo-id", help="the id that it accepts (default: %(default)s)")
     simulate.add_argument("--api-key", default="demo-key", help="the key that it accepts (default: %(default)s)")
 
 
 def _file(text: str) -> Path | None:
-    """Return the file; the empty name, which is the family's default, is that of none."""
+    """Return the file; an empty name, the default in Prometheus, means no file."""
     try:
         return file.expanded(text) if text else None
     except ValueError as error:
@@ -331,15 +329,15 @@ def _file(text: str) -> Path | None:
 
 
 def _level(text: str) -> str:
-    """Return the name of a level; the family writes warn, in letters of any case."""
+    """Return the name of a level; Prometheus calls it warn, in upper or lower case."""
     level = text.lower()
     return "warning" if level == "warn" else level
 
 
-def _text(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
-    """Return what makes a value of the texts that match; `words` say what another is not, and how to mend it."""
+def _matching(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
+    """Return a parser for texts that match; `words` say what is wrong with others and how to fix it."""
 
-    def read(text: str) -> Any:  # noqa: ANN401  what `make` returns
+    def read(text: str) -> Any:  # noqa: ANN401  returned by `make`
         if not re.fullmatch(pattern, text, re.ASCII):
             raise argparse.ArgumentTypeError(f"{text!r} {words}")
         return make(text)
@@ -347,20 +345,20 @@ def _text(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callabl
     return read
 
 
-# An empty name, as of a variable that is not set, must mean neither everything nor no file.
-_NAME: Final = _text("(?s).+", "is empty; write a name that `creatify-exporter ledger show` prints")
-_FILE_NAME: Final = _text("(?s).+", "is empty; name a file", _file)
-_TELEMETRY_PATH: Final = _text(
-    r"(?!/(probe|sd)/?$|/-/)(/[^/{}?#%]+)+/?", "is no path, or that of something else; write one like /metrics"
+# An empty name, as from an unset variable, must mean neither "all" nor "no file".
+_NAME: Final = _matching("(?s).+", "is empty; write a name that `creatify-exporter ledger show` prints")
+_FILE_NAME: Final = _matching("(?s).+", "is empty; specify a file", _file)
+_TELEMETRY_PATH: Final = _matching(
+    r"(?!/(probe|sd)/?$|/-/)(/[^/{}?#%]+)+/?", "is not a path, or belongs to another route; write one like /metrics"
 )
-_PREFIX: Final = _text(r"(/[^/{}?#%]+)*/?", "is not a path; write it like /exporter", lambda text: text.rstrip("/"))
-_COUNT: Final = _text("[0-9]{1,9}", "is not a number; write one like 40, or 0 for no limit", int)
-_TASKS: Final = _text("[0-9]{1,9}", "is not a number; write how many tasks to list, such as 40", int)
-_SPEED: Final = _text(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a number, at least 1", float)
+_PREFIX: Final = _matching(r"(/[^/{}?#%]+)*/?", "is not a path; write it like /exporter", lambda text: text.rstrip("/"))
+_COUNT: Final = _matching("[0-9]{1,9}", "is not a number; write one like 40, or 0 for no limit", int)
+_TASKS: Final = _matching("[0-9]{1,9}", "is not a number; write how many tasks to list, such as 40", int)
+_SPEED: Final = _matching(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a number, at least 1", float)
 
 
 def _duration(text: str) -> float:
-    from creatify_exporter.config.values import parse_duration  # noqa: PLC0415  takes long, and is hardly ever needed
+    from creatify_exporter.config.values import parse_duration  # noqa: PLC0415  slow to load, and rarely needed
 
     try:
         return parse_duration(text)
@@ -396,7 +394,7 @@ def _url(text: str) -> str:
     with suppress(ValueError):
         parts = urlsplit(text)
         is_plain = not (parts.query or parts.fragment or parts.username)
-        # Looking at the port may raise.
+        # Reading `port` may raise.
         if parts.scheme in ("http", "https") and parts.hostname and is_plain and parts.port != 0:
             return text
     raise argparse.ArgumentTypeError(f"{text!r} is not a URL; write it like https://exporter.example:10081")

@@ -1,12 +1,12 @@
-"""What can go wrong, split by what the caller does next.
+"""The exceptions of this package, by what the caller does next.
 
 ::
 
     ExporterError
-    ├── ConfigError          the user mends a file or a flag: printed, exit 1
+    ├── ConfigError          the user must fix a file or a flag: printed, exit 1
     ├── LedgerError
     │   ├── LedgerRefused    the ledger must not be used: printed, exit 1
-    │   └── LedgerUnavailable  this recording is lost, the next one tries again
+    │   └── LedgerUnavailable  this transaction is lost, the next one tries again
     └── FetchError           this fetch is lost and counted under its cause
         └── RateLimited      … and the next fetch waits
 """
@@ -30,11 +30,11 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 class ExporterError(Exception):
-    """Everything that this exporter raises on purpose; its text can be logged."""
+    """Base class of all errors that this exporter raises on purpose; the text is safe to log."""
 
 
 class ConfigError(ExporterError):
-    """The configuration cannot be used; `problems` holds one line for each mistake: where, what, how to mend it."""
+    """The configuration is unusable; `problems` has a line per error: location, what is wrong, how to fix it."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -42,19 +42,19 @@ class ConfigError(ExporterError):
 
 
 class LedgerError(ExporterError):
-    """The ledger did not do what was asked of it."""
+    """An operation on the ledger failed."""
 
 
 class LedgerRefused(LedgerError):
-    """The ledger is damaged, foreign, newer than this program, or in use; nothing in it was touched."""
+    """The ledger is damaged, foreign, newer than this program, or in use; nothing in it was changed."""
 
 
 class LedgerUnavailable(LedgerError):
-    """The ledger cannot be written or read just now; a write that failed may have been committed all the same."""
+    """The ledger cannot be read or written at the moment; a write that failed may still have been committed."""
 
 
 class FetchError(ExporterError):
-    """A fetch brought no complete list; `cause` is a label value of `creatify_fetch_failures_total`."""
+    """A fetch returned no complete list; `cause` is a label value of `creatify_fetch_failures_total`."""
 
     def __init__(self, cause: Cause, message: str) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class FetchError(ExporterError):
 
 
 class RateLimited(FetchError):
-    """The API answered 429; `retry_after` is its wish in seconds, None if it has none."""
+    """The API answered 429; `retry_after` is the time to wait in seconds, None if the API gave none."""
 
     def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__("rate_limited", message)

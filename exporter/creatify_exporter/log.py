@@ -1,4 +1,4 @@
-"""The log: one line per event, logfmt or JSON, in which no registered secret ever appears.
+"""The log: one line per event, in logfmt or JSON, without any registered secret.
 
 Events of the standard library's loggers (urllib3, asyncio, warnings) and uncaught exceptions go through the same
 formatter.
@@ -36,9 +36,9 @@ def configure(level: str, format: Format, stream: TextIO | None = None) -> None:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # Its debug messages hold URLs it was redirected to, in which an API may spell a key in any way.
+    # Its debug messages contain redirect URLs, in which an API may spell a key in any way.
     logging.getLogger("urllib3").setLevel(logging.INFO)
-    # It quotes what stands where headers should, which may be a prompt; that a fetch failed is told anyway.
+    # Its warnings quote malformed headers, which may contain a prompt; the failed fetch is logged anyway.
     logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     logging.captureWarnings(True)
     structlog.configure(
@@ -74,19 +74,19 @@ def _processors(format: Format) -> list[Processor]:  # noqa: A002  as the flag s
 
 
 def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace secrets in all values; after this one, everything is a plain value."""
+    """Replace secrets in all values, each of which becomes text, a number or None."""
     return {key: _plain(value) for key, value in event.items()}
 
 
 def _plain(value: object) -> object:
     text = value if isinstance(value, str) else repr(value)
     masked = redaction.mask(text)
-    # A key may be a number.
+    # A secret may be a number.
     return value if masked == text and isinstance(value, int | float | None) else masked
 
 
 def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    r"""Escape control characters: a reply must not write lines of its own, nor colours. The renderer escapes \n."""
+    r"""Escape control characters, so that a reply cannot add lines or colours. The renderer escapes \n."""
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = "\n".join(map(printable, value.split("\n")))
@@ -94,20 +94,20 @@ def _printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def warn(warnings: Iterable[str]) -> None:
-    """Log what is odd about a configuration that is taken."""
+    """Log the warnings about a configuration that is valid."""
     logger = structlog.get_logger()
     for warning in warnings:
         logger.warning("configuration warning", warning=warning)
 
 
 def printable(text: str) -> str:
-    """Return a text whose control characters are escaped, so that it moves no cursor and changes no colour."""
+    """Escape control characters in a text, so that it cannot move the cursor or change colours."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextlib.contextmanager
 def silenced(module: str) -> Iterator[None]:
-    """Log nothing of a module, for a command that tells in its own words what the module would log."""
+    """Silence the logger of a module, for a command that prints the same facts itself."""
     logger = logging.getLogger(module)
     logger.disabled = True
     try:
@@ -118,7 +118,7 @@ def silenced(module: str) -> Iterator[None]:
 
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  the standard library's name
-        """Say that an event was lost; the inherited one prints its arguments, secrets and all."""
+        """Log that an event was lost; the inherited method would print its arguments, including secrets."""
         with contextlib.suppress(OSError, ValueError):
             self.stream.write(f'level=error msg="an event cannot be logged" logger={record.name}\n')
 

@@ -1,4 +1,4 @@
-"""Secrets are registered here before anybody gets them, and masked in every text that leaves the process."""
+"""Secrets are registered here before they are used, and masked in every text that leaves the process."""
 
 import json
 import re
@@ -8,20 +8,20 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 HIDDEN: Final = "<hidden>"
-# In characters. A shorter one, such as the placeholder `x`, would garble every line that is masked.
+# In characters. Masking a shorter one, such as the placeholder `x`, would garble every line.
 SHORTEST: Final = 8
 
 _lock = threading.Lock()
 _secrets: frozenset[str] = frozenset()
 _forms: re.Pattern[str] | None = None
-"""Matches every form of every secret; None until it is asked for, since compiling it after each of thousands of keys
-takes minutes. Replaced as a whole, so that reading it needs no lock."""
+"""Matches every spelling of every secret; None until needed, because compiling it after each of thousands of keys
+would take minutes. Replaced as a whole, so that reading it needs no lock."""
 
 
 def register(secret: str) -> None:
-    """Keep `secret` out of every line from now on, also as it looks in a URL, in JSON or in a repr.
+    """Mask `secret` from now on, including its spellings in a URL, in JSON and in a repr.
 
-    One that is shorter than `SHORTEST` is not masked.
+    A secret shorter than `SHORTEST` is not masked.
     """
     global _secrets, _forms
     with _lock:
@@ -35,11 +35,11 @@ def mask(text: str) -> str:
 
 
 def _compiled() -> re.Pattern[str]:
-    global _forms  # noqa: PLW0603 - compiled once, for all threads
+    global _forms  # noqa: PLW0603  compiled once, for all threads
     with _lock:
         if _forms is None:
             forms = {form for known in _secrets for form in _spellings(known)}
-            # The longest first: else a short secret would show what is left of a longer one that contains it.
+            # Longest first: otherwise masking a short secret would expose the rest of a longer one that contains it.
             _forms = re.compile("|".join(_quoted(form) for form in sorted(forms, key=len, reverse=True)))
         return _forms
 
@@ -56,7 +56,7 @@ def _spellings(secret: str) -> Iterator[str]:
 
 
 def _quoted(form: str) -> str:
-    """Match `form` however often it was quoted: a repr in a JSON text in a repr has backslashes before backslashes."""
+    """Match `form` at any depth of quoting: a repr in a JSON text in a repr doubles its backslashes."""
     parts = re.findall(r"""\\*["'/]|\\+|[^"'/\\]+""", form)
     return "".join(
         r"\\+" if not part.strip("\\") else rf"\\*{part[-1]}" if part[-1] in "\"'/" else re.escape(part)

@@ -1,7 +1,7 @@
 """SIGTERM and SIGHUP before the server handles them itself.
 
-The kernel drops a signal that process 1 has no handler for, as in a container; any other process dies of it. So both
-are held from the first instruction on, long before everything is imported, until the command is known. This module
+Without a handler, the kernel discards these signals for process 1, as in a container, and kills any other process. So
+both are held from the first instruction, long before the imports are done, until the command is known. This module
 imports nothing that takes time.
 """
 
@@ -13,33 +13,33 @@ import sys
 _TERMINATED = 143
 
 _received: set[int] = set()
-"""Signals that have come since they were held."""
+"""Signals received since they were held."""
 _hangup: "signal._HANDLER" = None
-"""What handled SIGHUP before it was held; None if no signals are held."""
+"""The handler of SIGHUP before it was held; None if no signals are held."""
 
 
 def hold() -> None:
-    """Remember SIGTERM, and ignore SIGHUP: nothing has been loaded yet that could be loaded again."""
-    global _hangup  # noqa: PLW0603  a process has its signals once
+    """Record SIGTERM, and ignore SIGHUP: there is no configuration to reload yet."""
+    global _hangup  # noqa: PLW0603  signal handlers are global to the process
     _hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _note)
+    signal.signal(signal.SIGTERM, _record)
 
 
-def _note(signum: int, _: object) -> None:
+def _record(signum: int, _: object) -> None:
     _received.add(signum)
 
 
 def release(*, serving: bool) -> None:
-    """Let SIGTERM end the process from now on: with exit code 0 if it serves, since an operator asks for it.
+    """Let SIGTERM end the process: with exit code 0 for a server, because an operator asked it to stop.
 
-    From now on the configuration may be read, so a SIGHUP is noted for the server that will read it again. Any other
-    command ends as if nothing had been held; a SIGTERM that has come already ends it here. Does nothing if no signals
-    are held, as in a test that calls a command.
+    The configuration may be read from now on, so a server records SIGHUP, to reload later. Other commands behave as
+    if nothing had been held. A SIGTERM that has already been received ends the process here. Does nothing if no
+    signals are held, as in a test that calls a command.
     """
     if _hangup is None:
         return
-    signal.signal(signal.SIGHUP, _note if serving else _hangup)
-    # What the start waits for, such as a database, goes on.
+    signal.signal(signal.SIGHUP, _record if serving else _hangup)
+    # SIGHUP must not interrupt system calls during the start, such as connecting to a database.
     signal.siginterrupt(signal.SIGHUP, False)
     if serving or os.getpid() == 1:
         signal.signal(signal.SIGTERM, lambda *_: _exit(serving=serving))
@@ -50,7 +50,7 @@ def release(*, serving: bool) -> None:
 
 
 def hung_up() -> bool:
-    """Return whether a SIGHUP has come that asks for another look at what the start may have read before."""
+    """Return whether a SIGHUP was received after the start may have read the configuration."""
     return signal.SIGHUP in _received
 
 

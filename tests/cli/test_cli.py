@@ -1,4 +1,4 @@
-"""The command line: each command as a process, each mistake as one line."""
+"""The command line: each command as a process, each error as one line."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def run(*arguments: object, stdin: str | bytes = b"", **extra: str) -> "subproce
 def shell(line: str) -> "subprocess.CompletedProcess[str]":
     """Run a line as a user's shell would; `$X` is the command."""
     return subprocess.run(
-        ["bash", "-o", "pipefail", "-c", line],  # noqa: S607 - the shell of whoever runs this
+        ["bash", "-o", "pipefail", "-c", line],  # noqa: S607  the shell of the user
         capture_output=True,
         text=True,
         check=False,
@@ -122,7 +122,7 @@ def test_help_is_on_standard_output_and_names_every_command() -> None:
         ("simulate", ["info", "logfmt", "127.0.0.1:10082", "1", "1.0", "10000", "demo-id", "demo-key"]),
     ],
 )
-def test_help_tells_what_is_usual_in_one_way(
+def test_help_shows_defaults_in_one_format(
     capsys: pytest.CaptureFixture[str], command: str, defaults: list[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -143,15 +143,15 @@ def test_help_tells_what_is_usual_in_one_way(
         (["--web.nothing-like-it=40"], "unknown flag --web.nothing-like-it\n"),
         (["-config.file", "x"], "unknown flag -config.file; did you mean --config.file?"),
         (["--config.file", "x", "--mnth", "2026-10", "report"], "unknown flag --mnth"),
-        (["--month", "2026-10", "report"], "unknown flag --month; it belongs behind the command report"),
+        (["--month", "2026-10", "report"], "unknown flag --month; put it after the command report"),
         (["ledger", "copy", "a", "b", "--force", "yes"], "unknown flag --force"),
-        (["ledger", "backup", ""], "FILE: '' is empty; name a file"),
+        (["ledger", "backup", ""], "FILE: '' is empty; specify a file"),
         (["ledger", "forget", ""], "MODEL: '' is empty; write a name"),
         (["ledger", "forget", "", "--workspace", "a"], "MODEL: '' is empty"),
         (["ledger", "forget", "flux-2", "--workspace="], "--workspace: '' is empty"),
         (["ledger", "forget", "flux-2", "--api", ""], "--api: '' is empty"),
         (["--config.file=~somebody/x"], "--config.file"),
-        (["nonsense"], "unknown command 'nonsense'; there are serve, init, check,"),
+        (["nonsense"], "unknown command 'nonsense'; known commands: serve, init, check,"),
         (["servee"], "unknown command 'servee'; did you mean serve?\n"),
         (["--log.level", "info", "chek"], "unknown command 'chek'; did you mean check?\n"),
         (["ledger", "shw"], "unknown command 'shw'; did you mean show?\n"),
@@ -170,7 +170,7 @@ def test_help_tells_what_is_usual_in_one_way(
         (["--web.external-url", "http://["], "--web.external-url"),
         (["--web.external-url", "http://x:99999"], "--web.external-url"),
         (["--web.external-url", "http://user:pw@x/"], "--web.external-url"),
-        (["init", "--credits", "2,000"], "--credits: '2,000' is not a number; write thousands without a comma"),
+        (["init", "--credits", "2,000"], "--credits: '2,000' is not a number; write thousands without commas"),
         (["simulate", "--speed", "fast"], "--speed"),
         (["simulate", "--tasks", "many"], "--tasks"),
         (["simulate", "--speed", "0"], "--speed"),
@@ -180,7 +180,7 @@ def test_help_tells_what_is_usual_in_one_way(
         (["simulate", "--listen", ":99999"], "--listen"),
     ],
 )
-def test_a_flag_or_command_that_is_wrong_is_told_in_one_line_by_its_name(
+def test_a_wrong_flag_or_command_is_named_on_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     with pytest.raises(SystemExit) as exited:
@@ -192,7 +192,7 @@ def test_a_flag_or_command_that_is_wrong_is_told_in_one_line_by_its_name(
     assert said in told
     assert told.startswith("creatify-exporter")
     assert ": error: " in told
-    assert " _" not in told, "it names a function of ours"
+    assert " _" not in told, "it names a private function"
     assert re.fullmatch(r"Try 'creatify-exporter( [a-z]+)* --help'\.\n", where_help_is)
 
 
@@ -205,21 +205,21 @@ def test_a_flag_or_command_that_is_wrong_is_told_in_one_line_by_its_name(
         ["--config.file", "/nowhere", "--ledger.url=memory:", "check", "--config.file={config}"],
     ],
 )
-def test_flags_stand_before_the_command_or_behind_it(here: Here, config: Path, arguments: list[str]) -> None:
-    rewritten(config, ledger={"history": "count"})  # which gets a warning with a ledger in memory
+def test_flags_are_accepted_before_and_after_the_command(here: Here, config: Path, arguments: list[str]) -> None:
+    rewritten(config, ledger={"history": "count"})  # which causes a warning with a ledger in memory
     done = here(*(each.format(config=config) for each in arguments))
     assert (done.returncode, done.stderr) == (0, "")
     assert "warning: ledger.url memory: with history: count" in done.stdout
 
 
-def test_the_familys_spellings_of_flags_are_understood(here: Here, config: Path) -> None:
+def test_flags_are_understood_as_prometheus_spells_them(here: Here, config: Path) -> None:
     given = ("--config.file", config, "--web.config.file=", "--log.level=WARN")
     assert here("check", *given).returncode == 0
     quiet = run("dump", "--config.file=", "--ledger.url=memory:", "--log.level=warn", CREATIFY_API_ID="x")
     assert "CREATIFY_API_KEY" in quiet.stderr, "no file is read"
 
 
-def test_check_of_a_web_configuration_alone_asks_for_no_keys(
+def test_check_of_only_a_web_configuration_needs_no_keys(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "web.yml").write_text(
@@ -234,7 +234,7 @@ def test_check_of_a_web_configuration_alone_asks_for_no_keys(
     assert "CREATIFY_API_KEY" in line
 
 
-def test_every_address_that_is_named_is_listened_on(config: Path) -> None:
+def test_the_exporter_listens_on_every_address(config: Path) -> None:
     port = free_port()
     with running_exporter(
         "serve",
@@ -251,11 +251,11 @@ def test_every_address_that_is_named_is_listened_on(config: Path) -> None:
         assert f"config={config} ledger=sqlite:///" in line
 
 
-# --- Mistakes ------------------------------------------------------------------------------------------------------
+# --- Errors --------------------------------------------------------------------------------------------------------
 
 
 def mistaken(done: "subprocess.CompletedProcess[str]", lines: int = 1) -> list[str]:
-    """Return the lines of what a mistake got, which is all that it got."""
+    """Return the lines of an error, which are the only output."""
     assert done.returncode == 1
     said = done.stderr.splitlines()
     assert len(said) == lines
@@ -263,7 +263,7 @@ def mistaken(done: "subprocess.CompletedProcess[str]", lines: int = 1) -> list[s
     return said
 
 
-def test_check_tells_every_mistake_at_once(here: Here, config: Path) -> None:
+def test_check_reports_all_errors_at_once(here: Here, config: Path) -> None:
     rewritten(config, fetch={"timeout": 30, "max_body": "4 gigs"}, ledgre={})
     done = here("check", "--config.file", config)
     said = "\n".join(mistaken(done, 3))
@@ -287,13 +287,13 @@ def test_check_warns_and_accepts(here: Here, config: Path) -> None:
 
 
 @pytest.mark.parametrize("locked", ["folder", "folder/ledger.db", "folder/ledger.db.lock"])
-def test_check_tells_of_a_ledger_that_its_user_may_not_write_and_touches_nothing(
+def test_check_reports_a_ledger_that_its_user_may_not_write_and_changes_nothing(
     here: Here, simulator: Simulator, locked: str
 ) -> None:
     # Not in pytest's own folder, which only its owner may enter.
     with tempfile.TemporaryDirectory(prefix="ledger-") as home:
         Path(home).chmod(0o755)
-        # Folders that are missing are made at the start.
+        # Missing folders are created at the start.
         place = "folder/more/ledger.db" if locked == "folder" else "folder/ledger.db"
         config = write_config(Path(home, "config.yml"), simulator, ledger={"url": f"sqlite:///{home}/{place}"})
         Path(home, "folder").mkdir()
@@ -318,7 +318,7 @@ def test_check_tells_of_a_ledger_that_its_user_may_not_write_and_touches_nothing
             assert here("check", "--config.file", config).returncode == 0
 
 
-def test_check_tells_mistakes_of_the_ledger_and_of_the_web_configuration_at_once(
+def test_check_reports_errors_of_the_ledger_and_of_the_web_configuration_at_once(
     here: Here, config: Path, tmp_path: Path
 ) -> None:
     foreign, web = tmp_path / "notes.txt", tmp_path / "web.yml"
@@ -340,25 +340,25 @@ COUNTED = ("submitted", "finished", "failed", "credits_used")
         ("sqlite:///{folder}/ledger.db", "sqlite:///{folder}/ledger.db"),
         (
             "sqlite:///{folder}/no/dir/x.db",
-            "sqlite:///{folder}/no/dir/x.db (the start makes its folder {folder}/no/dir)",
+            "sqlite:///{folder}/no/dir/x.db (its folder {folder}/no/dir is created at the start)",
         ),
-        ("sqlite:///nodir/x.db", "sqlite:///nodir/x.db (the start makes its folder {folder}/nodir)"),
+        ("sqlite:///nodir/x.db", "sqlite:///nodir/x.db (its folder {folder}/nodir is created at the start)"),
     ],
 )
-def test_check_tells_which_ledger_is_used(
+def test_check_prints_which_ledger_is_used(
     here: Here, config: Path, monkeypatch: pytest.MonkeyPatch, url: str, told: str
 ) -> None:
     monkeypatch.chdir(config.parent)
     rewritten(config, ledger={"url": url.format(folder=config.parent)})
     said = here("check", "--config.file", config).stdout.splitlines()
     assert said[-1] == "ledger: " + told.format(folder=config.parent)
-    warned = [line for line in said if "begins at the working directory" in line]
+    warned = [line for line in said if "is relative to the working directory" in line]
     assert len(warned) == (url == "sqlite:///nodir/x.db")
     assert not (config.parent / "nodir").exists()
 
 
 @pytest.mark.parametrize("level", ["info", "error"])
-def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
+def test_check_live_prints_for_each_list_whether_it_is_reachable_and_what_would_count(
     here: Here, config: Path, simulator: Simulator, level: str
 ) -> None:
     document = yaml.safe_load(config.read_text())
@@ -394,14 +394,14 @@ def test_check_live_tells_of_each_list_whether_it_comes_and_what_would_count(
     assert here("check", "--live", "--config.file", config).returncode == 0
 
 
-def test_check_makes_no_ledger_and_asks_nobody(here: Here, config: Path, simulator: Simulator) -> None:
+def test_check_creates_no_ledger_and_sends_no_requests(here: Here, config: Path, simulator: Simulator) -> None:
     assert here("check", "--config.file", config).returncode == 0
     assert not (config.parent / "ledger.db").exists()
     assert not simulator.requests
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["check"], ["dump"], ["classify", "--live"]])
-def test_without_a_key_every_command_that_needs_one_says_how_to_give_it(
+def test_without_a_key_every_command_that_needs_one_says_how_to_set_it(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -421,9 +421,7 @@ def test_an_address_that_cannot_be_listened_on_is_one_line(here: Here, config: P
     assert not (config.parent / "ledger.db").exists()
 
 
-def test_a_ledger_that_cannot_be_used_is_one_line_and_is_left_as_it_is(
-    here: Here, config: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_ledger_is_one_line_and_is_not_changed(here: Here, config: Path, tmp_path: Path) -> None:
     foreign = tmp_path / "notes.txt"
     foreign.write_text("not a ledger\n" * 50)
     with_foreign = ("--config.file", config, "--ledger.url", f"sqlite:///{foreign}")
@@ -467,9 +465,9 @@ def test_without_a_name_init_writes_the_file_that_the_documents_name(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "creatify-exporter.yml is written. Next:" in here("init").stdout
+    assert "Wrote creatify-exporter.yml. Next:" in here("init").stdout
     written = (tmp_path / "creatify-exporter.yml").read_text()
-    # The examples in the comments are taken, too.
+    # The examples in the comments must be valid too.
     (tmp_path / "creatify-exporter.yml").write_text(re.sub(r"# (?=(lists|plan|ledger|labels): )", "", written))
     keys = {"CREATIFY_API_ID": CANARY, "CREATIFY_API_KEY": CANARY}
     loaded = load(tmp_path / "creatify-exporter.yml", keys)
@@ -480,7 +478,7 @@ def test_without_a_name_init_writes_the_file_that_the_documents_name(
     assert loaded.labels.models
 
 
-def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
+def test_init_writes_the_answers_into_the_file(here: Here, tmp_path: Path) -> None:
     path, key = tmp_path / "c.yml", tmp_path / 'a "k\x85y"'
     key.write_text(CANARY)
     keys = ("--api-id-file", key, "--api-key-file", key)
@@ -496,14 +494,14 @@ def test_init_takes_what_it_is_told(here: Here, tmp_path: Path) -> None:
     assert workspace.plan == Plan(credits=2000, renews_on_day=15, price_per_credit=0.00001, currency="EUR")
 
 
-def test_init_warns_of_keys_that_are_not_there_yet(here: Here, tmp_path: Path) -> None:
+def test_init_warns_about_key_files_that_do_not_exist_yet(here: Here, tmp_path: Path) -> None:
     path, key = tmp_path / "c.yml", tmp_path / "key"
     done = here("init", "--config.file", path, "--api-id-file", key, "--api-key-file", key)
     assert (done.returncode, path.exists()) == (0, True)
-    assert done.stderr == f"creatify-exporter: warning: {key} is not there yet; put the key into it\n"
+    assert done.stderr == f"creatify-exporter: warning: {key} does not exist yet; put the key into it\n"
 
 
-def test_a_configuration_that_lies_there_unread_is_asked_for(
+def test_an_unused_configuration_in_the_working_directory_is_suggested(
     here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -513,7 +511,7 @@ def test_a_configuration_that_lies_there_unread_is_asked_for(
         assert line.endswith("; did you mean --config.file creatify-exporter.yml?")
 
 
-def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tmp_path: Path) -> None:
+def test_init_overwrites_nothing_and_writes_nothing_invalid(here: Here, tmp_path: Path) -> None:
     path = tmp_path / "c.yml"
     (line,) = mistaken(here("init", "--config.file", path, "--price-per-credit", 1))
     assert "plan.price_per_credit: has no currency; " in line
@@ -529,7 +527,7 @@ def test_init_overwrites_nothing_and_writes_nothing_that_is_wrong(here: Here, tm
     assert not path.exists()
     path.write_text("mine")
     (line,) = mistaken(here("init", "--config.file", path))
-    assert f"{path} exists already; " in line
+    assert f"{path} already exists; " in line
     assert path.read_text() == "mine"
     (line,) = mistaken(here("init", "--config.file", tmp_path / "none/c.yml"))
     assert "No such file or directory" in line
@@ -589,12 +587,12 @@ def test_commands_on_the_ledger_need_no_keys(here: Here, config: Path, tmp_path:
         assert missing in said
 
 
-def test_forget_wants_a_model_or_a_workspace_that_is_no_longer_configured(
+def test_forget_requires_a_model_or_a_workspace_that_is_no_longer_configured(
     here: Here, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here("dump", "--config.file", config)
     (line,) = mistaken(here("ledger", "forget", "--api", TEXT_GENERATOR.api, "--config.file", config))
-    assert "name a model, or a workspace" in line
+    assert "specify a model, or a workspace" in line
     (line,) = mistaken(here("ledger", "forget", "--workspace", "default", "--config.file", config))
     assert "is configured" in line
     ledger = f"sqlite:///{config.parent}/ledger.db"
@@ -621,7 +619,7 @@ def test_classify_reads_texts_from_standard_input(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_classify_takes_the_rules_of_the_configuration(here: Here, config: Path) -> None:
+def test_classify_uses_the_rules_of_the_configuration(here: Here, config: Path) -> None:
     rewritten(config, failure_reasons=[{"reason": "pets", "match": "dog|cat"}])
     assert (
         here("classify", "--config.file", config, stdin="the dog ate it\n429\n").stdout
@@ -629,13 +627,13 @@ def test_classify_takes_the_rules_of_the_configuration(here: Here, config: Path)
     )
 
 
-def test_classify_reads_whatever_bytes_there_are() -> None:
+def test_classify_reads_any_bytes() -> None:
     done = run("classify", stdin=b"caf\xe9 timed out\n\xff\xfe\x00\n", PYTHONUTF8="1")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("count\treason\ttext\n1\ttimeout\tcaf")
 
 
-def test_classify_shows_the_failures_that_are_listed_now(here: Here, config: Path, simulator: Simulator) -> None:
+def test_classify_shows_the_failures_in_the_current_lists(here: Here, config: Path, simulator: Simulator) -> None:
     tasks = [
         {"id": "1", "status": "failed", "failed_reason": "The model is overloaded.\nTry again."},
         {"id": "2", "status": "failed", "failed_reason": None},
@@ -661,7 +659,7 @@ def test_classify_knows_the_reasons_of_each_list_as_the_metrics_do(
     assert done.stdout.splitlines()[1:] == ["1\tdefault\tlink_to_videos\trejected\trejected"]
 
 
-def test_classify_shows_texts_that_no_terminal_can_and_no_key(config: Path, simulator: Simulator) -> None:
+def test_classify_escapes_texts_for_the_terminal_and_masks_keys(config: Path, simulator: Simulator) -> None:
     text = f'"\\ud83d {CANARY} \\u001b[2J timed out"'
     simulator.faults.always(inserted(status=b'"failed"', failed_reason=text.encode()))
     done = run("classify", "--live", "--config.file", config)
@@ -670,7 +668,7 @@ def test_classify_shows_texts_that_no_terminal_can_and_no_key(config: Path, simu
     assert line.endswith("\ttimeout\t\\ud83d <hidden> \\x1b[2J timed out")
 
 
-def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
+def test_classify_says_why_a_list_cannot_be_fetched_and_masks_keys(
     here: Here, config: Path, simulator: Simulator
 ) -> None:
     simulator.faults.always(replied(200, f"your key is {CANARY}".encode()))
@@ -680,7 +678,7 @@ def test_classify_tells_why_the_list_does_not_come_and_keeps_the_keys_to_itself(
     assert CANARY not in line
 
 
-def test_classify_shows_what_comes_although_one_workspace_is_refused(
+def test_classify_shows_the_other_lists_if_one_workspace_is_refused(
     here: Here, config: Path, simulator: Simulator
 ) -> None:
     (first,) = yaml.safe_load(config.read_text())["workspaces"]
@@ -695,7 +693,7 @@ def test_classify_shows_what_comes_although_one_workspace_is_refused(
         assert line.startswith(f"creatify-exporter: workspace refused, list {api}: auth: ")
 
 
-def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator: Simulator) -> None:
+def test_dump_writes_utf_8_whatever_the_encoding_of_the_terminal(config: Path, simulator: Simulator) -> None:
     simulator.faults.always(inserted(model_name='"modèle-λ"'.encode()))
     done = run("dump", "--config.file", config, PYTHONIOENCODING="latin-1")
     assert done.returncode == 0
@@ -704,7 +702,7 @@ def test_dump_writes_utf_8_whatever_the_terminal_speaks(config: Path, simulator:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dump", "report"])
-def test_a_reader_who_has_seen_enough_is_no_error(config: Path, command: str) -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error(config: Path, command: str) -> None:
     run("dump", "--config.file", config)
     done = shell(f"printf 'a\\nb\\n' | $X {command} --config.file {config} | true")
     assert done.stderr == ""
@@ -725,7 +723,7 @@ def test_output_that_cannot_be_written_is_one_line(config: Path, command: str) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_of_which_a_part_is_written_is_no_success(config: Path, tmp_path: Path, unbuffered: str) -> None:
+def test_partly_written_output_is_not_a_success(config: Path, tmp_path: Path, unbuffered: str) -> None:
     limits = f"trap '' XFSZ; ulimit -f 2; export PYTHONUNBUFFERED={unbuffered}"
     done = shell(f"{limits}; $X dump --config.file {config} --ledger.url memory: > {tmp_path}/out")
     assert (tmp_path / "out").stat().st_size in (1024, 2048)
@@ -734,7 +732,7 @@ def test_output_of_which_a_part_is_written_is_no_success(config: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path, simulator: Simulator) -> None:
+def test_dump_waits_for_a_slow_api_no_longer_than_the_timeout_of_a_fetch(config: Path, simulator: Simulator) -> None:
     rewritten(config, fetch={"timeout": "500ms"})
     simulator.faults.always("silence", path=None)
     began = time.monotonic()
@@ -747,13 +745,13 @@ def test_dump_waits_for_a_slow_api_no_longer_than_a_fetch_may_take(config: Path,
 
 
 @pytest.mark.slow
-def test_the_simulated_api_is_a_process_with_keys_of_its_own(stack: ExitStack) -> None:
+def test_the_simulated_api_is_a_process_with_its_own_keys(stack: ExitStack) -> None:
     port = free_port()
     command = [COMMAND, "simulate", "--listen", f"127.0.0.1:{port}", "--tasks", "50", "--api-id", "me"]
     process = stack.enter_context(
         subprocess.Popen([*command, "--api-key", "mine"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     )
-    # If it does not come to its end by itself, no other test is to find it.
+    # If it does not end by itself, it must not disturb other tests.
     stack.callback(process.kill)
     assert process.stdout
     assert process.stdout.readline() == f"Simulated Creatify API on http://127.0.0.1:{port}\n"
@@ -769,7 +767,7 @@ def test_the_simulated_api_is_a_process_with_keys_of_its_own(stack: ExitStack) -
 
 
 def variables_of_the_dump_unit(page: str, keys: Path, credentials: Path) -> dict[str, str]:
-    """Return the variables that systemd passes on by the documented unit, with copies of the keys that it asks for."""
+    """Return the variables that systemd sets for the documented unit, with copies of the keys that it loads."""
     unit = page.partition("creatify-dump.service\n")[2].partition("```")[0]
     loaded = re.findall(r"^LoadCredential=(.+):/etc/creatify-exporter/(.+)$", unit, re.MULTILINE)
     credentials.mkdir()
@@ -780,7 +778,7 @@ def variables_of_the_dump_unit(page: str, keys: Path, credentials: Path) -> dict
 
 
 def dump_script(page: str, folder: Path, config: Path, command: str) -> str:
-    """Return the documented script, with this command and with paths of a test."""
+    """Return the documented script, with this command and with the paths of a test."""
     [script] = [
         str(block) for block in re.findall(r"^```sh\n(#!.*?)^```", page, re.DOTALL | re.MULTILINE) if "dump" in block
     ]
@@ -795,7 +793,7 @@ def dump_script(page: str, folder: Path, config: Path, command: str) -> str:
     return script
 
 
-def test_the_script_of_the_textfile_collector_leaves_the_file_as_it_is_if_the_disk_is_full(tmp_path: Path) -> None:
+def test_the_script_of_the_textfile_collector_keeps_the_file_if_the_disk_is_full(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
     command, folder = tmp_path / "dump", tmp_path / "collector"
     command.write_text("#!/bin/sh\nprintf %.3000d 1\n")
@@ -816,7 +814,7 @@ def test_the_script_of_the_textfile_collector_leaves_the_file_as_it_is_if_the_di
 
 
 @pytest.mark.slow
-def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_nothing_to_say(
+def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_no_output(
     config: Path, simulator: Simulator, tmp_path: Path
 ) -> None:
     page = (Path(__file__).parents[2] / "docs/deployment.md").read_text()
@@ -846,15 +844,15 @@ def test_the_script_of_the_textfile_collector_replaces_the_file_unless_there_is_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["dump", "classify"])
-def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulator: Simulator, command: str) -> None:
+def test_ctrl_c_ends_a_command_with_130_and_no_output(config: Path, simulator: Simulator, command: str) -> None:
     simulator.faults.always(delayed(30), path=None)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it, heirs too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background process, and by its children
     live = ["--live"] if command == "classify" else []
     process = subprocess.Popen(
         [COMMAND, command, *live, "--config.file", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: simulator.requests)
-    time.sleep(0.5)  # until it waits: a signal between the request and the wait is felt only when the answer comes
+    time.sleep(0.5)  # until it waits: a signal before that is handled only after the answer
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 130
@@ -862,7 +860,7 @@ def test_ctrl_c_ends_a_command_with_130_and_without_a_word(config: Path, simulat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_that_is_told_to_stop_does_so_cleanly_though_a_fetch_hangs(
+def test_a_server_stops_cleanly_even_if_a_fetch_hangs(
     config: Path, simulator: Simulator, number: signal.Signals
 ) -> None:
     simulator.faults.always("silence", path=None)

@@ -76,7 +76,7 @@ def test_the_last_configuration_holds(lines: io.StringIO) -> None:
     assert later.getvalue().count("once") == 1
 
 
-def test_the_standard_librarys_loggers_take_the_same_way(lines: io.StringIO) -> None:
+def test_the_standard_librarys_loggers_use_the_same_format(lines: io.StringIO) -> None:
     logging.getLogger("urllib3.util").info("Running on %s", "http://[::]:10081")
     event = json.loads(lines.getvalue())
     assert (event["logger"], event["msg"]) == ("urllib3.util", "Running on http://[::]:10081")
@@ -169,7 +169,7 @@ def test_an_event_that_cannot_be_written_shows_no_secret(
     assert "canary" not in written.getvalue() + "".join(capsys.readouterr())
 
 
-def test_a_reply_cannot_write_lines_of_its_own() -> None:
+def test_a_reply_cannot_add_lines_to_the_log() -> None:
     stream = io.StringIO()
     log.configure("info", "logfmt", stream)
     structlog.get_logger().info("reply", text="a\r\nlevel=error\x1b[31m\u2028\ud800")
@@ -184,18 +184,18 @@ def test_a_secret_that_is_a_number_is_hidden_as_one(lines: io.StringIO) -> None:
     assert (event["number"], event["other"]) == (redaction.HIDDEN, 12)
 
 
-def test_a_longer_secret_hides_whole_although_it_holds_a_shorter_one() -> None:
+def test_a_longer_secret_is_masked_whole_even_if_it_contains_a_shorter_one() -> None:
     redaction.register("qzxjkw-q")
     redaction.register("qzxjkw-qzxjkw")
     assert redaction.mask("a qzxjkw-qzxjkw b qzxjkw-q c") == f"a {redaction.HIDDEN} b {redaction.HIDDEN} c"
 
 
-def test_nothing_is_no_secret() -> None:
+def test_an_empty_text_is_not_a_secret() -> None:
     redaction.register("")
     assert redaction.mask("ab") == "ab"
 
 
-def test_the_keys_of_a_thousand_workspaces_are_hidden_and_cost_no_minutes() -> None:
+def test_the_keys_of_a_thousand_workspaces_are_masked_quickly() -> None:
     secrets = [f"{number:04}-zqkey" for number in range(2000)]
     for secret in secrets:
         redaction.register(secret)
@@ -220,9 +220,9 @@ def test_many_threads_register_secrets_while_others_log(lines: io.StringIO) -> N
 
 
 @given(secret=st.text(alphabet="♠♣♥♦ %/+\\'\"é", min_size=8), around=st.text(alphabet="abc \n\x1b", max_size=5))
-def test_no_secret_is_seen_whatever_it_is_made_of(secret: str, around: str) -> None:
+def test_no_secret_is_shown_whatever_its_characters(secret: str, around: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        # Without those of the examples before: the more there are, the longer it takes.
+        # Without the secrets of earlier examples: each makes masking slower.
         forget_secrets(patch)
         redaction.register(secret)
         text = around + secret + around + quote(secret) + around + json.dumps(secret)

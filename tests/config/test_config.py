@@ -38,12 +38,12 @@ def written(folder: Path, text: str | bytes) -> Path:
 
 
 @pytest.mark.parametrize("path", sorted(CASES.glob("invalid-*.yml")), ids=lambda path: path.stem)
-def test_every_mistake_of_a_file_is_told_at_once(path: Path) -> None:
+def test_all_errors_in_a_file_are_reported_at_once(path: Path) -> None:
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     found = mistakes(path, ENVIRONMENT)
     shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
     assert shown == expected
-    assert all("; " in line for line in found), "each line says how to mend it"
+    assert all("; " in line for line in found), "each line says how to fix it"
     assert "canary" not in "\n".join(found).replace("canary-id-from", "")
 
 
@@ -54,7 +54,7 @@ def test_a_valid_file_loads_and_shows_no_secret(path: Path) -> None:
     assert "canary" not in f"{config!r} {config} {config.warnings}"
 
 
-def test_a_file_says_everything_that_can_be_said() -> None:
+def test_a_file_can_set_everything() -> None:
     config = load(CASES / "valid-full.yml", ENVIRONMENT)
     default, other = config.workspaces
     assert (default.name, default.base_url) == ("default", "https://api.creatify.ai")
@@ -77,7 +77,7 @@ def test_a_file_says_everything_that_can_be_said() -> None:
     assert config.warnings == ()
 
 
-def test_a_proxys_login_is_masked_as_its_bytes_are_sent(tmp_path: Path) -> None:
+def test_a_proxy_login_is_masked_as_it_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "creatify.yml"
     proxy_url = "http://user:canary-p%E9%E2%82%AC-word@proxy.example"
     file.write_text(f'workspaces: [{{name: default, api_id: a, api_key: b, proxy_url: "{proxy_url}"}}]')
@@ -104,7 +104,7 @@ def test_the_environment_names_files(tmp_path: Path) -> None:
     assert (workspace.api_id.read(), workspace.api_key.read()) == ("canary-id", "canary-key")
 
 
-def test_workspaces_of_a_file_win_over_the_environment() -> None:
+def test_workspaces_in_a_file_take_precedence_over_the_environment() -> None:
     config = load(CASES / "valid-minimal.yml", {"CREATIFY_API_ID": "x"})
     assert config.workspaces[0].api_id == Credential("canary-id")
 
@@ -115,8 +115,8 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         (
             {},
             (
-                "environment: workspaces: there is none; "
-                "list one with name, api_id and api_key in a file (--config.file), "
+                "environment: workspaces: there are none; "
+                "add one with name, api_id and api_key to a file (--config.file), "
                 "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
             ),
         ),
@@ -130,29 +130,29 @@ def test_workspaces_of_a_file_win_over_the_environment() -> None:
         ),
         (
             KEYS | {"CREATIFY_API_ID_FILE": "/canary"},
-            "environment: CREATIFY_API_ID: is given together with CREATIFY_API_ID_FILE; keep one of them",
+            "environment: CREATIFY_API_ID: is set together with CREATIFY_API_ID_FILE; keep one of them",
         ),
         (
             {"CREATIFY_API_ID": "canary", "CREATIFY_API_KEY_FILE": "canary"},
-            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; name a readable file",
+            "environment: CREATIFY_API_KEY_FILE: cannot be read: No such file or directory; specify a readable file",
         ),
         *(
             (
                 KEYS | {"CREATIFY_LEDGER_URL_FILE": content},
                 (
                     "environment: CREATIFY_LEDGER_URL_FILE: cannot be read: No such file or directory; "
-                    "name a readable file; if this is the content itself, use CREATIFY_LEDGER_URL"
+                    "specify a readable file; if this is the content itself, use CREATIFY_LEDGER_URL"
                 ),
             )
             for content in ("postgresql://user:canary@host/ledger", "canary-0123456789abcdef")
         ),
         (
             KEYS | {"CREATIFY_API_ID": "canary\n"},
-            "environment: CREATIFY_API_ID: starts or ends with white space; remove it",
+            "environment: CREATIFY_API_ID: starts or ends with whitespace; remove it",
         ),
     ],
 )
-def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str], expected: str) -> None:
+def test_an_error_in_the_environment_names_the_variable(environ: dict[str, str], expected: str) -> None:
     assert mistakes(None, environ | {"HOME": "/home/user"}) == [expected]
 
 
@@ -166,7 +166,7 @@ def test_a_mistake_in_the_environment_names_its_variable(environ: dict[str, str]
         ({}, "sqlite:////home/user/.local/state/creatify-exporter/ledger.db"),
     ],
 )
-def test_the_ledger_lies_where_the_system_keeps_state(
+def test_the_ledger_is_in_the_system_folder_for_state(
     monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], url: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/user")
@@ -174,7 +174,7 @@ def test_the_ledger_lies_where_the_system_keeps_state(
     assert (ledger.url, ledger.first_list) == (url, "count")
 
 
-def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_that_no_shell_expanded_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "key").write_text("canary-key")
     keys = {"CREATIFY_API_ID": "canary-id", "CREATIFY_API_KEY_FILE": "~/key"}
@@ -187,10 +187,10 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home(tmp_path: Path, monkeypatch:
     )
     assert load(path, {}).ledger.url.path == tmp_path / "l.db"
     [mistake] = mistakes(None, keys, "sqlite:///~somebody/l.db")
-    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
+    assert mistake == "--ledger.url: starts with ~, but there is no such home directory; write the full path"
 
 
-def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_directory_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(_: int) -> None:
         raise KeyError
 
@@ -200,26 +200,26 @@ def test_without_a_home_the_ledger_has_no_default(monkeypatch: pytest.MonkeyPatc
         if home is not None:
             monkeypatch.setenv("HOME", home)
         [mistake] = mistakes(None, KEYS)
-        assert mistake.startswith("the default of ledger.url: there is no home directory to put the ledger into; set ")
+        assert mistake.startswith("the default of ledger.url: there is no home directory for the ledger; set ")
     assert load(None, KEYS, ledger_url="memory:").ledger.url == "memory:"
     assert load(None, KEYS | {"XDG_STATE_HOME": "/state"}).ledger.url.path
     [mistake] = mistakes(None, KEYS, "sqlite:///~/l.db")
-    assert mistake == "--ledger.url: begins with ~, but there is no such home directory; write the whole path"
+    assert mistake == "--ledger.url: starts with ~, but there is no such home directory; write the full path"
 
 
-def test_authorities_of_the_environment_are_looked_at(tmp_path: Path) -> None:
+def test_authorities_in_the_environment_are_checked(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     good, missing = CASES / "../../certificates/ca.pem", tmp_path / "missing.pem"
     assert load(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(good)}).workspaces
     for path, words in (
-        (tmp_path / "empty.pem", "holds no readable certificate; "),
+        (tmp_path / "empty.pem", "contains no readable certificate; "),
         (missing, "cannot be read: No such file"),
     ):
         [mistake] = mistakes(None, KEYS | {"HOME": "/home/user", "SSL_CERT_FILE": str(path)})
         assert mistake.startswith(f"environment: SSL_CERT_FILE: {path} {words}")
 
 
-def test_keys_too_short_to_be_masked_are_a_warning() -> None:
+def test_keys_too_short_to_be_masked_cause_a_warning() -> None:
     short = Workspace(name="a", api_id=Credential("pro"), api_key=Credential("canary-7"))
     assert Config(workspaces=(short,)).warnings == (
         "workspace 'a': api_id has fewer than 8 characters: it is not masked in the log",
@@ -227,25 +227,25 @@ def test_keys_too_short_to_be_masked_are_a_warning() -> None:
     assert redaction.mask("the model gemini-2.5-pro, canary-7") == "the model gemini-2.5-pro, <hidden>"
 
 
-def test_a_ledger_in_memory_skips_the_history_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_ledger_in_memory_skips_the_history_by_default(tmp_path: Path) -> None:
     assert LedgerSettings().first_list == "skip"
     assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
     assert load(None, KEYS, ledger_url="memory:").ledger.first_list == "skip"
     told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
     assert told.ledger.history == "count"
-    assert told.warnings == ("ledger.url memory: with history: count counts the whole list again at each start",)
+    assert told.warnings == ("ledger.url memory: with history: count, each start counts the whole list again",)
 
 
-def test_the_flag_for_the_ledger_wins_over_the_file() -> None:
+def test_the_ledger_flag_takes_precedence_over_the_file() -> None:
     config = load(CASES / "valid-full.yml", ENVIRONMENT, ledger_url="sqlite:///relative/ledger.db")
     assert config.ledger.url.path == Path("relative/ledger.db")
     assert config.ledger.first_list == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
-        "--ledger.url: is no ledger; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
+        "--ledger.url: is not valid; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]
 
 
-def test_one_list_counted_twice_is_a_warning() -> None:
+def test_a_list_that_is_counted_twice_causes_a_warning() -> None:
     config = load(CASES / "valid-nulls-and-merges.yml", ENVIRONMENT)
     assert config.warnings == ()
     first, second = config.workspaces
@@ -258,7 +258,7 @@ def test_one_list_counted_twice_is_a_warning() -> None:
     )
 
 
-def test_keys_that_two_workspaces_share_for_other_lists_show_one_balance_twice() -> None:
+def test_two_workspaces_that_share_keys_but_no_list_show_the_balance_twice() -> None:
     first = Workspace(name="first", api_id=Credential("canary-id"), api_key=Credential("canary-key"))
     balance = Workspace(name="balance", api_id=first.api_id, api_key=first.api_key, lists=())
     config = Config(workspaces=(first, balance))
@@ -266,7 +266,7 @@ def test_keys_that_two_workspaces_share_for_other_lists_show_one_balance_twice()
     assert words in config.warnings
 
 
-def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> None:
+def test_allowed_unencrypted_keys_cause_a_warning(tmp_path: Path) -> None:
     access = "base_url: 'http://api.example', allow_insecure: true"
     clear = f"workspaces: [{{name: a, api_id: canary-id, api_key: canary-key, {access}}}]"
     assert load(written(tmp_path, clear), ENVIRONMENT).warnings == (
@@ -275,7 +275,7 @@ def test_keys_in_clear_are_a_warning_where_they_are_allowed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("host", ["localhost:80", "127.0.0.1", "127.9.9.9:1", "[::1]:8080", "api.localhost"])
-def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) -> None:
+def test_keys_may_be_unencrypted_on_the_same_machine(tmp_path: Path, host: str) -> None:
     path = written(tmp_path, f"workspaces: [{{name: a, api_id: x, api_key: y, base_url: 'http://{host}'}}]")
     assert load(path, ENVIRONMENT).workspaces[0].base_url == f"http://{host}"
 
@@ -283,14 +283,14 @@ def test_keys_may_travel_in_clear_within_the_machine(tmp_path: Path, host: str) 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", ": is empty; put at least one key into it, or leave --config.file out"),
+        (b"", ": is empty; add at least one key, or omit --config.file"),
         (b"fetch: {}\n# \xff", ":2: is not UTF-8; save the file as UTF-8"),
-        (b"fetch: {}\n# a\x07", ":2:4: holds a control character; remove it"),
+        (b"fetch: {}\n# a\x07", ":2:4: contains a control character; remove it"),
         (b"[" * 1_000, ": is nested too deeply; the configuration has four levels"),
-        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; name the right file with --config.file"),
+        (b"#" * 2**20 + b"\n", ": is larger than 1024 KiB; specify the right file with --config.file"),
     ],
 )
-def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_that_cannot_be_parsed_is_reported_on_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     path = written(tmp_path, content)
     assert mistakes(path, KEYS) == [f"{path}{expected}"]
 
@@ -298,12 +298,12 @@ def test_a_file_that_cannot_be_parsed_is_told_in_one_line(tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("", "is not a regular file; name a readable file with --config.file"),
-        ("none.yml", "cannot be read: No such file or directory; name a readable file with --config.file"),
-        ("nul\0", "cannot be the name of a file; name a readable file with --config.file"),
+        ("", "is not a regular file; specify a readable file with --config.file"),
+        ("none.yml", "cannot be read: No such file or directory; specify a readable file with --config.file"),
+        ("nul\0", "is not a valid file name; specify a readable file with --config.file"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, name: str, expected: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported_on_one_line(tmp_path: Path, name: str, expected: str) -> None:
     path = tmp_path / name
     assert mistakes(path, KEYS) == [f"{path}: {expected}"]
 
@@ -312,7 +312,7 @@ def test_a_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert load(written(tmp_path, b"\xef\xbb\xbffetch: {timeout: 1m}"), KEYS).fetch == Fetch(timeout=60.0)
 
 
-def test_keys_that_are_merged_are_no_duplicates(tmp_path: Path) -> None:
+def test_merged_keys_are_not_duplicates(tmp_path: Path) -> None:
     text = """
     ledger: {<<: &plan {history: skip}, history: count}
     fetch: {<<: [&a {timeout: 1s}, {<<: *a, timeout: 2s}], timeout: 3s}
@@ -331,7 +331,7 @@ def test_a_duration_is_written_as_in_prometheus(text: str, seconds: float) -> No
 
 
 @pytest.mark.parametrize("text", ["", "30", "0", "s", "1.5h", "-1s", "1s1h", "30 s", "٣s", "9" * 5000 + "s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
 
@@ -343,14 +343,14 @@ def test_a_size_has_a_binary_unit() -> None:
             parse_size(text)
 
 
-def test_a_credential_shows_itself_to_nobody() -> None:
+def test_a_credential_never_shows_its_value() -> None:
     literal, file = Credential("canary-literal"), Credential(file=CASES / "keys/api-key")
     assert file.read() == "canary-key-0123456789"
     assert "canary" not in f"{literal} {literal!r} {file} {file!r}"
     assert redaction.mask(f"<{literal.read()}|{file.read()}>") == "<<hidden>|<hidden>>"
 
 
-def test_credentials_are_equal_when_they_say_the_same() -> None:
+def test_credentials_with_the_same_source_are_equal() -> None:
     assert Credential("a") == Credential("a") != Credential("b")
     assert Credential(file=Path("a")) != Credential("a")
     assert len({Credential("a"), Credential("a"), Credential(file=Path("a"))}) == 2
@@ -372,7 +372,7 @@ def test_a_rotated_key_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\r\n", b"canary\x00", b"c\x00a\x00n\x00", b"a" * 20_000])
-def test_a_key_that_got_unusable_is_told_by_its_file(tmp_path: Path, content: bytes | None) -> None:
+def test_the_error_about_an_unusable_key_names_its_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "key"
     path.write_text("canary")
     credential = Credential(file=path)
@@ -419,17 +419,13 @@ def loads_or_explains(path: Path, content: bytes) -> bool:
 
 
 @given(document=DOCUMENTS)
-def test_any_document_gives_a_configuration_or_its_mistakes(
-    tmp_path_factory: pytest.TempPathFactory, document: object
-) -> None:
+def test_any_document_loads_or_is_explained(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     text = yaml.safe_dump(document, allow_unicode=True)
     assert loads_or_explains(tmp_path_factory.getbasetemp() / "any.yml", text.encode("utf-8", "surrogatepass"))
 
 
 @given(content=st.binary() | st.text(alphabet="{}[]:,-&*!|>'\"%@#?<= \n\tab1.~").map(str.encode))
-def test_any_bytes_give_a_configuration_or_their_mistakes(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
+def test_any_bytes_load_or_are_explained(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     assert loads_or_explains(tmp_path_factory.getbasetemp() / "any.yml", content)
 
 
@@ -465,16 +461,16 @@ def test_no_message_quotes_a_value_wherever_it_was_pasted(
 
 
 @pytest.mark.parametrize("url", ["postgresql://user:ca@nary@host/ledger", "postgresql://user:canary@host/a ledger"])
-def test_a_flag_that_is_no_url_of_postgresql_is_one_line(url: str) -> None:
+def test_an_invalid_postgresql_url_in_a_flag_is_one_line(url: str) -> None:
     [mistake] = mistakes(None, KEYS, url)
-    assert mistake.startswith("--ledger.url: is no PostgreSQL URL")
+    assert mistake.startswith("--ledger.url: is not a PostgreSQL URL")
     assert "nary" not in mistake
 
 
 @pytest.mark.parametrize("part", ["user:canary@host/ledger", "user@host/ledger?password=canary"])
-def test_a_flag_that_shows_a_password_is_refused(part: str) -> None:
+def test_a_flag_that_exposes_a_password_is_refused(part: str) -> None:
     [mistake] = mistakes(None, KEYS, f"postgresql://{part}")
-    assert mistake.startswith("--ledger.url: shows its password")
+    assert mistake.startswith("--ledger.url: exposes its password")
     assert "canary" not in mistake
 
 
@@ -484,7 +480,7 @@ def with_keys(folder: Path, keys: str = "canary") -> None:
         (folder / name).write_text(f"{keys}-{name}-of-{folder.name}\n")
 
 
-def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp_path: Path) -> None:
+def test_a_directory_has_a_folder_per_workspace_as_kubernetes_mounts_it(tmp_path: Path) -> None:
     for name in ("acme", "Emil & Co"):
         with_keys(tmp_path / "secrets/..2026_11_01" / name)
     (tmp_path / "secrets/..2026_11_01/acme/plan.yml").write_text("credits: 700\nrenews_on_day: 3\n")
@@ -510,7 +506,7 @@ def test_a_directory_has_a_folder_for_each_workspace_as_kubernetes_mounts_it(tmp
     assert [each.name for each in load(path, ENVIRONMENT).workspaces] == ["own", "acme"], "the other's link is broken"
 
 
-def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_in_a_directory_of_workspaces_are_reported_at_once(tmp_path: Path) -> None:
     for name in ("acme", "twin", " x"):
         with_keys(tmp_path / "secrets" / name)
     (tmp_path / "secrets/twin/api-id").write_text("")
@@ -522,8 +518,8 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     (tmp_path / "unmounted").mkdir()
     rule = "must be 1 to 100 printable characters, no space at either end; choose another"
     told = [
-        "4: renews: is not a key; did you mean renews_on_day?",
-        "1: credits: must be a number from 0 to 1000000000; it is read as text, so look at its spelling and quotes",
+        "4: renews: is not a known key; did you mean renews_on_day?",
+        "1: credits: must be a number from 0 to 1000000000; it is read as text, so check its spelling and quotes",
     ]
     groups = "".join(f"  - directory: {name}\n" for name in ("secrets", "unmounted", "none", "config.yml"))
     own = "workspaces: [{name: own, api_id: canary-id, api_key: canary-key}]"
@@ -532,12 +528,12 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     )
     assert [line.partition(": workspaces_from")[2] for line in mistakes(path, ENVIRONMENT)] == [
         f"[0].directory: folder ' x': its name {rule}",
-        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; name a readable file",
+        "[0].directory: folder 'acme': api-key cannot be read: No such file or directory; specify a readable file",
         "[0].directory: folder 'twin': api-id is empty; put the key there",
         *(f"[0].directory: folder 'twin': {tmp_path}/secrets/twin/plan.yml:{line}" for line in told),
-        "[1].directory: has no folder; make one for each workspace, named like it, with the files api-id and api-key",
-        "[2].directory: cannot be read: No such file or directory; name a readable directory",
-        f"[3].directory: {tmp_path}/config.yml cannot be read: Not a directory; name a readable directory",
+        "[1].directory: has no folders; create one per workspace, with its name and the files api-id and api-key",
+        "[2].directory: cannot be read: No such file or directory; specify a readable directory",
+        f"[3].directory: {tmp_path}/config.yml cannot be read: Not a directory; specify a readable directory",
         "[4].base_url: would send the keys unencrypted; write https:// or set allow_insecure: true",
     ]
     path = written(tmp_path, f"{own}\nworkspaces_from: [{{directory: more}}, {{directory: more}}]\n")
@@ -547,7 +543,7 @@ def test_every_mistake_of_a_directory_of_workspaces_is_told_at_once(tmp_path: Pa
     ]
 
 
-def test_the_state_of_a_directory_of_keys_changes_with_what_a_reload_would_find(tmp_path: Path) -> None:
+def test_the_state_of_a_directory_changes_if_a_reload_would_find_a_difference(tmp_path: Path) -> None:
     acme = tmp_path / "secrets/acme"
     with_keys(acme)
     [group] = load(written(tmp_path, "workspaces_from: [{directory: secrets}]\n"), ENVIRONMENT).workspaces_from

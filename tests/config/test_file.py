@@ -1,4 +1,4 @@
-"""Files that people name, and what is none."""
+"""Files that users name, and pipes in their place."""
 
 import os
 import threading
@@ -9,9 +9,7 @@ import pytest
 from creatify_exporter.config import file
 
 
-def test_a_pipe_is_read_once_and_waited_for_no_longer_than_some_seconds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_is_read_once_with_a_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.yml"
     os.mkfifo(path)
     before = file.state(path)
@@ -20,7 +18,7 @@ def test_a_pipe_is_read_once_and_waited_for_no_longer_than_some_seconds(
     content = file.read(path, 1000, pipe=True)
     writer.join()
     assert content == b"workspaces: []\n"
-    assert file.state(path) == before, "what was written is no change to be read"
+    assert file.state(path) == before, "new content in a pipe is not a change"
     monkeypatch.setattr(file, "_PIPE_TIMEOUT", 0.05)
     with pytest.raises(ValueError, match="nothing was written for"):
         file.read(path, 1000, pipe=True)

@@ -1,4 +1,4 @@
-"""Which ledger a URL means: a reload may change how it is reached, another ledger needs another start."""
+"""The ledger that a URL identifies: a reload may change how to connect, but another ledger needs a restart."""
 
 import sys
 
@@ -63,7 +63,7 @@ def test_urls_of_different_ledgers_differ() -> None:
         "postgresql://h/d?sslpassword=canary-pass",
     ],
 )
-def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
+def test_a_password_is_found_anywhere_in_a_url(url: str) -> None:
     parsed = LedgerUrl.parse(url)
     assert parsed.shows_password
     assert "canary-pass" not in redaction.mask(f"cannot reach {url}")
@@ -81,7 +81,7 @@ def test_a_password_is_found_wherever_it_stands_in_a_url(url: str) -> None:
         ("memory:", "memory:"),
     ],
 )
-def test_a_url_is_shown_as_it_is_but_for_its_login_and_options(url: str, masked: str) -> None:
+def test_a_url_is_shown_without_its_login_and_options(url: str, masked: str) -> None:
     assert LedgerUrl.parse(url).masked == masked
 
 
@@ -91,7 +91,7 @@ def test_no_url_is_shown_with_a_password_however_it_is_written(url: str) -> None
     assert "canary" not in repr(HiddenUrl(url))
 
 
-def test_libpq_may_know_the_rest_from_its_environment() -> None:
+def test_libpq_may_take_the_rest_from_its_environment() -> None:
     assert LedgerUrl.parse("postgresql://").is_postgresql
 
 
@@ -105,8 +105,8 @@ def test_libpq_may_know_the_rest_from_its_environment() -> None:
         "postgresql://u:12345678/canary-@h/d",
     ],
 )
-def test_what_libpq_cannot_read_is_refused_without_a_quote(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^is no PostgreSQL URL; write it like [^']*$") as refused:
+def test_a_url_that_libpq_cannot_read_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not a PostgreSQL URL; write it like [^']*$") as refused:
         LedgerUrl.parse(url)
     assert "canary" not in str(refused.value)
 

@@ -137,7 +137,7 @@ def test_an_encrypted_key_is_refused_and_no_password_is_asked_for(tmp_path: Path
 def test_a_certificate_that_is_not_ascii_is_refused(tmp_path: Path) -> None:
     certificate = "-----BEGIN CERTIFICATE-----\\nMIIBëÿ\\n-----END CERTIFICATE-----\\n"
     [problem, *_] = mistakes(written(tmp_path, f'tls_server_config: {{cert: "{certificate}", key_file: key.pem}}\n'))
-    assert "holds no readable certificate" in problem
+    assert "contains no readable certificate" in problem
 
 
 def test_a_pipe_or_an_endless_file_is_not_read(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The configuration: its schema, and how a file becomes it."""
+"""The configuration: its schema, and how it is read from a file."""

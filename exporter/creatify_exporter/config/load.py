@@ -1,4 +1,4 @@
-"""The configuration file and the environment become a `Config`, or all that is wrong with them."""
+"""Reads the configuration file and the environment into a `Config`, or reports every error in them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,27 +17,27 @@ from creatify_exporter.errors import ConfigError
 _ID: Final = "CREATIFY_API_ID"
 _KEY: Final = "CREATIFY_API_KEY"
 USUAL_FILE: Final = Path("creatify-exporter.yml")
-"""What `init` writes, and the documents name; no command reads it unless it is told to."""
+"""The file that `init` writes and the documentation uses; read only if --config.file names it."""
 KEY_VARIABLES: Final = (_ID, f"{_ID}_FILE", _KEY, f"{_KEY}_FILE")
 
 
 def load(
     path: Path | None, environ: Mapping[str, str], *, ledger_url: str | None = None, keys_needed: bool = True
 ) -> Config:
-    """Read the file, if there is one, and the environment; ConfigError holds every mistake in them.
+    """Read the file, if there is one, and the environment; ConfigError lists every error in them.
 
-    `ledger_url` is the flag of that name, and wins over the file. Relative names of files start at the
-    folder of the configuration file, in the environment and in a ledger's URL at the working directory.
-    A command that asks the API nothing does without workspaces, and says that no keys are needed: they stay unread,
-    since whoever looks into a ledger often cannot read them.
+    `ledger_url`, from the command line, takes precedence over the file. Relative file names are resolved against
+    the folder of the configuration file; those in the environment and in ledger URLs, against the working directory.
+    A command that sends no requests to the API passes `keys_needed=False`: it needs no workspaces, and keys stay
+    unread, because a user who may read the ledger often may not read the keys.
     """
     found = document.read(path, "--config.file") if path else Document({})
     reader = Reader(found, environ, keys_needed=keys_needed)
-    # What is no URL is refused as such when it is read.
+    # The reader reports a value that is not a URL.
     with suppress(ValueError):
         if ledger_url is not None and LedgerUrl.parse(ledger_url).shows_password:
             reader.problems.append(
-                "--ledger.url: shows its password to all users of this machine; "
+                "--ledger.url: exposes its password to all users of this machine; "
                 "use ledger.url_file, CREATIFY_LEDGER_URL_FILE or PGPASSFILE"
             )
     raw = found.content
@@ -53,18 +53,18 @@ def load(
 
 
 def ledger_at(text: str) -> LedgerUrl:
-    """Return the ledger that a command line names; ConfigError if it names none, or shows a password."""
+    """Return the ledger URL on a command line; ConfigError if it is not one, or if it contains a password."""
     try:
         url = LedgerUrl.parse(text)
     except ValueError as error:
-        raise ConfigError([f"a ledger's URL {error}"]) from None
+        raise ConfigError([f"the ledger URL {error}"]) from None
     if url.shows_password:
-        raise ConfigError(["a ledger's URL shows its password to all users of this machine; use PGPASSFILE"])
+        raise ConfigError(["the ledger URL exposes its password to all users of this machine; use PGPASSFILE"])
     return url
 
 
 def _check_authorities(reader: Reader) -> None:
-    """Look at the authorities that the environment names, which hold wherever a workspace has no `ca_file`."""
+    """Check SSL_CERT_FILE, the authorities for every workspace without a `ca_file`."""
     name = reader.environ.get("SSL_CERT_FILE")
     try:
         if name:
@@ -74,14 +74,16 @@ def _check_authorities(reader: Reader) -> None:
 
 
 def _with_url(ledger: object, reader: Reader, flag: str | None) -> object:
-    """Complete the file's `ledger` by flag, environment or default; what is no mapping is left for its error."""
+    """Add the URL to the file's `ledger`, from flag, environment or default; leave a non-mapping to the reader."""
     if not isinstance(ledger, dict | None):
         return ledger
-    others = {name: value for name, value in (ledger or {}).items() if name not in ("url", "url_file")}
+    settings = dict(ledger or {})
     if flag is not None:
-        return {**others, "url": Given("--ledger.url", flag)}
-    given = {name: value for name, value in (ledger or {}).items() if name not in others and value is not None}
-    return {**others, **(given or _url_of_environment(reader.environ) or _default_url(reader))}
+        settings.pop("url_file", None)
+        settings["url"] = Given("--ledger.url", flag)
+    elif settings.get("url") is None and settings.get("url_file") is None:
+        settings.update(_url_of_environment(reader.environ) or _default_url(reader))
+    return settings
 
 
 def _url_of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
@@ -95,47 +97,55 @@ def _default_url(reader: Reader) -> dict[str, Given]:
         return {"url": Given(where, f"sqlite:///{_state_folder(reader.environ)}/ledger.db")}
     except ValueError:
         reader.problems.append(
-            f"{where}: there is no home directory to put the ledger into; "
+            f"{where}: there is no home directory for the ledger; "
             "set ledger.url, --ledger.url, CREATIFY_LEDGER_URL, or HOME"
         )
         return {}
 
 
 def _state_folder(environ: Mapping[str, str]) -> Path:
-    """Return where this program may keep its state: systemd says, else the XDG base directories do.
+    """Return the folder for state: from systemd if set, otherwise from the XDG base directories.
 
     ValueError if there is no home directory.
     """
     if folders := environ.get("STATE_DIRECTORY"):
         return Path(folders.split(":")[0])
     state = Path(environ.get("XDG_STATE_HOME", ""))
-    # The specification says to ignore a relative one.
+    # The XDG specification requires that a relative path is ignored.
     return (state if state.is_absolute() else file.expanded("~/.local/state")) / "creatify-exporter"
 
 
 def _from_environment(reader: Reader, *, is_only_source: bool) -> list[dict[str, Given]]:
-    """Return the workspace that the environment describes, in a list that is empty if it is incomplete."""
+    """Return a list with the workspace that the environment describes; an empty list if it is incomplete."""
     environ = reader.environ
     given = {name: Given(f"environment: {name}", environ[name]) for name in KEY_VARIABLES if environ.get(name)}
-    problems = list(_mistakes(given)) if given else []
+    if not given:
+        if reader.keys_needed:
+            _report_no_workspaces(reader, is_only_source=is_only_source)
+        return []
+    problems = list(_key_problems(given))
     if reader.keys_needed:
         reader.problems.extend(problems)
-        if not given:
-            is_forgotten = is_only_source and USUAL_FILE.exists()
-            reader.fault(
-                "workspaces",
-                "there is none; list one with name, api_id and api_key in a file (--config.file), "
-                "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
-                + (f"; did you mean --config.file {USUAL_FILE}?" if is_forgotten else ""),
-            )
+    if problems:
+        return []
     keys = {name.removeprefix("CREATIFY_").lower(): value for name, value in given.items()}
-    return [{"name": Given("environment", "default"), **keys}] if given and not problems else []
+    return [{"name": Given("environment", "default"), **keys}]
 
 
-def _mistakes(given: Mapping[str, Given]) -> Iterator[str]:
+def _report_no_workspaces(reader: Reader, *, is_only_source: bool) -> None:
+    is_forgotten = is_only_source and USUAL_FILE.exists()
+    reader.report(
+        "workspaces",
+        "there are none; add one with name, api_id and api_key to a file (--config.file), "
+        "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
+        + (f"; did you mean --config.file {USUAL_FILE}?" if is_forgotten else ""),
+    )
+
+
+def _key_problems(given: Mapping[str, Given]) -> Iterator[str]:
     for name in (_ID, _KEY):
         forms = (name in given, f"{name}_FILE" in given)
         if all(forms):
-            yield f"environment: {name}: is given together with {name}_FILE; keep one of them"
+            yield f"environment: {name}: is set together with {name}_FILE; keep one of them"
         if not any(forms):
             yield f"environment: {name}: is missing; set it or {name}_FILE"

@@ -1,4 +1,4 @@
-"""Certificates and keys in PEM are looked at before OpenSSL gets them, whose errors do not say how to mend them."""
+"""Checks PEM certificates and keys before OpenSSL reads them, because its errors do not say how to fix them."""
 
 import re
 import ssl
@@ -11,19 +11,19 @@ from creatify_exporter.config.reader import read_path_by
 
 # In bytes.
 LARGEST: Final = 2**20
-# The authorities of a whole company may be more.
+# In bytes. A company may have many authorities.
 _LARGEST_BUNDLE: Final = 2**24
-_UNREADABLE: Final = "holds no readable certificate; put PEM blocks of CERTIFICATE there, not DER"
+_UNREADABLE: Final = "contains no readable certificate; use PEM with BEGIN CERTIFICATE, not DER"
 _CERTIFICATES: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def blocks(content: bytes) -> list[str]:
-    """Return the PEM blocks of certificates without what stands around them, which may be in any encoding."""
+    """Return the PEM blocks of certificates, without the text around them, which may be in any encoding."""
     return [block.decode("ascii", "replace") for block in _CERTIFICATES.findall(content)]
 
 
 def readable_certificates(content: bytes) -> list[str]:
-    """Return those PEM blocks of certificates that OpenSSL can read."""
+    """Return the PEM blocks of certificates that OpenSSL can read."""
     return [block for block in blocks(content) if _is_readable(block)]
 
 
@@ -37,14 +37,14 @@ def _is_readable(block: str) -> bool:
 
 
 def check_certificates(content: bytes) -> None:
-    """Raise ValueError, which quotes nothing, unless there is a certificate and all of them can be read."""
-    check_authorities(content)
-    if len(readable_certificates(content)) < len(blocks(content)):
+    """Raise ValueError, which quotes nothing, unless there is a certificate and all certificates can be read."""
+    found = blocks(content)
+    if not found or not all(map(_is_readable, found)):
         raise ValueError(_UNREADABLE)
 
 
 def check_authorities(content: bytes) -> None:
-    """Raise ValueError, which quotes nothing, unless one certificate can be read; others are skipped, as Go does."""
+    """Raise ValueError, which quotes nothing, unless a certificate can be read; others are skipped, as in Go."""
     if not readable_certificates(content):
         raise ValueError(_UNREADABLE)
 
@@ -52,37 +52,37 @@ def check_authorities(content: bytes) -> None:
 def check_key(content: bytes) -> None:
     """Raise ValueError, which quotes nothing, unless there is a private key that needs no password."""
     if not re.search(rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----", content):
-        raise ValueError("holds no private key; put a PEM block of PRIVATE KEY there, not DER")
+        raise ValueError("contains no private key; use PEM with BEGIN PRIVATE KEY, not DER")
     if b"ENCRYPTED" in content:
         raise ValueError("is encrypted, and there is no terminal to ask for its password; decrypt it with openssl pkey")
 
 
 def load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
-    """Make `context` show a certificate; ValueError says what is wrong with its key."""
+    """Load a certificate and its key into `context`; ValueError says what is wrong with the key."""
     try:
-        # With an empty password: without one, OpenSSL would ask the terminal for that of an encrypted key.
+        # An empty password keeps OpenSSL from prompting for the password of an encrypted key.
         context.load_cert_chain(cert_file, key_file, password="")
     except ssl.SSLError as error:
-        raise ValueError(_pair_mistake(error.reason)) from None
+        raise ValueError(_pair_problem(error.reason)) from None
 
 
-def _pair_mistake(reason: str | None) -> str:
+def _pair_problem(reason: str | None) -> str:
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return "is not the key of this certificate; put the two of one pair there"
+        return "is not the key of this certificate; use a matching pair"
     if reason:
-        return f"cannot be used with its certificate: OpenSSL says {reason}; make another pair"
-    return "cannot be read; put the whole PEM block of the key there"
+        return f"cannot be used with its certificate: OpenSSL says {reason}; create a new pair"
+    return "cannot be read; use the whole PEM block of the key"
 
 
 def authorities(path: Path) -> Path:
-    """Return the file once OpenSSL has read authorities from it, as `requests` will; ValueError says what is wrong."""
+    """Check that OpenSSL can load authorities from the file, as `requests` will; ValueError says what is wrong."""
     file.read(path, _LARGEST_BUNDLE)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise ValueError(_UNREADABLE) from None
-    # A file that holds nothing but a list of revoked certificates is read without an error.
+    # OpenSSL also accepts a file that contains only a certificate revocation list.
     if not context.cert_store_stats()["x509"]:
         raise ValueError(_UNREADABLE)
     return path

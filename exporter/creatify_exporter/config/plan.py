@@ -1,4 +1,4 @@
-"""A plan: of a workspace in the configuration, or in a file of its own beside the keys."""
+"""The plan of a workspace, in the configuration or in a separate file beside the keys."""
 
 from calendar import monthrange
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from creatify_exporter.config.values import Amount, Currency
 
 
 class Plan(Settings, frozen=True, kw_only=True):
-    """What the API does not tell: credits for each period, the day of the month it starts, the price of a credit."""
+    """Facts that the API does not report: credits per period, the day of the month it starts, the price of a credit."""
 
     credits: Amount | None = None
     renews_on_day: Annotated[int, msgspec.Meta(ge=1, le=31)] | None = None
@@ -22,12 +22,12 @@ class Plan(Settings, frozen=True, kw_only=True):
     currency: Currency | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Ask for a currency: a price without one is a number without a unit."""
+        """Require a currency: a price without one has no unit."""
         if self.price_per_credit is not None and self.currency is None:
             yield "price_per_credit", "has no currency; add currency, like USD"
 
     def renews_at(self, now: float) -> float | None:
-        """Return when it renews next: 00:00 UTC on its day of a month, on the last day of a shorter one."""
+        """Return the next renewal: 00:00 UTC on its day of the month, or on the last day of a shorter month."""
         if self.renews_on_day is None:
             return None
         first = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -41,6 +41,6 @@ def _on_day(month: datetime, day: int) -> float:
 
 
 def read(path: Path) -> Plan:
-    """Read a plan from a file with nothing else in it; ConfigError has every mistake, with its line."""
+    """Read a file that contains only a plan; ConfigError lists every error with its line."""
     found = document.read(path, "it")
     return Reader(found, {}).build(Plan, found.content)

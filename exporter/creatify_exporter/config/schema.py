@@ -1,7 +1,7 @@
-"""The settings: each struct is a mapping of the configuration file, each field a key of it, with its default.
+"""The settings: each struct is a mapping of the configuration file, each field a key with its default.
 
-A rule of one value stands with the type of that value (`values`, `url`, `credential`, `directory`), a rule between
-values in `validate`, which runs only on a struct that was read whole.
+Rules for one value are with its type (`values`, `url`, `credential`, `directory`); rules between values are in
+`validate`, which runs only if every value of the struct could be read.
 """
 
 import ipaddress
@@ -40,14 +40,14 @@ History = Literal["count", "skip"]
 
 
 class TLS(Settings, frozen=True, kw_only=True):
-    """`tls_config`: how to verify the API's certificate and which one to show it, named as Prometheus does."""
+    """`tls_config`: how to verify the API's certificate, and a client certificate; named as in Prometheus."""
 
     ca_file: AuthoritiesFile | None = None
     cert_file: CertificateFile | None = None
     key_file: KeyFile | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Keep a certificate and its key together."""
+        """Require a certificate and its key together."""
         if self.cert_file and self.key_file:
             try:
                 load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), self.cert_file, self.key_file)
@@ -60,9 +60,9 @@ class TLS(Settings, frozen=True, kw_only=True):
 
 
 class ListSettings(Settings, frozen=True, kw_only=True):
-    """`lists[]`: a list of Creatify, or all that it documents; written as a name, or as a mapping.
+    """`lists[]`: one list of Creatify, or all documented ones; written as a name or as a mapping.
 
-    `path` is for a list that this exporter does not know; `min_interval` for one that can wait.
+    `path` is for a list that this exporter does not know, `min_interval`, in seconds, for a list to fetch less often.
     """
 
     shorthand = "name"
@@ -72,14 +72,14 @@ class ListSettings(Settings, frozen=True, kw_only=True):
     min_interval: Annotated[float, duration("must be longer than 0s; write it like 60s", longer_than=0)] | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Ask for the path of a list that is not known."""
+        """Require the path of a list that is not known."""
         if self.path is None and self.name != ALL and self.name not in LISTS:
             yield "name", f"is not a known list; write {' or '.join(near_lists(self.name) or LISTS)}, or add its path"
         if self.path is not None and self.name == ALL:
-            yield "path", "cannot be the path of all lists; name one"
+            yield "path", "cannot be the path of all lists; name one list"
 
     def task_lists(self) -> list[TaskList]:
-        """Return the lists that are meant; none for a name that `validate` refuses."""
+        """Return the lists to fetch; none for a name that `validate` refuses."""
         if self.min_interval is None:
             return self._usual_lists()
         return [each._replace(min_interval=self.min_interval) for each in self._usual_lists()]
@@ -94,7 +94,7 @@ class ListSettings(Settings, frozen=True, kw_only=True):
 
 
 class Access(Settings, frozen=True, kw_only=True):
-    """How to reach the API for a workspace, and what is known of its plan; `base_url` has no slash at its end."""
+    """How to reach the API for a workspace, what to fetch, and its plan; `base_url` has no trailing slash."""
 
     base_url: BaseUrl = "https://api.creatify.ai"
     allow_insecure: bool = False
@@ -105,7 +105,7 @@ class Access(Settings, frozen=True, kw_only=True):
     tls_config: TLS | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Refuse to send the keys, which are in every request, in clear."""
+        """Refuse to send keys, which are in every request, unencrypted; refuse lists that would count twice."""
         url = urlsplit(self.base_url)
         if url.scheme != "https" and not self.allow_insecure and not _is_loopback(url.hostname or ""):
             yield "base_url", "would send the keys unencrypted; write https:// or set allow_insecure: true"
@@ -113,13 +113,13 @@ class Access(Settings, frozen=True, kw_only=True):
         for index, settings in enumerate(self.lists):
             lists = settings.task_lists()
             if twice := names & {each.api for each in lists}:
-                yield f"lists[{index}]", f"names {min(twice)} a second time; name each list once"
+                yield f"lists[{index}]", f"repeats {min(twice)}; name each list once"
             elif shared := [paths[each.path] for each in lists if each.path in paths]:
-                yield f"lists[{index}]", f"has the path of {shared[0]}, whose tasks would count twice; keep one of them"
+                yield f"lists[{index}]", f"has the path of {shared[0]}: tasks would count twice; keep one of them"
             names |= {each.api for each in lists}
             paths |= {each.path: each.api for each in lists}
         if not self.lists and not self.remaining_credits:
-            yield "lists", "is empty, and remaining_credits is false: nothing is fetched; name a list"
+            yield "lists", "is empty and remaining_credits is false, so nothing is fetched; name a list"
 
     def task_lists(self) -> dict[str, TaskList]:
         """Return the lists that are fetched, by name."""
@@ -127,14 +127,14 @@ class Access(Settings, frozen=True, kw_only=True):
 
 
 class Workspace(Access, frozen=True, kw_only=True):
-    """`workspaces[]`: one workspace of Creatify with its pair of keys."""
+    """`workspaces[]`: one Creatify workspace with its pair of keys."""
 
     name: Label
     api_id: Secret
     api_key: Secret
 
     def short_keys(self) -> Iterator[str]:
-        """Warn of keys that are not masked; those of a simulated API on this machine are no secrets."""
+        """Warn about keys too short to be masked; those of a simulated API on this machine are not secret."""
         if _is_loopback(urlsplit(self.base_url).hostname or ""):
             return
         for name, credential in (("api_id", self.api_id), ("api_key", self.api_key)):
@@ -144,22 +144,23 @@ class Workspace(Access, frozen=True, kw_only=True):
 
 
 class WorkspacesFrom(Access, frozen=True, kw_only=True):
-    """`workspaces_from[]`: a directory with a folder of keys for each workspace; all share the rest but a plan."""
+    """`workspaces_from[]`: a directory with a folder of keys per workspace; they share all settings but the plan."""
 
     directory: Directory
 
     def workspaces(self) -> Iterator[Workspace]:
-        """Yield them, by name."""
+        """Yield the workspaces, sorted by name."""
         shared = {name: getattr(self, name) for name in Access.__struct_fields__}
-        for folder in self.directory.folders:
-            own = {name: value for name, value in folder._asdict().items() if value is not None}
-            yield Workspace(**{**shared, **own})
+        for name, plan in self.directory.plans.items():
+            api_id, api_key = self.directory.keys(name)
+            yield Workspace(**{**shared, "plan": plan or self.plan}, name=name, api_id=api_id, api_key=api_key)
 
 
 class Fetch(Settings, frozen=True, kw_only=True):
-    """`fetch`, the limits of one fetch: seconds for all of it, seconds between two, bytes of the body and of a task.
+    """`fetch`: limits of one fetch, of the requests of one workspace, and of fetches that run at the same time.
 
-    And of all together: how many may run at the same time, among those that answer at once and among the slow ones.
+    `timeout` and `min_interval` are in seconds, `max_body` and `max_task` in bytes. `max_concurrent` applies twice:
+    to fetches of workspaces that answer at once, and to those of slow ones.
     """
 
     timeout: Annotated[
@@ -173,15 +174,15 @@ class Fetch(Settings, frozen=True, kw_only=True):
     max_requests_per_minute: Annotated[int, msgspec.Meta(ge=1, le=6000)] = 30
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Let one task fit into the body."""
+        """Require that one task fits into the body."""
         if self.max_body < self.max_task:
             yield "max_body", "is smaller than max_task; raise it or lower max_task"
 
 
 class LedgerSettings(Settings, frozen=True, kw_only=True):
-    """`ledger`: where counted tasks are remembered, and for how many seconds; `history` is what the first list means.
+    """`ledger`: where counted tasks are stored, and what becomes of the first list (`history`). Times are in seconds.
 
-    A ledger in memory is new at each start, so that it skips the history unless it is told otherwise.
+    A ledger in memory is new at each start, so it skips the history unless `history` is set.
     """
 
     url: LedgerLocation = LedgerUrl("memory:")
@@ -194,38 +195,38 @@ class LedgerSettings(Settings, frozen=True, kw_only=True):
 
     @property
     def first_list(self) -> History:
-        """What becomes of the first list: `history`, or what is usual for this kind of ledger."""
+        """What becomes of the first list: `history`, or the default for this kind of ledger."""
         return self.history or ("skip" if self.url == "memory:" else "count")
 
     @property
     def conninfo(self) -> Callable[[], str] | None:
-        """What returns the URL of the PostgreSQL database as it is now, None for a ledger elsewhere."""
+        """A function that returns the current URL of the PostgreSQL database; None for other ledgers."""
         return self.url.read if self.url.is_postgresql else None
 
 
 class Labels(Settings, frozen=True, kw_only=True):
-    """`labels`: how many models get series of their own, and which ones always do."""
+    """`labels`: how many models get their own series, and which always do."""
 
     max_models: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     models: tuple[Label, ...] = ()
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Make room for what is always admitted."""
+        """Require room for all `models`."""
         if len(set(self.models)) > self.max_models:
-            yield "models", "names more models than max_models admits; raise max_models"
+            yield "models", "has more models than max_models allows; raise max_models"
 
 
 class ReasonRule(Settings, frozen=True, kw_only=True):
-    """`failure_reasons[]`, a class of failures: the label's value, and what a failure's text must contain for it."""
+    """`failure_reasons[]`: a class of failures, as the label's value and the pattern that matches their text."""
 
     reason: Reason
     match: Pattern
 
 
 class Config(Settings, frozen=True, kw_only=True):
-    """All of it. `failure_reasons` is None if the file has none: then the default classes hold.
+    """The whole configuration. If `failure_reasons` is None, the built-in classes apply.
 
-    Of one that was loaded, `workspaces` are all, those from directories too.
+    After `load`, `workspaces` includes those from directories.
     """
 
     workspaces: tuple[Workspace, ...] = ()
@@ -236,22 +237,22 @@ class Config(Settings, frozen=True, kw_only=True):
     failure_reasons: tuple[ReasonRule, ...] | None = None
 
     def validate(self) -> Iterator[tuple[str, str]]:
-        """Keep names apart: two workspaces of one name would mix their series."""
+        """Require unique names: two workspaces with one name would share their series."""
         seen = set[str]()
         for index, workspace in enumerate(self.workspaces):
             if workspace.name in seen:
-                yield f"workspaces[{index}].name", "is the name of an earlier workspace too; rename one of them"
+                yield f"workspaces[{index}].name", "is also the name of an earlier workspace; rename one of them"
             seen.add(workspace.name)
         for index, group in enumerate(self.workspaces_from):
-            for folder in group.directory.folders:
-                if folder.name in seen:
-                    words = f"folder {folder.name!r} has the name of an earlier workspace; rename one of them"
+            for name in group.directory.plans:
+                if name in seen:
+                    words = f"folder {name!r} has the name of an earlier workspace; rename one of them"
                     yield f"workspaces_from[{index}].directory", words
-                seen.add(folder.name)
+                seen.add(name)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is allowed, but probably a mistake; reads the credentials, so ConfigError is possible."""
+        """Settings that are valid but probably a mistake; reads the credentials, which may raise ConfigError."""
         return (*self._workspace_warnings(), *self._ledger_warnings())
 
     def _workspace_warnings(self) -> Iterator[str]:
@@ -265,17 +266,17 @@ class Config(Settings, frozen=True, kw_only=True):
             yield from each.short_keys()
             unproven = sorted(api for api in each.task_lists() if api in LISTS and not LISTS[api].is_documented)
             if unproven:
-                words = f"lists without a documented page: {', '.join(unproven)}; see docs/lists.md"
+                words = f"lists that Creatify does not document: {', '.join(unproven)}; see docs/lists.md"
                 yield f"workspace {each.name!r} fetches {words}"
             if each.allow_insecure and not each.base_url.startswith("https:"):
                 yield f"workspace {each.name!r} sends its keys unencrypted (allow_insecure)"
 
     def _ledger_warnings(self) -> Iterator[str]:
         if self.ledger.url == "memory:" and self.ledger.history == "count":
-            yield "ledger.url memory: with history: count counts the whole list again at each start"
+            yield "ledger.url memory: with history: count, each start counts the whole list again"
         path = self.ledger.url.path
         if path and not path.is_absolute():
-            words = "begins at the working directory; write sqlite:////absolute/path.db, with four slashes"
+            words = "is relative to the working directory; write sqlite:////absolute/path.db, with four slashes"
             yield f"ledger.url {self.ledger.url} {words}"
         if self.ledger.new_series_hold <= 0:
             yield "ledger.new_series_hold 0s: increase() cannot see the first tasks of a new model"

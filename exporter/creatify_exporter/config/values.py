@@ -1,4 +1,4 @@
-"""Single values as people write them, and what each becomes: times, sizes, names, expressions."""
+"""Parsers of single values: durations, sizes, names, regular expressions."""
 
 import difflib
 import math
@@ -11,7 +11,7 @@ from creatify_exporter.config.reader import read_by
 from creatify_exporter.lists import LISTS
 
 ALL: Final = "all"
-"""Stands for all lists that Creatify documents."""
+"""In place of a name: all lists that Creatify documents."""
 
 _LONGEST_LABEL: Final = 100
 _WORD: Final = rf"(?=.{{1,{_LONGEST_LABEL}}}\Z)[a-z][a-z0-9]*(_[a-z0-9]+)*"
@@ -26,7 +26,7 @@ _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of a Prometheus duration: `30s`, `1h30m`, `250ms`; ValueError says what is wrong."""
+    """Parse a Prometheus duration such as `30s`, `1h30m` or `250ms` into seconds; ValueError says what is wrong."""
     match = _DURATION.fullmatch(text)
     if not text or not match:
         raise ValueError("is not a duration; write whole numbers with units, like 30s, 2m or 1h30m")
@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size with a binary unit: `512B`, `16MiB`, `4GiB`; ValueError says what is wrong."""
+    """Parse a size such as `512B`, `16MiB` or `4GiB` into bytes; ValueError says what is wrong."""
     match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError("is not a size; write a whole number with a unit, like 16MiB or 4GiB")
@@ -46,18 +46,18 @@ def parse_size(text: str) -> int:
 
 
 def parse_label(text: str) -> str:
-    """Return a name that becomes the value of a label; ValueError says what is wrong."""
+    """Return a name that will be a label value; ValueError says what is wrong."""
     if not text or text != text.strip() or len(text) > _LONGEST_LABEL or not text.isprintable():
         raise ValueError(f"must be 1 to {_LONGEST_LABEL} printable characters, no space at either end; choose another")
     return text
 
 
-def _matching(pattern: str, mistake: str) -> msgspec.Meta:
-    """Tell the reader to let pass the texts that match, and what is wrong with another and how to mend it."""
+def _matching(pattern: str, problem: str) -> msgspec.Meta:
+    """Tell the reader to accept texts that match; `problem` says what is wrong with others and how to fix it."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(mistake)
+            raise ValueError(problem)
         return text
 
     return read_by(parse)
@@ -67,14 +67,14 @@ def _pattern(text: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"is not a regular expression: {error}; mend it or escape it with \\") from None
+        raise ValueError(f"is not a regular expression: {error}; fix it or escape it with \\") from None
     if pattern.fullmatch(""):
-        raise ValueError("matches every text, even none; write what the text must contain")
+        raise ValueError("matches every text, even an empty one; write what the text must contain")
     return pattern
 
 
 def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math.inf) -> msgspec.Meta:
-    """Tell the reader what a duration is that keeps to limits in seconds; `rule` says them, and how to mend it."""
+    """Tell the reader to parse a duration within limits in seconds; `rule` states them and how to fix it."""
 
     def parse(text: str) -> float:
         seconds = parse_duration(text)
@@ -86,21 +86,23 @@ def duration(rule: str = "", *, longer_than: float = -1.0, at_most: float = math
 
 
 def near_lists(name: str) -> list[str]:
-    """Return the lists that may be meant by a name, the nearest first."""
+    """Return the lists whose names are similar, the most similar first."""
     return difflib.get_close_matches(name.lower(), [ALL, *LISTS], n=3, cutoff=0.5)
 
 
 def _list_name(text: str) -> str:
     if text == "remaining_credits":
-        raise ValueError("is the name of the balance; give the list another one")
+        raise ValueError("is the name of the balance; give the list another name")
     if not re.fullmatch(_WORD, text):
         like = " or ".join(near_lists(text)) or "link_to_videos"
-        raise ValueError(f"is not the name of a list; write small letters, digits and _, like {like}")
+        raise ValueError(f"is not the name of a list; write lowercase letters, digits and _, like {like}")
     return text
 
 
 Label = Annotated[str, read_by(parse_label)]
-Reason = Annotated[str, _matching(_WORD, "is no label value; write small letters, digits and _, like rate_limited")]
+Reason = Annotated[
+    str, _matching(_WORD, "is not a label value; write lowercase letters, digits and _, like rate_limited")
+]
 ListName = Annotated[str, read_by(_list_name)]
 ListPath = Annotated[
     str,
@@ -109,8 +111,8 @@ ListPath = Annotated[
         "is not the path of a list; write it like /api/link_to_videos/, with a slash at both ends",
     ),
 ]
-Currency = Annotated[str, _matching(r"[A-Z]{3}", "is no currency; write its three capital letters, like USD")]
+Currency = Annotated[str, _matching(r"[A-Z]{3}", "is not a currency; write its three capital letters, like USD")]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
 Size = Annotated[int, read_by(parse_size, takes_number=True)]
-# With more than that, what credits cost has more digits than it is computed with.
+# Above this, the cost of credits would have more digits than a float.
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]
