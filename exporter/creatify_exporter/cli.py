@@ -29,19 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except ConfigError as error:
-        return _refused(error.problems)
+        return _print_problems(error.problems)
     except ExporterError as error:
-        return _refused([str(error)])
+        return _print_problems([str(error)])
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
         # The reader of the output has closed the pipe.
-        _abandon_output()
+        _discard_output()
         return 0
     except OSError as error:
         # For example, no space left on the device.
-        _abandon_output()
-        return _refused([str(error)])
+        _discard_output()
+        return _print_problems([str(error)])
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -59,12 +59,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _abandon_output() -> None:
+def _discard_output() -> None:
     """Keep Python from failing again when it flushes standard output at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _refused(problems: Iterable[str]) -> int:
+def _print_problems(problems: Iterable[str]) -> int:
     for problem in problems:
         print(f"creatify-exporter: {problem}", file=sys.stderr)
     return 1
@@ -84,16 +84,16 @@ class _Parser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse as inherited, after checking the name of the command and all flags before it."""
         words = list(sys.argv[1:] if args is None else args)
-        mistake = self._mistake(words)
-        if mistake:
-            self.error(mistake)
+        problem = self._find_problem(words)
+        if problem:
+            self.error(problem)
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and how to get help, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
-    def _mistake(self, words: Sequence[str]) -> str | None:
+    def _find_problem(self, words: Sequence[str]) -> str | None:
         """Return an error for the first unknown flag or command."""
         flags, remaining = _flags(self), iter(words)
         for word in remaining:
@@ -111,17 +111,17 @@ class _Parser(argparse.ArgumentParser):
         return None
 
     def _unknown_command(self, word: str) -> str:
-        hint = _guess(word, self.commands) or f"; known commands: {', '.join(self.commands)}"
+        hint = _suggestion(word, self.commands) or f"; known commands: {', '.join(self.commands)}"
         return f"unknown command {word!r}{hint}"
 
     def _unknown_flag(self, flag: str) -> str:
         for name, command in self.commands.items():
             if flag in _flags(command):
                 return f"unknown flag {flag}; put it after the command {name}"
-        return f"unknown flag {flag}{_guess(flag, _flags(self))}"
+        return f"unknown flag {flag}{_suggestion(flag, _flags(self))}"
 
 
-def _guess(word: str, known: Iterable[str]) -> str:
+def _suggestion(word: str, known: Iterable[str]) -> str:
     """Return a suggestion, empty if no known word is similar."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
@@ -143,7 +143,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"creatify-exporter {__version__}")
     parser.set_defaults(command="serve")
     for group in groups:
-        parser.set_defaults(**group.usual)
+        parser.set_defaults(**group.defaults)
     _add_commands(parser)
     return parser
 
@@ -151,7 +151,7 @@ def _parser() -> _Parser:
 def _add_commands(parser: _Parser) -> None:
     # Separate flags, because `set_defaults` changes those of the program.
     shared, web = _shared_flags(), _web_flags()
-    command = _adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
+    command = _command_adder(parser, parser.add_subparsers(title="commands", metavar="COMMAND"), shared)
     command("serve", "serve metrics (the default)", _serving_flags(), web)
     _init_flags(command("init", "write a first configuration to --config.file (or creatify-exporter.yml)"))
     check = command("check", "check the configuration; print every error and exit 1 if there is one", web)
@@ -168,7 +168,7 @@ def _add_commands(parser: _Parser) -> None:
     _simulate_flags(command("simulate", "serve a simulated Creatify API"))
 
 
-def _adder(
+def _command_adder(
     parser: _Parser, commands: "argparse._SubParsersAction[_Parser]", shared: _Parser, prefix: str = ""
 ) -> Callable[..., _Parser]:
     """Return a function that adds a command, given its name, its help, and parsers whose flags it shares."""
@@ -187,12 +187,12 @@ class _Flags(_Parser):
 
     def __init__(self) -> None:
         super().__init__(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-        self.usual: dict[str, object] = {}
+        self.defaults: dict[str, object] = {}
 
     def add(self, flag: str, *, default: object = None, **settings: Any) -> None:  # noqa: ANN401  as in argparse
         """Add a flag; the value of --web.listen-address is the attribute `web_listen_address`."""
         name = re.sub("[.-]", "_", flag.removeprefix("--"))
-        self.usual[name] = default
+        self.defaults[name] = default
         if isinstance(default, str) and default:
             settings["help"] += f" (default: {default})"
         self.add_argument(flag, dest=name, **settings)
@@ -278,7 +278,7 @@ def _report_flags(report_parser: _Parser) -> None:
 
 def _ledger_actions(ledger: _Parser, shared: _Parser) -> None:
     actions = ledger.add_subparsers(title="actions", metavar="ACTION", required=True)
-    action = _adder(ledger, actions, shared, "ledger ")
+    action = _command_adder(ledger, actions, shared, "ledger ")
     action("show", "print what is tracked and counted, by workspace and model")
     copy = action("copy", "copy a ledger into an empty one, such as a file into PostgreSQL")
     copy.add_argument("source", metavar="FROM", help="URL, as for --ledger.url; it is only read")
@@ -334,7 +334,7 @@ def _level(text: str) -> str:
     return "warning" if level == "warn" else level
 
 
-def _text(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
+def _matching(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callable[[str], Any]:
     """Return a parser for texts that match; `words` say what is wrong with others and how to fix it."""
 
     def read(text: str) -> Any:  # noqa: ANN401  returned by `make`
@@ -346,15 +346,15 @@ def _text(pattern: str, words: str, make: Callable[[str], Any] = str) -> Callabl
 
 
 # An empty name, as from an unset variable, must mean neither "all" nor "no file".
-_NAME: Final = _text("(?s).+", "is empty; write a name that `creatify-exporter ledger show` prints")
-_FILE_NAME: Final = _text("(?s).+", "is empty; specify a file", _file)
-_TELEMETRY_PATH: Final = _text(
+_NAME: Final = _matching("(?s).+", "is empty; write a name that `creatify-exporter ledger show` prints")
+_FILE_NAME: Final = _matching("(?s).+", "is empty; specify a file", _file)
+_TELEMETRY_PATH: Final = _matching(
     r"(?!/(probe|sd)/?$|/-/)(/[^/{}?#%]+)+/?", "is not a path, or belongs to another route; write one like /metrics"
 )
-_PREFIX: Final = _text(r"(/[^/{}?#%]+)*/?", "is not a path; write it like /exporter", lambda text: text.rstrip("/"))
-_COUNT: Final = _text("[0-9]{1,9}", "is not a number; write one like 40, or 0 for no limit", int)
-_TASKS: Final = _text("[0-9]{1,9}", "is not a number; write how many tasks to list, such as 40", int)
-_SPEED: Final = _text(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a number, at least 1", float)
+_PREFIX: Final = _matching(r"(/[^/{}?#%]+)*/?", "is not a path; write it like /exporter", lambda text: text.rstrip("/"))
+_COUNT: Final = _matching("[0-9]{1,9}", "is not a number; write one like 40, or 0 for no limit", int)
+_TASKS: Final = _matching("[0-9]{1,9}", "is not a number; write how many tasks to list, such as 40", int)
+_SPEED: Final = _matching(r"[1-9][0-9]{0,8}(\.[0-9]+)?", "is not a speed; write a number, at least 1", float)
 
 
 def _duration(text: str) -> float:

@@ -49,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> None:
     if arguments.demo:
-        _demonstrate(arguments)
+        _serve_demo(arguments)
     else:
-        _run_server(arguments, lambda: _loaded(arguments))
+        _run_server(arguments, lambda: _load_config(arguments))
 
 
-def _demonstrate(arguments: argparse.Namespace) -> None:
+def _serve_demo(arguments: argparse.Namespace) -> None:
     """Serve the metrics of a simulated account, with a temporary ledger."""
     from creatify_exporter.simulator import demo_simulator, incidents  # noqa: PLC0415  loaded only if needed
 
@@ -83,15 +83,15 @@ def _demonstrate(arguments: argparse.Namespace) -> None:
 
 def _run_server(arguments: argparse.Namespace, load: Callable[[], Config], incidents: Iterable[object] = ()) -> None:
     config_state = file.state(arguments.config_file) if arguments.config_file else None
-    loaded, middleware = _both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
+    loaded, middleware = _load_both(load, lambda: WebMiddleware(arguments.web_config_file, os.environ))
     # The user did not write the configuration of the demo.
     log.warn((*(() if arguments.demo else loaded.warnings), *middleware.config.warnings))
-    _allow_files()
+    _raise_file_limit()
     sockets = (
         inherited(os.environ) if arguments.web_systemd_socket else listen(arguments.web_listen_address or [":10081"])
     )
     process_metrics = not arguments.web_disable_exporter_metrics
-    with closing(Exporter(loaded, _opened(loaded), process_metrics=process_metrics)) as exporter:
+    with closing(Exporter(loaded, _open_ledger(loaded), process_metrics=process_metrics)) as exporter:
         interval = arguments.config_auto_reload_interval
         reloader = Reloader(exporter, load, middleware, arguments.config_file, config_state, interval=interval)
         settings = RouteSettings(
@@ -128,7 +128,7 @@ def _addresses(listening: socket.socket) -> tuple[str, str]:
     return address, f"localhost:{port}" if host in ("0.0.0.0", "::") else address  # noqa: S104  a comparison
 
 
-def _allow_files() -> None:
+def _raise_file_limit() -> None:
     """Raise the limit of open files as far as possible: a thousand workspaces keep two thousand connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Some systems allow less than their hard limit.
@@ -136,7 +136,9 @@ def _allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _both(load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]) -> tuple[Config, WebMiddleware]:
+def _load_both(
+    load: Callable[[], Config], open_middleware: Callable[[], WebMiddleware]
+) -> tuple[Config, WebMiddleware]:
     """Return the results of both; ConfigError has the problems of both."""
     try:
         loaded = load()
@@ -176,26 +178,28 @@ def _init(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     """Print warnings and a summary of the configuration; with --live, return 1 if a fetch failed."""
-    if _names_only_a_web_configuration(arguments) and not arguments.live:
-        _tell_of_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
+    if _only_web_is_configured(arguments) and not arguments.live:
+        _print_web_configuration(WebMiddleware(arguments.web_config_file, os.environ))
         return 0
     web = arguments.web_config_file
-    loaded, middleware = _both(lambda: _inspected(_loaded(arguments)), lambda: WebMiddleware(web, os.environ))
+    loaded, middleware = _load_both(
+        lambda: _check_ledger(_load_config(arguments)), lambda: WebMiddleware(web, os.environ)
+    )
     for warning in loaded.warnings:
         print(f"warning: {warning}")
     print(f"the configuration is valid: {', '.join(each.name for each in loaded.workspaces)}")
-    print(f"ledger: {loaded.ledger.url.masked}{_made_at_the_start(loaded.ledger.url.path)}")
+    print(f"ledger: {loaded.ledger.url.masked}{_new_folder(loaded.ledger.url.path)}")
     if web:
-        _tell_of_web_configuration(middleware)
-    return _tell_missing(live.check(loaded)) if arguments.live else 0
+        _print_web_configuration(middleware)
+    return _print_missing(live.check(loaded)) if arguments.live else 0
 
 
-def _made_at_the_start(path: Path | None) -> str:
+def _new_folder(path: Path | None) -> str:
     folder = path.absolute().parent if path else None
     return f" (its folder {folder} is created at the start)" if folder and not folder.exists() else ""
 
 
-def _inspected(loaded: Config) -> Config:
+def _check_ledger(loaded: Config) -> Config:
     """Return the configuration; ConfigError if its ledger is an unusable file. The file is not changed."""
     try:
         if loaded.ledger.url.path:
@@ -205,12 +209,12 @@ def _inspected(loaded: Config) -> Config:
     return loaded
 
 
-def _names_only_a_web_configuration(arguments: argparse.Namespace) -> bool:
+def _only_web_is_configured(arguments: argparse.Namespace) -> bool:
     others = arguments.config_file or arguments.ledger_url or any(map(os.environ.get, KEY_VARIABLES))
     return bool(arguments.web_config_file) and not others
 
 
-def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
+def _print_web_configuration(middleware: WebMiddleware) -> None:
     for warning in middleware.config.warnings:
         print(f"warning: {warning}")
     print(f"the web configuration is valid: {middleware.config.summary}")
@@ -218,9 +222,9 @@ def _tell_of_web_configuration(middleware: WebMiddleware) -> None:
 
 def _dump(arguments: argparse.Namespace) -> int:
     """Print one scrape; return 1 if a fetch failed."""
-    loaded = _loaded(arguments)
+    loaded = _load_config(arguments)
     log.warn(loaded.warnings)
-    with closing(Exporter(loaded, _opened(loaded, held_since=0.0))) as exporter:
+    with closing(Exporter(loaded, _open_ledger(loaded, held_since=0.0))) as exporter:
         scrape = exporter.begin_scrape()
         wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
         registry = exporter.collect(scrape, own=False)
@@ -231,14 +235,14 @@ def _dump(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    loaded = _loaded(arguments, keys_needed=False)
-    with closing(_kept(loaded.ledger)) as store:
+    loaded = _load_config(arguments, keys_needed=False)
+    with closing(_open_to_read(loaded.ledger)) as store:
         plans = {workspace.name: workspace.plan for workspace in loaded.workspaces}
         report.write(store, plans, arguments.month, as_csv=arguments.csv)
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    with _reading(arguments) as store:
+    with _open_configured(arguments) as store:
         maintenance.show(store)
 
 
@@ -246,24 +250,24 @@ def _copy(arguments: argparse.Namespace) -> None:
     source, target = LedgerSettings(url=ledger_at(arguments.source)), LedgerSettings(url=ledger_at(arguments.target))
     if "memory:" in (source.url, target.url):
         raise ConfigError(["memory: a ledger in memory ends with its exporter; specify another ledger"])
-    with closing(_kept(source)) as read, closing(_store(target)) as written:
+    with closing(_open_to_read(source)) as read, closing(_open_store(target)) as written:
         maintenance.copy(read, written)
 
 
 def _backup(arguments: argparse.Namespace) -> None:
     # A timer that times out must not leave a partial backup behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with _reading(arguments) as store:
+    with _open_configured(arguments) as store:
         maintenance.backup(store, arguments.file)
 
 
 def _forget(arguments: argparse.Namespace) -> None:
     if not (arguments.model or arguments.workspace):
         raise ConfigError(["ledger forget: nothing to forget; specify a model, or a workspace with --workspace"])
-    loaded, scope = _loaded(arguments, keys_needed=False), maintenance.Scope(arguments.workspace, arguments.api)
+    loaded, scope = _load_config(arguments, keys_needed=False), maintenance.Scope(arguments.workspace, arguments.api)
     # Fails if the ledger does not exist; opening it for writing would create it.
-    _kept(loaded.ledger).close()
-    with closing(_store(loaded.ledger)) as store:
+    _open_to_read(loaded.ledger).close()
+    with closing(_open_store(loaded.ledger)) as store:
         if arguments.model:
             maintenance.forget_model(store, arguments.model, scope)
         else:
@@ -282,10 +286,10 @@ def _classify(arguments: argparse.Namespace) -> int:
     print("count", *(("workspace", "list") if arguments.live else ()), "reason", "text", sep="\t")
     for columns, count in counted.most_common():
         print(count, *columns, sep="\t")
-    return _tell_missing(missing)
+    return _print_missing(missing)
 
 
-def _tell_missing(missing: Sequence[str]) -> int:
+def _print_missing(missing: Sequence[str]) -> int:
     """Print why fetches failed, after the output of those that succeeded; return the exit code."""
     sys.stdout.flush()
     for each in missing:
@@ -313,27 +317,27 @@ def _simulate(arguments: argparse.Namespace) -> None:
         raise ConfigError([f"--listen {arguments.listen}: {reason}; choose another address or port"]) from None
 
 
-def _loaded(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
+def _load_config(arguments: argparse.Namespace, *, keys_needed: bool = True) -> Config:
     return load(arguments.config_file, os.environ, ledger_url=arguments.ledger_url, keys_needed=keys_needed)
 
 
-def _opened(loaded: Config, *, held_since: float | None = None) -> Ledger:
-    return Ledger(_store(loaded.ledger), rules(loaded), held_since=held_since)
+def _open_ledger(loaded: Config, *, held_since: float | None = None) -> Ledger:
+    return Ledger(_open_store(loaded.ledger), rules(loaded), held_since=held_since)
 
 
-def _reading(arguments: argparse.Namespace) -> AbstractContextManager[Store]:
+def _open_configured(arguments: argparse.Namespace) -> AbstractContextManager[Store]:
     """Open the configured ledger for reading."""
-    return closing(_kept(_loaded(arguments, keys_needed=False).ledger))
+    return closing(_open_to_read(_load_config(arguments, keys_needed=False).ledger))
 
 
-def _kept(ledger: LedgerSettings) -> Store:
+def _open_to_read(ledger: LedgerSettings) -> Store:
     """Open a ledger that outlives its exporter for reading."""
     if ledger.url == "memory:":
         raise ConfigError(["ledger.url memory: a ledger in memory ends with its exporter; specify another ledger"])
-    return _store(ledger, read_only=True)
+    return _open_store(ledger, read_only=True)
 
 
-def _store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
+def _open_store(ledger: LedgerSettings, *, read_only: bool = False) -> Store:
     if not ledger.conninfo:
         return sqlite.SqliteStore(ledger.url.path, read_only=read_only)
     from creatify_exporter.ledger.postgresql import PostgresqlStore  # noqa: PLC0415  an extra

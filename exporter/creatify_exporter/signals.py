@@ -22,10 +22,10 @@ def hold() -> None:
     """Record SIGTERM, and ignore SIGHUP: there is no configuration to reload yet."""
     global _hangup  # noqa: PLW0603  signal handlers are global to the process
     _hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _note)
+    signal.signal(signal.SIGTERM, _record)
 
 
-def _note(signum: int, _: object) -> None:
+def _record(signum: int, _: object) -> None:
     _received.add(signum)
 
 
@@ -38,7 +38,7 @@ def release(*, serving: bool) -> None:
     """
     if _hangup is None:
         return
-    signal.signal(signal.SIGHUP, _note if serving else _hangup)
+    signal.signal(signal.SIGHUP, _record if serving else _hangup)
     # SIGHUP must not interrupt system calls during the start, such as connecting to a database.
     signal.siginterrupt(signal.SIGHUP, False)
     if serving or os.getpid() == 1:

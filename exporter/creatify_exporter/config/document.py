@@ -65,7 +65,7 @@ def _place(source: str, line: int | None, column: int | None = None) -> str:
     return ":".join(str(part) for part in (source, line, column) if part)
 
 
-class _Mistake(Exception):
+class _Problem(Exception):
     """What is wrong, how to fix it, and the line and column, if it has one."""
 
     def __init__(self, words: str, line: int | None = None, column: int | None = None) -> None:
@@ -75,41 +75,41 @@ class _Mistake(Exception):
 
 def read(path: Path, flag: str) -> Document:
     """Parse the file that `flag` names; if that fails, ConfigError lists the duplicate keys too."""
-    mistakes: list[_Mistake] = []
+    problems: list[_Problem] = []
     try:
-        root, content = _parse(_text(path, flag), mistakes)
-    except _Mistake as mistake:
-        raise ConfigError(_lines(path, [*mistakes, mistake])) from None
+        root, content = _parse(_text(path, flag), problems)
+    except _Problem as problem:
+        raise ConfigError(_lines(path, [*problems, problem])) from None
     if content is None:
         raise ConfigError([f"{path}: is empty; add at least one key, or omit {flag}"])
-    return Document(content, str(path), path.parent, _lines(path, mistakes), root)
+    return Document(content, str(path), path.parent, _lines(path, problems), root)
 
 
-def _mistake_at(mark: yaml.Mark | None, words: str) -> _Mistake:
-    return _Mistake(words, mark.line + 1, mark.column + 1) if mark else _Mistake(words)
+def _problem_at(mark: yaml.Mark | None, words: str) -> _Problem:
+    return _Problem(words, mark.line + 1, mark.column + 1) if mark else _Problem(words)
 
 
-def _lines(path: Path, mistakes: Sequence[_Mistake]) -> list[str]:
-    return [f"{_place(str(path), each.line, each.column)}: {each}" for each in mistakes]
+def _lines(path: Path, problems: Sequence[_Problem]) -> list[str]:
+    return [f"{_place(str(path), each.line, each.column)}: {each}" for each in problems]
 
 
 def _text(path: Path, flag: str) -> str:
     try:
         content = file.read(path, _LARGEST, pipe=True)
     except ValueError as error:
-        raise _Mistake(f"{error} with {flag}") from None
+        raise _Problem(f"{error} with {flag}") from None
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise _Mistake("is not UTF-8; save the file as UTF-8", content.count(b"\n", 0, error.start) + 1) from None
+        raise _Problem("is not UTF-8; save the file as UTF-8", content.count(b"\n", 0, error.start) + 1) from None
 
 
 class _Loader(yaml.SafeLoader):
     """Loads YAML's safe subset; records a duplicate key, which would otherwise silently win."""
 
-    def __init__(self, text: str, mistakes: list[_Mistake]) -> None:
+    def __init__(self, text: str, problems: list[_Problem]) -> None:
         super().__init__(text)
-        self.mistakes = mistakes
+        self.problems = problems
 
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         # Not at construction: by then merged keys (<<) are mixed with the mapping's own.
@@ -119,7 +119,7 @@ class _Loader(yaml.SafeLoader):
             if earlier := first.get((key.tag, key.value)):
                 name = shown(key.value, has_value=not value.tag.endswith(":null"))
                 words = f"{name} is already set on line {earlier}; remove one of them"
-                self.mistakes.append(_mistake_at(key.start_mark, words))
+                self.problems.append(_problem_at(key.start_mark, words))
             first.setdefault((key.tag, key.value), key.start_mark.line + 1)
         return node
 
@@ -133,22 +133,22 @@ class _Loader(yaml.SafeLoader):
             ) from None
 
 
-def _parse(text: str, mistakes: list[_Mistake]) -> tuple[yaml.Node | None, object]:
+def _parse(text: str, problems: list[_Problem]) -> tuple[yaml.Node | None, object]:
     try:
-        loader = _Loader(text, mistakes)
+        loader = _Loader(text, problems)
         root = loader.get_single_node()
         return root, loader.construct_document(root) if root else None
     except yaml.MarkedYAMLError as error:
-        raise _syntax_mistake(error, text) from None
+        raise _syntax_problem(error, text) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
-        raise _Mistake("contains a control character; remove it", line, column) from None
+        raise _Problem("contains a control character; remove it", line, column) from None
     except RecursionError:
-        raise _Mistake("is nested too deeply; the configuration has four levels") from None
+        raise _Problem("is nested too deeply; the configuration has four levels") from None
 
 
-def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
+def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> _Problem:
     """Return a syntax error with the place to look at, which is not always where PyYAML noticed it, and a remedy."""
     mark = error.problem_mark or error.context_mark
     context = error.context
@@ -158,7 +158,7 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
     if error.context_mark and re.search("end of stream|stream end|document separator", words):
         # Report an unterminated construct at its start. After a bracket or a comma, PyYAML's own context is an item
         # that starts at the end of the file.
-        return _mistake_at(_open_bracket(text) or error.context_mark, f"{words}; close what starts there")
+        return _problem_at(_open_bracket(text) or error.context_mark, f"{words}; close what starts there")
     remedy = "fix the YAML there, or put the text in quotes"
     if error.problem and r"'\t'" in error.problem:
         remedy = "indent with spaces, not tabs"
@@ -167,8 +167,8 @@ def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> _Mistake:
         mark, remedy = error.context_mark, "write KEY: VALUE there, with a space after the colon"
     if mark and (quote := _long_quote(text, mark)):
         opening = f"the quoted text that starts here ends on line {quote.end_mark.line + 1}"
-        return _mistake_at(quote.start_mark, f"{opening}, and then: {words}; close the quote where the text should end")
-    return _mistake_at(mark, f"{words}; {remedy}")
+        return _problem_at(quote.start_mark, f"{opening}, and then: {words}; close the quote where the text should end")
+    return _problem_at(mark, f"{words}; {remedy}")
 
 
 def _open_bracket(text: str) -> yaml.Mark | None:

@@ -123,7 +123,7 @@ def _from_environment(reader: Reader, *, is_only_source: bool) -> list[dict[str,
         if reader.keys_needed:
             _report_no_workspaces(reader, is_only_source=is_only_source)
         return []
-    problems = list(_mistakes(given))
+    problems = list(_key_problems(given))
     if reader.keys_needed:
         reader.problems.extend(problems)
     if problems:
@@ -134,7 +134,7 @@ def _from_environment(reader: Reader, *, is_only_source: bool) -> list[dict[str,
 
 def _report_no_workspaces(reader: Reader, *, is_only_source: bool) -> None:
     is_forgotten = is_only_source and USUAL_FILE.exists()
-    reader.fault(
+    reader.report(
         "workspaces",
         "there are none; add one with name, api_id and api_key to a file (--config.file), "
         "or set CREATIFY_API_ID and CREATIFY_API_KEY, or their _FILE forms, in the environment"
@@ -142,7 +142,7 @@ def _report_no_workspaces(reader: Reader, *, is_only_source: bool) -> None:
     )
 
 
-def _mistakes(given: Mapping[str, Given]) -> Iterator[str]:
+def _key_problems(given: Mapping[str, Given]) -> Iterator[str]:
     for name in (_ID, _KEY):
         forms = (name in given, f"{name}_FILE" in given)
         if all(forms):

@@ -63,10 +63,10 @@ def load_pair(context: ssl.SSLContext, cert_file: Path, key_file: Path) -> None:
         # An empty password keeps OpenSSL from prompting for the password of an encrypted key.
         context.load_cert_chain(cert_file, key_file, password="")
     except ssl.SSLError as error:
-        raise ValueError(_pair_mistake(error.reason)) from None
+        raise ValueError(_pair_problem(error.reason)) from None
 
 
-def _pair_mistake(reason: str | None) -> str:
+def _pair_problem(reason: str | None) -> str:
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
         return "is not the key of this certificate; use a matching pair"
     if reason:

@@ -91,7 +91,7 @@ class Reader:
             raise ConfigError(self.problems)
         return cast("S", built)
 
-    def fault(self, path: str, words: str) -> None:
+    def report(self, path: str, words: str) -> None:
         """Record a problem with the value at `path`, such as `workspaces[0].name`."""
         where = self.document.place(path)
         self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
@@ -106,11 +106,11 @@ class Reader:
             return self._read_list(kind, raw, path)
         if isinstance(kind, inspect.DictType):
             return self._read_mapping(kind, raw, path)
-        return self._read_leaf(raw, path, lambda value: self._leaf(kind, value))
+        return self._read_leaf(raw, path, lambda value: self._parse_leaf(kind, value))
 
     def _read_list(self, kind: inspect.VarTupleType, raw: object, path: str) -> object:
         if not isinstance(raw, list):
-            self.fault(path, f"must be a list, not {_words(raw)}; write each item on its own line after '- '")
+            self.report(path, f"must be a list, not {_describe(raw)}; write each item on its own line after '- '")
             return _UNREAD
         items = tuple(self._read(kind.item_type, item, f"{path}[{index}]") for index, item in enumerate(raw))
         return _UNREAD if any(item is _UNREAD for item in items) else items
@@ -118,12 +118,12 @@ class Reader:
     def _read_mapping(self, kind: inspect.DictType, raw: object, path: str) -> dict[str, object]:
         """Return the readable values of a mapping whose names the user chooses."""
         if not isinstance(raw, dict):
-            self.fault(path, "must be a mapping of names; write each on its own line, as name: value")
+            self.report(path, "must be a mapping of names; write each on its own line, as name: value")
             return {}
         values: dict[str, object] = {}
         for name, value in raw.items():
             if not isinstance(name, str):
-                self.fault(path, "has a name that is not text; put it in quotes")
+                self.report(path, "has a name that is not text; put it in quotes")
                 continue
             read = self._read(kind.value_type, value, _join(path, shown_name(name)))
             if read is not _UNREAD:
@@ -139,7 +139,7 @@ class Reader:
         fields = sorted(kind.fields, key=lambda field: not field.required)
         if not isinstance(raw, dict):
             keys = ", ".join(field.name for field in fields)
-            self.fault(path, f"must be a mapping, not {_words(raw)}; its keys are {keys}")
+            self.report(path, f"must be a mapping, not {_describe(raw)}; its keys are {keys}")
             return _UNREAD
         unknown = self._find_unknown_keys(fields, raw, path)
         # A null does not count as given: templates leave them behind.
@@ -154,7 +154,7 @@ class Reader:
         settings = cast("Settings", kind.cls(**values))
         for key, words in settings.validate():
             name = given[key][0] if given.get(key) else key
-            self.fault(_join(path, name), words)
+            self.report(_join(path, name), words)
         return settings
 
     def _find_unknown_keys(
@@ -166,28 +166,28 @@ class Reader:
             has_value = raw[key] is not None
             # `{price: 0,15}` has a key 15 without a value, and `{credits: 2,000}` a key 0.
             if isinstance(key, int | float) and not has_value:
-                self.fault(path, f"has a number as a key; {NO_COMMAS}")
+                self.report(path, f"has a number as a key; {NO_COMMAS}")
                 continue
             name = shown(key, has_value=has_value)
-            self.fault(_join(path, name), f"is not a known key; {_remedy(name, known, has_value=has_value)}")
+            self.report(_join(path, name), f"is not a known key; {_remedy(name, known, has_value=has_value)}")
         return unknown
 
     def _read_field(self, field: inspect.Field, given: Sequence[str], raw: Mapping[str, object], path: str) -> object:
         """Read a field from the key under which it is `given`."""
         extra = _extra(field.type)
         if not given:
-            self.fault(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
+            self.report(_join(path, field.name), f"is missing; add {' or '.join(_names(field))}")
             return _UNREAD
         if not self.keys_needed and "unread" in extra:
             return extra["unread"]
         if len(given) > 1:
-            self.fault(_join(path, given[0]), f"is set together with {given[1]}; keep one of them")
+            self.report(_join(path, given[0]), f"is set together with {given[1]}; keep one of them")
             return _UNREAD
         value, path = raw[given[0]], _join(path, given[0])
         if given[0] == field.name:
             return self._read(field.type, value, path)
         literal = value.where.rpartition(" ")[2].removesuffix("_FILE") if isinstance(value, Given) else field.name
-        return self._read_leaf(value, path, lambda name: self._of_file(name, extra["parse_file"], literal=literal))
+        return self._read_leaf(value, path, lambda name: self._parse_file(name, extra["parse_file"], literal=literal))
 
     def _read_leaf(self, raw: object, path: str, parse: Callable[[object], object]) -> object:
         try:
@@ -200,25 +200,25 @@ class Reader:
         self.problems.extend(f"{where}: {line}" for line in problems)
         return _UNREAD
 
-    def _leaf(self, kind: inspect.Type, raw: object) -> object:
+    def _parse_leaf(self, kind: inspect.Type, raw: object) -> object:
         extra = _extra(kind)
         if "takes_number" in extra and isinstance(raw, int | float) and not isinstance(raw, bool):
             raw = str(raw)
         if "parse_path" in extra:
             parse = extra["parse_path"]
-            return self._of_file(raw, parse if self.keys_needed else extra.get("parse_without_keys", parse))
+            return self._parse_file(raw, parse if self.keys_needed else extra.get("parse_without_keys", parse))
         if "parse" in extra:
-            return extra["parse"](self._text(raw))
+            return extra["parse"](self._expand(raw))
         # The value of a variable is text, but may be meant as a number.
-        value = self._text(raw) if isinstance(raw, str) else raw
+        value = self._expand(raw) if isinstance(raw, str) else raw
         return _scalar(kind, value, strict=value == raw)
 
-    def _of_file(self, raw: object, parse: Callable[[Path], object], *, literal: str = "") -> object:
+    def _parse_file(self, raw: object, parse: Callable[[Path], object], *, literal: str = "") -> object:
         """Return the file or directory that a value names, parsed; its name is added to errors if it is safe to show.
 
         `literal` is the setting for the content itself, if there is one.
         """
-        text = self._text(raw)
+        text = self._expand(raw)
         if not text:
             raise ValueError("is empty; specify a file, or omit the key")
         path = file.expanded(text)
@@ -230,14 +230,14 @@ class Reader:
             hint = f"; if this is the content itself, use {literal}" if literal and is_like_content(text, path) else ""
             raise ValueError(f"{_shown_path(text, path)}{error}{hint}") from None
 
-    def _text(self, raw: object) -> str:
+    def _expand(self, raw: object) -> str:
         """Return the text with each `${NAME}` replaced."""
         if isinstance(raw, Given):
             return raw.text
         if not isinstance(raw, str):
             hint = "write it as text" if isinstance(raw, list | dict) else "put it in quotes"
             raise ValueError(  # noqa: TRY004  an error of the user, like the others
-                f"must be text, but is read as {_words(raw)}; {hint}"
+                f"must be text, but is read as {_describe(raw)}; {hint}"
             )
         missing = [
             f"the environment variable {name} is not set; set it, or write $${{{name}}} for a literal ${{{name}}}"
@@ -320,7 +320,7 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _words(raw: object) -> str:
+def _describe(raw: object) -> str:
     if raw is None:
         return "null"
     names: dict[type, str] = {str: "text", bool: "a boolean", list: "a list", dict: "a mapping"}

@@ -58,10 +58,10 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
                     f"--{name}-file: there is no such file; write the key into one first, "
                     f"or if this is the key itself, leave the flag out and set {variable}"
                 )
-        reader.build(_Told, {"workspace": Given("--workspace", self.workspace), "plan": dict(self.plan)})
+        reader.build(_Checked, {"workspace": Given("--workspace", self.workspace), "plan": dict(self.plan)})
 
 
-class _Told(Settings, frozen=True, kw_only=True):
+class _Checked(Settings, frozen=True, kw_only=True):
     workspace: Label
     plan: Plan
 
@@ -70,13 +70,13 @@ def write(path: Path, answers: Answers) -> None:
     """Write the file; ConfigError if it exists, if it cannot be written, or if an answer is wrong."""
     answers.check()
     text = _TEMPLATE.format(
-        name=_text(answers.workspace),
+        name=_quoted(answers.workspace),
         api_id=_key("api_id", answers.api_id_file),
         api_key=_key("api_key", answers.api_key_file),
         plan="\n      ".join(["plan:", *(f"{name}: {_yaml(value)}" for name, value in answers.plan.items())])
         if answers.plan
         else _SOME_PLAN,
-        ledger=f"ledger:\n  url: {_text(answers.ledger_url)}" if answers.ledger_url is not None else _SOME_LEDGER,
+        ledger=f"ledger:\n  url: {_quoted(answers.ledger_url)}" if answers.ledger_url is not None else _SOME_LEDGER,
     )
     try:
         with path.open("x", encoding="utf-8") as new:
@@ -87,7 +87,7 @@ def write(path: Path, answers: Answers) -> None:
         raise ConfigError([f"{path} cannot be written: {error.strerror}; specify another with --config.file"]) from None
 
 
-def _text(value: object) -> str:
+def _quoted(value: object) -> str:
     """Return a text in quotes, with `${` escaped."""
     return _yaml(str(value)).replace("${", "$${")
 
@@ -103,4 +103,4 @@ def _yaml(value: object) -> str:
 
 def _key(name: str, file: Path | None) -> str:
     # A relative path on the command line and one in the file are resolved against different folders.
-    return f"{name}_file: {_text(file.absolute())}" if file else f"{name}: ${{CREATIFY_{name.upper()}}}"
+    return f"{name}_file: {_quoted(file.absolute())}" if file else f"{name}: ${{CREATIFY_{name.upper()}}}"

@@ -52,12 +52,12 @@ def parse_label(text: str) -> str:
     return text
 
 
-def _matching(pattern: str, mistake: str) -> msgspec.Meta:
-    """Tell the reader to accept texts that match; `mistake` says what is wrong with others and how to fix it."""
+def _matching(pattern: str, problem: str) -> msgspec.Meta:
+    """Tell the reader to accept texts that match; `problem` says what is wrong with others and how to fix it."""
 
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
-            raise ValueError(mistake)
+            raise ValueError(problem)
         return text
 
     return read_by(parse)
