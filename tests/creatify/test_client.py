@@ -459,7 +459,7 @@ QUOTING: dict[str, Fault] = {
     "the list is not valid JSON: ": replied(200, f'[{{"id": "{PROMPT}" "}}]'.encode()),
     "the list is not valid JSON: it cannot be read": replied(200, f'{{"results": ["{PROMPT}"'.encode()),
     "the answer is not HTTP": said(PROMPT.encode() + b"\r\n\r\n"),
-    "redirected 5 times": said(f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()),
+    "stopped after 5 redirects": said(f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()),
 }
 
 
@@ -541,7 +541,7 @@ def test_a_body_ends_at_its_bound_and_pages_share_it(simulator: Simulator) -> No
     assert str(decoder.received) in str(error)
     simulator.listing = Listing(newest=TASKS, page_size=5)
     error = failure(simulator.url, max_body=decoder.received // 2)
-    assert (error.cause, f"{decoder.received // 2} are allowed" in str(error)) == ("too_large", True)
+    assert (error.cause, f"the limit is {decoder.received // 2}" in str(error)) == ("too_large", True)
     assert int(str(error).split()[0]) > decoder.received // 2
 
 

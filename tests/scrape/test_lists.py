@@ -151,7 +151,7 @@ def test_a_list_that_is_refused_fails_alone_and_says_what_to_do(site: Site) -> N
     failed = {api: cause for api, cause in site.causes.items() if cause}
     assert failed == {"lipsyncs": "auth", "aurora": "http_status"}
     assert "the plan lacks lipsyncs (/api/lipsyncs/): remove it from lists" in site.reasons["lipsyncs"]
-    assert "remove aurora from lists, or give the path" in site.reasons["aurora"]
+    assert "remove aurora from lists, or set its new path" in site.reasons["aurora"]
     assert {
         dict(labels)["api"] for (name, labels), value in samples.items() if name == "creatify_up" and not value
     } == {

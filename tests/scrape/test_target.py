@@ -174,14 +174,14 @@ steps = st.tuples(
     ),
     chance=st.randoms(use_true_random=False),
 )
-def test_known_chunks_count_like_decoded_ones(
+def test_what_is_remembered_counts_as_what_is_read(
     tasks: int,
     undated: str,
     steps: list[tuple[list[str], float, str]],
     form: tuple[list[int], tuple[str, str]],
     chance: Random,
 ) -> None:
-    # So many of 40 tasks have no date.
+    # Of 40 tasks, so many tell no date.
     silent = {"none": 0, "few": 1, "most": 38, "all": 40}[undated]
     sizes, separators = form
 
