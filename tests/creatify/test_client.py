@@ -674,7 +674,7 @@ def test_rotated_key_files_are_read_again(simulator: Simulator, tmp_path: Path) 
 ECHO = f"{API_ID} {API_KEY}".encode()
 NO_SECRET_TEXT: dict[str, list[Fault]] = {
     "in an error": [replied(401, b'{"detail":"%s"}' % ECHO)],
-    "in a body that is no list": [replied(200, b'{"error":"%s"}' % ECHO)],
+    "in a body that is not a list": [replied(200, b'{"error":"%s"}' % ECHO)],
     "in a body that is nothing": [replied(200, ECHO)],
     "in a broken list": [replied(200, b"[{%s}]" % ECHO)],
     "in a status line": [replied(500), said(b"HTTP/1.1 500 %s\r\n\r\n" % ECHO)],

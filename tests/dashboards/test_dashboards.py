@@ -310,7 +310,7 @@ def test_runbooks_are_linked_by_their_headings() -> None:
     assert {anchor["text"] for anchor in anchors.values()} == {name.lower() for name in alerts.names()} <= headings
 
 
-# --- The rules of grafana/dashboard-linter. `grafana/dashboards/.lint` tells its own program the exceptions.
+# --- The rules of grafana/dashboard-linter. `grafana/dashboards/.lint` lists the exceptions for its program.
 
 
 def test_the_data_source_is_a_variable() -> None:

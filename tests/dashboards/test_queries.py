@@ -45,8 +45,8 @@ OTHERS = {
 OF_EACH_EXPORTER = {"creatify_last_fetch_duration_seconds", "creatify_last_fetch_response_bytes"}
 """Shown by instance."""
 UNGUARDED_IS_RIGHT = {
-    ("creatify-overview", "Workspaces"): "a balance that does not fall lasts for ever, which is clamped",
-    ("creatify-credits", "Workspaces"): "a balance that does not fall lasts for ever, which is clamped",
+    ("creatify-overview", "Workspaces"): "a balance that does not fall lasts forever, which is clamped",
+    ("creatify-credits", "Workspaces"): "a balance that does not fall lasts forever, which is clamped",
     ("creatify-failures", "Models"): "the rules clamp the limit, so it is never zero",
     ("creatify-failures", "Near a spike"): "the rules clamp the limit, so it is never zero",
 }

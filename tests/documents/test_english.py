@@ -25,6 +25,13 @@ HABITS: Final = {
     r"\bas good as\b": "almost",
     r"\bwithout a farewell\b": "without closing the connection",
     r"\bis (un)?fit for\b": "is (not) suitable for",
+    r"\bfor ever\b": "forever",
+    r"\banew\b": "again",
+    r"\bdearer\b": "more expensive",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"(?i)(?<!there\s)\bis no (?!longer|more|such|different|older|other|better)\w+": "is not a",
+    r"\btells? (no|its) \w+": "report",
+    r"(?m)(^|[.;] )(Who|What)(ever)? [a-z ]*\b(is|are|was|has|does|cannot|comes)\b [^?\n]*\.$": "name the noun",
 }
 
 READ: Final = (
@@ -73,7 +80,8 @@ def test_each_habit_is_recognised() -> None:
         "has happened since ever", "waits in vain", "takes notice that it", "lets go of a task", "hands over a list",
         "goes over to the file", "nobody caught an exception", "doubtful configuration", "least level that is logged",
         "loggers take the same way", "It waits. Who asks for it gets it.", "# Who asks for it", "where it has none",
-        "as good as free", "without a farewell", "is fit for a log",
+        "as good as free", "without a farewell", "is fit for a log", "is kept for ever", "begins anew", "are dearer",
+        "how to mend it", "is no list", "tells no credits", "It ends. What a list does not say is absent.",
     )  # fmt: skip
     assert [text for text in examples if not list(habits(text))] == []
     assert len(examples) == len(HABITS)

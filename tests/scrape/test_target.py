@@ -181,7 +181,7 @@ def test_what_is_remembered_counts_as_what_is_read(
     form: tuple[list[int], tuple[str, str]],
     chance: Random,
 ) -> None:
-    # Of 40 tasks, so many tell no date.
+    # Of 40 tasks, so many have no date.
     silent = {"none": 0, "few": 1, "most": 38, "all": 40}[undated]
     sizes, separators = form
 

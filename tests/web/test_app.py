@@ -666,7 +666,7 @@ def test_only_a_post_reloads(simulator: Simulator) -> None:
 
     def load() -> Config:
         if len(loads) == 1:
-            raise ConfigError(["config.yml: workspaces: is no list", "config.yml: fetch: is no mapping"])
+            raise ConfigError(["config.yml: workspaces: is not a list", "config.yml: fetch: is not a mapping"])
         loads.append(Config(workspaces=(workspace(simulator, "reloaded"),), ledger=LedgerSettings()))
         return loads[-1]
 
@@ -678,7 +678,7 @@ def test_only_a_post_reloads(simulator: Simulator) -> None:
     assert list(one.exporter.targets) == ["reloaded"]
     refused = one.get("/-/reload", "POST")
     assert refused.status == 500
-    assert "workspaces: is no list\nconfig.yml: fetch: is no mapping\n" in refused.text
+    assert "workspaces: is not a list\nconfig.yml: fetch: is not a mapping\n" in refused.text
     assert list(one.exporter.targets) == ["reloaded"]
     assert total(parsed(one.get("/metrics/exporter").text), "creatify_exporter_config_last_reload_successful") == 0
 

@@ -59,7 +59,7 @@ def test_an_address_that_cannot_be_listened_on_is_one_clear_line(address: str, w
         listen(["127.0.0.1:0", address])
     (problem,) = str(caught.value).splitlines()
     assert problem.startswith(f"--web.listen-address {address}: {words}")
-    assert "; " in problem, "it says how to mend it"
+    assert "; " in problem, "it says how to fix it"
 
 
 def test_a_port_that_is_taken_is_one_clear_line() -> None:

@@ -41,7 +41,7 @@ def test_every_error_in_a_file_is_reported_at_once(path: Path) -> None:
     found = mistakes(path)
     shown = [line.replace(str(path), "FILE").replace(str(path.parent), "FOLDER") for line in found]
     assert shown == expected
-    assert all("; " in line or "did you mean" in line for line in found), "each line says how to mend it"
+    assert all("; " in line or "did you mean" in line for line in found), "each line says how to fix it"
     assert "canary" not in "\n".join(found)
     assert "$2" not in "\n".join(found).replace("($2a$, $2b$ or $2y$)", "")
 

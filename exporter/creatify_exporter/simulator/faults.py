@@ -233,7 +233,7 @@ FAULTS: dict[str, Fault] = {
     "html": replied(200, b"<!doctype html><title>Sign in to the proxy</title>", content_type="text/html"),
     "empty": replied(200),
     "null": replied(200, b"null"),
-    "object": replied(200, b'{"detail":"this is no list"}'),
+    "object": replied(200, b'{"detail":"this is not a list"}'),
     "truncated": delivered(_cut),
     "truncated_chunk": delivered(_cut, chunked=True),
     "unclosed": lambda response: replace(response, pieces=response.pieces[:-1]),
