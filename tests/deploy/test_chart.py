@@ -701,7 +701,10 @@ REFUSED: Final[dict[str, tuple[Object, str]]] = {
     "a flag and its value in one text": ({"extraArgs": ["--web.max-requests 3"]}, "at '/extraArgs/0'"),
     "sockets that no pod has": ({"extraArgs": ["--web.systemd-socket"]}, "set web.port"),
     "a variable that is not text": ({"extraEnv": [{"name": "A", "value": 1}]}, "at '/extraEnv/0/value'"),
-    "a toleration of a value that is not text": ({"tolerations": [{"key": "a", "value": True}]}, "at '/tolerations/0/value'"),
+    "a toleration whose value is not text": (
+        {"tolerations": [{"key": "a", "value": True}]},
+        "at '/tolerations/0/value'",
+    ),
     "a repository with a tag": ({"image": {"repository": "mirror.example/exporter:1"}}, "at '/image/repository'"),
     "a budget of nothing": ({"podDisruptionBudget": {"maxUnavailable": ""}}, "at '/podDisruptionBudget/maxUnavailable"),
     "endpoints of workspaces that only the exporter knows": (
