@@ -112,6 +112,25 @@ def test_changes_written_by_an_earlier_version_are_read_with_the_book(one: Share
     assert (one.count("submitted"), other.count("submitted")) == (9, 9)
 
 
+@pytest.mark.parametrize("entry", ["a new total", "no MessagePack"])
+def test_changes_that_a_newer_version_wrote_are_read_with_the_book(one: Shared, other: Shared, entry: str) -> None:
+    one.list(one.task("a"))
+    assert other.count("submitted") == 1
+    one.list(one.task("a"), one.task("b"))
+    with psycopg.connect(one.url) as newer:
+        newer.execute("SET search_path = creatify_exporter")
+        newer.execute("INSERT INTO series SELECT number, 'flash', 'retried', '', 1, 0, false FROM book")
+        [(written,)] = newer.execute("SELECT changes FROM journal ORDER BY revision DESC LIMIT 1").fetchall()
+        changes = msgspec.msgpack.decode(written)
+        changes["totals"]["flash", "retried", ""] = 1.0
+        encoded = msgspec.msgpack.encode(changes) if entry == "a new total" else written[:-1]
+        newer.execute("UPDATE journal SET changes = %s WHERE changes = %s", (encoded, written))
+    assert (other.count("submitted"), other.tracked()) == (2, 2)
+    # The next list is recorded too, on top of the new series.
+    assert other.list(one.task("a"), one.task("b"), one.task("c"))
+    assert one.count("submitted") == other.count("submitted") == 3
+
+
 def test_a_book_that_could_not_be_brought_up_to_date_is_read_again(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
     assert other.count("submitted") == 1

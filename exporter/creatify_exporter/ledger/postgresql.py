@@ -193,8 +193,8 @@ class PostgresqlStore(Store):
             return []
         missed, reached = [], book.revision
         for (entry,) in sql.execute(_ENTRIES, (book.number, book.revision, until)):
-            changes = msgspec.msgpack.decode(entry, type=Changes)
-            if changes.base != reached:
+            changes = _decoded(entry)
+            if changes is None or changes.base != reached:
                 return None
             missed.append(changes)
             reached = changes.revision
@@ -264,6 +264,14 @@ class _Session:
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with self._connection.cursor() as cursor:
             cursor.executemany(cast("Any", sql.replace("?", "%s")), rows)
+
+
+def _decoded(entry: bytes) -> Changes | None:
+    """Decode a journal entry; None if a newer version has written something that this one does not know."""
+    try:
+        return msgspec.msgpack.decode(entry, type=Changes)
+    except msgspec.DecodeError:
+        return None
 
 
 def _version(sql: Statements) -> int:

@@ -19,6 +19,12 @@ Total = Literal[
     "duration_bucket",
     "duration_sum",
 ]
+"""What a series counts.
+
+During an upgrade, replicas of the version before share the database and must be able to read a new value (decision 25).
+They load it with the book; a journal entry with it they cannot decode, so each one makes them load the whole book.
+"""
+
 PLAIN_TOTALS: Final[tuple[Total, ...]] = (
     "submitted",
     "finished",
@@ -141,6 +147,9 @@ class Book(msgspec.Struct):
     any book has the same one. `failure_runs` has, for each model, the number of tasks that have failed since one was
     last done; a model without an entry has 0. `is_stale` says that the store may hold something else, so that the book
     must be loaded again.
+
+    A new field also goes into `Changes` and `Book.apply`; in `store` into `_read_book`, `_content` and `_put`; in
+    `checksum` into `of_book` and `difference`.
     """
 
     workspace: str
