@@ -15,8 +15,9 @@ from creatify_exporter.config.schema import Config, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.exporter import rules
-from creatify_exporter.ledger.ledger import Ledger, Transaction
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.transaction import Transaction
 from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.target import read_list
 

@@ -19,8 +19,8 @@ from creatify_exporter.errors import CAUSES, ConfigError, LedgerUnavailable
 from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.forecast import RECENT_DAYS
 from creatify_exporter.lanes import Lanes
-from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
-from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, SeriesKey, Total
+from creatify_exporter.ledger.ledger import Counters, Ledger
+from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, Rules, SeriesKey, Total
 from creatify_exporter.ledger.store import Day
 from creatify_exporter.lists import TaskList
 from creatify_exporter.metrics import Family, ScrapeRegistry

@@ -13,8 +13,9 @@ from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.errors import FetchError
 from creatify_exporter.exporter import Exporter, rules
 from creatify_exporter.fetcher import Outcome
-from creatify_exporter.ledger.ledger import Counters, Ledger, Rules
+from creatify_exporter.ledger.ledger import Counters, Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
+from creatify_exporter.ledger.state import Rules
 from creatify_exporter.ledger.table import aligned
 from creatify_exporter.lists import TaskList
 from creatify_exporter.target import Target

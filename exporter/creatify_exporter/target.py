@@ -19,8 +19,8 @@ from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailabl
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.forecast import BalanceFall
 from creatify_exporter.lanes import Lanes, Queue
-from creatify_exporter.ledger.ledger import Counters, Ledger, Transaction
-from creatify_exporter.ledger.transaction import Comparison
+from creatify_exporter.ledger.ledger import Counters, Ledger
+from creatify_exporter.ledger.transaction import Comparison, Transaction
 from creatify_exporter.lists import TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from creatify_exporter.creatify.task import Task
-from creatify_exporter.ledger.ledger import Ledger, Rules
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.postgresql import PostgresqlStore
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.ledger.state import SeriesKey, Total
+from creatify_exporter.ledger.state import Rules, SeriesKey, Total
 from creatify_exporter.ledger.store import Statements
 
 HOUR, DAY = 3600.0, 24 * 3600.0

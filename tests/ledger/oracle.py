@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import floor
 
-from creatify_exporter.ledger.ledger import Rules
+from creatify_exporter.ledger.state import Rules
 
 BOUNDS = ("5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "3600.0", "+Inf")
 ONE_EACH = ["submitted", "finished", "vanished", "credits_used", "credits_refunded", "duration_sum"]

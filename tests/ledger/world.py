@@ -22,7 +22,9 @@ from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.decoder import Decoder
 from creatify_exporter.creatify.task import Task
 from creatify_exporter.errors import FetchError, LedgerUnavailable
-from creatify_exporter.ledger.ledger import Counters, Ledger, Rules, Transaction
+from creatify_exporter.ledger.ledger import Counters, Ledger
+from creatify_exporter.ledger.state import Rules
+from creatify_exporter.ledger.transaction import Transaction
 from creatify_exporter.lists import TEXT_GENERATOR
 from creatify_exporter.target import read_list
 

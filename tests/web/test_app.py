@@ -27,9 +27,10 @@ from creatify_exporter.config.plan import Plan
 from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListSettings, Workspace
 from creatify_exporter.errors import ConfigError
 from creatify_exporter.exporter import Exporter, rules
-from creatify_exporter.ledger.ledger import Ledger, Transaction
+from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.ledger.store import Day
+from creatify_exporter.ledger.transaction import Transaction
 from creatify_exporter.simulator import (
     BALANCE_PATH,
     PRODUCTS,

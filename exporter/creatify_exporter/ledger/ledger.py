@@ -12,13 +12,10 @@ from typing import NamedTuple
 
 from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
-from creatify_exporter.ledger.reconcile import ListContents, Rules, reconcile
-from creatify_exporter.ledger.state import Book, Changes, Progress, SeriesKey
+from creatify_exporter.ledger.reconcile import ListContents, reconcile
+from creatify_exporter.ledger.state import Book, Changes, Progress, Rules, SeriesKey
 from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
-
-__all__ = ["Counters", "Ledger", "Rules", "Transaction"]
-
 
 _Name = tuple[str, str]
 """Workspace and api."""

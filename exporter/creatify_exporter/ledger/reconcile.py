@@ -6,11 +6,10 @@ in docs/guarantees.md.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from math import floor
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from creatify_exporter.creatify.task import FINISHED, OTHER
@@ -25,6 +24,7 @@ from creatify_exporter.ledger.state import (
     DayKey,
     Progress,
     Row,
+    Rules,
     Series,
     SeriesKey,
     Total,
@@ -35,32 +35,6 @@ _LONGEST_GAP: Final = 15 * 60
 """Seconds between two recorded lists; after a longer gap, the second one no longer shows when a task finished."""
 
 _BOUNDS: Final = [float(bound) for bound in DURATION_BOUNDS]
-
-
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings for counting; `settle_after` and `new_series_hold` are in seconds.
-
-    `classify` returns the reason, one of `reasons`, for a failure text. `models` are always admitted.
-    """
-
-    reasons: tuple[str, ...]
-    classify: Callable[[str | None], str]
-    history: Literal["count", "skip"]
-    settle_after: float
-    new_series_hold: float
-    max_models: int
-    models: frozenset[str]
-
-    def with_reasons(self, own: Collection[str]) -> "Rules":
-        """Return these rules with the failure texts `own` as additional reasons, unchanged."""
-        if not own:
-            return self
-        classify = self.classify
-        return replace(
-            self,
-            reasons=tuple(dict.fromkeys([*self.reasons, *own])),
-            classify=lambda text: text if text in own else classify(text),
-        )
 
 
 class ListContents(NamedTuple):

@@ -1,9 +1,10 @@
-"""The state of a book: its tracked tasks and everything it has counted."""
+"""The state of a book, its tracked tasks and everything it has counted, and the rules for counting."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from creatify_exporter.creatify.task import FINISHED, Status
 
@@ -182,6 +183,32 @@ class Book(msgspec.Struct):
         self.failure_runs.update(changes.failure_runs)
         self.progress = changes.progress or self.progress
         self.revision = changes.revision
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings for counting; `settle_after` and `new_series_hold` are in seconds.
+
+    `classify` returns the reason, one of `reasons`, for a failure text. `models` are always admitted.
+    """
+
+    reasons: tuple[str, ...]
+    classify: Callable[[str | None], str]
+    history: Literal["count", "skip"]
+    settle_after: float
+    new_series_hold: float
+    max_models: int
+    models: frozenset[str]
+
+    def with_reasons(self, own: Collection[str]) -> "Rules":
+        """Return these rules with the failure texts `own` as additional reasons, unchanged."""
+        if not own:
+            return self
+        classify = self.classify
+        return replace(
+            self,
+            reasons=tuple(dict.fromkeys([*self.reasons, *own])),
+            classify=lambda text: text if text in own else classify(text),
+        )
 
 
 def series_of(model: str, reasons: Iterable[str]) -> list[SeriesKey]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
-from creatify_exporter.ledger.reconcile import ListContents, Rules
+from creatify_exporter.ledger.reconcile import ListContents
 from creatify_exporter.ledger.staging import Observation, StagingTable
-from creatify_exporter.ledger.state import Book, Row
+from creatify_exporter.ledger.state import Book, Row, Rules
 
 
 class Basis(NamedTuple):
