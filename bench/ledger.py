@@ -40,7 +40,7 @@ def record(ledger: Ledger, name: str, listed: list[Task], now: datetime) -> floa
     transaction = ledger.begin(name, TEXT_GENERATOR.api)
     transaction.add(listed)
     began = time.perf_counter()
-    assert transaction.commit(now.timestamp())
+    assert ledger.commit(transaction, now.timestamp())
     taken = time.perf_counter() - began
     transaction.close()
     return taken

@@ -64,7 +64,7 @@ def _scrapes(tasks: int) -> Iterator[Steady]:
                 read_list(Decoder(1 << 20, cache=cache).batches(_Body(_pieces(length, now))), transaction, cache)
                 looked = spent[0]
                 began = time.thread_time()
-                assert transaction.commit(time.time())
+                assert ledger.commit(transaction, time.time())
                 yield Steady(1e3 * looked, 1e3 * (time.thread_time() - began))
 
 

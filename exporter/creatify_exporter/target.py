@@ -129,7 +129,8 @@ class Target:
                 snapshot = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
                 self._caches[task_list.api] = cache
-                transaction.commit(completed_at(self._clock(), decoder.answered_at, snapshot.newest_at))
+                now = completed_at(self._clock(), decoder.answered_at, snapshot.newest_at)
+                self._ledger.commit(transaction, now)
             except FetchError as error:
                 # No part of the list can be trusted.
                 snapshot, ended = None, _failed(error)

@@ -544,7 +544,7 @@ def test_report_prints_the_month_of_the_configured_ledger(here: Here, config: Pa
         closing(ledger.begin("default", TEXT_GENERATOR.api)) as r,
     ):
         r.add([Task(id="a", model_name="pro", status="done", credits_used=2.5, created_at=moment)])
-        r.commit(moment.timestamp())
+        ledger.commit(r, moment.timestamp())
     plan = {"price_per_credit": 0.15, "currency": "USD"}
     config.write_text(config.read_text().replace("workspaces:\n- ", f"workspaces:\n- plan: {json.dumps(plan)}\n  "))
     done = here("report", "--config.file", config, "--month", "2026-10", "--csv")

@@ -205,7 +205,7 @@ class Desk:
         self.now += after
         transaction = self.ledger.begin(*WORKSPACE)
         transaction.add(list(tasks))
-        return transaction.commit(self.now)
+        return self.ledger.commit(transaction, self.now)
 
     def count(self, total: Total, label: str = "", model: str = "flash") -> float:
         return dict(self.ledger.counters(*WORKSPACE).values).get(SeriesKey(model, total, label), -1.0)

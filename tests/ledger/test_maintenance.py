@@ -208,7 +208,7 @@ def test_show_has_no_credits_of_a_list_that_reports_none(tmp_path: Path, capsys:
     desk = Desk(tmp_path / "ledger.db")
     transaction = desk.ledger.begin("default", "product_to_videos")
     transaction.add([desk.task("a", "done")])
-    assert transaction.commit(desk.now)
+    assert desk.ledger.commit(transaction, desk.now)
     maintenance.show(desk.store)
     assert capsys.readouterr().out.splitlines()[-1].split() == ["flash", "1", "1", "0", "0", "-", "-"]
 
@@ -233,7 +233,7 @@ def test_a_model_is_forgotten_once_its_tasks_have_settled(desk: Desk, capsys: py
     with pytest.raises(LedgerRefused, match="no model pro"):
         maintenance.forget_model(desk.store, "pro", maintenance.Scope())
     if desk.store.shared:
-        assert transaction.commit(desk.now) is False
+        assert desk.ledger.commit(transaction, desk.now) is False
     else:
         desk.restart()  # a file has one owner, which is stopped first
     assert desk.ledger.counters(*WORKSPACE).models == {"flash"}
@@ -248,7 +248,7 @@ def test_a_model_is_forgotten_in_one_workspace_alone(desk: Desk) -> None:
     for workspace in ("first", "second"):
         with closing(desk.ledger.begin(workspace, "text_generator")) as transaction:
             transaction.add([desk.task("a", "done", 1.0)])
-            transaction.commit(desk.now)
+            desk.ledger.commit(transaction, desk.now)
     scope = maintenance.Scope("first", "text_generator")
     # An old task in a first list settles at once.
     maintenance.forget_model(desk.store, "flash", scope)
@@ -261,7 +261,7 @@ def test_a_model_is_forgotten_in_one_workspace_alone(desk: Desk) -> None:
 def test_a_workspace_is_forgotten_whole_unless_it_is_configured(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(desk.ledger.begin("left", "text_generator")) as transaction:
         transaction.add([desk.task("a", "running", 1.0)])
-        transaction.commit(desk.now)
+        desk.ledger.commit(transaction, desk.now)
     configured, before = [WORKSPACE], desk.store.days(0, 99_999)
     for scope in (maintenance.Scope("default"), maintenance.Scope()):
         with pytest.raises(LedgerRefused, match=r"default \(text_generator\) is configured"):

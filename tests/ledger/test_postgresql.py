@@ -152,17 +152,18 @@ def test_a_list_that_was_fetched_while_another_exporter_recorded_one_is_not_reco
     transaction = other.ledger.begin(*WORKSPACE)
     transaction.add([one.task("a"), one.task("b")])
     one.list(one.task("a"), one.task("b", "done", 1.0))
-    assert transaction.commit(one.now) is False
+    assert other.ledger.commit(transaction, one.now) is False
     assert other.counts("submitted", "finished") == one.counts("submitted", "finished") == (2, 1)
 
 
 def test_two_lists_that_are_committed_at_once_count_once(one: Shared, other: Shared) -> None:
     one.list(one.task("a"))
-    lists = [each.ledger.begin(*WORKSPACE) for each in (one, other)]
+    ledgers = one.ledger, other.ledger
+    lists = [ledger.begin(*WORKSPACE) for ledger in ledgers]
     for transaction in lists:
         transaction.add([one.task(f"task {number}", "done", 1.0) for number in range(200)])
     with ThreadPoolExecutor() as pool:
-        recorded = list(pool.map(lambda transaction: transaction.commit(one.now), lists))
+        recorded = list(pool.map(lambda ledger, transaction: ledger.commit(transaction, one.now), ledgers, lists))
     assert sorted(recorded) == [False, True]
     assert one.counts("submitted", "finished", "credits_used") == other.counts("submitted", "finished", "credits_used")
     assert one.counts("submitted", "finished", "credits_used") == (201, 200, 200)
@@ -173,7 +174,7 @@ def test_a_ledger_is_closed_when_the_commits_under_way_have_ended(one: Shared, o
     transaction.add([one.task("a")])
     with ThreadPoolExecutor() as pool, psycopg.connect(one.url) as somebody:
         somebody.execute("LOCK TABLE creatify_exporter.book")
-        commit = pool.submit(transaction.commit, one.now)
+        commit = pool.submit(one.ledger.commit, transaction, one.now)
         until(one.ledger._locks[WORKSPACE].locked)  # noqa: SLF001 - it shows nowhere else
         close = pool.submit(one.ledger.close)
         assert wait([close], timeout=0.2).not_done
@@ -403,7 +404,7 @@ def test_a_list_that_was_fetched_before_a_failover_and_another_one_is_not_record
     transaction.add([one.task("a", "done", 3.0)])  # no change to the known state, and soon lost
     postgres.replace(one.url, standby)
     other.list(other.task("a", "running"))
-    assert transaction.commit(one.now) is False
+    assert one.ledger.commit(transaction, one.now) is False
     assert one.list(one.task("a", "done", 3.0))
     assert other.counts("submitted", "finished", "credits_used") == (1, 1, 3)
 
@@ -416,7 +417,7 @@ def test_a_database_that_is_created_again_counts_each_workspace_separately(
     postgres.replace(one.url)
     PostgresqlStore(lambda: one.url).close()  # an exporter that starts
     transaction.add([other.task("b", "done", 100.0)])
-    assert transaction.commit(other.now)
+    assert other.ledger.commit(transaction, other.now)
     for desk in (one, other):
         assert desk.list(desk.task("a", "done", 1.0), desk.task("c", "done", 1.0))
         assert desk.counts("submitted", "credits_used") == (2, 2)
@@ -446,13 +447,13 @@ def test_a_database_that_goes_down_costs_scrapes_but_no_counts(
             with pytest.raises(LedgerUnavailable):
                 one.count("submitted")
         with pytest.raises(LedgerUnavailable):
-            transaction.commit(one.now)
+            one.ledger.commit(transaction, one.now)
         late = Shared(one.url, one)
         assert not late.ledger.store.ready()
     finally:
         postgres.start()
     assert until(lambda: _counted(one)) == (1, 1, 1)
-    assert transaction.commit(one.now)
+    assert one.ledger.commit(transaction, one.now)
     assert until(lambda: _counted(late)) == (2, 2, 2)
     assert late.ledger.store.ready()
     late.ledger.close()

@@ -232,7 +232,7 @@ def test_rules_that_change_while_a_list_is_read_hold_from_the_next_one_on() -> N
     transaction = desk.ledger.begin(*WORKSPACE)
     transaction.add([desk.task("a", "failed", reason="quota")])
     desk.ledger.rules = rules("refused")
-    assert transaction.commit(desk.now)
+    assert desk.ledger.commit(transaction, desk.now)
     assert desk.count("failed", "quota") == 1
     desk.list(desk.task("b", "failed", reason="refused"))
     assert (desk.count("failed", "quota"), desk.count("failed", "refused")) == (1, 0)  # held like a new model

@@ -39,7 +39,7 @@ def task(identity: str, created: datetime, status: str = "done", credits_used: f
 def recorded(ledger: Ledger, moment: datetime, *tasks: Task, workspace: str = "default", api: str = LIST) -> None:
     with closing(ledger.begin(workspace, api)) as transaction:
         transaction.add(list(tasks))
-        assert transaction.commit(moment.timestamp())
+        assert ledger.commit(transaction, moment.timestamp())
 
 
 @pytest.fixture

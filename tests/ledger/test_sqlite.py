@@ -403,7 +403,7 @@ def test_no_answer_waits_while_the_ledger_is_busy(path: Path) -> None:
         somebody.execute("BEGIN IMMEDIATE")
         transaction = desk.ledger.begin(*WORKSPACE)
         transaction.add([desk.task("b")])
-        committing = threading.Thread(target=transaction.commit, args=(desk.now,))
+        committing = threading.Thread(target=desk.ledger.commit, args=(transaction, desk.now))
         committing.start()
         assert desk.count("submitted") == 1
         assert committing.is_alive()  # so the counters were served first

@@ -75,7 +75,7 @@ def test_an_evicted_book_is_read_again_even_by_a_fetch_in_progress(desk: Desk) -
     desk.ledger.evict(*WORKSPACE)
     assert desk.counts("submitted", "finished") == (1, 0)
     desk.ledger.evict(*WORKSPACE)
-    assert transaction.commit(desk.now)
+    assert desk.ledger.commit(transaction, desk.now)
     assert desk.counts("submitted", "finished", "credits_used") == (2, 1, 2)
 
 
@@ -86,7 +86,7 @@ def test_workspaces_do_not_touch_each_other(desk: Desk) -> None:
         desk.now += 60
         transaction = desk.ledger.begin("other", "text_generator")
         transaction.add(tasks)
-        assert transaction.commit(desk.now)
+        assert desk.ledger.commit(transaction, desk.now)
     assert (desk.count("credits_used", model="pro"), desk.counts("submitted", "finished")) == (2, (1, 0))
     desk.restart()
     assert (desk.count("credits_used", model="pro"), desk.counts("submitted", "finished")) == (2, (1, 0))
@@ -139,7 +139,7 @@ def test_a_list_is_recorded_once_and_not_after_a_newer_one(desk: Desk) -> None:
     older, newer = desk.ledger.begin(*WORKSPACE), desk.ledger.begin(*WORKSPACE)
     older.add([desk.task("b", "running")])
     newer.add([desk.task("b", "done", 2.0)])
-    assert [each.commit(desk.now) for each in (newer, newer, older)] == [True, False, False]
+    assert [desk.ledger.commit(each, desk.now) for each in (newer, newer, older)] == [True, False, False]
     assert desk.counts("submitted", "finished", "credits_used") == (1, 1, 2)
 
 
@@ -157,7 +157,7 @@ def test_a_commit_that_fails_at_any_statement_loses_nothing_and_repeats_nothing(
             desk.list(*listed)
         tripped, committed = desk.store.tripped, desk.store.tap.committed
         desk.store.heal()
-        assert other.commit(desk.now) is not committed
+        assert desk.ledger.commit(other, desk.now) is not committed
         assert desk.counts("submitted", "finished", "credits_used") == (number + 2, number + 1, 2 * number + 2)
         if not tripped:
             break
@@ -169,7 +169,7 @@ def test_a_closed_ledger_says_so(desk: Desk) -> None:
     transaction.add([desk.task()])
     desk.ledger.close()
     with pytest.raises(LedgerUnavailable):
-        transaction.commit(desk.now)
+        desk.ledger.commit(transaction, desk.now)
 
 
 # --- Holds ----------------------------------------------------------------------------------------------------------

@@ -215,6 +215,7 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
 class Fetch:
     """A list on its way into a ledger; `last` is the last list recorded before it, `rules` are those of that time."""
 
+    ledger: Ledger
     transaction: Transaction
     cache: ChunkCache
     tasks: list[Task]
@@ -315,7 +316,7 @@ class World:
     def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
         transaction = ledger.begin(*self.name, own_reasons=self.history.own_reasons)
         self.caches[ledger] = cache = self.caches[ledger].successor(transaction.holds)
-        return Fetch(transaction, cache, self.listed(entries), self.last(), self.told_rules)
+        return Fetch(ledger, transaction, cache, self.listed(entries), self.last(), self.told_rules)
 
     def last(self) -> Recorded | None:
         return self.lists[-1] if self.lists else None
@@ -327,7 +328,7 @@ class World:
         dated = any(each.has_dates for each in self.lists)
         dateless = bool(fetch.tasks) and not any(task.created_at for task in fetch.tasks)
         try:
-            recorded = fetch.transaction.commit(self.now)
+            recorded = fetch.ledger.commit(fetch.transaction, self.now)
         except FetchError:
             assert dated
             assert dateless

@@ -46,7 +46,7 @@ def record(listed: bytes) -> None:
             with closing(ledger.begin("default", "text_generator")) as transaction:
                 cache = cache.successor(transaction.holds)
                 read_list(Decoder(1 << 20, cache).batches(BytesIO(listed)), transaction, cache)
-                transaction.commit(NOW + 15 * scrape)
+                ledger.commit(transaction, NOW + 15 * scrape)
 
 
 if __name__ == "__main__":

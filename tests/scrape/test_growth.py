@@ -86,7 +86,7 @@ def cost_of_a_list(settled: int) -> int:
             for start in range(0, len(listing), 100):
                 transaction.add(listing[start : start + 100])
             transaction.add([desk.task("new", "done", 2.0)])
-            assert transaction.commit(desk.now)
+            assert desk.ledger.commit(transaction, desk.now)
         return counted[0]
 
 
@@ -101,7 +101,7 @@ def cost_of_a_first_commit(settled: int) -> int:
     with closing(desk.ledger), closing(desk.ledger.begin(*WORKSPACE)) as transaction:
         transaction.add(tasks(settled, NOON - 3 * DAY))
         with calls() as counted:
-            assert transaction.commit(desk.now)
+            assert desk.ledger.commit(transaction, desk.now)
         assert desk.counts("submitted", "finished", "credits_used") == (settled,) * 3
         return counted[0]
 

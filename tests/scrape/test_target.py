@@ -44,7 +44,7 @@ class Reader:
             if fate == "overtaken":
                 at = now if snapshot.has_dates else None
                 self.desk.list(*(self.desk.task(f"task-{number}", "failed", 9.0, at=at) for number in range(3)))
-            transaction.commit(now)
+            self.desk.ledger.commit(transaction, now)
         [book] = self.desk.store.books()
         return snapshot, (self.desk.ledger.counters(*WORKSPACE), book.rows)
 

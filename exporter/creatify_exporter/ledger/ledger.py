@@ -7,12 +7,11 @@ A fetch begins a `Transaction`, adds the list to it batch by batch, and commits 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from typing import NamedTuple
 
 from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
-from creatify_exporter.ledger.reconcile import ListContents, reconcile
+from creatify_exporter.ledger.reconcile import reconcile
 from creatify_exporter.ledger.state import Book, Changes, Progress, Rules, SeriesKey
 from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
@@ -76,7 +75,27 @@ class Ledger:
                 book = self._book(name)
             except LedgerUnavailable as error:
                 book, failure = Book(*name, number=0), error
-            return Transaction(book, rules, partial(self._record, name, book.progress, rules), failure)
+            return Transaction(book, rules, failure)
+
+    def commit(self, transaction: Transaction, now: float) -> bool:
+        """Record the list of a transaction, complete at `now`; return False if another one has been recorded since.
+
+        `now` is in seconds since the epoch. Raises `LedgerUnavailable`, and `FetchError` for a list that must not be
+        trusted.
+        """
+        transaction.verify()
+        name = (transaction.book.workspace, transaction.book.api)
+        with self._locked(name):
+            # Loaded again if an earlier commit reported a failure but may have succeeded.
+            book = self._book(name)
+            # Not only the version: after a failover that lost a list, the next list gets the same version.
+            if book.progress != transaction.begun:
+                trace.step("another list has been recorded in the meantime")
+                return False
+            changes = reconcile(book, transaction, now=now, clock=self._clock())
+            written = self._write(book, changes)
+            trace.step("commit", recorded=written, tasks_changed=len(changes.rows), series_changed=len(changes.totals))
+            return written
 
     def counters(self, workspace: str, api: str) -> Counters:
         """Return the committed counts, after ending the holds that are due.
@@ -152,20 +171,6 @@ class Ledger:
             due = [key for key, series in held if abs(now - max(series.born_at, since)) >= hold]
             if due:
                 self._write(book, Changes(released=due))
-
-    def _record(self, name: _Name, begun: Progress, rules: Rules, contents: ListContents, now: float) -> bool:
-        """Record a complete list; return False if another one has been recorded since the progress was `begun`."""
-        with self._locked(name):
-            # Loaded again if an earlier commit reported a failure but may have succeeded.
-            book = self._book(name)
-            # Not only the version: after a failover that lost a list, the next list gets the same version.
-            if book.progress != begun:
-                trace.step("another list has been recorded in the meantime")
-                return False
-            changes = reconcile(book, contents, rules, now=now, clock=self._clock())
-            written = self._write(book, changes)
-            trace.step("commit", recorded=written, tasks_changed=len(changes.rows), series_changed=len(changes.totals))
-            return written
 
     def _write(self, book: Book, changes: Changes) -> bool:
         """Write to the store and then to the book; return False if another list has been recorded first."""

@@ -6,9 +6,9 @@ in docs/guarantees.md.
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from math import floor
-from typing import Final, NamedTuple
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -30,22 +30,12 @@ from creatify_exporter.ledger.state import (
     Total,
     series_of,
 )
+from creatify_exporter.ledger.transaction import Transaction
 
 _LONGEST_GAP: Final = 15 * 60
 """Seconds between two recorded lists; after a longer gap, the second one no longer shows when a task finished."""
 
 _BOUNDS: Final = [float(bound) for bound in DURATION_BOUNDS]
-
-
-class ListContents(NamedTuple):
-    """A complete list: the new and changed tasks, and the ids of the tracked tasks that it shows unchanged.
-
-    `has_dates` says whether any entry has a creation time.
-    """
-
-    observations: StagingTable
-    unchanged: Collection[str]
-    has_dates: bool
 
 
 class _Draft:
@@ -78,18 +68,18 @@ class _Draft:
         self.changes = Changes(progress=progress)
 
 
-def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, clock: float) -> Changes:
-    """Return the changes that a list, complete at `now`, makes to a book.
+def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float) -> Changes:
+    """Return the changes that the list of a transaction, complete at `now`, makes to a book.
 
     `clock` is the time by the ledger's clock, which ends the holds of new series and therefore must begin them too.
     Errors in reading the observations are passed on.
     """
-    draft = _Draft(book, rules, now=now, clock=clock, has_dates=contents.has_dates)
+    draft = _Draft(book, transaction.rules, now=now, clock=clock, has_dates=transaction.has_dates)
     # The configuration may have added reasons, which need series.
     for model in draft.models:
         _create_series(draft, model)
     compared = set()
-    for observation in _to_compare(draft, contents.observations):
+    for observation in _to_compare(draft, transaction.staging):
         row = book.rows.get(observation.id)
         if row is None:
             _add_new(draft, observation)
@@ -97,7 +87,7 @@ def reconcile(book: Book, contents: ListContents, rules: Rules, *, now: float, c
             _update(draft, observation, row)
             compared.add(observation.id)
     for task, row in book.rows.items():
-        listed = task in contents.unchanged or task in compared
+        listed = task in transaction.unchanged or task in compared
         may_settle = row.created_at < draft.watermark and row.dated and row.finished
         # No call for tasks that stay as they are: there may be a hundred thousand.
         if listed and row.absent_since is None and not may_settle:

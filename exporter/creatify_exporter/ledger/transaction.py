@@ -1,13 +1,12 @@
-"""A transaction: follows one fetch, and records its list as a whole or not at all."""
+"""A transaction: follows one fetch, and collects what the ledger needs to record its list."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
 from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, known_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
-from creatify_exporter.ledger.reconcile import ListContents
 from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import Book, Row, Rules
 
@@ -44,29 +43,24 @@ class Comparison(NamedTuple):
 
 
 class Transaction:
-    """Takes a list batch by batch; none of it reaches the ledger without `commit`.
+    """Takes a list batch by batch; none of it reaches the ledger without `Ledger.commit`.
 
-    Only changes are kept: of a task that is listed as the book has it, only the id; of a settled task, nothing.
-    `record` writes a complete list to the ledger, as of a time in seconds since the epoch; it returns False if another
-    list has been recorded since `book` was read. `failure` is the error if `book` could not be read.
+    Only changes are kept: of a task that is listed as the book has it, only the id, in `unchanged`; of a settled task,
+    nothing; of any other, an observation in `staging`. `has_dates` says whether any task has a creation time. `begun`
+    is the progress of the book when the transaction began. `failure` is the error if the book could not be read.
     """
 
-    def __init__(
-        self,
-        book: Book,
-        rules: Rules,
-        record: Callable[[ListContents, float], bool],
-        failure: LedgerUnavailable | None,
-    ) -> None:
-        self._book, self._rules = book, rules
-        self._record = record
+    def __init__(self, book: Book, rules: Rules, failure: LedgerUnavailable | None) -> None:
+        self.book, self.rules = book, rules
+        self.begun = book.progress
         self._failure = failure
-        self._staging = StagingTable()
+        self.staging = StagingTable()
         # A list has thousands of tasks of each model; the cache keeps 128 names.
         self._label = lru_cache(model_label)
-        self._unchanged: set[str] = set()
+        self.unchanged: set[str] = set()
         self._changed: set[str] = set()
-        self._listed = self._has_dates = False
+        self.has_dates = False
+        self._listed = False
         # A settled task that was once listed without its date is tracked again, under the same id.
         self._can_skip_settled = all(row.dated for row in book.rows.values())
         watermark = book.progress.watermark
@@ -75,58 +69,54 @@ class Transaction:
     def add(self, batch: list[Task]) -> Comparison:
         """Add a batch; return how it compares with the book.
 
-        A failure of the ledger is raised at `commit`, so that the list can be read to its end.
+        A failure of the ledger is raised by `verify`, so that the list can be read to its end.
         """
         self._listed = self._listed or bool(batch)
-        self._has_dates = self._has_dates or any(task.created_at for task in batch)
+        self.has_dates = self.has_dates or any(task.created_at for task in batch)
         if self._failure:
-            return Comparison(self._book, batch, [], range(len(batch)))
-        rows = list(map(self._book.rows.get, [task.id for task in batch]))
+            return Comparison(self.book, batch, [], range(len(batch)))
+        rows = list(map(self.book.rows.get, [task.id for task in batch]))
         observations, changing = self._observations(batch, rows)
         try:
             if observations:
-                self._staging.add(observations)
+                self.staging.add(observations)
         except LedgerUnavailable as error:
             self._failure = error
-        return Comparison(self._book, batch, rows, changing)
+        return Comparison(self.book, batch, rows, changing)
 
     def holds(self, basis: Basis) -> bool:
         """Return whether a basis still holds: the book has the same rows, and the list has not shown their tasks yet.
 
         A second entry of a task must be compared with the first one.
         """
-        if basis.book and not (basis.book is self._book and self._can_skip_settled):
+        if basis.book and not (basis.book is self.book and self._can_skip_settled):
             return False
         ids = basis.ids
-        is_same = tuple(map(self._book.rows.get, ids)) == basis.rows
-        return is_same and self._unchanged.isdisjoint(ids) and self._changed.isdisjoint(ids)
+        is_same = tuple(map(self.book.rows.get, ids)) == basis.rows
+        return is_same and self.unchanged.isdisjoint(ids) and self._changed.isdisjoint(ids)
 
     def skip(self, basis: Basis, *, has_dates: bool) -> None:
         """Add the tasks of a basis that holds; `has_dates` says whether any of them has a creation time."""
         self._listed = True
-        self._has_dates = self._has_dates or has_dates
-        self._unchanged.update(basis.ids)
+        self.has_dates = self.has_dates or has_dates
+        self.unchanged.update(basis.ids)
 
-    def commit(self, now: float) -> bool:
-        """Record the list, complete at `now`; return False if another one has been recorded in the meantime.
-
-        Raises `LedgerUnavailable`, and `FetchError` for a list that must not be trusted.
-        """
+    def verify(self) -> None:
+        """Raise `LedgerUnavailable` if the ledger has failed, `FetchError` if the list must not be trusted."""
         if self._failure:
             raise self._failure
-        if self._book.progress.has_dates and self._listed and not self._has_dates:
+        if self.book.progress.has_dates and self._listed and not self.has_dates:
             # Every settled task would look like a new one.
             raise FetchError("invalid_body", "no task has a creation time (created_at), as tasks of earlier lists had")
-        return self._record(ListContents(self._staging, self._unchanged, self._has_dates), now)
 
     def first_seen_at(self, task_id: str) -> float | None:
         """Return when a tracked task was created, or first seen if that is unknown; None if it is not tracked."""
-        row = self._book.rows.get(task_id)
+        row = self.book.rows.get(task_id)
         return row.created_at if row else None
 
     def close(self) -> None:
         """Discard the list."""
-        self._staging.close()
+        self.staging.close()
 
     def _observations(self, batch: list[Task], rows: list[Row | None]) -> tuple[list[Observation], list[int]]:
         """Return the observations of new and changed tasks, and the indexes of tasks that may differ next time."""
@@ -151,7 +141,7 @@ class Transaction:
             elif task.id in self._changed:
                 observations.append(self._observe(task))
             else:
-                self._unchanged.add(task.id)
+                self.unchanged.add(task.id)
                 if task.status in FINISHED:
                     continue
             changing.append(place)
@@ -159,7 +149,7 @@ class Transaction:
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
         """Observe a tracked task that the list shows differently from the book."""
-        if task.id in self._unchanged and task.id not in self._changed:
+        if task.id in self.unchanged and task.id not in self._changed:
             # An earlier entry agreed with the book; now that there are two, they must be compared.
             yield Observation(task.id, row.status, row.credits_used, row.model, "", row.created_at)
         self._changed.add(task.id)
@@ -167,7 +157,7 @@ class Transaction:
 
     def _observe(self, task: Task) -> Observation:
         status = known_status(task.status)
-        reason = self._rules.classify(task.failed_reason) if status == "failed" else ""
+        reason = self.rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Cut to what a label needs, because the cache keeps names.
         name = task.model_name and task.model_name[: 4 * MAX_LABEL_LENGTH]
