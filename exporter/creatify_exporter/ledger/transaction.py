@@ -14,8 +14,9 @@ from creatify_exporter.ledger.state import Book, Row, Rules
 class Basis(NamedTuple):
     """Why the ledger can skip a chunk that a later list repeats byte for byte: all of its tasks have finished.
 
-    `ids` and `rows` are the tasks that the book tracks, with their rows. All others have settled in `book`, which is
-    None if there are no others.
+    - Tracked tasks are in `ids`. Each must still have an equal row in the book; `rows` are those that were compared.
+    - Untracked tasks have settled in `book`, which must still be the same object, because a book that was loaded again
+      may be an earlier state. It is None if there are no such tasks.
     """
 
     book: Book | None
@@ -26,8 +27,11 @@ class Basis(NamedTuple):
 class Comparison(NamedTuple):
     """A batch compared with the book.
 
-    `rows` has the row of each task, None if the book does not track it. `changing` are the indexes of the tasks that
-    may differ when they are listed again; the other tasks without a row have settled in `book`.
+    `rows` has the row of each task at that moment, because `book` may change during the fetch. Each task is one of:
+
+    - changing: its index is in `changing`, and it may differ when it is listed again;
+    - tracked: it has a row, which says what the list says;
+    - untracked: it has no row (None), and has settled in `book`.
     """
 
     book: Book
@@ -46,13 +50,16 @@ class Transaction:
     """Takes a list batch by batch; none of it reaches the ledger without `Ledger.commit`.
 
     Only changes are kept: of a task that is listed as the book has it, only the id, in `unchanged`; of a settled task,
-    nothing; of any other, an observation in `staging`. `has_dates` says whether any task has a creation time. `begun`
-    is the progress of the book when the transaction began. `failure` is the error if the book could not be read.
+    nothing; of any other, an observation in `staging`. `has_dates` says whether any task has a creation time. `rules`
+    and `begun`, the progress of the book, are as they were when the transaction began. `failure` is the error if the
+    book could not be read.
     """
 
     def __init__(self, book: Book, rules: Rules, failure: LedgerUnavailable | None) -> None:
-        self.book, self.rules = book, rules
-        self.begun = book.progress
+        # The ledger's own book, not a copy: on PostgreSQL, `Ledger._book` applies the changes of other exporters to it
+        # during the fetch.
+        self.book = book
+        self.rules, self.begun = rules, book.progress
         self._failure = failure
         self.staging = StagingTable()
         # A list has thousands of tasks of each model; the cache keeps 128 names.
@@ -119,7 +126,23 @@ class Transaction:
         self.staging.close()
 
     def _observations(self, batch: list[Task], rows: list[Row | None]) -> tuple[list[Observation], list[int]]:
-        """Return the observations of new and changed tasks, and the indexes of tasks that may differ next time."""
+        """Return the observations of new and changed tasks, and the indexes of tasks that may differ next time.
+
+        An untracked task
+
+        - has settled if it was created before the watermark, and is not observed;
+        - cannot be counted if it has no usable id, and is not observed;
+        - otherwise is new, and is observed.
+
+        A tracked task
+
+        - is observed if its credits or status differ from its row;
+        - is also observed if those of an earlier entry did, so that the two entries are compared;
+        - otherwise is unchanged.
+
+        All may differ next time, except finished tasks that are unchanged, or that have settled while no task without
+        a date is tracked.
+        """
         # No calls for settled or unchanged tasks: a list can hold a hundred thousand of them.
         watermark, can_skip_settled = self._watermark, self._can_skip_settled
         observations: list[Observation] = []
