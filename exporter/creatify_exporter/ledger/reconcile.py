@@ -7,7 +7,7 @@ in docs/guarantees.md.
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
-from math import floor
+from math import floor, inf
 from typing import Final
 
 from msgspec.structs import replace
@@ -78,8 +78,13 @@ def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float)
     # The configuration may have added reasons, which need series.
     for model in draft.models:
         _create_series(draft, model)
+    summed_up_before = -inf
+    if _can_sum_up(draft, transaction.staging):
+        summed_up_before = draft.watermark
+        for settled in transaction.staging.settled(summed_up_before):
+            _add_settled(draft, settled)
     compared = set()
-    for observation in _to_compare(draft, transaction.staging):
+    for observation in transaction.staging.oldest_first(summed_up_before):
         row = book.rows.get(observation.id)
         if row is None:
             _add_new(draft, observation)
@@ -89,7 +94,8 @@ def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float)
     for task, row in book.rows.items():
         listed = task in transaction.unchanged or task in compared
         may_settle = row.created_at < draft.watermark and row.dated and row.finished
-        # No call for tasks that stay as they are: there may be a hundred thousand.
+        # No call for tasks that stay as they are: there may be a hundred thousand. `_expire` agrees: it changes a
+        # listed task only to end an absence, or to stop tracking it, for which `may_settle` must be true.
         if listed and row.absent_since is None and not may_settle:
             continue
         if task not in draft.changes.rows:
@@ -99,18 +105,17 @@ def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float)
     return draft.changes
 
 
-def _to_compare(draft: _Draft, observations: StagingTable) -> Iterator[Observation]:
-    """Yield the observations to compare, oldest first; most tasks of a first list have settled and are only summed up.
+def _can_sum_up(draft: _Draft, observations: StagingTable) -> bool:
+    """Return whether settled tasks need not be compared one by one: in a first list, most tasks have settled.
 
-    If it has more models than can be admitted, none is summed up, because the oldest tasks' models are admitted first.
+    If it has more models than can be admitted, they must be, because the oldest tasks' models are admitted first.
     """
-    models, most = draft.rules.models, draft.rules.max_models
-    if not draft.first or len((models | observations.models(most + 2)) - {OTHER}) > most:
-        yield from observations.oldest_first()
-        return
-    for settled in observations.settled(draft.watermark):
-        _add_settled(draft, settled)
-    yield from observations.oldest_first(settled_before=draft.watermark)
+    if not draft.first:
+        return False
+    most = draft.rules.max_models
+    # One more than can be admitted decides; another one, because `OTHER` may be among them and does not count.
+    observed = observations.models(most + 2)
+    return len((draft.rules.models | observed) - {OTHER}) <= most
 
 
 def _add_settled(draft: _Draft, settled: Settled) -> None:
