@@ -104,11 +104,15 @@ class Ledger:
         scrape waits for such a store only to end a hold, and during a commit not even for that.
         """
         name = (workspace, api)
-        known = None if self.store.shared else self._books.get(name)
-        with self._locked(name, wait=known is None) as locked:
-            book = known or self._book(name)
-            if locked:
+        book = None if self.store.shared else self._books.get(name)
+        if book is None:
+            with self._locked(name):
+                book = self._book(name)
                 self._end_holds(book)
+        else:
+            with self._locked(name, wait=False) as locked:
+                if locked:
+                    self._end_holds(book)
         with self._content_lock:
             values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
             models = frozenset(book.models)
