@@ -88,6 +88,8 @@ class Ledger:
         with self._locked(name):
             # Loaded again if an earlier commit reported a failure but may have succeeded.
             book = self._book(name)
+            # Three checks find another list: this one, a list recorded since `begin`; in `Store.write`, the revision
+            # finds unknown changes since `_book`, and the version finds a list among the known ones.
             # Not only the version: after a failover that lost a list, the next list gets the same version.
             if book.progress != transaction.begun:
                 trace.step("another list has been recorded in the meantime")

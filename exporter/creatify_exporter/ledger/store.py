@@ -316,6 +316,7 @@ def _content(sql: Statements, book: Book) -> Changes:
 
 
 def _move_progress(sql: Statements, book: Book, progress: Progress) -> None:
+    """Write the progress after a list; raise `Conflict` if another list got its version first."""
     version, *others = astuple(progress)
     if not list(sql.execute(_NEW_PROGRESS, (version, *others, book.number, version - 1))):
         raise Conflict
