@@ -64,7 +64,7 @@ class Ledger:
                 self._held_since = self._clock()
 
     def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
-        """Begin a transaction for a fetch; if the book cannot be read, its commit raises the error.
+        """Begin a transaction for a fetch; if the book cannot be read, `commit` raises the error.
 
         `own_reasons` are failure texts that this list uses as reasons, unchanged.
         """
