@@ -118,9 +118,10 @@ class Fetcher:
             self._runner.advance()
             return self._running
         last, state = self.last, self._state
-        if last and now < state.paused_until:
+        if last and last.cause and now < state.paused_until:
             return _resolved(Outcome(cause=last.cause, reason=last.reason))
-        if last and (now - state.started_at < self._min_interval or len(self._hanging) > 1):
+        begins_at = max(state.paused_until, state.started_at + self._min_interval)
+        if last and (now < begins_at or len(self._hanging) > 1):
             state.unserved = False
             return _resolved(last)
         return self._start(now)

@@ -461,6 +461,20 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     other.end()
 
 
+def test_a_list_is_served_during_the_pause_of_the_fetch_before_a_reload() -> None:
+    before, after = Bench(), Bench()
+    before.scrape()
+    after.clock.at = before.clock.at
+    after.fetcher.inherit(before.fetcher, same_account=True)
+    after.clock.at += MIN_INTERVAL
+    after.scrape()
+    before.fetches.begun().end(limited(600))
+    after.fetches.begun().end(outcome := good())
+    after.clock.at += MIN_INTERVAL
+    assert after.scrape().result(0) is outcome
+    assert after.idle
+
+
 def test_a_list_that_comes_after_a_reload_is_served_once_as_a_late_one() -> None:
     before, after = Bench(), Bench()
     before.scrape()
