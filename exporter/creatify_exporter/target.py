@@ -58,7 +58,7 @@ class Target:
         # The lists that can wait share a client, because they are fetched one after the other.
         self._clients: list[Client] = []
         self._patient_client = self._client(patient=True)
-        # A fetch replaces its cache as a whole: an abandoned fetch may end at the same time as its successor.
+        # A fetch replaces its cache as a whole: a fetch that hangs may end at the same time as its successor.
         self._caches = {api: ChunkCache() for api in self.lists}
         self.fetchers = {api: self._list_fetcher(task_list) for api, task_list in self.lists.items()}
         if workspace.remaining_credits:
