@@ -340,11 +340,12 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_is_not_shown_in_part(
     api.simulator.faults.next(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
     ledger = Ledger(SqliteStore(None), rules(one.config), clock)
     target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, Lanes(1, 30), clock)
-    scrape = Scrape([target])
+    one.exporter.targets = {"default": target}
+    scrape = one.exporter.begin_scrape()
     samples = parsed(generate_latest(one.exporter.collect(scrape, own=False)).decode())
     assert total(samples, "creatify_up") == 0
     assert [name for name in GAUGES_OF_THE_LIST if total(samples, name) is not None] == []
-    again = Scrape([target])
+    again = one.exporter.begin_scrape()
     samples = parsed(generate_latest(one.exporter.collect(again, own=False)).decode())
     assert total(samples, "creatify_up") == 1  # the late list, completely
     assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
