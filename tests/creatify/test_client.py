@@ -459,7 +459,9 @@ QUOTING: dict[str, Fault] = {
     "the list is not valid JSON: ": replied(200, f'[{{"id": "{PROMPT}" "}}]'.encode()),
     "the list is not valid JSON: it cannot be read": replied(200, f'{{"results": ["{PROMPT}"'.encode()),
     "the answer is not HTTP": said(PROMPT.encode() + b"\r\n\r\n"),
-    "stopped after 5 redirects": said(f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()),
+    "stopped after 5 redirects": said(
+        f"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /{PROMPT}\r\n\r\n".encode()
+    ),
 }
 
 
