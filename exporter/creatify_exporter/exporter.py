@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import accumulate, chain
 from math import isfinite
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from prometheus_client import PlatformCollector, ProcessCollector
 
@@ -38,8 +38,8 @@ _COUNTERS: Final[dict[Total, Family]] = {
     "failed_credits_refunded": metrics.FAILED_CREDITS_REFUNDED,
 }
 
-Sample = tuple[Any, ...]
-"""A family, label values, and the values for `ScrapeRegistry.add`."""
+Sample = tuple[Family, tuple[str, ...], *tuple[object, ...]]
+"""The arguments of `ScrapeRegistry.add`: a family, label values, and a value or a histogram."""
 
 _OF_CREDITS: Final = (
     metrics.TASKS_CREDITS,
@@ -50,14 +50,10 @@ _OF_CREDITS: Final = (
 )
 
 
-class Scrape:
+class Scrape(NamedTuple):
     """One scrape of some workspaces: tickets for the fetches that it started or joined, by the label `api`."""
 
-    def __init__(self, targets: Iterable[Target], api: str | None = None) -> None:
-        self.tickets = [
-            (target, {name: fetcher.refresh() for name, fetcher in target.fetchers.items() if api in (None, name)})
-            for target in targets
-        ]
+    tickets: list[tuple[Target, dict[str, Ticket]]]
 
     @property
     def futures(self) -> list[Future[Outcome]]:
@@ -95,7 +91,8 @@ class Exporter:
         With `api`, only the fetches of that list or of the balance.
         """
         targets = self.targets
-        return Scrape((targets[name] for name in (targets if names is None else names)), api)
+        scraped = [targets[name] for name in (targets if names is None else names)]
+        return Scrape([(target, _refresh(target, api)) for target in scraped])
 
     def begin_first_fetches(self) -> list[Future[Outcome]]:
         """Start or join the fetches of everything not fetched yet, as a scrape does; return their futures."""
@@ -203,6 +200,10 @@ class Exporter:
         registry.add(metrics.RELOAD_TIME, (), self._loaded_at)
         for collector in self._own:
             registry.include(collector.collect())
+
+
+def _refresh(target: Target, api: str | None) -> dict[str, Ticket]:
+    return {name: fetcher.refresh() for name, fetcher in target.fetchers.items() if api in (None, name)}
 
 
 def _books(targets: Mapping[str, Target]) -> set[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """One endpoint of one workspace: when it is fetched, which scrapes share the fetch, and how the fetch ended.
 
 Overlapping scrapes share one fetch (*singleflight*). A fetch that outlives its scrape continues; a later scrape that
-cannot wait either gets the list of that fetch while a new one runs (*stale-while-revalidate*).
+cannot wait either gets the *late* list of that fetch. Of a list that can wait, a scrape gets the last version while the
+next one is fetched (*stale-while-revalidate*).
 """
 
 import threading
@@ -52,21 +53,21 @@ class Outcome(msgspec.Struct, frozen=True):
 class Ticket:
     """The claim of one or more scrapes to one fetch.
 
-    `stale` is a list that came too late for earlier scrapes, None without a recent one; a scrape that cannot wait for
-    the fetch gets it. A fetch that still runs at `overdue_at`, on the monotonic clock, hangs; that time is infinite
-    while the fetch waits for a place.
+    `late` is the list of the previous fetch if it is recent but came too late for every scrape; a scrape that cannot
+    wait for this fetch gets it. A fetch that still runs at `hangs_at`, on the monotonic clock, hangs; that time is
+    infinite while the fetch waits for a place.
     """
 
-    def __init__(self, stale: Outcome | None = None) -> None:
+    def __init__(self, late: Outcome | None = None) -> None:
         self.future: Future[Outcome] = Future()
-        self.stale = stale
-        self.overdue_at = inf
+        self.late = late
+        self.hangs_at = inf
 
     def outcome(self) -> Outcome:
-        """Return how the fetch ended; if it still runs, the stale list, or a timeout if there is none."""
+        """Return how the fetch ended; if it still runs, the late list, or a timeout if there is none."""
         if self.future.done():
             return self.future.result()
-        return self.stale or Outcome(cause="timeout", reason="the fetch still runs; the scrape could not wait for it")
+        return self.late or Outcome(cause="timeout", reason="the fetch still runs; the scrape could not wait for it")
 
 
 class Fetcher:
@@ -100,30 +101,38 @@ class Fetcher:
         self._closed = False
 
     def refresh(self) -> Ticket:
-        """Start a fetch, join the running one, or return the last outcome if it is fresh enough. Does not block.
+        """Start a fetch, join the running one, or return the last outcome if no fetch may start. Does not block.
 
         A list that arrived less than `serve_stale_for` seconds ago is returned at once, while the fetch runs.
         """
         with self._lock:
             now = self._monotonic()
-            ticket = self._refresh(now)
-            if self.last and not self.last.cause and now - self._state.ended_at < self._serve_stale_for:
-                return _resolved(self.last)
+            if self._running and now >= self._running.hangs_at:
+                self._time_out(self._running)
+            if self._running:
+                # If it waits for a place, and the system had no thread for the runner's timer, only this starts it.
+                self._runner.advance()
+            elif served_again := self._instead_of_fetch(now):
+                # Not only in `mark_served`: while this scrape waits for other lists, another one may start a fetch.
+                self._state.unserved = False
+                return _resolved(served_again)
+            ticket = self._running or self._start(now)
+            # A fetch that could not be started is the last one now, and has failed.
+            last = self.last
+            if last and not last.cause and now - self._state.ended_at < self._serve_stale_for:
+                return _resolved(last)
             return ticket
 
-    def _refresh(self, now: float) -> Ticket:
-        if self._running and now >= self._running.overdue_at:
-            self._time_out(self._running)
-        if self._running:
-            self._runner.advance()
-            return self._running
+    def _instead_of_fetch(self, now: float) -> Outcome | None:
+        """Return the outcome to serve because no fetch may start now; None if one may."""
         last, state = self.last, self._state
-        if last and now < state.paused_until:
-            return _resolved(Outcome(cause=last.cause, reason=last.reason))
-        if last and (now - state.started_at < self._min_interval or len(self._hanging) > 1):
-            state.unserved = False
-            return _resolved(last)
-        return self._start(now)
+        if not last:
+            return None
+        if now < state.paused_until and last.cause:
+            # Without the list and the steps of the failed fetch: the pause may outlast them by minutes.
+            return Outcome(cause=last.cause, reason=last.reason)
+        is_early = now < state.paused_until or now - state.started_at < self._min_interval
+        return last if is_early or len(self._hanging) > 1 else None
 
     @property
     def last(self) -> Outcome | None:
@@ -136,7 +145,7 @@ class Fetcher:
         return self._monotonic() - self._state.ended_at
 
     def mark_served(self, outcome: Outcome) -> None:
-        """Note that a scrape was answered with an outcome, so that no later scrape gets it as a stale list."""
+        """Note that a scrape was answered with an outcome, so that no later scrape gets it as a late list."""
         with self._lock:
             if outcome is self.last:
                 self._state.unserved = False
@@ -175,7 +184,7 @@ class Fetcher:
         with self._lock:
             # Set again, because the fetch may have waited for a place.
             began = self._state.started_at = self._monotonic()
-            ticket.overdue_at = began + self._timeout + _GRACE
+            ticket.hangs_at = began + self._timeout + _GRACE
         outcome = self._fetch()
         with self._lock:
             self._state.slow = self._monotonic() - began >= self._runner.moment

@@ -2,7 +2,11 @@
 
 A fetch takes one of the quick places. If it takes longer than a moment, it is network-bound: it keeps running but frees
 its place. The next fetch of the same fetcher then takes one of the slow places and keeps it to the end. Slow fetches
-therefore wait only for each other.
+therefore wait only for each other. From a scrape to the request, a fetch passes through:
+
+    Fetcher.refresh ──────────> Lanes.run ──> thread ──> Fetcher._run ──> Target._fetch_list or _fetch_balance
+          └──────> Queue.run ──────┘
+            (lists that can wait)
 """
 
 import threading
@@ -21,7 +25,7 @@ class Lanes:
     """Runs each piece of work in its own thread; there are `places` for quick work, and as many for slow work.
 
     Waiting work has no thread. Quick work counts as slow after `moment` seconds. All work frees its place after
-    `longest` seconds: its fetcher has abandoned it by then, and nothing can end a thread that hangs in a name lookup.
+    `longest` seconds: it hangs by then, and nothing can end a thread that hangs in a name lookup.
     """
 
     def __init__(self, places: int, longest: float, *, moment: float = _MOMENT) -> None:

@@ -1,7 +1,8 @@
 """Creatify's lists of tasks as data: the name and path of each list, and the fields and words that its tasks have.
 
-A new list needs an entry here, a row in docs/lists.md, and a product of the simulated API (`simulator/products.py`).
-That page also says how well each fact is known.
+A new list needs an entry here, a row in docs/lists.md, its name among the values of `api` in docs/metrics.md, and a
+product of the simulated API (`simulator/products.py`). Tests report which of them are missing; another test compares
+the metrics with a file, which `UPDATE_GOLDEN=1` rewrites. docs/lists.md also says how well each fact is known.
 """
 
 from collections.abc import Mapping

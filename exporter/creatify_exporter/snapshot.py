@@ -142,7 +142,7 @@ class Tally:
 
     An API may repeat an entry, for example if new tasks push others onto the next page between two requests. Of an
     unfinished task, the copy with the most progress counts, as in the ledger; of a finished task, the first copy. The
-    memory is bounded: a copy is recognised up to 16,000 entries after the first, and 10,000 unfinished tasks are held.
+    memory is bounded: a copy is recognised up to 16,000 entries after the first; 10,000 unfinished tasks are deferred.
     """
 
     def __init__(self) -> None:
@@ -154,8 +154,15 @@ class Tally:
         self._unfinished: dict[str, Task] = {}
 
     def add(self, tasks: list[Task]) -> Snapshot:
-        """Add a batch; return the sums of the tasks that count at once: neither copies nor held ones."""
-        counted = [task for task in self._distinct(tasks) if task.status in FINISHED or not self._hold(task)]
+        """Add a batch; return the sums of the tasks that count at once: neither copies nor deferred ones."""
+        may_have_copies = not self._add_new(tasks)
+        counted = []
+        for task in tasks:
+            if may_have_copies and task.id and self._is_copy(task):
+                continue
+            if task.status not in FINISHED and self._defer(task):
+                continue
+            counted.append(task)
         sums = Snapshot.of(counted)
         self._sums.merge(sums)
         return sums
@@ -179,28 +186,28 @@ class Tally:
                 whole.date_oldest(task, inf if seen_at is None else seen_at)
         return whole
 
-    def _hold(self, task: Task) -> bool:
-        """Hold an unfinished task until the end of the list; return whether there is room for it."""
+    def _defer(self, task: Task) -> bool:
+        """Defer an unfinished task until the end of the list; return whether there is room for it."""
         if not task.id or len(self._unfinished) >= _MAX_UNFINISHED:
             return False
         self._unfinished[task.id] = _slim(task)
         return True
 
-    def _distinct(self, tasks: list[Task]) -> Iterable[Task]:
-        """Return the tasks without copies; lazily, because a task may be a copy of the one before it."""
-        new = {hash(task.id) for task in tasks}
+    def _add_new(self, tasks: list[Task]) -> bool:
+        """Add the ids of a batch at once if all are new, as in most batches; return whether they are."""
+        ids = {hash(task.id) for task in tasks}
         self._make_room()
-        if len(new) == len(tasks) and new.isdisjoint(self._recent) and new.isdisjoint(self._older):
-            self._recent |= new
-            return tasks
-        return (task for task in tasks if not task.id or not self._is_copy(task))
+        are_new = len(ids) == len(tasks) and ids.isdisjoint(self._recent) and ids.isdisjoint(self._older)
+        if are_new:
+            self._recent |= ids
+        return are_new
 
     def _make_room(self) -> None:
         if len(self._recent) >= _MAX_RECENT:
             self._older, self._recent = self._recent, set()
 
     def _is_copy(self, task: Task) -> bool:
-        """Return whether a task was listed before; a copy with more progress replaces a held original."""
+        """Return whether a task was listed before; a copy with more progress replaces a deferred original."""
         key = hash(task.id)
         if key not in self._recent and key not in self._older:
             self._recent.add(key)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
-from itertools import groupby
 from typing import Final
 
 import structlog
@@ -14,13 +13,13 @@ from creatify_exporter import redaction, trace
 from creatify_exporter.config.schema import Fetch, Workspace
 from creatify_exporter.creatify.chunk_cache import ChunkCache
 from creatify_exporter.creatify.client import Client, Pacer
-from creatify_exporter.creatify.decoder import Batch, Decoder, boundaries
+from creatify_exporter.creatify.decoder import Batch, Decoder
 from creatify_exporter.errors import ExporterError, FetchError, LedgerUnavailable, RateLimited
 from creatify_exporter.fetcher import Fetcher, Outcome
 from creatify_exporter.forecast import BalanceFall
 from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.ledger.ledger import Counters, Ledger
-from creatify_exporter.ledger.transaction import Comparison, Transaction
+from creatify_exporter.ledger.transaction import Basis, Comparison, Transaction
 from creatify_exporter.lists import TaskList
 from creatify_exporter.snapshot import Snapshot, Tally
 
@@ -58,7 +57,7 @@ class Target:
         # The lists that can wait share a client, because they are fetched one after the other.
         self._clients: list[Client] = []
         self._patient_client = self._client(patient=True)
-        # A fetch replaces its cache as a whole: an abandoned fetch may end at the same time as its successor.
+        # A fetch replaces its cache as a whole: a fetch that hangs may end at the same time as its successor.
         self._caches = {api: ChunkCache() for api in self.lists}
         self.fetchers = {api: self._list_fetcher(task_list) for api, task_list in self.lists.items()}
         if workspace.remaining_credits:
@@ -183,20 +182,15 @@ def completed_at(clock: float, date: float | None, newest_at: float) -> float:
 
 
 def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache: ChunkCache) -> None:
-    """Store the chunks between the changing tasks of a batch; `sums` sums up its tasks without copies."""
-    tasks, changing = comparison.batch, set(comparison.changing)
-    runs = [(changes, list(places)) for changes, places in groupby(range(len(tasks)), changing.__contains__)]
-    others = [(places[0], places[-1] + 1) for changes, places in runs if not changes]
-    cache.note_batch(len(content), len(runs) - len(others))
-    parts = [part for part in others if cache.is_worth((part[1] - part[0]) * len(content) / len(tasks))]
-    if not parts:
-        return
-    # In most batches no task changes; then the batch is one chunk, and its sums are known already.
-    places = boundaries(content) if changing else []
-    for begin, end in parts:
-        first, last = (places[begin], places[end]) if changing else (0, len(content) - 1)
-        summary = sums if end - begin == len(tasks) == sums.tasks else Snapshot.of(tasks[begin:end])
-        cache.store(content[first:], last - first - 1, summary.packed(), comparison.basis(begin, end))
+    """Store a batch in the cache as far as it holds no news; `sums` sums up its tasks without copies."""
+    tasks = comparison.batch
+
+    def describe(begin: int, end: int) -> tuple[bytes, Basis]:
+        is_summed_up = end - begin == len(tasks) == sums.tasks
+        summary = sums if is_summed_up else Snapshot.of(tasks[begin:end])
+        return summary.packed(), comparison.basis(begin, end)
+
+    cache.store_batch(content, len(tasks), comparison.changing, describe)
 
 
 def _identity(workspace: Workspace) -> tuple[object, ...]:

@@ -1,7 +1,6 @@
 """The samples of a scrape, from the list in the API to the exposition."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -37,6 +36,7 @@ from creatify_exporter.ledger.ledger import Counters, Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.simulator import BALANCE_PATH, Account, Clock, Simulator, Traffic, delayed, replied
 from creatify_exporter.target import Target
+from goldens import assert_golden
 from processes import Samples, parsed, total
 
 NOW = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
@@ -340,11 +340,12 @@ def test_a_fetch_that_ends_while_the_scrape_is_written_is_not_shown_in_part(
     api.simulator.faults.next(lambda response: delayed(0.3)(replied(200, json.dumps([entry(1)]).encode())(response)))
     ledger = Ledger(SqliteStore(None), rules(one.config), clock)
     target = Slow(api.workspace(remaining_credits=False), one.config.fetch, ledger, Lanes(1, 30), clock)
-    scrape = Scrape([target])
+    one.exporter.targets = {"default": target}
+    scrape = one.exporter.begin_scrape()
     samples = parsed(generate_latest(one.exporter.collect(scrape, own=False)).decode())
     assert total(samples, "creatify_up") == 0
     assert [name for name in GAUGES_OF_THE_LIST if total(samples, name) is not None] == []
-    again = Scrape([target])
+    again = one.exporter.begin_scrape()
     samples = parsed(generate_latest(one.exporter.collect(again, own=False)).decode())
     assert total(samples, "creatify_up") == 1  # the late list, completely
     assert total(samples, "creatify_tasks", model="pro") == total(samples, "creatify_tasks_submitted_total") == 1
@@ -541,14 +542,12 @@ def golden_bench(api: Api, clock: ManualClock, bench: Make) -> Bench:
     [("metrics.txt", ""), ("metrics.openmetrics.txt", "application/openmetrics-text; version=1.0.0")],
 )
 def test_the_exposition_is_as_golden(api: Api, clock: ManualClock, bench: Make, name: str, accept: str) -> None:
-    """`UPDATE_GOLDEN=1` in the environment rewrites the files; a difference in them is a change for users."""
+    """A difference is a change for users."""
     one = golden_bench(api, clock, bench)
     encode, _ = choose_encoder(accept)
     text = encode(one.exporter.collect(one.fetched(), own=False)).decode()
     text = re.sub(r"(?m)^(creatify_last_fetch_duration_seconds\{.*\}) .*", r"\1 0.25", text)
-    if os.environ.get("UPDATE_GOLDEN"):
-        (GOLDEN / name).write_text(text)
-    assert text == (GOLDEN / name).read_text()
+    assert_golden(text, GOLDEN / name)
 
 
 def test_the_golden_exposition_passes_promtool_and_shows_every_family(promtool: str) -> None:

@@ -83,7 +83,7 @@ class Bench:
     def hurry(self) -> Outcome | None:
         """Return the outcome for a scrape that cannot wait at all."""
         ticket = self.fetcher.refresh()
-        return ticket.future.result() if ticket.future.done() else ticket.stale
+        return ticket.future.result() if ticket.future.done() else ticket.late
 
     def fetched(self, outcome: Outcome, *, after: float = 0.0) -> Outcome:
         """Scrape, let the fetch end, and answer the scrape with it."""
@@ -257,22 +257,22 @@ def test_after_an_abandoned_scrape_later_ones_do_not_lag_one_fetch_behind(bench:
 def test_a_list_that_a_scrape_got_is_not_served_to_the_next_as_late(bench: Bench) -> None:
     bench.fetched(good())
     bench.clock.at += MIN_INTERVAL
-    assert not bench.scrape().done()
+    assert bench.hurry() is None
 
 
 def test_a_list_served_within_the_interval_is_not_served_as_late_too(bench: Bench) -> None:
     bench.scrape()
     bench.fetches.begun().end(good())
-    assert bench.scrape().done()
+    assert bench.scrape().done()  # its scrape still waits for another list
     bench.clock.at += MIN_INTERVAL
-    assert not bench.scrape().done()
+    assert bench.hurry() is None
 
 
 def test_a_late_list_is_forgotten_before_prometheus_would_call_it_stale(bench: Bench) -> None:
     bench.scrape()
     bench.fetches.begun().end(good())
     bench.clock.at += 5 * 60
-    assert not bench.scrape().done()
+    assert bench.hurry() is None
 
 
 def test_a_fetch_that_fails_late_is_counted_but_not_served(bench: Bench) -> None:
@@ -280,10 +280,10 @@ def test_a_fetch_that_fails_late_is_counted_but_not_served(bench: Bench) -> None
     bench.fetches.begun().end(Outcome(cause="connection", reason="reset", duration=20.0))
     assert bench.fetcher.ended == {"connection": 1}
     bench.clock.at += MIN_INTERVAL
-    assert not bench.scrape().done()
+    assert bench.hurry() is None
 
 
-def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(bench: Bench) -> None:
+def test_a_fetch_that_hangs_is_counted_once_while_another_runs(bench: Bench) -> None:
     stuck = bench.scrape()
     hanging = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE - 0.01
@@ -300,7 +300,7 @@ def test_a_fetch_that_hangs_is_counted_once_and_abandoned_while_another_runs(ben
     assert bench.fetcher.ended == {"timeout": 1, None: 1}
 
 
-def test_at_most_one_hanging_fetch_is_abandoned(bench: Bench) -> None:
+def test_no_third_fetch_starts_while_two_hang(bench: Bench) -> None:
     bench.scrape()
     first = bench.fetches.begun()
     bench.clock.at += TIMEOUT + GRACE
@@ -323,7 +323,7 @@ def test_at_most_one_hanging_fetch_is_abandoned(bench: Bench) -> None:
     assert bench.fetcher.last.balance == 3.0
 
 
-def test_a_fetch_that_waits_for_its_place_is_not_overdue_and_its_time_begins_with_it() -> None:
+def test_a_fetch_that_waits_for_its_place_does_not_hang_and_its_time_begins_with_it() -> None:
     lanes, place = Lanes(1, 1000.0, moment=1000.0), threading.Event()
     lanes.run("somebody else", place.wait)
     bench = Bench(lanes=lanes)
@@ -459,6 +459,20 @@ def test_a_fetcher_inherits_the_counts_of_an_earlier_configuration_and_the_pause
     assert same.scrape().done()
     assert not other.scrape().done()
     other.end()
+
+
+def test_a_list_is_served_during_the_pause_of_the_fetch_before_a_reload() -> None:
+    before, after = Bench(), Bench()
+    before.scrape()
+    after.clock.at = before.clock.at
+    after.fetcher.inherit(before.fetcher, same_account=True)
+    after.clock.at += MIN_INTERVAL
+    after.scrape()
+    before.fetches.begun().end(limited(600))
+    after.fetches.begun().end(outcome := good())
+    after.clock.at += MIN_INTERVAL
+    assert after.scrape().result(0) is outcome
+    assert after.idle
 
 
 def test_a_list_that_comes_after_a_reload_is_served_once_as_a_late_one() -> None:

@@ -1,6 +1,5 @@
 """The samples of a scrape for each of Creatify's lists, compared with the history of the simulated account."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -23,6 +22,7 @@ from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.sqlite import SqliteStore
 from creatify_exporter.lists import LISTS
 from creatify_exporter.simulator import PRODUCTS, Account, Clock, Served, Simulator, Traffic, Truth
+from goldens import assert_golden
 from processes import Samples, parsed, total
 
 NOW = datetime(2026, 10, 31, 12, tzinfo=UTC).timestamp()
@@ -93,14 +93,17 @@ def seen_finished(account: Account, truth: Truth) -> dict[str, float]:
     return {model: finished - missed[model] for model, finished in truth.finished.items()}
 
 
+def test_every_list_has_a_product_of_the_simulated_api() -> None:
+    missing, spare = sorted(LISTS.keys() - PRODUCTS.keys()), sorted(PRODUCTS.keys() - LISTS.keys())
+    assert not missing, f"add these lists of lists.py to simulator/products.py: {', '.join(missing)}"
+    assert not spare, f"add these products of simulator/products.py to lists.py: {', '.join(spare)}"
+
+
 def test_all_lists_are_as_golden(site: Site) -> None:
-    """`UPDATE_GOLDEN=1` in the environment rewrites the file, without zeros, buckets and durations of fetches."""
+    """The file has no zeros, buckets or durations of fetches."""
     unsteady = ("#", "creatify_last_fetch_duration", "creatify_task_duration_seconds_bucket")
     lines = [line for line in site.look().splitlines() if not line.startswith(unsteady) and not line.endswith(" 0.0")]
-    text = "".join(f"{line}\n" for line in lines)
-    if os.environ.get("UPDATE_GOLDEN"):
-        GOLDEN.write_text(text)
-    assert text == GOLDEN.read_text()
+    assert_golden("".join(f"{line}\n" for line in lines), GOLDEN)
 
 
 def test_the_counters_of_each_list_match_the_simulated_account(site: Site) -> None:

@@ -4,14 +4,18 @@ Nearly all bytes of a list are the same in the next scrape, but not in the same 
 old tasks leave. A chunk is therefore found by its first bytes and confirmed by a digest of all its bytes. It is stored
 with a summary of its tasks and with its basis: the reason why it holds no news.
 
-A batch in which no task can still change is one chunk. Otherwise each run of tasks between those that can change is a
-chunk, unless it is too short.
+Of each batch that was decoded, these chunks are stored:
+- the whole batch, if no task in it can still change;
+- otherwise, each run of tasks between those that can still change;
+- but no chunk that is too short to be worth its memory, or so long that it would arrive late.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple, cast
 
+import msgspec
 import xxhash
 
 BATCH_BYTES: Final = 512 * 1024
@@ -26,13 +30,16 @@ _MAX_SHORT: Final = 8192
 _SPARE_CHUNKS: Final = 64
 # At most so many searches for candidates are skipped after one that finds none.
 _MAX_SKIPS: Final = 16
+_WHITE_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
+
+_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 class Chunk(NamedTuple):
     """Whole elements of a list, without the bracket or comma before them and the comma after them.
 
     `head` is a hash of the first bytes, `digest` a hash of all `length` bytes. `summary` sums up the tasks; `basis` is
-    the reason why they are no news, which the ledger checks.
+    the reason why they are no news. Only the ledger looks into it: see `Transaction.holds`.
     """
 
     head: int
@@ -47,7 +54,7 @@ class ChunkCache:
 
     A buffer passed to a method begins with one byte (a bracket or a comma) before the first element. Memory: about
     600 bytes for each chunk, and its basis. A cache serves one fetch; `successor` returns the cache for the next.
-    `batch_bytes` is the length of a batch; `holds` returns whether the basis of a known chunk still holds.
+    `batch_bytes` is the length of a batch. `holds` returns whether a basis still holds: see `Transaction.holds`.
     """
 
     def __init__(self, batch_bytes: int = BATCH_BYTES, holds: Callable[[Any], bool] = lambda _basis: False) -> None:
@@ -87,7 +94,31 @@ class ChunkCache:
         """Return whether the buffer may begin with a known chunk whose end has not arrived yet."""
         return self._candidate(buffer) is not None
 
-    def store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's type
+    def store_batch(
+        self,
+        content: memoryview,
+        count: int,
+        changing: Sequence[int],
+        describe: Callable[[int, int], tuple[bytes, Any]],
+    ) -> None:
+        """Store the chunks of a decoded batch of `count` tasks; the module's docstring says which.
+
+        `content` is as in `Batch`. `changing` are the indexes of the tasks that can still change, in order. `describe`
+        returns the summary and the basis of the tasks from one index up to, but not including, another.
+        """
+        length = len(content)
+        self._note_batch(length, _count_groups(changing))
+        runs = _runs_between(changing, count)
+        runs = [(begin, end) for begin, end in runs if self._is_worth((end - begin) * length / count)]
+        if not runs:
+            return
+        # In most batches no task changes; then the batch is one chunk.
+        places = _boundaries(content) if changing else []
+        for begin, end in runs:
+            first, last = (places[begin], places[end]) if changing else (0, length - 1)
+            self._store(content[first:], last - first - 1, *describe(begin, end))
+
+    def _store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's type
         """Store the elements in the `length` bytes after the opening bracket or comma."""
         self._keep(Chunk(_head(buffer, 0), length, _digest(buffer, length), summary, basis))
 
@@ -99,11 +130,11 @@ class ChunkCache:
     def _shortest(self) -> float:
         return self.batch_bytes / (_SHORT if self._fragments < _MAX_SHORT else 2)
 
-    def is_worth(self, length: float) -> bool:
+    def _is_worth(self, length: float) -> bool:
         """Return whether to store a chunk of this length: neither too short nor so long that it arrives late."""
         return self._shortest <= length <= 3 * self.batch_bytes
 
-    def note_batch(self, length: int, groups: int) -> None:
+    def _note_batch(self, length: int, groups: int) -> None:
         """Record the length of a decoded batch, and its number of groups of tasks that can still change."""
         self._groups += groups
         self._fragments += not groups and length < self._shortest
@@ -146,6 +177,35 @@ class ChunkCache:
     def _note_search(self, *, success: bool) -> None:
         self._penalty = 1 if success else min(2 * self._penalty, _MAX_SKIPS)
         self._skips = self._penalty - 1
+
+
+def _runs_between(changing: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """Return the first index of each run of tasks between the changing ones, and the index after its last."""
+    return [(before + 1, after) for before, after in pairwise([-1, *changing, count]) if after > before + 1]
+
+
+def _count_groups(changing: Sequence[int]) -> int:
+    """Return how many groups of neighbours the changing tasks form."""
+    return bool(changing) + sum(after > before + 1 for before, after in pairwise(changing))
+
+
+def _boundaries(content: memoryview) -> list[int]:
+    """Return the places around the tasks of a batch: 0, then that of the comma after each task."""
+    content[-1] = ord("]")
+    try:
+        elements = _raw_decoder.decode(content)
+    finally:
+        content[-1] = ord(",")
+    places = [0]
+    for element in elements:
+        begin = _after_white_space(content, places[-1] + 1)
+        places.append(_after_white_space(content, begin + memoryview(element).nbytes))
+    return places
+
+
+def _after_white_space(content: memoryview, place: int) -> int:
+    # The pattern also matches the empty string.
+    return cast("re.Match[bytes]", _WHITE_SPACE.match(content, place)).end()
 
 
 def _head(buffer: memoryview, place: int) -> int:

@@ -38,8 +38,9 @@ _FIRST_KEYS: Final = re.compile(
     rb'\[\s*+\{((?:\s*+"[^"\\]*+"\s*+:\s*+' + _SCALAR + rb'\s*+,){0,3})\s*+("[^"\\]*+")\s*+:', re.DOTALL
 )
 _KEY: Final = re.compile(rb'("[^"\\]*+")\s*+:\s*+' + _SCALAR + rb"\s*+,", re.DOTALL)
-# Before Python 3.11.5 a possessive repeat ends at the wrong place if its last attempt fails after the first byte, as an
-# attempt to match a whole string would. The string may therefore lack its end here, and the group is then empty.
+# Before Python 3.11.5 (Debian 12 has 3.11.2), a possessive repeat ends at the wrong place if its last attempt fails
+# after the first byte (https://github.com/python/cpython/issues/106052), as an attempt to match a whole string would.
+# The string may therefore lack its end here, and the group is then empty.
 _STRING_OR_PART: Final = rb'"(?:[^"\\]++|\\.)*+("?)'
 _TO_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
 _TO_BRACKET_OR_COMMA: Final = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING_OR_PART + rb")*+", re.DOTALL)
@@ -55,9 +56,6 @@ _BEGINNINGS: Final = (
 )
 # Keys that hint at the kind of object; other keys may be a user's text.
 _TELLING_KEYS: Final = ("code", "data", "detail", "error", "errors", "items", "message", "results", "status", "tasks")
-
-_raw_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-
 
 # Adds the next bytes to a buffer; returns their number, 0 at the end.
 _Fill = Callable[[], int]
@@ -343,20 +341,6 @@ class _Cutter:
                 case b"]" | b"}":
                     self._depth -= 1
         self._position = len(buffer)
-
-
-def boundaries(content: memoryview) -> list[int]:
-    """Return the places around the tasks of a batch: 0, then that of the comma after each task."""
-    content[-1] = ord("]")
-    try:
-        elements = _raw_decoder.decode(content)
-    finally:
-        content[-1] = ord(",")
-    places = [0]
-    for element in elements:
-        begin = _matched(_WHITE_SPACE, content, places[-1] + 1).end()
-        places.append(_matched(_WHITE_SPACE, content, begin + memoryview(element).nbytes).end())
-    return places
 
 
 def _element_start(buffer: memoryview) -> re.Pattern[bytes]:
