@@ -53,9 +53,9 @@ def alerts_table(height: int = 9) -> table.Panel:
     since = _without_balance(_unnamed(f"min by ({OF_ALERT}) ({select(state='ALERTS_FOR_STATE')})"))
     panel = panels.table(
         "Firing alerts",
-        "Alerts that fire. The reason is the most frequent one of the model's failed tasks, or of the list's failed"
-        " fetches, in the last hour; if no task failed in it, in three days. Lost: the cost of the model's failed"
-        " tasks. Click an alert for its runbook, or a model for its failures.",
+        "Alerts that are firing. The reason is the most frequent one of the model's failed tasks, or of the list's"
+        " failed fetches, in the last hour; if no task failed in it, in three days. Lost: the cost of the model's"
+        " failed tasks. Click an alert for its runbook, or a model for its failures.",
         (
             Key("runbook", "Runbook", 0, words=anchors),
             Key("severity", "Severity", 87, words=states),
