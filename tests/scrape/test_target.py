@@ -42,15 +42,23 @@ class Reader:
             snapshot = read_list(map(self._noted, batches), transaction, cache)
             self.cache = cache
             if fate == "overtaken":
-                at = now if snapshot.has_dates else None
-                self.desk.list(*(self.desk.task(f"task-{number}", "failed", 9.0, at=at) for number in range(3)))
+                self.desk.list(*(self._failed(number, has_dates=snapshot.has_dates) for number in range(3)))
             self.desk.ledger.commit(transaction, now)
         [book] = self.desk.store.books()
         return snapshot, (self.desk.ledger.counters(*WORKSPACE), book.rows)
 
+    def _failed(self, number: int, *, has_dates: bool) -> Task:
+        """Return a task as another exporter's list may show it: failed since, but created when it always was."""
+        return self.desk.task(f"task-{number}", "failed", 9.0, at=created_at(number) if has_dates else None)
+
     def _noted(self, batch: Batch) -> Batch:
         self.decoded += len(batch.tasks)
         return batch
+
+
+def created_at(number: int) -> float:
+    """Return when a task of the first list was created."""
+    return NOW - (number % 40) * DAY / 16
 
 
 def entry(number: int, at: float | None, **fields: Any) -> Entry:
@@ -188,7 +196,7 @@ def test_what_is_remembered_counts_as_what_is_read(
     def new(number: int, at: float) -> Entry:
         return entry(number, None if 7 * number % 40 < silent else at)
 
-    now, entries, gone = NOW, [new(number, NOW - (number % 40) * DAY / 16) for number in range(tasks)], list[Entry]()
+    now, entries, gone = NOW, [new(number, created_at(number)) for number in range(tasks)], list[Entry]()
     one, other, numbers = Reader(remembers=True), Reader(remembers=False), count(tasks)
     with closing(one.desk.ledger), closing(other.desk.ledger):
         for changes, gap, fate in steps:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# In seconds. At a reload, nothing may be writing to the pipe any more.
+# Seconds to wait for data from a pipe: at a reload, it may have no writer any more.
 _PIPE_TIMEOUT: Final = 10.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -44,7 +44,7 @@ def state(path: Path) -> State | None:
 def read(path: Path, largest: int, *, pipe: bool = False) -> bytes:
     """Return the content without a byte order mark.
 
-    `largest` is in bytes. Anything but a regular file is refused, unless `pipe` is set.
+    `largest` is in bytes. Anything but a regular file is refused; with `pipe`, only a directory is.
     ValueError says what is wrong with the file and how to fix it, without naming the file.
     """
     no_name = ValueError("is not a valid file name; specify a readable file")

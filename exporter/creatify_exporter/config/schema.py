@@ -144,7 +144,10 @@ class Workspace(Access, frozen=True, kw_only=True):
 
 
 class WorkspacesFrom(Access, frozen=True, kw_only=True):
-    """`workspaces_from[]`: a directory with a folder of keys per workspace; they share all settings but the plan."""
+    """`workspaces_from[]`: a directory with a folder of keys per workspace, which share all else.
+
+    A folder may have its own plan.
+    """
 
     directory: Directory
 

@@ -27,7 +27,7 @@ workspaces:
     # lists: [text_generator, link_to_videos, lipsyncs]
     # Facts that the API does not report: credits per period, the day of the month it starts, the price of a credit.
     {plan}
-# Where counted tasks are stored; if it does not outlive the exporter, totals restart at 0.
+# Where counted tasks are stored; it must outlive the exporter, or totals start again.
 {ledger}
 # Models that always get their own series; of all others, only the first hundred do.
 # labels: {{models: [gemini-2.5-pro]}}

@@ -114,5 +114,5 @@ ListPath = Annotated[
 Currency = Annotated[str, _matching(r"[A-Z]{3}", "is not a currency; write its three capital letters, like USD")]
 Pattern = Annotated[re.Pattern[str], read_by(_pattern)]
 Size = Annotated[int, read_by(parse_size, takes_number=True)]
-# Above this, the cost of credits would have more digits than a float.
+# Above this, the cost of credits could have more digits than the 28 of a `Decimal`, with which the report computes.
 Amount = Annotated[float, msgspec.Meta(ge=0, le=1_000_000_000)]

@@ -23,7 +23,7 @@ BATCH_BYTES: Final = 512 * 1024
 
 # Bytes. They usually include the id or the times of a task, so that no two chunks begin alike.
 _HEAD: Final = 256
-# A chunk is at least 1/16 of a batch long, or half a batch once there are 8,192 short ones.
+# A chunk is at least 1/16 of a batch long, or half a batch once there are 8,192 short ones, and at most three batches.
 _SHORT: Final = 16
 _MAX_SHORT: Final = 8192
 # Short chunks that are tolerated beyond two for each group of tasks that can still change.

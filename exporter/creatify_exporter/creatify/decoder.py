@@ -417,6 +417,6 @@ def _object_shape(body: bytes) -> str:
     try:
         keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
     except REFUSALS:
-        return "a broken JSON object"
+        return "text that begins like a JSON object"
     telling = [key for key in _TELLING_KEYS if key in keys]
     return f"a JSON object with {', '.join(telling)}" if telling else "a JSON object"

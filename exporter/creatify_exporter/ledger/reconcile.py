@@ -186,7 +186,7 @@ def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row 
 def _apply_credits(draft: _Draft, row: Row, observation: Observation) -> None:
     """Count the change of a task's credits.
 
-    After a failure it also counts as credits of failed tasks; at the failure, so do all credits used until then.
+    After a failure it also counts as credits of failed tasks; at the failure, so do all its credits counted until then.
     """
     gained = 0.0
     if observation.credits_used is not None:

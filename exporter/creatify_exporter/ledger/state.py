@@ -76,7 +76,10 @@ class DayKey(NamedTuple):
 
 
 class Series(msgspec.Struct):
-    """A counter. While it is `held`, 0 is served instead of its value. `born_at` is when it was created."""
+    """A counter. While it is `held`, 0 is served instead of its value.
+
+    `born_at` is when it was created, by the ledger's clock.
+    """
 
     value: float
     born_at: float
