@@ -87,7 +87,7 @@ def failures(config: Config, missing: list[str]) -> Iterator[tuple[str, ...]]:
 def _failures(
     config: Config, client: Client, workspace: Workspace, task_list: TaskList, usual: Rules
 ) -> Iterator[tuple[str, ...]]:
-    classify = usual.with_reasons(task_list.own_reasons).classify
+    classify = usual.of_list(task_list.api).classify
     for batch in client.fetch_list(Decoder(config.fetch.max_task, task_list=task_list)):
         texts = (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
         yield from ((workspace.name, task_list.api, classify(text), text) for text in texts)

@@ -120,8 +120,7 @@ class Target:
     def _fetch_list(self, task_list: TaskList, client: Client) -> Outcome:
         snapshot: Snapshot | None = None
         ended = Outcome()
-        names, reasons = (self.workspace.name, task_list.api), task_list.own_reasons
-        with closing(self._ledger.begin(*names, own_reasons=reasons)) as transaction:
+        with closing(self._ledger.begin(self.workspace.name, task_list.api)) as transaction:
             cache = self._caches[task_list.api].successor(transaction.holds)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:

@@ -5,7 +5,7 @@ A fetch begins a `Transaction`, adds the list to it batch by batch, and commits 
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
@@ -63,12 +63,9 @@ class Ledger:
             with suppress(LedgerUnavailable):
                 self._held_since = self._clock()
 
-    def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
-        """Begin a transaction for a fetch; if the book cannot be read, `commit` raises the error.
-
-        `own_reasons` are failure texts that this list uses as reasons, unchanged.
-        """
-        name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
+    def begin(self, workspace: str, api: str) -> Transaction:
+        """Begin a transaction for a fetch; if the book cannot be read, `commit` raises the error."""
+        name, rules = (workspace, api), self.rules.of_list(api)
         failure = None
         with self._locked(name):
             try:
