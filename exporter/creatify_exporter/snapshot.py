@@ -15,7 +15,7 @@ from creatify_exporter.creatify.task import (
     RANK,
     UNFINISHED,
     Task,
-    known_status,
+    counted_status,
     model_label,
     status_label,
 )
@@ -220,7 +220,7 @@ class Tally:
 
 
 def _progress(task: Task) -> tuple[int, float]:
-    return RANK[known_status(task.status)], -1.0 if task.credits_used is None else task.credits_used
+    return RANK[counted_status(task.status)], -1.0 if task.credits_used is None else task.credits_used
 
 
 def _slim(task: Task) -> Task:

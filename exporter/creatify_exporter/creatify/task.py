@@ -54,7 +54,8 @@ _NO_FIELD: Final = "no field of this list is its model"
 class Task(msgspec.Struct, gc=False):
     """One entry of the list. None means absent, `null` or unreadable; for `id`, the empty string does.
 
-    `created_at` has an offset; `credits_used` is finite and not negative.
+    `status` is the list's own word until `EntryDecoder` translates it into a `Status` or `preview`. `created_at` has an
+    offset; `credits_used` is finite and not negative.
     """
 
     id: TaskId
@@ -65,16 +66,16 @@ class Task(msgspec.Struct, gc=False):
     created_at: Moment | None = None
 
 
-def known_status(status: str | None) -> Status:
-    """Return the status that is counted: one of the documented four, or `unknown`."""
+def counted_status(status: str | None) -> Status:
+    """Return the status that the ledger counts: a preview is pending; None is `unknown`."""
     if status == PREVIEW:
         return "pending"
     return status if status in STATUSES else "unknown"
 
 
 def status_label(status: str | None) -> str:
-    """Return the status as a label value of the gauges."""
-    return PREVIEW if status == PREVIEW else known_status(status)
+    """Return the status that gauges show: previews have their own label value; None is `unknown`."""
+    return PREVIEW if status == PREVIEW else counted_status(status)
 
 
 OTHER: Final = "other"
