@@ -63,9 +63,7 @@ class Client:
             while url:
                 visited.add(url)
                 with self._body(url, deadline, limit, decoder.received, task_list) as (date, body):
-                    if decoder.answered_at is None:
-                        decoder.answered_at = date
-                    yield from decoder.batches(body)
+                    yield from decoder.batches(body, answered_at=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
                     raise FetchError("invalid_body", "the pages of the list form a loop")

@@ -85,8 +85,8 @@ class Decoder:
 
     `task_list` describes the entries. `received` counts the bytes so far; `invalid` counts the entries that cannot be
     read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
-    `answered_at` is set by the client: when the API answered, by its own clock, in seconds since the epoch, None if
-    the answer has no date. Chunks that `cache` knows are not decoded. Bytes are held back until they fill a batch.
+    `answered_at` is the time of the first answer with a date, None if there is none. Chunks that `cache` knows are not
+    decoded. Bytes are held back until they fill a batch.
     """
 
     def __init__(self, max_task: int, cache: ChunkCache | None = None, task_list: TaskList = TEXT_GENERATOR) -> None:
@@ -100,13 +100,16 @@ class Decoder:
         self._invalid_ids: set[str] = set()
         self._max_task = max_task
 
-    def batches(self, source: Source) -> Iterator[Batch]:
+    def batches(self, source: Source, *, answered_at: float | None = None) -> Iterator[Batch]:
         """Yield the tasks of one body; `source` returns its bytes, without a content encoding.
 
-        Each batch is proved well-formed before it is yielded, and the body when the iterator ends. Raises `FetchError`
-        (`invalid_body`, `too_large`).
+        `answered_at` is when the API answered, by its own clock, in seconds since the epoch. Each batch is proved
+        well-formed before it is yielded, and the body when the iterator ends. Raises `FetchError` (`invalid_body`,
+        `too_large`).
         """
         self.next_page = None
+        if self.answered_at is None:
+            self.answered_at = answered_at
         buffer = _Buffer(self._cache.batch_bytes)
 
         def fill() -> int:
