@@ -109,14 +109,14 @@ class _Job:
 
 
 class Queue:
-    """Runs work in `lanes` in order, one piece at a time; `delay` returns the seconds before the next one may begin.
+    """Runs work in `lanes` in order, one piece at a time; `request_turn` returns the seconds until the next may begin.
 
     Work that hangs keeps its turn a moment longer than `lanes.longest`.
     """
 
-    def __init__(self, lanes: Lanes, delay: Callable[[], float]) -> None:
+    def __init__(self, lanes: Lanes, request_turn: Callable[[], float]) -> None:
         self.moment = lanes.moment
-        self._lanes, self._delay = lanes, delay
+        self._lanes, self._request_turn = lanes, request_turn
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
         # The current or last job, and the time until which no other begins.
@@ -138,7 +138,7 @@ class Queue:
     def _advance(self) -> None:
         if not self._waiting or time.monotonic() < self._busy_until:
             return
-        delay = self._delay()
+        delay = self._request_turn()
         if delay > 0:
             self._advance_in(delay)
             return
