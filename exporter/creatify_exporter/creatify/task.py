@@ -173,7 +173,15 @@ def _mark_previews(tasks: list[Any]) -> None:
 
 @cache
 def _entry_type(api: str, model_field: str | None, *, has_previews: bool) -> Any:  # noqa: ANN401 - a type made from data
-    """Return the type of a list's entries: `Task`, with its model read from `model_field`, and perhaps its previews."""
+    """Return the type of a list's entries: `Task`, with its model read from `model_field`, and perhaps its previews.
+
+    That of `lipsyncs`, which has both, is as if it were written
+
+        class lipsyncs_entry(Task, gc=False):
+            model_name: str | None = msgspec.field(default=None, name="model_version")
+            preview: msgspec.Raw = _ABSENT
+            previews: msgspec.Raw = _ABSENT
+    """
     fields: list[Any] = []
     if model_field != "model_name":
         fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field or _NO_FIELD)))
