@@ -122,7 +122,7 @@ class Exporter:
 
     def reload(self, config: Config) -> None:
         """Apply another configuration; raise `ConfigError` and change nothing if it needs a restart."""
-        if config.ledger.url.place != self.config.ledger.url.place:
+        if config.ledger.url.identity != self.config.ledger.url.identity:
             raise ConfigError(["ledger.url: a reload cannot change the ledger; restart the exporter"])
         if config.ledger.conninfo:
             self._ledger.store.connect_by(config.ledger.conninfo)

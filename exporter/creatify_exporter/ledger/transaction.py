@@ -147,7 +147,7 @@ class Transaction:
         watermark, can_skip_settled = self._watermark, self._can_skip_settled
         observations: list[Observation] = []
         changing: list[int] = []
-        for place, (task, row) in enumerate(zip(batch, rows, strict=True)):
+        for index, (task, row) in enumerate(zip(batch, rows, strict=True)):
             if row is None:
                 created_at = task.created_at
                 if watermark is not None and created_at is not None and created_at < watermark:
@@ -167,7 +167,7 @@ class Transaction:
                 self.unchanged.add(task.id)
                 if task.status in FINISHED:
                     continue
-            changing.append(place)
+            changing.append(index)
         return observations, changing
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
