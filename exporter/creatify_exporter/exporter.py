@@ -20,7 +20,7 @@ from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.forecast import RECENT_DAYS
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger
-from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, Rules, SeriesKey, Total
+from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, BookName, Rules, SeriesKey, Total
 from creatify_exporter.ledger.store import Day
 from creatify_exporter.lists import TaskList
 from creatify_exporter.metrics import Family, ScrapeRegistry
@@ -206,7 +206,7 @@ def _refresh(target: Target, api: str | None) -> dict[str, Ticket]:
     return {name: fetcher.refresh() for name, fetcher in target.fetchers.items() if api in (None, name)}
 
 
-def _books(targets: Mapping[str, Target]) -> set[tuple[str, str]]:
+def _books(targets: Mapping[str, Target]) -> set[BookName]:
     return {(target.workspace.name, api) for target in targets.values() for api in target.lists}
 
 

@@ -12,12 +12,9 @@ from typing import NamedTuple
 from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
 from creatify_exporter.ledger.reconcile import reconcile
-from creatify_exporter.ledger.state import Book, Changes, Progress, Rules, SeriesKey
+from creatify_exporter.ledger.state import Book, BookName, Changes, Progress, Rules, SeriesKey
 from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
-
-_Name = tuple[str, str]
-"""Workspace and api."""
 
 
 class Counters(NamedTuple):
@@ -53,10 +50,10 @@ class Ledger:
     ) -> None:
         self.rules = rules
         self.store, self._clock = store, clock or store.clock
-        self._locks: dict[_Name | None, threading.Lock] = {}
+        self._locks: dict[BookName | None, threading.Lock] = {}
         # Guards the content of the books; never held during I/O, so that no scrape waits for a disk.
         self._content_lock = threading.Lock()
-        self._books: dict[_Name, Book] = {}
+        self._books: dict[BookName, Book] = {}
         self._held_since = held_since
         if held_since is None:
             # If the store cannot be reached yet, `_end_holds` asks for its time later.
@@ -140,7 +137,7 @@ class Ledger:
             self.store.close()
 
     @contextmanager
-    def _locked(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
+    def _locked(self, name: BookName | None, *, wait: bool = True) -> Iterator[bool]:
         """Lock one book of a shared store, or all of an unshared one; yield whether the lock is held."""
         # One lock for all threads; a defaultdict can create two, if a garbage collection runs while it creates one.
         lock = self._locks.setdefault(name if self.store.shared else None, threading.Lock())
@@ -151,7 +148,7 @@ class Ledger:
             if locked:
                 lock.release()
 
-    def _book(self, name: _Name) -> Book:
+    def _book(self, name: BookName) -> Book:
         """Return the book as it is committed now."""
         book = self._books.get(name)
         changes = None if book is None or book.is_stale else self.store.changes_since(book)

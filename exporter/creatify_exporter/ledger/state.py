@@ -9,6 +9,9 @@ from msgspec.structs import replace
 from creatify_exporter.creatify.task import FINISHED, Status
 from creatify_exporter.lists import REJECTED, rejects
 
+BookName = tuple[str, str]
+"""Workspace and api."""
+
 Total = Literal[
     "submitted",
     "finished",
