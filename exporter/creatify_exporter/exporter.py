@@ -216,7 +216,7 @@ def rules(config: Config) -> Rules:
     return Rules(
         reasons=classifier.reasons,
         classify=classifier.classify,
-        history=config.ledger.first_list,
+        history=config.ledger.effective_history,
         settle_after=config.ledger.settle_after,
         new_series_hold=config.ledger.new_series_hold,
         max_models=config.labels.max_models,

@@ -43,7 +43,7 @@ def check(config: Config) -> list[str]:
                     missing.append(_why_missing(target.workspace, api, outcome.cause, outcome.reason or ""))
                 lines.append((target.workspace.name, api, *_row(target, api, outcome)))
     print(*aligned(lines, names=3), sep="\n")
-    print(f"This is what a new ledger would count (history: {config.ledger.first_list}). None was written.")
+    print(f"This is what a new ledger would count (history: {config.ledger.effective_history}). None was written.")
     return missing
 
 
