@@ -20,7 +20,7 @@ from creatify_exporter.fetcher import Fetcher, Outcome, Ticket
 from creatify_exporter.forecast import RECENT_DAYS
 from creatify_exporter.lanes import Lanes
 from creatify_exporter.ledger.ledger import Counters, Ledger
-from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, Rules, SeriesKey, Total
+from creatify_exporter.ledger.state import DAY, DURATION_BOUNDS, BookName, Rules, SeriesKey, Total
 from creatify_exporter.ledger.store import Day
 from creatify_exporter.lists import TaskList
 from creatify_exporter.metrics import Family, ScrapeRegistry
@@ -122,7 +122,7 @@ class Exporter:
 
     def reload(self, config: Config) -> None:
         """Apply another configuration; raise `ConfigError` and change nothing if it needs a restart."""
-        if config.ledger.url.place != self.config.ledger.url.place:
+        if config.ledger.url.identity != self.config.ledger.url.identity:
             raise ConfigError(["ledger.url: a reload cannot change the ledger; restart the exporter"])
         if config.ledger.conninfo:
             self._ledger.store.connect_by(config.ledger.conninfo)
@@ -206,7 +206,7 @@ def _refresh(target: Target, api: str | None) -> dict[str, Ticket]:
     return {name: fetcher.refresh() for name, fetcher in target.fetchers.items() if api in (None, name)}
 
 
-def _books(targets: Mapping[str, Target]) -> set[tuple[str, str]]:
+def _books(targets: Mapping[str, Target]) -> set[BookName]:
     return {(target.workspace.name, api) for target in targets.values() for api in target.lists}
 
 
@@ -216,7 +216,7 @@ def rules(config: Config) -> Rules:
     return Rules(
         reasons=classifier.reasons,
         classify=classifier.classify,
-        history=config.ledger.first_list,
+        history=config.ledger.effective_history,
         settle_after=config.ledger.settle_after,
         new_series_hold=config.ledger.new_series_hold,
         max_models=config.labels.max_models,

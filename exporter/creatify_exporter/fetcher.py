@@ -55,7 +55,7 @@ class Ticket:
 
     `late` is the list of the previous fetch if it is recent but came too late for every scrape; a scrape that cannot
     wait for this fetch gets it. A fetch that still runs at `hangs_at`, on the monotonic clock, hangs; that time is
-    infinite while the fetch waits for a place.
+    infinite while the fetch waits for a slot.
     """
 
     def __init__(self, late: Outcome | None = None) -> None:
@@ -73,7 +73,7 @@ class Ticket:
 class Fetcher:
     """Shares fetches between scrapes.
 
-    `fetch` runs in its own thread, once `runner` has a place for it, and must not raise. Nothing waits for that thread,
+    `fetch` runs in its own thread, once `runner` has a slot for it, and must not raise. Nothing waits for that thread,
     because nothing can end a thread that hangs in a name lookup. While one fetch hangs, another one may start; while
     two hang, none may.
     """
@@ -110,7 +110,7 @@ class Fetcher:
             if self._running and now >= self._running.hangs_at:
                 self._time_out(self._running)
             if self._running:
-                # If it waits for a place, and the system had no thread for the runner's timer, only this starts it.
+                # If it waits for a slot, and the system had no thread for the runner's timer, only this starts it.
                 self._runner.advance()
             elif served_again := self._instead_of_fetch(now):
                 # Not only in `mark_served`: while this scrape waits for other lists, another one may start a fetch.
@@ -160,7 +160,7 @@ class Fetcher:
             self._state = before._state  # noqa: SLF001 - as above
 
     def close(self) -> None:
-        """Let a fetch that still waits for a place end without a request; a running fetch continues."""
+        """Let a fetch that still waits for a slot end without a request; a running fetch continues."""
         self._closed = True
 
     def _start(self, now: float) -> Ticket:
@@ -182,7 +182,7 @@ class Fetcher:
             ticket.future.set_result(Outcome(cause="timeout", reason="a reload cancelled the fetch before it began"))
             return
         with self._lock:
-            # Set again, because the fetch may have waited for a place.
+            # Set again, because the fetch may have waited for a slot.
             began = self._state.started_at = self._monotonic()
             ticket.hangs_at = began + self._timeout + _GRACE
         outcome = self._fetch()

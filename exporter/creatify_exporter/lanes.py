@@ -1,7 +1,7 @@
 """Bounds how many fetches run at the same time, and decides which of them wait.
 
-A fetch takes one of the quick places. If it takes longer than a moment, it is network-bound: it keeps running but frees
-its place. The next fetch of the same fetcher then takes one of the slow places and keeps it to the end. Slow fetches
+A fetch takes one of the quick slots. If it takes longer than a moment, it is network-bound: it keeps running but frees
+its slot. The next fetch of the same fetcher then takes one of the slow slots and keeps it to the end. Slow fetches
 therefore wait only for each other. From a scrape to the request, a fetch passes through:
 
     Fetcher.refresh ──────────> Lanes.run ──> thread ──> Fetcher._run ──> Target._fetch_list or _fetch_balance
@@ -22,15 +22,15 @@ _MOMENT: Final = 1.0
 
 
 class Lanes:
-    """Runs each piece of work in its own thread; there are `places` for quick work, and as many for slow work.
+    """Runs each piece of work in its own thread; there are `slots` for quick work, and as many for slow work.
 
-    Waiting work has no thread. Quick work counts as slow after `moment` seconds. All work frees its place after
+    Waiting work has no thread. Quick work counts as slow after `moment` seconds. All work frees its slot after
     `longest` seconds: it hangs by then, and nothing can end a thread that hangs in a name lookup.
     """
 
-    def __init__(self, places: int, longest: float, *, moment: float = _MOMENT) -> None:
+    def __init__(self, slots: int, longest: float, *, moment: float = _MOMENT) -> None:
         self.moment, self.longest = moment, longest
-        self._places = places
+        self._slots = slots
         self._lock = threading.Lock()
         # In order of arrival.
         self._quick, self._slow = deque["_Job"](), deque["_Job"]()
@@ -38,7 +38,7 @@ class Lanes:
         self._timer: threading.Timer | None = None
 
     def run(self, name: str, work: Callable[[], object], *, slow: bool = False) -> None:
-        """Run `work` in a thread called `name` as soon as there is a place. Does not block.
+        """Run `work` in a thread called `name` as soon as a slot is free. Does not block.
 
         Raises RuntimeError and forgets `work` if the system cannot start another thread right now.
         """
@@ -52,24 +52,24 @@ class Lanes:
                     waiting.remove(job)
                     raise
 
-    def resize(self, places: int, longest: float) -> None:
+    def resize(self, slots: int, longest: float) -> None:
         """Change the bounds; running work continues."""
         with self._lock:
-            self._places, self.longest = places, longest
+            self._slots, self.longest = slots, longest
             self._try_to_advance()
 
     def advance(self) -> None:
-        """Start waiting work while there are places. Does not block."""
+        """Start waiting work while slots are free. Does not block."""
         with self._lock:
             self._try_to_advance()
 
     def _advance(self) -> None:
-        """Start waiting work while there are places; if some is left, look again after a moment."""
+        """Start waiting work while slots are free; if some is left, look again after a moment."""
         now = time.monotonic()
         self._running = {job for job in self._running if job.began > now - self.longest}
         slow = sum(job.slow or job.began <= now - self.moment for job in self._running)
         for waiting, taken in ((self._quick, len(self._running) - slow), (self._slow, slow)):
-            for _ in range(min(len(waiting), self._places - taken)):
+            for _ in range(min(len(waiting), self._slots - taken)):
                 self._start(waiting, now)
         if (self._quick or self._slow) and not self._timer:
             timer = threading.Timer(self.moment, self._look_again)
@@ -109,14 +109,14 @@ class _Job:
 
 
 class Queue:
-    """Runs work in `lanes` in order, one piece at a time; `delay` returns the seconds before the next one may begin.
+    """Runs work in `lanes` in order, one piece at a time; `request_turn` returns the seconds until the next may begin.
 
     Work that hangs keeps its turn a moment longer than `lanes.longest`.
     """
 
-    def __init__(self, lanes: Lanes, delay: Callable[[], float]) -> None:
+    def __init__(self, lanes: Lanes, request_turn: Callable[[], float]) -> None:
         self.moment = lanes.moment
-        self._lanes, self._delay = lanes, delay
+        self._lanes, self._request_turn = lanes, request_turn
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
         # The current or last job, and the time until which no other begins.
@@ -138,12 +138,12 @@ class Queue:
     def _advance(self) -> None:
         if not self._waiting or time.monotonic() < self._busy_until:
             return
-        delay = self._delay()
+        delay = self._request_turn()
         if delay > 0:
             self._advance_in(delay)
             return
         job = self._current = self._waiting.popleft()
-        # While the job waits for a place.
+        # While the job waits for a slot.
         self._busy_until = inf
         try:
             self._lanes.run(job.name, lambda: self._work(job), slow=job.slow)

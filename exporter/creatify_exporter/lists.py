@@ -26,7 +26,7 @@ _PRODUCT: Final[Mapping[str, str]] = {
 }
 
 REJECTED: Final = "rejected"
-"""The word for a task that was rejected before it ran; also its reason if it gives none."""
+"""The word for a task that was rejected before it ran; also its failure text, and its reason, if it gives none."""
 
 
 class TaskList(NamedTuple):
@@ -48,11 +48,6 @@ class TaskList(NamedTuple):
     has_previews: bool = False
     min_interval: float | None = 60.0
     is_documented: bool = True
-
-    @property
-    def own_reasons(self) -> tuple[str, ...]:
-        """Failure texts that are their own reasons: a task may be rejected before it runs, without another reason."""
-        return (REJECTED,) if REJECTED in self.statuses else ()
 
 
 def _list(api: str, model_field: str | None = None) -> TaskList:
@@ -93,6 +88,11 @@ LISTS: Final[Mapping[str, TaskList]] = {
 def tells_credits(api: str) -> bool:
     """Return whether a list reports credits; a list that is not in the table is assumed to."""
     return api not in LISTS or LISTS[api].tells_credits
+
+
+def rejects(api: str) -> bool:
+    """Return whether tasks of a list may be rejected; a list that is not in the table is assumed to reject them."""
+    return api not in LISTS or REJECTED in LISTS[api].statuses
 
 
 def other_list(api: str, path: str) -> TaskList:

@@ -43,7 +43,7 @@ def check(config: Config) -> list[str]:
                     missing.append(_why_missing(target.workspace, api, outcome.cause, outcome.reason or ""))
                 lines.append((target.workspace.name, api, *_row(target, api, outcome)))
     print(*aligned(lines, names=3), sep="\n")
-    print(f"This is what a new ledger would count (history: {config.ledger.first_list}). None was written.")
+    print(f"This is what a new ledger would count (history: {config.ledger.effective_history}). None was written.")
     return missing
 
 
@@ -87,7 +87,7 @@ def failures(config: Config, missing: list[str]) -> Iterator[tuple[str, ...]]:
 def _failures(
     config: Config, client: Client, workspace: Workspace, task_list: TaskList, usual: Rules
 ) -> Iterator[tuple[str, ...]]:
-    classify = usual.with_reasons(task_list.own_reasons).classify
+    classify = usual.of_list(task_list.api).classify
     for batch in client.fetch_list(Decoder(config.fetch.max_task, task_list=task_list)):
         texts = (task.failed_reason or "" for task in batch.tasks if task.status == "failed")
         yield from ((workspace.name, task_list.api, classify(text), text) for text in texts)

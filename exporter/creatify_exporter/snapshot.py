@@ -15,7 +15,7 @@ from creatify_exporter.creatify.task import (
     RANK,
     UNFINISHED,
     Task,
-    known_status,
+    counted_status,
     model_label,
     status_label,
 )
@@ -118,7 +118,7 @@ class Snapshot(msgspec.Struct, array_like=True):
         """Return the cells by label values; `models`, which the ledger knows, are included even without tasks.
 
         Tasks that are too old for the ledger to count may have other models. Those models get their own label while
-        there are places, and `other` afterwards.
+        there is room, and `other` afterwards.
         """
         listed = {model_label(name) for name, _ in self.cells}
         shown = models | _admitted(listed - models, models, labels)
@@ -133,8 +133,8 @@ class Snapshot(msgspec.Struct, array_like=True):
 def _admitted(candidates: set[str], models: frozenset[str], labels: Labels) -> set[str]:
     """Return the candidates that get their own label; as in the ledger, `labels.models` have reserved places."""
     promised = frozenset(labels.models)
-    places = labels.max_models - len((models | promised) - {OTHER})
-    return (candidates & promised) | set(sorted(candidates - promised - {OTHER})[: max(0, places)])
+    free = labels.max_models - len((models | promised) - {OTHER})
+    return (candidates & promised) | set(sorted(candidates - promised - {OTHER})[: max(0, free)])
 
 
 class Tally:
@@ -220,7 +220,7 @@ class Tally:
 
 
 def _progress(task: Task) -> tuple[int, float]:
-    return RANK[known_status(task.status)], -1.0 if task.credits_used is None else task.credits_used
+    return RANK[counted_status(task.status)], -1.0 if task.credits_used is None else task.credits_used
 
 
 def _slim(task: Task) -> Task:

@@ -53,7 +53,7 @@ class Target:
         per_minute = fetch.max_requests_per_minute
         self.pacer: Pacer = same.pacer if same and same.pacer.max_per_minute == per_minute else Pacer(per_minute)
         self.balance_fall: BalanceFall = same.balance_fall if same else BalanceFall()
-        self._lanes, self._queue = lanes, Queue(lanes, self.pacer.delay)
+        self._lanes, self._queue = lanes, Queue(lanes, self.pacer.request_turn)
         # The lists that can wait share a client, because they are fetched one after the other.
         self._clients: list[Client] = []
         self._patient_client = self._client(patient=True)
@@ -120,8 +120,7 @@ class Target:
     def _fetch_list(self, task_list: TaskList, client: Client) -> Outcome:
         snapshot: Snapshot | None = None
         ended = Outcome()
-        names, reasons = (self.workspace.name, task_list.api), task_list.own_reasons
-        with closing(self._ledger.begin(*names, own_reasons=reasons)) as transaction:
+        with closing(self._ledger.begin(self.workspace.name, task_list.api)) as transaction:
             cache = self._caches[task_list.api].successor(transaction.holds)
             decoder = Decoder(self._limits.max_task, cache=cache, task_list=task_list)
             try:

@@ -171,7 +171,7 @@ def test_the_ledger_is_in_the_system_folder_for_state(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/user")
     ledger = load(None, KEYS | environ).ledger
-    assert (ledger.url, ledger.first_list) == (url, "count")
+    assert (ledger.url, ledger.effective_history) == (url, "count")
 
 
 def test_a_tilde_that_no_shell_expanded_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,9 +228,9 @@ def test_keys_too_short_to_be_masked_cause_a_warning() -> None:
 
 
 def test_a_ledger_in_memory_skips_the_history_by_default(tmp_path: Path) -> None:
-    assert LedgerSettings().first_list == "skip"
-    assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).first_list == "count"
-    assert load(None, KEYS, ledger_url="memory:").ledger.first_list == "skip"
+    assert LedgerSettings().effective_history == "skip"
+    assert LedgerSettings(url=LedgerUrl("sqlite:///x.db")).effective_history == "count"
+    assert load(None, KEYS, ledger_url="memory:").ledger.effective_history == "skip"
     told = load(written(tmp_path, "ledger: {history: count}"), KEYS, ledger_url="memory:")
     assert told.ledger.history == "count"
     assert told.warnings == ("ledger.url memory: with history: count, each start counts the whole list again",)
@@ -239,7 +239,7 @@ def test_a_ledger_in_memory_skips_the_history_by_default(tmp_path: Path) -> None
 def test_the_ledger_flag_takes_precedence_over_the_file() -> None:
     config = load(CASES / "valid-full.yml", ENVIRONMENT, ledger_url="sqlite:///relative/ledger.db")
     assert config.ledger.url.path == Path("relative/ledger.db")
-    assert config.ledger.first_list == "count"
+    assert config.ledger.effective_history == "count"
     assert mistakes(None, KEYS, "redis://canary") == [
         "--ledger.url: is not valid; write sqlite:////absolute/path.db, sqlite:///relative/path.db, memory: or postgresql://USER:PASSWORD@HOST/DATABASE"
     ]

@@ -42,13 +42,13 @@ SEVERAL_SERVERS = [
 
 @pytest.mark.parametrize("same", [ONE_DATABASE, SEVERAL_SERVERS, ["sqlite:///a/ledger.db", "sqlite:///a//ledger.db"]])
 def test_urls_of_one_ledger_are_equal_however_they_are_written(same: list[str]) -> None:
-    places = {url: LedgerUrl.parse(url).place for url in same}
-    assert [url for url, place in places.items() if place != places[same[0]]] == []
+    identities = {url: LedgerUrl.parse(url).identity for url in same}
+    assert [url for url, identity in identities.items() if identity != identities[same[0]]] == []
 
 
 def test_urls_of_different_ledgers_differ() -> None:
-    places = [LedgerUrl.parse(url).place for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
-    assert len(set(places)) == len(places)
+    identities = [LedgerUrl.parse(url).identity for url in (ONE_DATABASE[0], SEVERAL_SERVERS[0], *OTHERS)]
+    assert len(set(identities)) == len(identities)
 
 
 @pytest.mark.parametrize(

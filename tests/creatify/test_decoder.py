@@ -414,7 +414,7 @@ class Meter:
         self.work = self.longest = 0
         real_decoded: Callable[..., list[Task] | None] = vars(decoder)["_decoded"]
         real_matched: Callable[..., re.Match[bytes]] = vars(decoder)["_matched"]
-        real_places: Callable[..., list[int]] = vars(decoder)["_places"]
+        real_offsets: Callable[..., list[int]] = vars(decoder)["_offsets"]
 
         def count_decoded(entries: EntryDecoder, buffer: bytearray, cut: int | None = None) -> list[Task] | None:
             self.work += len(buffer) if cut is None else cut
@@ -427,13 +427,13 @@ class Meter:
             self.longest = max(self.longest, len(buffer))
             return found
 
-        def count_places(start: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
+        def count_offsets(start: re.Pattern[bytes], buffer: bytearray, begin: int) -> list[int]:
             self.work += len(buffer) - max(1, begin)
-            return real_places(start, buffer, begin)
+            return real_offsets(start, buffer, begin)
 
         monkeypatch.setattr(decoder, "_decoded", count_decoded)
         monkeypatch.setattr(decoder, "_matched", count_matched)
-        monkeypatch.setattr(decoder, "_places", count_places)
+        monkeypatch.setattr(decoder, "_offsets", count_offsets)
 
 
 BATCH, PIECE = 8 * 1024, 4 * 1024

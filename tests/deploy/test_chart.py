@@ -445,7 +445,7 @@ def test_settings_arrive_as_they_were_written(tmp_path: Path) -> None:
 
 def test_a_ledger_without_a_volume_does_not_count_the_list_again(tmp_path: Path) -> None:
     for name, history in (("minimal", "count"), ("no-persistence", "skip")):
-        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.first_list == history
+        assert loaded_as_mounted(scenario(name), tmp_path / name).ledger.effective_history == history
 
 
 def test_the_ledger_lies_on_its_volume(tmp_path: Path) -> None:

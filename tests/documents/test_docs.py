@@ -334,7 +334,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 def test_the_history_is_counted_by_a_durable_ledger_only() -> None:
     for url, history in (("sqlite:///ledger.db", "count"), ("memory:", "skip")):
-        assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.first_list == history
+        assert load(None, {"HOME": "/"}, ledger_url=url, keys_needed=False).ledger.effective_history == history
 
 
 def configured(example: str, folder: Path) -> Config:

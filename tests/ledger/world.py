@@ -102,13 +102,18 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """`silent` is what no task reports; `own_reasons` are failure texts that are used as reasons unchanged."""
+    """`silent` is what no task reports; tasks of the list `api` may be `rejected`, or not."""
 
     silent: Literal["nothing", "dates", "credits"]
-    own_reasons: tuple[str, ...]
+    api: Literal["text_generator", "aurora"]
     lives: tuple[Life, ...]
     steps: tuple[Step, ...]
     settings: dict[str, Any] = field(hash=False)
+
+    @property
+    def own_reasons(self) -> tuple[str, ...]:
+        """Failure texts that are used as reasons, unchanged."""
+        return ("rejected",) if self.api == "aurora" else ()
 
 
 PATHS = ["pr", "prd", "prdd", "prf", "pd", "pf", "d", "f", "df", "prdf", "prff", "rd", "prdff"]
@@ -193,7 +198,7 @@ def histories(*, on_disk: bool, shared: bool = False) -> st.SearchStrategy[Histo
     return st.builds(
         History,
         silent=st.sampled_from(["nothing", "nothing", "dates", "credits"]),
-        own_reasons=st.sampled_from([(), ("rejected",)]),
+        api=st.sampled_from(["text_generator", "aurora"]),
         lives=st.lists(life, min_size=TASKS, max_size=TASKS).map(tuple),
         steps=steps.map(tuple),
         settings=st.fixed_dictionaries(
@@ -235,7 +240,7 @@ class World:
 
     def __init__(self, history: History, folder: Path | None) -> None:
         self.history, self.folder = history, folder
-        self.name = WORKSPACE
+        self.name = (WORKSPACE[0], history.api)
         self.now = self.clock = NOON
         self.copies = 0
         self.entries: tuple[Entry, ...] = ()
@@ -314,7 +319,7 @@ class World:
                 self.commit(fetch)
 
     def begin(self, ledger: Ledger, entries: Iterable[Entry]) -> Fetch:
-        transaction = ledger.begin(*self.name, own_reasons=self.history.own_reasons)
+        transaction = ledger.begin(*self.name)
         self.caches[ledger] = cache = self.caches[ledger].successor(transaction.holds)
         return Fetch(ledger, transaction, cache, self.listed(entries), self.last(), self.told_rules)
 
@@ -501,7 +506,7 @@ class SharedWorld(World):
         self.standbys = [Standby({}, {})]
         self.replicas: list[tuple[WatchedPostgresql, Ledger, float]] = []
         super().__init__(history, None)
-        self.name = (secrets.token_hex(8), "text_generator")
+        self.name = (secrets.token_hex(8), history.api)
 
     def open(self, path: object) -> None:  # noqa: ARG002 - there is only one database
         self.replicas = [self.replica() for _ in range(REPLICAS)]

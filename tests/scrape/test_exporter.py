@@ -286,7 +286,7 @@ def test_a_task_on_two_pages_counts_once_in_gauges_and_counters(api: Api, bench:
     assert total(samples, "creatify_invalid_tasks") == 1
 
 
-def test_the_model_of_an_old_uncounted_task_is_in_the_gauges_while_there_are_places(api: Api, bench: Make) -> None:
+def test_the_model_of_an_old_uncounted_task_is_in_the_gauges_while_there_is_room(api: Api, bench: Make) -> None:
     one = bench(labels=config.Labels(max_models=2))
     api.lists([entry(1)])
     one.scrape()

@@ -38,7 +38,7 @@ def crew() -> Iterator[Crew]:
         end.set()
 
 
-def test_no_more_work_runs_than_there_are_places_and_waiting_work_has_no_thread(crew: Crew) -> None:
+def test_no_more_work_runs_than_there_are_slots_and_waiting_work_has_no_thread(crew: Crew) -> None:
     lanes = Lanes(2, LONG, moment=LONG)
     for name in "abcd":
         crew.run(lanes, name)
@@ -68,14 +68,14 @@ def test_slow_work_waits_only_for_slow_work_and_delays_no_quick_work(crew: Crew)
     assert crew.began(1) == {"slow 3"}
 
 
-def test_a_thread_that_never_ends_does_not_keep_its_place_forever(crew: Crew) -> None:
+def test_a_thread_that_never_ends_does_not_keep_its_slot_forever(crew: Crew) -> None:
     lanes = Lanes(1, SHORT, moment=SHORT)
     crew.run(lanes, "stuck in a name lookup", slow=True)
     crew.run(lanes, "next", slow=True)
     assert crew.began(2) == {"stuck in a name lookup", "next"}
 
 
-def test_more_places_are_taken_at_once(crew: Crew) -> None:
+def test_more_slots_are_taken_at_once(crew: Crew) -> None:
     lanes = Lanes(1, LONG, moment=LONG)
     for name in "abc":
         crew.run(lanes, name)

@@ -29,9 +29,9 @@ class Traffic:
         self._until(end)
 
     def _until(self, end: float) -> None:
-        while self.clock.at + (delay := self.pacer.delay()) < end:
+        while self.clock.at + (delay := self.pacer.request_turn()) < end:
             self.clock.at += delay
-            if self.pacer.delay() <= 1e-9:
+            if self.pacer.request_turn() <= 1e-9:
                 self.pacer.note(patient=True)
                 self.patient.append(self.clock.at)
         self.clock.at = end

@@ -115,7 +115,7 @@ def test_a_list_of_any_length_is_tallied_in_bounded_memory_and_nearby_copies_are
     assert sum(map(len, (tally._recent, tally._older))) <= 220_000  # noqa: SLF001 - the bound is what is tested
 
 
-def test_models_of_old_tasks_have_their_own_label_while_there_are_places() -> None:
+def test_models_of_old_tasks_have_their_own_label_while_there_is_room() -> None:
     listed = [Task(name, name, "done") for name in ("old-b", "old-a", "promised", "other", "known")]
     shown = snapshot_of(listed).by_model(frozenset({"known", "gone"}), Labels(max_models=4, models=("promised",)))
     assert set(shown) == {"known", "gone", "promised", "old-a", OTHER}

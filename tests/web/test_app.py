@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import tomllib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -265,9 +265,9 @@ def test_no_scrape_waits_for_a_thread_that_cannot_be_cancelled(simulator: Simula
     class StuckLedger(Ledger):
         """Takes as long to begin as a name lookup without a name server."""
 
-        def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
+        def begin(self, workspace: str, api: str) -> Transaction:
             released.wait(30)
-            return super().begin(workspace, api, own_reasons=own_reasons)
+            return super().begin(workspace, api)
 
     one = Site(workspace(simulator), timeout=0.2, ledger=StuckLedger)
     began = time.monotonic()

@@ -38,13 +38,13 @@ class Document(NamedTuple):
     problems: Sequence[str] = ()
     root: yaml.Node | None = None
 
-    def place(self, path: str) -> str:
+    def location(self, path: str) -> str:
         """Return the location of the value at `path`, or of the innermost mapping or list around it that exists."""
         node, line = self.root, None
         for name in re.findall(r"[^.\[\]]+", path):
             node, found = _child(node, name)
             line = found or line
-        return _place(self.source, line)
+        return _location(self.source, line)
 
 
 def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node | None, int | None]:
@@ -60,7 +60,7 @@ def _child(node: yaml.Node | None, name: str) -> tuple[yaml.Node | None, int | N
     return None, None
 
 
-def _place(source: str, line: int | None, column: int | None = None) -> str:
+def _location(source: str, line: int | None, column: int | None = None) -> str:
     """Return the prefix of an error message, in the format of compilers: FILE:LINE:COLUMN."""
     return ":".join(str(part) for part in (source, line, column) if part)
 
@@ -90,7 +90,7 @@ def _problem_at(mark: yaml.Mark | None, words: str) -> _Problem:
 
 
 def _lines(path: Path, problems: Sequence[_Problem]) -> list[str]:
-    return [f"{_place(str(path), each.line, each.column)}: {each}" for each in problems]
+    return [f"{_location(str(path), each.line, each.column)}: {each}" for each in problems]
 
 
 def _text(path: Path, flag: str) -> str:

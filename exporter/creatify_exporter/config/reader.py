@@ -93,7 +93,7 @@ class Reader:
 
     def report(self, path: str, words: str) -> None:
         """Record a problem with the value at `path`, such as `workspaces[0].name`."""
-        where = self.document.place(path)
+        where = self.document.location(path)
         self.problems.append(f"{where}: {path}: {words}" if path else f"{where}: {words}")
 
     def _read(self, kind: inspect.Type, raw: object, path: str) -> object:
@@ -196,7 +196,7 @@ class Reader:
             problems: Sequence[str] = error.problems
         except ValueError as error:
             problems = [str(error)]
-        where = raw.where if isinstance(raw, Given) else f"{self.document.place(path)}: {path}"
+        where = raw.where if isinstance(raw, Given) else f"{self.document.location(path)}: {path}"
         self.problems.extend(f"{where}: {line}" for line in problems)
         return _UNREAD
 

@@ -197,8 +197,8 @@ class LedgerSettings(Settings, frozen=True, kw_only=True):
     new_series_hold: Annotated[float, duration("must be at most 1h; write it like 2m", at_most=_HOUR)] = 120.0
 
     @property
-    def first_list(self) -> History:
-        """What becomes of the first list: `history`, or the default for this kind of ledger."""
+    def effective_history(self) -> History:
+        """`history`, or its default for this kind of ledger."""
         return self.history or ("skip" if self.url == "memory:" else "count")
 
     @property

@@ -112,7 +112,7 @@ class LedgerUrl(HiddenUrl):
         return self.is_postgresql and bool(_passwords(_parameters(self)))
 
     @property
-    def place(self) -> tuple[object, ...]:
+    def identity(self) -> tuple[object, ...]:
         """The identity of the ledger: equal for URLs that differ only in how to connect, such as in the password."""
         if self.is_postgresql:
             return _database(_parameters(self))

@@ -113,9 +113,9 @@ class ChunkCache:
         if not runs:
             return
         # In most batches no task changes; then the batch is one chunk.
-        places = _boundaries(content) if changing else []
+        offsets = _boundaries(content) if changing else []
         for begin, end in runs:
-            first, last = (places[begin], places[end]) if changing else (0, length - 1)
+            first, last = (offsets[begin], offsets[end]) if changing else (0, length - 1)
             self._store(content[first:], last - first - 1, *describe(begin, end))
 
     def _store(self, buffer: memoryview, length: int, summary: bytes, basis: Any) -> None:  # noqa: ANN401 - the ledger's type
@@ -190,26 +190,26 @@ def _count_groups(changing: Sequence[int]) -> int:
 
 
 def _boundaries(content: memoryview) -> list[int]:
-    """Return the places around the tasks of a batch: 0, then that of the comma after each task."""
+    """Return the offsets around the tasks of a batch: 0, then that of the comma after each task."""
     content[-1] = ord("]")
     try:
         elements = _raw_decoder.decode(content)
     finally:
         content[-1] = ord(",")
-    places = [0]
+    offsets = [0]
     for element in elements:
-        begin = _after_white_space(content, places[-1] + 1)
-        places.append(_after_white_space(content, begin + memoryview(element).nbytes))
-    return places
+        begin = _after_white_space(content, offsets[-1] + 1)
+        offsets.append(_after_white_space(content, begin + memoryview(element).nbytes))
+    return offsets
 
 
-def _after_white_space(content: memoryview, place: int) -> int:
+def _after_white_space(content: memoryview, offset: int) -> int:
     # The pattern also matches the empty string.
-    return cast("re.Match[bytes]", _WHITE_SPACE.match(content, place)).end()
+    return cast("re.Match[bytes]", _WHITE_SPACE.match(content, offset)).end()
 
 
-def _head(buffer: memoryview, place: int) -> int:
-    return xxhash.xxh3_64_intdigest(buffer[place + 1 : place + 1 + _HEAD])
+def _head(buffer: memoryview, offset: int) -> int:
+    return xxhash.xxh3_64_intdigest(buffer[offset + 1 : offset + 1 + _HEAD])
 
 
 def _digest(buffer: memoryview, length: int) -> bytes:

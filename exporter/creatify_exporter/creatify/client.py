@@ -63,9 +63,7 @@ class Client:
             while url:
                 visited.add(url)
                 with self._body(url, deadline, limit, decoder.received, task_list) as (date, body):
-                    if decoder.answered_at is None:
-                        decoder.answered_at = date
-                    yield from decoder.batches(body)
+                    yield from decoder.batches(body, answered_at=date)
                 url = _same_origin(url, decoder.next_page) if decoder.next_page else None
                 if url in visited:
                     raise FetchError("invalid_body", "the pages of the list form a loop")
@@ -139,7 +137,7 @@ class Client:
 
     def _pace(self, deadline: float) -> None:
         """Wait until a patient request may be sent; count the request."""
-        while self._patient and (delay := self._pacer.delay()) > 0:
+        while self._patient and (delay := self._pacer.request_turn()) > 0:
             if time.monotonic() + delay >= deadline:
                 raise FetchError("timeout", "the pages of this list exceed fetch.max_requests_per_minute")
             time.sleep(delay)
@@ -186,27 +184,31 @@ class Pacer:
         self._waiting_since: float | None = None
 
     def note(self, *, patient: bool) -> None:
-        """Count a request that is sent now; a patient one after its `delay`."""
+        """Count a request that is sent now; a patient one when `request_turn` has returned 0."""
         with self._lock:
             (self._patient if patient else self._prompt).append(self._monotonic())
             if patient:
                 self._waiting_since = None
 
-    def delay(self) -> float:
-        """Return how many seconds a patient request has to wait."""
+    def request_turn(self) -> float:
+        """Ask to send a patient request; return how many seconds it has to wait, 0 if it may be sent now.
+
+        The first call after a patient request begins the wait for the next one, which the later calls share: a queue
+        asks before it starts a fetch, and the client asks again before it sends the request.
+        """
         with self._lock:
             now = self._monotonic()
+            if self._waiting_since is None:
+                self._waiting_since = now
             for sent in (self._patient, self._prompt):
                 while sent and sent[0] <= now - _MINUTE:
                     sent.popleft()
-            return max(0.0, self._spaced_from(now) - now, self._room_from(now) - now)
+            return max(0.0, self._spaced_from(now, self._waiting_since) - now, self._room_from(now) - now)
 
-    def _spaced_from(self, now: float) -> float:
-        if self._waiting_since is None:
-            self._waiting_since = now
+    def _spaced_from(self, now: float, waiting_since: float) -> float:
         patient, prompt = (sent[-1] + _SPACING if sent else now for sent in (self._patient, self._prompt))
         # Prompt requests less than a second apart must not delay a patient one forever.
-        return max(patient, min(prompt, self._waiting_since + 2 * _SPACING))
+        return max(patient, min(prompt, waiting_since + 2 * _SPACING))
 
     def _room_from(self, now: float) -> float:
         room = max(1, self.max_per_minute - max(_RESERVED, len(self._prompt)))

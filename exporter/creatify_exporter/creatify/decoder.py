@@ -85,8 +85,8 @@ class Decoder:
 
     `task_list` describes the entries. `received` counts the bytes so far; `invalid` counts the entries that cannot be
     read, by the field at fault. `next_page` is the URL of the page after the last one decoded, None if there is none.
-    `answered_at` is set by the client: when the API answered, by its own clock, in seconds since the epoch, None if
-    the answer has no date. Chunks that `cache` knows are not decoded. Bytes are held back until they fill a batch.
+    `answered_at` is the time of the first answer with a date, None if there is none. Chunks that `cache` knows are not
+    decoded. Bytes are held back until they fill a batch.
     """
 
     def __init__(self, max_task: int, cache: ChunkCache | None = None, task_list: TaskList = TEXT_GENERATOR) -> None:
@@ -100,13 +100,16 @@ class Decoder:
         self._invalid_ids: set[str] = set()
         self._max_task = max_task
 
-    def batches(self, source: Source) -> Iterator[Batch]:
+    def batches(self, source: Source, *, answered_at: float | None = None) -> Iterator[Batch]:
         """Yield the tasks of one body; `source` returns its bytes, without a content encoding.
 
-        Each batch is proved well-formed before it is yielded, and the body when the iterator ends. Raises `FetchError`
-        (`invalid_body`, `too_large`).
+        `answered_at` is when the API answered, by its own clock, in seconds since the epoch. Each batch is proved
+        well-formed before it is yielded, and the body when the iterator ends. Raises `FetchError` (`invalid_body`,
+        `too_large`).
         """
         self.next_page = None
+        if self.answered_at is None:
+            self.answered_at = answered_at
         buffer = _Buffer(self._cache.batch_bytes)
 
         def fill() -> int:
@@ -248,8 +251,8 @@ class _Buffer:
 class _Cutter:
     """Finds where to cut a buffer that opens with `[`: at a comma between two elements.
 
-    `commas` are the places that the exact scan has found, in order. The scan keeps its position between calls while the
-    buffer only grows. The first guess is the place where a chunk of the `cache` seems to begin.
+    `commas` are the offsets that the exact scan has found, in order. The scan keeps its position between calls while
+    the buffer only grows. The first guess is the offset at which a chunk of the `cache` seems to begin.
     """
 
     def __init__(self, cache: ChunkCache, entries: EntryDecoder) -> None:
@@ -273,7 +276,7 @@ class _Cutter:
         self._in_string = False
 
     def cut(self, buffer: memoryview) -> tuple[int, list[Task] | None]:
-        """Return the place of a comma, 0 if there is none yet, and the tasks before it.
+        """Return the offset of a comma, 0 if there is none yet, and the tasks before it.
 
         The tasks are None if they must be read one by one.
         """
@@ -291,7 +294,7 @@ class _Cutter:
         return self.commas[-1], _decoded(self._entries, buffer, self.commas[-1]) or None
 
     def end(self, buffer: memoryview) -> int:
-        """Return the place of the bracket that closes the list; raise `FetchError` if it is missing or not the last."""
+        """Return the offset of the list's closing bracket; raise `FetchError` if it is missing or not the last."""
         self._scan(buffer)
         if self._depth > 0 or self._in_string:
             raise malformed("it is incomplete")
@@ -309,12 +312,12 @@ class _Cutter:
         if self._start is None:
             self._start = _element_start(buffer)
         yield from self._cache.candidates(self._start, buffer)
-        near = _places(self._start, buffer, len(buffer) - 8 * 1024)
+        near = _offsets(self._start, buffer, len(buffer) - 8 * 1024)
         yield from near[-1:]
-        places = _places(self._start, buffer, 1)
+        offsets = _offsets(self._start, buffer, 1)
         back = 2 if near else 1
-        while back <= len(places):
-            yield places[-back]
+        while back <= len(offsets):
+            yield offsets[-back]
             back *= 2
 
     def _scan(self, buffer: memoryview) -> None:
@@ -331,11 +334,11 @@ class _Cutter:
                 # The string has no end yet.
                 self._in_string, self._position = True, skipped.end(1)
                 return
-            place = skipped.end()
-            self._position = place + 1
-            match buffer[place : place + 1]:
+            offset = skipped.end()
+            self._position = offset + 1
+            match buffer[offset : offset + 1]:
                 case b",":
-                    self.commas.append(place)
+                    self.commas.append(offset)
                 case b"[" | b"{":
                     self._depth += 1
                 case b"]" | b"}":
@@ -354,7 +357,7 @@ def _element_start(buffer: memoryview) -> re.Pattern[bytes]:
     return re.compile(pattern + rb"\s*+" + re.escape(first[2]) + rb"\s*+:", re.DOTALL)
 
 
-def _places(start: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
+def _offsets(start: re.Pattern[bytes], buffer: memoryview, begin: int) -> list[int]:
     return [found.start() for found in start.finditer(buffer, max(1, begin))]
 
 

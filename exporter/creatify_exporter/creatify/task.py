@@ -54,7 +54,8 @@ _NO_FIELD: Final = "no field of this list is its model"
 class Task(msgspec.Struct, gc=False):
     """One entry of the list. None means absent, `null` or unreadable; for `id`, the empty string does.
 
-    `created_at` has an offset; `credits_used` is finite and not negative.
+    `status` is the list's own word until `EntryDecoder` translates it into a `Status` or `preview`. `created_at` has an
+    offset; `credits_used` is finite and not negative.
     """
 
     id: TaskId
@@ -65,16 +66,16 @@ class Task(msgspec.Struct, gc=False):
     created_at: Moment | None = None
 
 
-def known_status(status: str | None) -> Status:
-    """Return the status that is counted: one of the documented four, or `unknown`."""
+def counted_status(status: str | None) -> Status:
+    """Return the status that the ledger counts: a preview is pending; None is `unknown`."""
     if status == PREVIEW:
         return "pending"
     return status if status in STATUSES else "unknown"
 
 
 def status_label(status: str | None) -> str:
-    """Return the status as a label value of the gauges."""
-    return PREVIEW if status == PREVIEW else known_status(status)
+    """Return the status that gauges show: previews have their own label value; None is `unknown`."""
+    return PREVIEW if status == PREVIEW else counted_status(status)
 
 
 OTHER: Final = "other"
@@ -172,7 +173,15 @@ def _mark_previews(tasks: list[Any]) -> None:
 
 @cache
 def _entry_type(api: str, model_field: str | None, *, has_previews: bool) -> Any:  # noqa: ANN401 - a type made from data
-    """Return the type of a list's entries: `Task`, with its model read from `model_field`, and perhaps its previews."""
+    """Return the type of a list's entries: `Task`, with its model read from `model_field`, and perhaps its previews.
+
+    That of `lipsyncs`, which has both, is as if it were written
+
+        class lipsyncs_entry(Task, gc=False):
+            model_name: str | None = msgspec.field(default=None, name="model_version")
+            preview: msgspec.Raw = _ABSENT
+            previews: msgspec.Raw = _ABSENT
+    """
     fields: list[Any] = []
     if model_field != "model_name":
         fields.append(("model_name", str | None, msgspec.field(default=None, name=model_field or _NO_FIELD)))

@@ -5,19 +5,16 @@ A fetch begins a `Transaction`, adds the list to it batch by batch, and commits 
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from creatify_exporter import trace
 from creatify_exporter.errors import LedgerUnavailable
 from creatify_exporter.ledger.reconcile import reconcile
-from creatify_exporter.ledger.state import Book, Changes, Progress, Rules, SeriesKey
+from creatify_exporter.ledger.state import Book, BookName, Changes, Progress, Rules, SeriesKey
 from creatify_exporter.ledger.store import Conflict, Day, Store
 from creatify_exporter.ledger.transaction import Transaction
-
-_Name = tuple[str, str]
-"""Workspace and api."""
 
 
 class Counters(NamedTuple):
@@ -53,22 +50,19 @@ class Ledger:
     ) -> None:
         self.rules = rules
         self.store, self._clock = store, clock or store.clock
-        self._locks: dict[_Name | None, threading.Lock] = {}
+        self._locks: dict[BookName | None, threading.Lock] = {}
         # Guards the content of the books; never held during I/O, so that no scrape waits for a disk.
         self._content_lock = threading.Lock()
-        self._books: dict[_Name, Book] = {}
+        self._books: dict[BookName, Book] = {}
         self._held_since = held_since
         if held_since is None:
             # If the store cannot be reached yet, `_end_holds` asks for its time later.
             with suppress(LedgerUnavailable):
                 self._held_since = self._clock()
 
-    def begin(self, workspace: str, api: str, *, own_reasons: Collection[str] = ()) -> Transaction:
-        """Begin a transaction for a fetch; if the book cannot be read, `commit` raises the error.
-
-        `own_reasons` are failure texts that this list uses as reasons, unchanged.
-        """
-        name, rules = (workspace, api), self.rules.with_reasons(own_reasons)
+    def begin(self, workspace: str, api: str) -> Transaction:
+        """Begin a transaction for a fetch; if the book cannot be read, `commit` raises the error."""
+        name, rules = (workspace, api), self.rules.of_list(api)
         failure = None
         with self._locked(name):
             try:
@@ -143,7 +137,7 @@ class Ledger:
             self.store.close()
 
     @contextmanager
-    def _locked(self, name: _Name | None, *, wait: bool = True) -> Iterator[bool]:
+    def _locked(self, name: BookName | None, *, wait: bool = True) -> Iterator[bool]:
         """Lock one book of a shared store, or all of an unshared one; yield whether the lock is held."""
         # One lock for all threads; a defaultdict can create two, if a garbage collection runs while it creates one.
         lock = self._locks.setdefault(name if self.store.shared else None, threading.Lock())
@@ -154,7 +148,7 @@ class Ledger:
             if locked:
                 lock.release()
 
-    def _book(self, name: _Name) -> Book:
+    def _book(self, name: BookName) -> Book:
         """Return the book as it is committed now."""
         book = self._books.get(name)
         changes = None if book is None or book.is_stale else self.store.changes_since(book)

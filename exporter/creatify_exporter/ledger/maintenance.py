@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.ledger import sqlite_file
 from creatify_exporter.ledger.sqlite import SqliteStore
-from creatify_exporter.ledger.state import Book, Total
+from creatify_exporter.ledger.state import Book, BookName, Total
 from creatify_exporter.ledger.store import Store
 from creatify_exporter.ledger.table import aligned
 from creatify_exporter.lists import tells_credits
@@ -113,10 +113,10 @@ def forget_model(store: Store, model: str, scope: Scope) -> None:
     print(f"forgot {model} in {books} book{'s' if books > 1 else ''}; its daily totals stay")
 
 
-def forget_workspace(store: Store, scope: Scope, configured: Collection[tuple[str, str]]) -> None:
+def forget_workspace(store: Store, scope: Scope, configured: Collection[BookName]) -> None:
     """Remove everything that the ledger holds of a workspace, or of one of its lists, and print what was removed.
 
-    Refused for books that are `configured` (workspace and api): their lists would be counted again from the beginning.
+    Refused for books that are `configured`: their lists would be counted again from the beginning.
     """
     for workspace, api in configured:
         if scope.has(workspace, api):

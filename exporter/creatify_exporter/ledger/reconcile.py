@@ -43,8 +43,8 @@ class _Draft:
 
     `now` is the time of the list, `clock` the time by the ledger's clock, `today` the UTC day of the list as in
     `DayKey`. `first` says whether this is the first list; `watermark` is the next one. `models` are admitted models,
-    `places` the models that count towards `max_models`, admitted or not. `counts` are the increases by UTC day, model,
-    total and label; `succeeded` are the models with a task that became done.
+    `counted_models` those that count towards `max_models`, admitted or not. `counts` are the increases by UTC day,
+    model, total and label; `succeeded` are the models with a task that became done.
     """
 
     def __init__(self, book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> None:
@@ -55,7 +55,7 @@ class _Draft:
         # In whole seconds, which are exact both as a float and as a datetime.
         self.watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
         self.models = book.models
-        self.places = (self.models | rules.models) - {OTHER}
+        self.counted_models = (self.models | rules.models) - {OTHER}
         self.counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
         self.succeeded: set[str] = set()
         progress = Progress(
@@ -248,12 +248,12 @@ def _is_over(draft: _Draft, row: Row, absent_since: float | None) -> bool:
 
 def _admit(draft: _Draft, model: str) -> str:
     """Return the label value for a new task's model, admitting the model if there is room."""
-    if model not in draft.places and len(draft.places) >= draft.rules.max_models:
+    if model not in draft.counted_models and len(draft.counted_models) >= draft.rules.max_models:
         model = OTHER
     if model not in draft.models:
         draft.models.add(model)
         if model != OTHER:
-            draft.places.add(model)
+            draft.counted_models.add(model)
         _create_series(draft, model)
     return model
 

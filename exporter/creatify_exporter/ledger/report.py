@@ -12,7 +12,7 @@ from typing import Final
 
 from creatify_exporter.config.plan import Plan
 from creatify_exporter.errors import ConfigError
-from creatify_exporter.ledger.state import DAY, DAY_TOTALS, FAILED_BY
+from creatify_exporter.ledger.state import DAY, DAY_TOTALS, FAILED_BY, BookName
 from creatify_exporter.ledger.store import Day, Store
 from creatify_exporter.ledger.table import aligned
 from creatify_exporter.lists import tells_credits
@@ -145,9 +145,9 @@ def _without_formulas(line: _Line) -> _Line:
     return (*(f"'{name}" if name.startswith(("=", "+", "-", "@")) else name for name in names), *numbers)
 
 
-def _notes(totals: Iterable[Day], first_lists: Mapping[tuple[str, str], float]) -> Iterator[str]:
+def _notes(totals: Iterable[Day], first_lists: Mapping[BookName, float]) -> Iterator[str]:
     """Say when counting began, if these days include a first list, and where the history before it is booked."""
-    earliest: dict[tuple[str, str], int] = {}
+    earliest: dict[BookName, int] = {}
     for total in totals:
         name = (total.workspace, total.api)
         earliest[name] = min(total.day, earliest.get(name, total.day))

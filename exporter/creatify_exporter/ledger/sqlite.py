@@ -32,7 +32,7 @@ class SqliteStore(Store):
         self._lock = sqlite_file.lock(path) if path and not read_only else None
         try:
             self._database = sqlite_file.connect_to_read(path) if path and read_only else sqlite_file.connect(path)
-            self._place = sqlite_file.place(path)
+            self._identity = sqlite_file.file_identity(path)
         except BaseException:
             self._unlock()
             raise
@@ -41,7 +41,7 @@ class SqliteStore(Store):
     def writing(self) -> Iterator[Statements]:
         """See `Store`; waits at most 5 s for a lock that another program holds."""
         with unavailable(sqlite3.Error):
-            self._check_place()
+            self._check_file()
             self._tidy_log()
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -112,7 +112,7 @@ class SqliteStore(Store):
             self._database.execute(f"PRAGMA busy_timeout = {sqlite_file.LOCK_TIMEOUT * 1000:.0f}")
         self._commit_failed = bool(busy)
 
-    def _check_place(self) -> None:
+    def _check_file(self) -> None:
         """Refuse to write to a file that has been deleted or replaced: a commit there would be lost."""
-        if sqlite_file.place(self._path) != self._place:
+        if sqlite_file.file_identity(self._path) != self._identity:
             raise LedgerUnavailable(f"the ledger {self._path} has been deleted or replaced; restart the exporter")

@@ -316,8 +316,8 @@ def _log_of(path: Path) -> Path:
 
 def _beside(path: Path, ending: str) -> Path:
     """Return the path of a file that SQLite keeps beside a ledger: beside the file itself, not beside a link to it."""
-    place = path.resolve()
-    return place.with_name(f"{place.name}{ending}")
+    file = path.resolve()
+    return file.with_name(f"{file.name}{ending}")
 
 
 def _has_log(path: Path) -> bool:
@@ -326,7 +326,7 @@ def _has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def place(path: Path | None) -> tuple[int, int] | None:
+def file_identity(path: Path | None) -> tuple[int, int] | None:
     """Return the identity of a file, which another file at the same path does not share; None if there is no file."""
     try:
         found = path.stat() if path else None

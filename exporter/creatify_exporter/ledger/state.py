@@ -1,12 +1,16 @@
 """The state of a book, its tracked tasks and everything it has counted, and the rules for counting."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from creatify_exporter.creatify.task import FINISHED, Status
+from creatify_exporter.lists import REJECTED, rejects
+
+BookName = tuple[str, str]
+"""Workspace and api."""
 
 Total = Literal[
     "submitted",
@@ -202,15 +206,15 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_models: int
     models: frozenset[str]
 
-    def with_reasons(self, own: Collection[str]) -> "Rules":
-        """Return these rules with the failure texts `own` as additional reasons, unchanged."""
-        if not own:
+    def of_list(self, api: str) -> "Rules":
+        """Return the rules for one list: if its tasks may be rejected, the text `rejected` is a reason, unchanged."""
+        if not rejects(api):
             return self
         classify = self.classify
         return replace(
             self,
-            reasons=tuple(dict.fromkeys([*self.reasons, *own])),
-            classify=lambda text: text if text in own else classify(text),
+            reasons=tuple(dict.fromkeys([*self.reasons, REJECTED])),
+            classify=lambda text: REJECTED if text == REJECTED else classify(text),
         )
 
 

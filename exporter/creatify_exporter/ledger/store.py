@@ -9,7 +9,17 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol, cast
 from msgspec.structs import astuple
 
 from creatify_exporter.errors import LedgerRefused, LedgerUnavailable
-from creatify_exporter.ledger.state import FAILURE_RUN, Book, Changes, DayKey, Progress, Row, Series, SeriesKey
+from creatify_exporter.ledger.state import (
+    FAILURE_RUN,
+    Book,
+    BookName,
+    Changes,
+    DayKey,
+    Progress,
+    Row,
+    Series,
+    SeriesKey,
+)
 
 # The columns keep the names of the first version: `generation` is the version of a book, `dated` its `has_dates`,
 # `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is a task's `credits_used`.
@@ -165,7 +175,7 @@ class Store(ABC):
             # Not sorted by the database, which may use the collation of a language.
             return sorted(Day._make(row) for row in rows)
 
-    def first_lists(self) -> dict[tuple[str, str], float]:
+    def first_lists(self) -> dict[BookName, float]:
         """Return when the first list of each workspace and api was recorded, in seconds since the epoch."""
         with self.reading() as sql:
             rows = sorted(sql.execute("SELECT workspace, api, created_at FROM book WHERE created_at IS NOT NULL"))
@@ -219,8 +229,8 @@ class Store(ABC):
                 self._write_checksum(sql, workspace, api)
         return len(chosen)
 
-    def forget_books(self, within: Callable[[str, str], bool]) -> list[tuple[str, str]]:
-        """Remove the books for which `within(workspace, api)` is true, daily totals too; return these pairs."""
+    def forget_books(self, within: Callable[[str, str], bool]) -> list[BookName]:
+        """Remove the books for which `within(workspace, api)` is true, daily totals too; return their names."""
         with self.writing() as sql:
             found = sql.execute("SELECT number, workspace, api FROM book ORDER BY workspace, api")
             chosen = [book for book in found if within(*book[1:])]

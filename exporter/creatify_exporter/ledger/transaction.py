@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, known_status, model_label
+from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, counted_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import Book, Row, Rules
@@ -147,7 +147,7 @@ class Transaction:
         watermark, can_skip_settled = self._watermark, self._can_skip_settled
         observations: list[Observation] = []
         changing: list[int] = []
-        for place, (task, row) in enumerate(zip(batch, rows, strict=True)):
+        for index, (task, row) in enumerate(zip(batch, rows, strict=True)):
             if row is None:
                 created_at = task.created_at
                 if watermark is not None and created_at is not None and created_at < watermark:
@@ -158,7 +158,7 @@ class Transaction:
                     observations.append(self._observe(task))
             elif task.credits_used != row.credits_used or (
                 # A preview counts as pending, and thousands of them may wait forever.
-                task.status != row.status and known_status(task.status) != row.status
+                task.status != row.status and counted_status(task.status) != row.status
             ):
                 observations.extend(self._contradict(task, row))
             elif task.id in self._changed:
@@ -167,7 +167,7 @@ class Transaction:
                 self.unchanged.add(task.id)
                 if task.status in FINISHED:
                     continue
-            changing.append(place)
+            changing.append(index)
         return observations, changing
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
@@ -179,7 +179,7 @@ class Transaction:
         yield self._observe(task)
 
     def _observe(self, task: Task) -> Observation:
-        status = known_status(task.status)
+        status = counted_status(task.status)
         reason = self.rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Cut to what a label needs, because the cache keeps names.
