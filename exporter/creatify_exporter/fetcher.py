@@ -53,7 +53,7 @@ class Outcome(msgspec.Struct, frozen=True):
 class Ticket:
     """The claim of one or more scrapes to one fetch.
 
-    `late` is the list of the previous fetch if it is recent but came too late for every scrape; a scrape that cannot
+    `late` is the outcome of the previous fetch if it is recent but came too late for every scrape; a scrape that cannot
     wait for this fetch gets it. A fetch that still runs at `hangs_at`, on the monotonic clock, hangs; that time is
     infinite while the fetch waits for a slot.
     """
@@ -110,7 +110,7 @@ class Fetcher:
             if self._running and now >= self._running.hangs_at:
                 self._time_out(self._running)
             if self._running:
-                # If it waits for a slot, and the system had no thread for the runner's timer, only this starts it.
+                # Starts it at the latest if it waits for a slot, and the system had no thread for the runner's timer.
                 self._runner.advance()
             elif served_again := self._instead_of_fetch(now):
                 # Not only in `mark_served`: while this scrape waits for other lists, another one may start a fetch.
@@ -128,10 +128,13 @@ class Fetcher:
         last, state = self.last, self._state
         if not last:
             return None
-        if now < state.paused_until and last.cause:
-            # Without the list and the steps of the failed fetch: the pause may outlast them by minutes.
-            return Outcome(cause=last.cause, reason=last.reason)
-        is_early = now < state.paused_until or now - state.started_at < self._min_interval
+        if now < state.paused_until:
+            # After a reload, the fetch before it may pause this one, which has just brought a list.
+            if last.cause in (None, "ledger") and now - state.ended_at < MAX_STALENESS:
+                return last
+            # Without the list and the steps of the last fetch: the pause may outlast them by minutes.
+            return Outcome(cause=last.cause or "rate_limited", reason=last.reason or "the API asked for a pause")
+        is_early = now - state.started_at < self._min_interval
         return last if is_early or len(self._hanging) > 1 else None
 
     @property

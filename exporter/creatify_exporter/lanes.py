@@ -25,7 +25,7 @@ class Lanes:
     """Runs each piece of work in its own thread; there are `slots` for quick work, and as many for slow work.
 
     Waiting work has no thread. Quick work counts as slow after `moment` seconds. All work frees its slot after
-    `longest` seconds: it hangs by then, and nothing can end a thread that hangs in a name lookup.
+    `longest` seconds: it is about to count as hanging, and nothing can end a thread that hangs in a name lookup.
     """
 
     def __init__(self, slots: int, longest: float, *, moment: float = _MOMENT) -> None:

@@ -112,7 +112,7 @@ def test_changes_written_by_an_earlier_version_are_read_with_the_book(one: Share
     assert (one.count("submitted"), other.count("submitted")) == (9, 9)
 
 
-@pytest.mark.parametrize("entry", ["a new total", "no MessagePack"])
+@pytest.mark.parametrize("entry", ["a new total", "no MessagePack", "not UTF-8"])
 def test_changes_that_a_newer_version_wrote_are_read_with_the_book(one: Shared, other: Shared, entry: str) -> None:
     one.list(one.task("a"))
     assert other.count("submitted") == 1
@@ -123,7 +123,11 @@ def test_changes_that_a_newer_version_wrote_are_read_with_the_book(one: Shared, 
         [(written,)] = newer.execute("SELECT changes FROM journal ORDER BY revision DESC LIMIT 1").fetchall()
         changes = msgspec.msgpack.decode(written)
         changes["totals"]["flash", "retried", ""] = 1.0
-        encoded = msgspec.msgpack.encode(changes) if entry == "a new total" else written[:-1]
+        encoded = {
+            "a new total": msgspec.msgpack.encode(changes),
+            "no MessagePack": written[:-1],
+            "not UTF-8": written.replace(b"flash", b"\xfflash"),
+        }[entry]
         newer.execute("UPDATE journal SET changes = %s WHERE changes = %s", (encoded, written))
     assert (other.count("submitted"), other.tracked()) == (2, 2)
     # The next list is recorded too, on top of the new series.

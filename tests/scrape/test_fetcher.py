@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clocks import ManualClock
 from creatify_exporter.errors import CAUSES
-from creatify_exporter.fetcher import Fetcher, Outcome
+from creatify_exporter.fetcher import MAX_STALENESS, Fetcher, Outcome
 from creatify_exporter.lanes import Lanes
 
 MIN_INTERVAL, TIMEOUT, GRACE = 14.0, 30.0, 1.0
@@ -472,6 +472,8 @@ def test_a_list_is_served_during_the_pause_of_the_fetch_before_a_reload() -> Non
     after.fetches.begun().end(outcome := good())
     after.clock.at += MIN_INTERVAL
     assert after.scrape().result(0) is outcome
+    after.clock.at += MAX_STALENESS
+    assert after.scrape().result(0).cause == "rate_limited"
     assert after.idle
 
 

@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     """Whole elements of a list, without the bracket or comma before them and the comma after them.
 
     `head` is a hash of the first bytes, `digest` a hash of all `length` bytes. `summary` sums up the tasks; `basis` is
-    the reason why they are no news. Only the ledger looks into it: see `Transaction.holds`.
+    the reason why they are no news, which the cache does not look into: see `Transaction.holds`.
     """
 
     head: int

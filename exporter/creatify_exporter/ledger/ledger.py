@@ -72,10 +72,10 @@ class Ledger:
             return Transaction(book, rules, failure)
 
     def commit(self, transaction: Transaction, now: float) -> bool:
-        """Record the list of a transaction, complete at `now`; return False if another one has been recorded since.
+        """Record the list of a transaction, complete at `now`; return False if it has been overtaken.
 
-        `now` is in seconds since the epoch. Raises `LedgerUnavailable`, and `FetchError` for a list that must not be
-        trusted.
+        It is overtaken if another list, or changes that are not known, came since `begin`. `now` is in seconds since
+        the epoch. Raises `LedgerUnavailable`, and `FetchError` for a list that must not be trusted.
         """
         transaction.verify()
         name = (transaction.book.workspace, transaction.book.api)

@@ -270,7 +270,8 @@ def _decoded(entry: bytes) -> Changes | None:
     """Decode a journal entry; None if a newer version has written something that this one does not know."""
     try:
         return msgspec.msgpack.decode(entry, type=Changes)
-    except msgspec.DecodeError:
+    # A text that is not UTF-8 is no `DecodeError` to msgspec.
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

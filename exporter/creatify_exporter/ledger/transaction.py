@@ -27,7 +27,8 @@ class Basis(NamedTuple):
 class Comparison(NamedTuple):
     """A batch compared with the book.
 
-    `rows` has the row of each task at that moment, because `book` may change during the fetch. Each task is one of:
+    `rows` has the row of each task at that moment, because `book` may change during the fetch; it is empty if the book
+    could not be read. Each task is one of:
 
     - changing: its index is in `changing`, and it may differ when it is listed again;
     - tracked: it has a row, which says what the list says;
@@ -50,14 +51,14 @@ class Transaction:
     """Takes a list batch by batch; none of it reaches the ledger without `Ledger.commit`.
 
     Only changes are kept: of a task that is listed as the book has it, only the id, in `unchanged`; of a settled task,
-    nothing; of any other, an observation in `staging`. `has_dates` says whether any task has a creation time. `rules`
-    and `begun`, the progress of the book, are as they were when the transaction began. `failure` is the error if the
-    book could not be read.
+    nothing; of any other with an id, an observation in `staging`. `has_dates` says whether any task has a creation
+    time. `rules` and `begun`, the progress of the book, are as they were when the transaction began. `failure` is the
+    error if the book could not be read.
     """
 
     def __init__(self, book: Book, rules: Rules, failure: LedgerUnavailable | None) -> None:
-        # The ledger's own book, not a copy: on PostgreSQL, `Ledger._book` applies the changes of other exporters to it
-        # during the fetch.
+        # The ledger's own book, not a copy: during the fetch, the commit of another fetch changes it, and on PostgreSQL
+        # that of another exporter.
         self.book = book
         self.rules, self.begun = rules, book.progress
         self._failure = failure
