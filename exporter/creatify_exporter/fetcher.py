@@ -110,10 +110,12 @@ class Fetcher:
             if self._running and now >= self._running.hangs_at:
                 self._time_out(self._running)
             if self._running:
-                # Starts it at the latest if it waits for a slot, and the system had no thread for the runner's timer.
+                # The fetch may still wait for a slot, and the timer that would start it may have failed for want of a
+                # thread. So each scrape looks for a free slot again.
                 self._runner.advance()
             elif served_again := self._instead_of_fetch(now):
-                # Not only in `mark_served`: while this scrape waits for other lists, another one may start a fetch.
+                # Here too, not only in `mark_served`: before this scrape is answered, another one may start a fetch, and
+                # would get this outcome as its late list.
                 self._state.unserved = False
                 return _resolved(served_again)
             ticket = self._running or self._start(now)
@@ -129,7 +131,8 @@ class Fetcher:
         if not last:
             return None
         if now < state.paused_until:
-            # After a reload, the fetch before it may pause this one, which has just brought a list.
+            # After a reload, the last fetch of the old fetcher shares this state: it may have been told to pause after
+            # this fetcher got a list.
             if last.cause in (None, "ledger") and now - state.ended_at < MAX_STALENESS:
                 return last
             # Without the list and the steps of the last fetch: the pause may outlast them by minutes.
@@ -156,7 +159,8 @@ class Fetcher:
     def inherit(self, before: "Fetcher", *, same_account: bool) -> None:
         """Share the counts of an earlier configuration's fetcher, whose last fetch may still run.
 
-        All other state is shared only if the account is the same.
+        What earlier fetches have shown (`_State`) is shared only if the account is the same. A running fetch stays with
+        `before` and is not joined; it records its outcome in the shared state.
         """
         self._lock, self.ended = before._lock, before.ended  # noqa: SLF001 - of the same class
         if same_account:
@@ -236,12 +240,13 @@ class Fetcher:
 
 
 class _State:
-    """What is known from the fetches of one account. Times are on the monotonic clock."""
+    """The results of the fetches of one endpoint of one account. Times are on the monotonic clock."""
 
     def __init__(self) -> None:
         self.last: Outcome | None = None
         # Whether the last fetch succeeded, and no scrape has been answered with its outcome.
         self.unserved = False
+        # Whether the last fetch took longer than a moment: see `lanes`.
         self.slow = False
         self.started_at = self.ended_at = self.paused_until = -inf
         # Seconds of the next pause without a Retry-After.

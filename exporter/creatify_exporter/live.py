@@ -62,7 +62,7 @@ def _row(target: Target, api: str, outcome: Outcome) -> tuple[str, ...]:
 
 def _counts(task_list: TaskList, counters: Counters) -> Sequence[str]:
     sums: Counter[str] = Counter()
-    for key, value in counters.values:
+    for key, value in counters.values.items():
         sums[key.total] += value  # type: ignore[assignment]  # credits have fractions
     return [
         "-" if name == "credits_used" and not task_list.tells_credits else f"{sums[name]:,.12g}" for name in _COUNTED

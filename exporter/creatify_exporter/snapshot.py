@@ -53,7 +53,7 @@ class Snapshot(msgspec.Struct, array_like=True):
 
     oldest_at: float = inf
     newest_at: float = -inf
-    cells: dict[tuple[str | None, str | None], Cell] = {}
+    cells: dict[tuple[str | None, str], Cell] = {}
 
     @property
     def tasks(self) -> int:
@@ -107,9 +107,9 @@ class Snapshot(msgspec.Struct, array_like=True):
         cell = self._cell(task.model_name, task.status)
         cell.oldest_at = min(cell.oldest_at, seen_at)
 
-    def _cell(self, model_name: str | None, raw_status: str | None) -> Cell:
+    def _cell(self, model_name: str | None, status: str | None) -> Cell:
         """Return the cell of a kind, new or not, under names of bounded length and number."""
-        kind = (model_name[:MAX_NAME_LENGTH] if model_name else None, status_label(raw_status))
+        kind = (model_name[:MAX_NAME_LENGTH] if model_name else None, status_label(status))
         if kind not in self.cells and len(self.cells) >= _MAX_KINDS:
             kind = (None, kind[1])
         return self.cells.setdefault(kind, Cell())
@@ -126,7 +126,7 @@ class Snapshot(msgspec.Struct, array_like=True):
         for (name, status), cell in self.cells.items():
             label = model_label(name)
             row = sums.setdefault(label if label in shown else OTHER, {})
-            row.setdefault(status_label(status), Cell()).merge(cell)
+            row.setdefault(status, Cell()).merge(cell)
         return sums
 
 

@@ -86,7 +86,10 @@ class Target:
         return client
 
     def _list_fetcher(self, task_list: TaskList) -> Fetcher:
-        """Fetch a list for each scrape; a list that can wait in its turn, while scrapes get the previous snapshot."""
+        """Return the fetcher of a list: it fetches for each scrape.
+
+        A patient list is fetched in its turn, while scrapes get the previous snapshot.
+        """
         interval = task_list.min_interval
         if interval is None:
             fetch = partial(self._fetch_list, task_list, self._client())
@@ -126,8 +129,10 @@ class Target:
             try:
                 snapshot = read_list(client.fetch_list(decoder), transaction, cache)
                 trace.step("list", tasks=snapshot.tasks, invalid=sum(decoder.invalid.values()))
+                # Kept even if the commit fails: `Transaction.holds` checks each basis again.
                 self._caches[task_list.api] = cache
                 now = completed_at(self._clock(), decoder.answered_at, snapshot.newest_at)
+                # A list that another one has overtaken is not counted, but its snapshot is good: the fetch succeeded.
                 self._ledger.commit(transaction, now)
             except FetchError as error:
                 # No part of the list can be trusted.
@@ -149,7 +154,8 @@ class Target:
 def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCache) -> Snapshot:
     """Read a list to its end; return its snapshot.
 
-    The transaction gets the tasks that may be news to the ledger; the cache gets the chunks to skip next time.
+    A batch has decoded tasks, or a chunk, whose bytes the previous list had too. A chunk brings its sums (`summary`)
+    and the reason why the ledger need not see its tasks (`basis`). The cache gets the chunks to skip next time.
     """
     tally = Tally()
     for batch in batches:
@@ -169,10 +175,10 @@ def read_list(batches: Iterable[Batch], transaction: Transaction, cache: ChunkCa
 
 
 def completed_at(clock: float, date: float | None, newest_at: float) -> float:
-    """Return when a list was complete, by the exporter's clock, the date of the answer and its newest task.
+    """Return the time of a list: the earlier of the `Date` of its first answer and the clock at its end.
 
-    The earlier of clock and date counts, so that a clock that is ahead does not settle tasks too early. But no list is
-    older than its newest task, unless that task is in the future by both clock and date.
+    So a clock that is ahead does not settle tasks too early. But no list is older than its newest task, unless that
+    task is in the future by both.
     """
     if date is None:
         return clock
@@ -185,6 +191,7 @@ def _remember(content: memoryview, comparison: Comparison, sums: Snapshot, cache
     tasks = comparison.batch
 
     def describe(begin: int, end: int) -> tuple[bytes, Basis]:
+        # The sums can be reused if the chunk is the whole batch and none of its tasks was left out.
         is_summed_up = end - begin == len(tasks) == sums.tasks
         summary = sums if is_summed_up else Snapshot.of(tasks[begin:end])
         return summary.packed(), comparison.basis(begin, end)

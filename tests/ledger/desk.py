@@ -208,7 +208,7 @@ class Desk:
         return self.ledger.commit(transaction, self.now)
 
     def count(self, total: Total, label: str = "", model: str = "flash") -> float:
-        return dict(self.ledger.counters(*WORKSPACE).values).get(SeriesKey(model, total, label), -1.0)
+        return self.ledger.counters(*WORKSPACE).values.get(SeriesKey(model, total, label), -1.0)
 
     def counts(self, *totals: Total) -> tuple[float, ...]:
         return tuple(self.count(total) for total in totals)

@@ -425,7 +425,7 @@ def test_a_database_that_is_created_again_counts_each_workspace_separately(
     for desk in (one, other):
         assert desk.list(desk.task("a", "done", 1.0), desk.task("c", "done", 1.0))
         assert desk.counts("submitted", "credits_used") == (2, 2)
-        second = dict(desk.ledger.counters("second", "text_generator").values)
+        second = desk.ledger.counters("second", "text_generator").values
         assert second[SeriesKey("flash", "credits_used")] == 100
 
 

@@ -251,7 +251,7 @@ def test_models_are_admitted_by_age_up_to_the_limit_and_the_rest_is_other() -> N
 
 
 def test_every_model_has_every_series_from_its_first_task_on(desk: Desk) -> None:
-    totals = {(key.total, key.label) for key, _ in desk.ledger.counters(*WORKSPACE).values}
+    totals = {(key.total, key.label) for key in desk.ledger.counters(*WORKSPACE).values}
     assert {label for total, label in totals if total == "failed"} == {"timeout", "quota", "other"}
     assert len(totals) == 8 + 3 + 11
 
@@ -323,7 +323,7 @@ def test_the_first_list_begins_a_run_if_it_counts(history: str, run: int) -> Non
 
 def durations(desk: Desk) -> dict[str, float]:
     values = desk.ledger.counters(*WORKSPACE).values
-    return {key.label: value for key, value in values if key.total == "duration_bucket" and value}
+    return {key.label: value for key, value in values.items() if key.total == "duration_bucket" and value}
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,10 @@ def test_workspaces_do_not_touch_each_other(desk: Desk) -> None:
     assert (desk.count("credits_used", model="pro"), desk.counts("submitted", "finished")) == (2, (1, 0))
     desk.restart()
     assert (desk.count("credits_used", model="pro"), desk.counts("submitted", "finished")) == (2, (1, 0))
-    other = dict(desk.ledger.counters("other", "text_generator").values)
+    other = desk.ledger.counters("other", "text_generator").values
     assert (other[SeriesKey("flash", "credits_used")], other[SeriesKey("pro", "credits_used")]) == (8, 0)  # held
     desk.now += 120
-    other = dict(desk.ledger.counters("other", "text_generator").values)
+    other = desk.ledger.counters("other", "text_generator").values
     assert (other[SeriesKey("flash", "credits_used")], other[SeriesKey("pro", "credits_used")]) == (8, 4)
 
 

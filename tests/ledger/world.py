@@ -448,7 +448,7 @@ class World:
     def compare(self, hiccup: int) -> None:
         self.ledger.begin(*self.name).close()  # reads the book again if it may be stale
         counters, expected = self.counters(hiccup)
-        served: dict[Name, float] = {(key.model, key.total, key.label): value for key, value in counters.values}
+        served: dict[Name, float] = {(key.model, key.total, key.label): value for key, value in counters.values.items()}
         assert served == expected
         assert all(served[name] >= value for name, value in self.served.items())
         self.served = served

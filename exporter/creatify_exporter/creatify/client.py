@@ -36,6 +36,8 @@ _RESERVED: Final = 6
 class Client:
     """Fetches for one workspace; one fetch at a time, because a deadline shuts all connections of the client.
 
+    A fetch that hangs does not count: its deadline has passed before another one begins.
+
     `clock` returns seconds since the epoch. `pacer` counts the requests; a `patient` client waits until it allows one.
     Every failure is a `FetchError` without a secret in its text and without another exception attached: exceptions of
     `requests` hold the headers that were sent.

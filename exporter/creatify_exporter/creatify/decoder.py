@@ -252,7 +252,8 @@ class _Cutter:
     """Finds where to cut a buffer that opens with `[`: at a comma between two elements.
 
     `commas` are the offsets that the exact scan has found, in order. The scan keeps its position between calls while
-    the buffer only grows. The first guess is the offset at which a chunk of the `cache` seems to begin.
+    the buffer only grows. The first guess is the offset at which a chunk of the `cache` seems to begin. `_skip` batches
+    are cut without a guess; `_penalty` is the next value of `_skip`.
     """
 
     def __init__(self, cache: ChunkCache, entries: EntryDecoder) -> None:
@@ -278,8 +279,9 @@ class _Cutter:
     def cut(self, buffer: memoryview) -> tuple[int, list[Task] | None]:
         """Return the offset of a comma, 0 if there is none yet, and the tasks before it.
 
-        The tasks are None if they must be read one by one.
+        The tasks are None if they must be read one by one, up to each of `commas`.
         """
+        # No guesses once the exact scan of this buffer has begun.
         if not self._skip and self._position == 1:
             for cut in self._guesses(buffer):
                 if batch := _decoded(self._entries, buffer, cut):
@@ -290,7 +292,8 @@ class _Cutter:
         self._scan(buffer)
         if not self.commas:
             return 0, None
-        self._skip -= self._skip > 0
+        self._skip = max(0, self._skip - 1)
+        # An empty array before a comma is malformed; it is read one by one to say so.
         return self.commas[-1], _decoded(self._entries, buffer, self.commas[-1]) or None
 
     def end(self, buffer: memoryview) -> int:

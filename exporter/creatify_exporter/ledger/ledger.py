@@ -25,7 +25,7 @@ class Counters(NamedTuple):
     since one was last done; it is a gauge and never held.
     """
 
-    values: list[tuple[SeriesKey, float]]
+    values: dict[SeriesKey, float]
     progress: Progress
     tracked: int
     models: frozenset[str]
@@ -72,7 +72,7 @@ class Ledger:
             return Transaction(book, rules, failure)
 
     def commit(self, transaction: Transaction, now: float) -> bool:
-        """Record the list of a transaction, complete at `now`; return False if it has been overtaken.
+        """Record the list of a transaction, which is of the time `now`; return False if it was overtaken.
 
         It is overtaken if another list, or changes that are not known, came since `begin`. `now` is in seconds since
         the epoch. Raises `LedgerUnavailable`, and `FetchError` for a list that must not be trusted.
@@ -82,9 +82,11 @@ class Ledger:
         with self._locked(name):
             # Loaded again if an earlier commit reported a failure but may have succeeded.
             book = self._book(name)
-            # Three checks find another list: this one, a list recorded since `begin`; in `Store.write`, the revision
-            # finds unknown changes since `_book`, and the version finds a list among the known ones.
-            # Not only the version: after a failover that lost a list, the next list gets the same version.
+            # Another list may have been recorded
+            # - between `begin` and `_book`: then the progress differs. All of it is compared, not only the version:
+            #   after a failover that lost a list, the next list gets the same version;
+            # - since `_book`, and the store cannot list the changes: then `Store._advance` raises `Conflict`;
+            # - since `_book`, and it can: then `_move_progress` finds another version and raises `Conflict`.
             if book.progress != transaction.begun:
                 trace.step("another list has been recorded in the meantime")
                 return False
@@ -110,7 +112,7 @@ class Ledger:
                 if locked:
                     self._end_holds(book)
         with self._content_lock:
-            values = [(key, 0.0 if series.held else series.value) for key, series in book.series.items()]
+            values = {key: 0.0 if series.held else series.value for key, series in book.series.items()}
             models = frozenset(book.models)
             runs = {model: book.failure_runs.get(model, 0) for model in models}
             return Counters(values, book.progress, len(book.rows), models, runs)
@@ -166,7 +168,9 @@ class Ledger:
         # If that fails, the series are still served as 0.
         with suppress(LedgerUnavailable):
             now, hold = self._clock(), self.rules.new_series_hold
-            since = self._held_since = now if self._held_since is None else self._held_since
+            if self._held_since is None:
+                self._held_since = now
+            since = self._held_since
             # The absolute difference: setting back a clock that was ahead must not prolong the hold forever.
             due = [key for key, series in held if abs(now - max(series.born_at, since)) >= hold]
             if due:
@@ -177,7 +181,7 @@ class Ledger:
         try:
             written = self.store.write(book, changes)
         except Conflict:
-            # An unshared store has no journal to catch up from, so the book must be loaded again.
+            # Another program has changed a file. It has no journal to catch up from, so the book must be loaded again.
             if not self.store.shared:
                 book.is_stale = True
             return False

@@ -42,9 +42,9 @@ class _Draft:
     """The changes that one list makes to a book, collected step by step; the book itself does not change.
 
     `now` is the time of the list, `clock` the time by the ledger's clock, `today` the UTC day of the list as in
-    `DayKey`. `first` says whether this is the first list; `watermark` is the next one. `models` are admitted models,
-    `counted_models` those that count towards `max_models`, admitted or not. `counts` are the increases by UTC day,
-    model, total and label; `succeeded` are the models with a task that became done.
+    `DayKey`. `first` says whether this is the first list; `watermark` is the one that this list sets. `models` are
+    admitted models, `counted_models` those that count towards `max_models`, admitted or not. `counts` are the increases
+    by UTC day, model, total and label; `succeeded` are the models with a task that became done.
     """
 
     def __init__(self, book: Book, rules: Rules, *, now: float, clock: float, has_dates: bool) -> None:
@@ -54,7 +54,7 @@ class _Draft:
         self.first = before.recorded_at is None
         # In whole seconds, which are exact both as a float and as a datetime.
         self.watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
-        self.models = book.models
+        self.models = set(book.models)
         self.counted_models = (self.models | rules.models) - {OTHER}
         self.counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
         self.succeeded: set[str] = set()
@@ -69,7 +69,7 @@ class _Draft:
 
 
 def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float) -> Changes:
-    """Return the changes that the list of a transaction, complete at `now`, makes to a book.
+    """Return the changes that the list of a transaction, which is of the time `now`, makes to a book.
 
     `clock` is the time by the ledger's clock, which ends the holds of new series and therefore must begin them too.
     Errors in reading the observations are passed on.
@@ -108,7 +108,8 @@ def reconcile(book: Book, transaction: Transaction, *, now: float, clock: float)
 def _can_sum_up(draft: _Draft, observations: StagingTable) -> bool:
     """Return whether settled tasks need not be compared one by one: in a first list, most tasks have settled.
 
-    If it has more models than can be admitted, they must be, because the oldest tasks' models are admitted first.
+    Not if it has more models than can be admitted: then the models of the oldest tasks are admitted first, which needs
+    the tasks one by one, in order.
     """
     if not draft.first:
         return False
@@ -123,6 +124,7 @@ def _add_settled(draft: _Draft, settled: Settled) -> None:
     model = _admit(draft, settled.model)
     if draft.rules.history == "skip":
         return
+    # Says under which model and day to count; it is not stored.
     row = _new_row(draft, model, settled.created_at)
     for total in ("submitted", "finished"):
         _count(draft, row, total, settled.tasks)
@@ -162,6 +164,7 @@ def _new_row(draft: _Draft, model: str, created_at: float | None) -> Row:
 
 def _update(draft: _Draft, observation: Observation, before: Row) -> None:
     """Count the changes of a tracked task."""
+    # If nothing else has changed, `_expire` ends the absence.
     row = replace(before, absent_since=None)
     _apply_delta(draft, row, observation, before)
     if (row.status, row.credits_used) != (before.status, before.credits_used):
@@ -179,6 +182,7 @@ def _apply_delta(draft: _Draft, row: Row, observation: Observation, before: Row 
         if observation.status == "done":
             draft.succeeded.add(row.model)
         _observe_duration(draft, row, before)
+    # A failure is final, a done task can still fail, and `unknown` replaces nothing.
     if observation.status == "failed" or (not row.finished and observation.status != "unknown"):
         row.status = observation.status
 
@@ -205,8 +209,9 @@ def _observe_duration(draft: _Draft, row: Row, before: Row | None) -> None:
     previous = draft.book.progress.recorded_at
     if previous is None or not row.dated or draft.now - previous > _LONGEST_GAP:
         return
-    listed_unfinished = before is not None and before.absent_since is None
-    if not listed_unfinished and row.created_at <= previous:
+    # The caller has checked that it had not finished.
+    was_listed = before is not None and before.absent_since is None
+    if not was_listed and row.created_at <= previous:
         return
     duration = max(0.0, draft.now - row.created_at)
     _count(draft, row, "duration_bucket", label=DURATION_BOUNDS[bisect_left(_BOUNDS, duration)])

@@ -26,8 +26,9 @@ Total = Literal[
 ]
 """What a series counts.
 
-During an upgrade, replicas of the version before share the database and must be able to read a new value (decision 25).
-They load it with the book; a journal entry with it they cannot decode, so each one makes them load the whole book.
+During an upgrade, replicas of the version before share the database (decision 25). Such a replica loads a series with
+an unknown total like any other. But it cannot decode a journal entry that has one, so each such entry makes it load
+the whole book again.
 """
 
 PLAIN_TOTALS: Final[tuple[Total, ...]] = (
@@ -207,7 +208,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str]
 
     def of_list(self, api: str) -> "Rules":
-        """Return the rules for one list: if its tasks may be rejected, the text `rejected` is a reason, unchanged."""
+        """Return the rules for one list.
+
+        If its tasks may be rejected, `rejected` is one more reason, for exactly this failure text.
+        """
         if not rejects(api):
             return self
         classify = self.classify

@@ -22,7 +22,8 @@ from creatify_exporter.ledger.state import (
 )
 
 # The columns keep the names of the first version: `generation` is the version of a book, `dated` its `has_dates`,
-# `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is a task's `credits_used`.
+# `created_at` its `first_recorded_at`, `settled_before` its watermark; `credits` is a task's `credits_used`. `astuple`
+# writes them: the fields of `Row` and `Progress` have the order of these columns.
 _NEW_BOOK: Final = """
 INSERT INTO book (workspace, api, revision, generation, dated, created_at, recorded_at, settled_before)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (workspace, api) DO NOTHING RETURNING number

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from creatify_exporter.creatify.task import FINISHED, MAX_LABEL_LENGTH, Task, counted_status, model_label
+from creatify_exporter.creatify.task import FINISHED, MAX_NAME_LENGTH, Task, counted_status, model_label
 from creatify_exporter.errors import FetchError, LedgerUnavailable
 from creatify_exporter.ledger.staging import Observation, StagingTable
 from creatify_exporter.ledger.state import Book, Row, Rules
@@ -66,10 +66,11 @@ class Transaction:
         # A list has thousands of tasks of each model; the cache keeps 128 names.
         self._label = lru_cache(model_label)
         self.unchanged: set[str] = set()
-        self._changed: set[str] = set()
+        self._contradicted: set[str] = set()
         self.has_dates = False
         self._listed = False
-        # A settled task that was once listed without its date is tracked again, under the same id.
+        # False while a task without a date is tracked: it may have settled before and now be tracked again, and a chunk
+        # of settled tasks, whose ids are not kept, may hold it too.
         self._can_skip_settled = all(row.dated for row in book.rows.values())
         watermark = book.progress.watermark
         self._watermark = None if watermark is None else datetime.fromtimestamp(max(0.0, watermark), UTC)
@@ -101,7 +102,7 @@ class Transaction:
             return False
         ids = basis.ids
         is_same = tuple(map(self.book.rows.get, ids)) == basis.rows
-        return is_same and self.unchanged.isdisjoint(ids) and self._changed.isdisjoint(ids)
+        return is_same and self.unchanged.isdisjoint(ids) and self._contradicted.isdisjoint(ids)
 
     def skip(self, basis: Basis, *, has_dates: bool) -> None:
         """Add the tasks of a basis that holds; `has_dates` says whether any of them has a creation time."""
@@ -141,8 +142,8 @@ class Transaction:
         - is also observed if those of an earlier entry did, so that the two entries are compared;
         - otherwise is unchanged.
 
-        All may differ next time, except finished tasks that are unchanged, or that have settled while no task without
-        a date is tracked.
+        All may differ next time, except finished tasks that are unchanged, and, if `_can_skip_settled`, finished tasks
+        that have settled.
         """
         # No calls for settled or unchanged tasks: a list can hold a hundred thousand of them.
         watermark, can_skip_settled = self._watermark, self._can_skip_settled
@@ -162,7 +163,7 @@ class Transaction:
                 task.status != row.status and counted_status(task.status) != row.status
             ):
                 observations.extend(self._contradict(task, row))
-            elif task.id in self._changed:
+            elif task.id in self._contradicted:
                 observations.append(self._observe(task))
             else:
                 self.unchanged.add(task.id)
@@ -173,10 +174,10 @@ class Transaction:
 
     def _contradict(self, task: Task, row: Row) -> Iterator[Observation]:
         """Observe a tracked task that the list shows differently from the book."""
-        if task.id in self.unchanged and task.id not in self._changed:
+        if task.id in self.unchanged and task.id not in self._contradicted:
             # An earlier entry agreed with the book; now that there are two, they must be compared.
             yield Observation(task.id, row.status, row.credits_used, row.model, "", row.created_at)
-        self._changed.add(task.id)
+        self._contradicted.add(task.id)
         yield self._observe(task)
 
     def _observe(self, task: Task) -> Observation:
@@ -184,6 +185,6 @@ class Transaction:
         reason = self.rules.classify(task.failed_reason) if status == "failed" else ""
         created_at = None if task.created_at is None else task.created_at.timestamp()
         # Cut to what a label needs, because the cache keeps names.
-        name = task.model_name and task.model_name[: 4 * MAX_LABEL_LENGTH]
+        name = task.model_name and task.model_name[:MAX_NAME_LENGTH]
         # Positional arguments are faster: a first list has a hundred thousand tasks.
         return Observation(task.id, status, task.credits_used, self._label(name), reason, created_at)

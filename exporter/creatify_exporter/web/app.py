@@ -171,7 +171,8 @@ class Application:
     def _scrape_timeout(self, headers: Mapping[str, str]) -> float:
         """Return how many seconds a scrape may wait: a little less than its timeout, at most 1 s more than a fetch.
 
-        A fetch that has not ended by then hangs where it cannot be interrupted, as in a name lookup.
+        A fetch that has not ended by then still waits for a slot, or hangs where it cannot be interrupted, as in a name
+        lookup.
         """
         longest = self._exporter.config.fetch.timeout + 1
         with suppress(ValueError):
