@@ -175,8 +175,8 @@ class Exporter:
             _add_fetcher(registry, (workspace, api), target.fetchers[api], outcome)
         if BALANCE in outcomes and (balance := outcomes[BALANCE].balance) is not None:
             registry.add(metrics.REMAINING_CREDITS, (workspace,), balance)
-        # The plan belongs to no list. The scrape of the last fetcher shows it, so that it appears once if each `api` has
-        # its own scrape.
+        # The plan belongs to no list. The scrape of the last fetcher shows it, so that it appears once if each `api`
+        # has its own scrape.
         if target.workspace.plan and [*target.fetchers][-1] in outcomes:
             _add_plan(registry, (workspace,), target.workspace.plan, self._clock())
 

@@ -114,8 +114,8 @@ class Fetcher:
                 # thread. So each scrape looks for a free slot again.
                 self._runner.advance()
             elif served_again := self._instead_of_fetch(now):
-                # Here too, not only in `mark_served`: before this scrape is answered, another one may start a fetch, and
-                # would get this outcome as its late list.
+                # Here too, not only in `mark_served`: before this scrape is answered, another one may start a fetch
+                # and would get this outcome as its late list.
                 self._state.unserved = False
                 return _resolved(served_again)
             ticket = self._running or self._start(now)
