@@ -102,7 +102,7 @@ def _too_much(shorter: Cost | str) -> str | None:
 
 
 def _medians(bench: Bench, name: str, methods: list[str], runs: int, how: str = "plain") -> dict[str, Cost]:
-    """Return the medians of interleaved runs; measure again if the bare download was slow, which flatters all others."""
+    """Return the medians of interleaved runs; repeated if the bare download was slow, which flatters others."""
     for attempt in range(_ATTEMPTS):
         costs = _costs(bench, name, methods, runs, how)
         medians = {method: cost.median(each) for method, each in costs.items()}
