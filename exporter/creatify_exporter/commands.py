@@ -29,6 +29,7 @@ from creatify_exporter.config.schema import Config, Fetch, LedgerSettings, ListS
 from creatify_exporter.config.url import LedgerUrl
 from creatify_exporter.errors import ConfigError, LedgerRefused
 from creatify_exporter.exporter import Exporter, rules
+from creatify_exporter.fetcher import GRACE
 from creatify_exporter.ledger import maintenance, report, sqlite, sqlite_file
 from creatify_exporter.ledger.ledger import Ledger
 from creatify_exporter.ledger.store import Store
@@ -226,7 +227,7 @@ def _dump(arguments: argparse.Namespace) -> int:
     log.warn(loaded.warnings)
     with closing(Exporter(loaded, _open_ledger(loaded, held_since=0.0))) as exporter:
         scrape = exporter.begin_scrape()
-        wait(scrape.futures, timeout=loaded.fetch.timeout + 1)
+        wait(scrape.futures, timeout=loaded.fetch.timeout + GRACE)
         registry = exporter.collect(scrape, own=False)
         # In UTF-8, whatever the encoding of the terminal.
         sys.stdout.buffer.write(generate_latest(registry))

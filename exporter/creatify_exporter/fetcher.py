@@ -21,8 +21,8 @@ from creatify_exporter.lanes import Lanes, Queue
 from creatify_exporter.snapshot import Snapshot
 from creatify_exporter.trace import Step
 
-# Seconds that a fetch may take to notice that its deadline has passed.
-_GRACE: Final = 1.0
+GRACE: Final = 1.0
+"""Seconds that a fetch may take to notice that its deadline has passed."""
 # Seconds; doubled by each 429 without a Retry-After.
 _FIRST_PAUSE: Final = 30.0
 _MAX_PAUSE: Final = 15 * 60.0
@@ -191,7 +191,7 @@ class Fetcher:
         with self._lock:
             # Set again, because the fetch may have waited for a slot.
             began = self._state.started_at = self._monotonic()
-            ticket.hangs_at = began + self._timeout + _GRACE
+            ticket.hangs_at = began + self._timeout + GRACE
         outcome = self._fetch()
         with self._lock:
             self._state.slow = self._monotonic() - began >= self._runner.moment

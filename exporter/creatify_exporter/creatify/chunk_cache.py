@@ -198,12 +198,13 @@ def _boundaries(content: memoryview) -> list[int]:
         content[-1] = ord(",")
     offsets = [0]
     for element in elements:
-        begin = _after_white_space(content, offsets[-1] + 1)
-        offsets.append(_after_white_space(content, begin + memoryview(element).nbytes))
+        begin = after_white_space(content, offsets[-1] + 1)
+        offsets.append(after_white_space(content, begin + memoryview(element).nbytes))
     return offsets
 
 
-def _after_white_space(content: memoryview, offset: int) -> int:
+def after_white_space(content: memoryview, offset: int) -> int:
+    """Return the first offset from `offset` on that is not JSON's white space."""
     # The pattern also matches the empty string.
     return cast("re.Match[bytes]", _WHITE_SPACE.match(content, offset)).end()
 

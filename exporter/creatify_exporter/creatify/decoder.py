@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 
-from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache
+from creatify_exporter.creatify.chunk_cache import Chunk, ChunkCache, after_white_space
 from creatify_exporter.creatify.task import REFUSALS, EntryDecoder, Field, Task, malformed, read_json
 from creatify_exporter.errors import FetchError
 from creatify_exporter.lists import TEXT_GENERATOR, TaskList
@@ -30,7 +30,6 @@ _MAX_SKIPS: Final = 1024
 
 _MAX_INVALID_IDS: Final = 10_000
 _WHITE: Final = b" \t\n\r"
-_WHITE_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 _SCALAR: Final = rb"(?:" + _STRING + rb'|[^\s",\[\]{}]++)'
@@ -400,7 +399,7 @@ def _skip_to_beginning(buffer: _Buffer, fill: _Fill) -> None:
     if bytes(buffer.content[: len(BYTE_ORDER_MARK)]) == BYTE_ORDER_MARK:
         buffer.drop(len(BYTE_ORDER_MARK))
     while True:
-        buffer.drop(_matched(_WHITE_SPACE, buffer.content, 0).end())
+        buffer.drop(after_white_space(buffer.content, 0))
         if buffer.content or not fill():
             return
 

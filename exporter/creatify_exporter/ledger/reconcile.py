@@ -54,7 +54,8 @@ class _Draft:
         self.first = before.recorded_at is None
         # In whole seconds, which are exact both as a float and as a datetime.
         self.watermark = max(float(floor(now - rules.settle_after)), before.watermark or float("-inf"))
-        self.models = set(book.models)
+        # A new set at each call.
+        self.models = book.models
         self.counted_models = (self.models | rules.models) - {OTHER}
         self.counts: defaultdict[tuple[int, str, Total, str], float] = defaultdict(float)
         self.succeeded: set[str] = set()

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from creatify_exporter import metrics, signals
 from creatify_exporter.exporter import Exporter, Scrape
-from creatify_exporter.fetcher import Outcome
+from creatify_exporter.fetcher import GRACE, Outcome
 from creatify_exporter.metrics import ScrapeRegistry
 from creatify_exporter.web import debug_page, landing_page
 from creatify_exporter.web.middleware import WebMiddleware
@@ -174,7 +174,7 @@ class Application:
         A fetch that has not ended by then still waits for a slot, or hangs where it cannot be interrupted, as in a name
         lookup.
         """
-        longest = self._exporter.config.fetch.timeout + 1
+        longest = self._exporter.config.fetch.timeout + GRACE
         with suppress(ValueError):
             timeout = float(headers.get(_SCRAPE_TIMEOUT, ""))
             if math.isfinite(timeout) and timeout > 0:
